@@ -1,0 +1,217 @@
+//! What the kernel programs and user space tell each other, byte for byte.
+//!
+//! Everything here is `#[repr(C)]`, little endian as the machine, without padding that is not named.
+//! A message in the ring buffer is a [`Header`], then by its [`Kind`] a fixed body, then `captured`
+//! bytes of payload. Its layout is versioned by [`ABI_VERSION`], which a recording carries too.
+//!
+//! **Loss identity.** Every attempt to send a message takes the next number of its CPU
+//! ([`Header::cpu_seq`]), whether or not the ring has room; so per CPU
+//! `attempts = emitted + dropped`, and user space has drained the kernel when it has consumed
+//! `attempts - dropped` messages. Per connection and direction
+//! `bytes = captured + truncated + dropped + bypassed` ([`Direction`]).
+#![no_std]
+
+/// Changes whenever a layout here changes.
+pub const ABI_VERSION: u32 = 1;
+
+/// Most payload bytes in one message.
+pub const PAYLOAD_BYTES_MAX: usize = 16 * 1024;
+
+/// Most data messages for one socket operation; what is beyond them is truncated, with its exact
+/// length in the last message's [`Header::len`].
+pub const CHUNKS_MAX: usize = 16;
+
+/// What a message is about.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// Bytes moved on a connection; payload follows.
+    Data = 1,
+    /// A connection was seen for the first time; a [`ConnInfo`] follows.
+    Open = 2,
+    /// A connection is gone; a [`ConnTotals`] follows.
+    Close = 3,
+    /// A process was forked; a [`ProcessInfo`] follows. `tgid` is the child.
+    Fork = 4,
+    /// A process runs a new program; a [`ProcessInfo`] follows.
+    Exec = 5,
+    /// A process ended; a [`ProcessInfo`] follows.
+    Exit = 6,
+}
+
+impl Kind {
+    /// The kind with number `raw`.
+    pub const fn from_raw(raw: u8) -> Option<Self> {
+        Some(match raw {
+            1 => Self::Data,
+            2 => Self::Open,
+            3 => Self::Close,
+            4 => Self::Fork,
+            5 => Self::Exec,
+            6 => Self::Exit,
+            _ => return None,
+        })
+    }
+}
+
+/// [`Header::flags`]: a further piece of the operation that the message before it began.
+pub const FLAG_CONTINUED: u8 = 1;
+/// [`Header::flags`]: fewer bytes were captured than the message covers.
+pub const FLAG_TRUNCATED: u8 = 2;
+/// [`Header::flags`]: the payload could not be read from the process's memory.
+pub const FLAG_FAULT: u8 = 4;
+/// [`Header::flags`]: the bytes never were in a buffer of the process (`sendfile`, `splice`), or
+/// lie where this program does not look (`io_uring`); only their number is known.
+pub const FLAG_BYPASSED: u8 = 8;
+
+/// [`Header::direction`]: the process received the bytes.
+pub const INGRESS: u8 = 0;
+/// [`Header::direction`]: the process sent the bytes.
+pub const EGRESS: u8 = 1;
+
+/// The first 64 bytes of every message.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Header {
+    /// A [`Kind`].
+    pub kind: u8,
+    /// A sum of `FLAG_…`.
+    pub flags: u8,
+    /// [`INGRESS`] or [`EGRESS`]; 0 where it has no meaning.
+    pub direction: u8,
+    /// Reserved, 0.
+    pub reserved: u8,
+    /// The CPU that sent the message.
+    pub cpu: u16,
+    /// Number of the system call that moved the bytes, 0xffff where there is none.
+    pub syscall: u16,
+    /// Number of this attempt on its CPU; starts at 1.
+    pub cpu_seq: u64,
+    /// `CLOCK_MONOTONIC` at the end of the operation, in nanoseconds.
+    pub time_mono_ns: u64,
+    /// The connection; unique while the kernel runs and never 0 for [`Kind::Data`], [`Kind::Open`]
+    /// and [`Kind::Close`].
+    pub conn: u64,
+    /// Process id as the host sees it.
+    pub tgid: u32,
+    /// Thread id as the host sees it.
+    pub tid: u32,
+    /// Offset of the message's first byte in its direction since the connection was first seen.
+    pub pos: u64,
+    /// Stream bytes that the message covers, captured or not.
+    pub len: u32,
+    /// Payload bytes that follow.
+    pub captured: u32,
+    /// Start of process `tgid` since boot, in nanoseconds (`start_boottime`).
+    pub process_start_ns: u64,
+}
+
+/// Body of [`Kind::Open`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ConnInfo {
+    /// Inode of the socket, as in `socket:[…]`; 0 where it has none any more.
+    pub inode: u64,
+    /// Inode of the network namespace.
+    pub netns: u64,
+    /// Unified cgroup of the process that used it first.
+    pub cgroup: u64,
+    /// IPv4 addresses are in the first four bytes, in network order.
+    pub local_addr: [u8; 16],
+    /// As `local_addr`.
+    pub remote_addr: [u8; 16],
+    /// In host order.
+    pub local_port: u16,
+    /// In host order.
+    pub remote_port: u16,
+    /// 2 `AF_INET`, 10 `AF_INET6`.
+    pub family: u16,
+    /// 1 this end connected, 2 this end accepted, 0 unknown: it was there before us.
+    pub role: u8,
+    /// IP protocol: 6 TCP, 17 UDP.
+    pub protocol: u8,
+}
+
+/// What happened in one direction of a connection; exact.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Direction {
+    /// Operations that moved at least one byte.
+    pub operations: u64,
+    /// Bytes that they moved.
+    pub bytes: u64,
+    /// Bytes that reached the ring.
+    pub captured_bytes: u64,
+    /// Bytes past what one operation may send, or that could not be read.
+    pub truncated_bytes: u64,
+    /// Bytes of messages for which the ring had no room.
+    pub dropped_bytes: u64,
+    /// Messages for which the ring had no room.
+    pub dropped_messages: u64,
+    /// Bytes that never were in a buffer of the process.
+    pub bypassed_bytes: u64,
+}
+
+/// Body of [`Kind::Close`], and the counters user space can read of an open connection.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ConnTotals {
+    /// Received and sent, indexed by [`INGRESS`] and [`EGRESS`].
+    pub directions: [Direction; 2],
+}
+
+/// Body of [`Kind::Fork`], [`Kind::Exec`] and [`Kind::Exit`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ProcessInfo {
+    /// Unified cgroup.
+    pub cgroup: u64,
+    /// Parent's process id.
+    pub parent_tgid: u32,
+    /// As `wait` gives it; 0 unless the process ended.
+    pub exit_code: i32,
+    /// Name, NUL-terminated.
+    pub comm: [u8; 16],
+}
+
+/// Index of a per-CPU counter in the map `COUNTERS`.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Counter {
+    /// Messages that were to be sent: the last [`Header::cpu_seq`].
+    Attempts = 0,
+    /// Messages for which the ring had no room.
+    Dropped = 1,
+    /// Payload bytes of those messages and stream bytes that they covered.
+    DroppedBytes = 2,
+    /// Socket operations in scope that moved at least one byte.
+    Operations = 3,
+    /// Bytes that they moved.
+    OperationBytes = 4,
+    /// Operations in scope for which no data message was emitted, because the ring had no room.
+    DroppedOperations = 5,
+    /// Operations seen outside the scope.
+    OutOfScope = 6,
+    /// Operations that only looked (`MSG_PEEK`).
+    Peeks = 7,
+    /// Reads of user memory that failed.
+    Faults = 8,
+    /// Connections that could not be entered in the connection map.
+    ConnMapFull = 9,
+    /// How many counters there are.
+    Count = 10,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layouts_have_no_hidden_padding() {
+        assert_eq!(size_of::<Header>(), 64);
+        assert_eq!(size_of::<ConnInfo>(), 64);
+        assert_eq!(size_of::<Direction>(), 56);
+        assert_eq!(size_of::<ConnTotals>(), 112);
+        assert_eq!(size_of::<ProcessInfo>(), 32);
+    }
+}

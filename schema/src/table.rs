@@ -1,0 +1,171 @@
+//! What a table is, and the macro that declares one.
+
+use std::sync::{Arc, OnceLock};
+
+use arrow::datatypes::{Schema, SchemaRef};
+
+use crate::column::{ColumnDef, Role, Visibility};
+
+/// How a table's rows age.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum TableKind {
+    /// Things that happened: measures are summarised by dimensions.
+    Event,
+    /// Cumulative counters of an entity, which is always a dimension and never folded.
+    Counter,
+    /// Momentary values of an entity.
+    Gauge,
+    /// Versions of what exists; kept as long as the longest tier that refers to them.
+    State,
+    /// Findings; every row is kept.
+    Record,
+}
+
+impl TableKind {
+    /// Whether older windows are replaced by summaries.
+    pub const fn is_summarised(self) -> bool {
+        matches!(self, Self::Event | Self::Counter | Self::Gauge)
+    }
+}
+
+/// A table: its name, its columns and how it ages. Declared by [`table!`](crate::table!).
+#[derive(Debug)]
+pub struct TableDef {
+    /// The name in scripts; it may hold dots and capitals.
+    pub name: &'static str,
+    /// One sentence for people.
+    pub doc: &'static str,
+    /// How its rows age.
+    pub kind: TableKind,
+    /// Its columns in order; the first is the time.
+    pub columns: &'static [ColumnDef],
+    #[doc(hidden)]
+    pub schema: OnceLock<SchemaRef>,
+}
+
+impl TableDef {
+    /// The Arrow schema of its batches in memory.
+    pub fn arrow_schema(&self) -> SchemaRef {
+        Arc::clone(self.schema.get_or_init(|| {
+            Arc::new(Schema::new(self.columns.iter().map(ColumnDef::field).collect::<Vec<_>>()))
+        }))
+    }
+
+    /// The column called `name`.
+    pub fn column(&self, name: &str) -> Option<&'static ColumnDef> {
+        self.columns.iter().find(|column| column.name == name)
+    }
+
+    /// The columns that a script sees, in order.
+    pub fn visible_columns(&self) -> impl Iterator<Item = &'static ColumnDef> {
+        self.columns.iter().filter(|column| column.visibility == Visibility::Column)
+    }
+
+    /// The columns that rows are grouped by in a summary, in order.
+    pub fn dimensions(&self) -> impl Iterator<Item = &'static ColumnDef> {
+        self.columns.iter().filter(|column| column.role == Role::Dimension)
+    }
+
+    /// The columns that a summary keeps states of, in order.
+    pub fn measures(&self) -> impl Iterator<Item = &'static ColumnDef> {
+        self.columns.iter().filter(|column| matches!(column.role, Role::Measure | Role::Sketched))
+    }
+}
+
+impl PartialEq for TableDef {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name
+    }
+}
+
+impl Eq for TableDef {}
+
+/// Declares a table: its definition, its row and its batch builder.
+///
+/// ```ignore
+/// table! {
+///     /// One sentence about the table.
+///     HTTP_EVENTS = "http_events": Event, HttpEvent, HttpEvents {
+///         /// When the response ended.
+///         time_: Time [time],
+///         /// The verb.
+///         req_method: HttpMethod [dimension],
+///     }
+/// }
+/// ```
+///
+/// expands to `pub static HTTP_EVENTS: TableDef`, a row `pub struct HttpEvent<'a> { pub time_: TimeNs,
+/// pub req_method: &'a str }`, and a builder `pub struct HttpEvents` with `new(rows)`, `push(&row)`,
+/// `len()` and `finish() -> RecordBatch`. In brackets stand the methods of
+/// [`ColumnDef`] that say more than the marker does.
+#[macro_export]
+macro_rules! table {
+    (
+        $(#[doc = $table_doc:literal])+
+        $def:ident = $name:literal: $kind:ident, $row:ident, $builder:ident {
+            $(
+                $(#[doc = $doc:literal])+
+                $column:ident: $marker:ident $([$($flag:ident $(($arg:literal))?),+])?,
+            )+
+        }
+    ) => {
+        $(#[doc = $table_doc])+
+        pub static $def: $crate::TableDef = $crate::TableDef {
+            name: $name,
+            doc: concat!($($table_doc),+),
+            kind: $crate::TableKind::$kind,
+            columns: &[$(
+                $crate::ColumnDef::new::<$crate::column::$marker>(
+                    stringify!($column), concat!($($doc),+),
+                )$($(.$flag($($arg)?))+)?,
+            )+],
+            schema: ::std::sync::OnceLock::new(),
+        };
+
+        #[doc = concat!("One row of `", $name, "`.")]
+        #[derive(Clone, Copy, Debug, Default)]
+        pub struct $row<'a> {
+            $($(#[doc = $doc])+ pub $column: <$crate::column::$marker as $crate::Column>::Value<'a>,)+
+        }
+
+        #[doc = concat!("Gathers rows of `", $name, "` into a batch.")]
+        #[derive(Debug)]
+        pub struct $builder {
+            $($column: <$crate::column::$marker as $crate::Column>::Builder,)+
+            pushed_rows: usize,
+        }
+
+        impl $builder {
+            /// An empty builder with room for `rows` rows.
+            pub fn new(rows: usize) -> Self {
+                Self { $($column: <$crate::column::$marker as $crate::Column>::builder(rows),)+ pushed_rows: 0 }
+            }
+
+            /// Appends a row.
+            pub fn push(&mut self, row: &$row<'_>) {
+                $(<$crate::column::$marker as $crate::Column>::append(&mut self.$column, row.$column);)+
+                self.pushed_rows += 1;
+            }
+
+            /// Rows appended since the last [`finish`](Self::finish).
+            pub fn len(&self) -> usize {
+                self.pushed_rows
+            }
+
+            /// Whether there is nothing to finish.
+            pub fn is_empty(&self) -> bool {
+                self.pushed_rows == 0
+            }
+
+            /// Takes the rows as a batch and starts again empty.
+            pub fn finish(&mut self) -> ::arrow::array::RecordBatch {
+                self.pushed_rows = 0;
+                ::arrow::array::RecordBatch::try_new(
+                    $def.arrow_schema(),
+                    vec![$(::std::sync::Arc::new(self.$column.finish()),)+],
+                )
+                .expect("the builders are those of the schema")
+            }
+        }
+    };
+}

@@ -1,0 +1,83 @@
+//! Every table that Undine keeps, each declared once in a file of its own.
+
+mod anomalies;
+mod conn_stats;
+mod data_loss;
+mod deliveries;
+mod http_events;
+mod incidents;
+mod otel_metrics;
+mod otel_spans;
+mod probe_status;
+mod processes;
+
+pub use anomalies::{ANOMALIES, Anomalies, Anomaly};
+pub use conn_stats::{CONN_STATS, ConnStat, ConnStats};
+pub use data_loss::{DATA_LOSS, DataLoss, DataLosses};
+pub use deliveries::{DELIVERIES, Deliveries, Delivery};
+pub use http_events::{HTTP_EVENTS, HttpEvent, HttpEvents};
+pub use incidents::{INCIDENTS, Incident, Incidents};
+pub use otel_metrics::{OTEL_METRICS, OtelMetric, OtelMetrics};
+pub use otel_spans::{OTEL_SPANS, OtelSpan, OtelSpans};
+pub use probe_status::{PROBE_STATUS, ProbeStatus, ProbeStatuses};
+pub use processes::{PROCESSES, ProcessVersion, Processes};
+
+use crate::TableDef;
+
+/// All tables, by name.
+pub static ALL: [&TableDef; 10] = [
+    &ANOMALIES,
+    &CONN_STATS,
+    &DATA_LOSS,
+    &DELIVERIES,
+    &HTTP_EVENTS,
+    &INCIDENTS,
+    &OTEL_METRICS,
+    &OTEL_SPANS,
+    &PROBE_STATUS,
+    &PROCESSES,
+];
+
+/// The table called `name`.
+pub fn find(name: &str) -> Option<&'static TableDef> {
+    ALL.iter().copied().find(|table| table.name == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::column::Role;
+
+    #[test]
+    fn every_table_starts_with_its_time_and_has_no_other() {
+        for table in ALL {
+            let times: Vec<_> =
+                table.columns.iter().filter(|c| c.role == Role::Time).map(|c| c.name).collect();
+            assert_eq!(times, ["time_"], "{}", table.name);
+            assert_eq!(table.columns[0].name, "time_", "{}", table.name);
+        }
+    }
+
+    #[test]
+    fn table_and_column_names_are_unique_and_sorted_where_readers_expect_it() {
+        assert!(ALL.is_sorted_by_key(|table| table.name));
+        for table in ALL {
+            let mut names: Vec<_> = table.columns.iter().map(|c| c.name).collect();
+            names.sort_unstable();
+            names.dedup();
+            assert_eq!(names.len(), table.columns.len(), "{}", table.name);
+        }
+    }
+
+    #[test]
+    fn a_template_stands_for_a_column_of_its_own_table_and_is_a_dimension() {
+        for table in ALL {
+            for column in table.columns {
+                if let Some(original) = column.template_of {
+                    assert!(table.column(original).is_some(), "{}.{original}", table.name);
+                    assert_eq!(column.role, Role::Dimension, "{}", column.name);
+                }
+            }
+        }
+    }
+}

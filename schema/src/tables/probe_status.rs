@@ -1,0 +1,21 @@
+//! The table `probe_status`.
+
+crate::table! {
+    /// Whether each kernel probe could be loaded and attached.
+    PROBE_STATUS = "probe_status": Record, ProbeStatus, ProbeStatuses {
+        /// When it was tried.
+        time_: Time [time],
+        /// Undine's own process.
+        upid: Process,
+        /// The collector's source that wants the probe.
+        source_connector: Text,
+        /// The kernel's attach point.
+        tracepoint: Text,
+        /// 0 attached, 7 permission denied, 12 refused by the kernel, 10 not available.
+        status: Int,
+        /// Why it is not attached, and what to do.
+        error: Text,
+        /// Further facts as a JSON object.
+        info: Text,
+    }
+}

@@ -1,0 +1,2 @@
+//! undine
+fn main() {}
