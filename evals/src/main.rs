@@ -1,2 +1,93 @@
-//! evals
-fn main() {}
+//! Does the whole do its job? Scenarios on real input that end in figures and checks.
+//!
+//! `evals SCENARIO --json` prints one JSON object as its last line and ends with status 1 where a
+//! check failed; `evals list` names the scenarios and what each proves.
+
+mod capture;
+mod client;
+mod nginx;
+mod report;
+mod scripts;
+mod tiers;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use clap::{Parser, Subcommand};
+
+use report::Report;
+
+#[derive(Debug, Parser)]
+#[command(name = "evals", about = "Proves on real input that Undine does its job")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// Print the report as one JSON object in the last line.
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Name the scenarios.
+    List,
+    /// Requests in the server's own log = rows, field by field; and with a starved ring, every loss known.
+    Capture {
+        /// Requests in each run.
+        #[arg(long, default_value_t = 20_000)]
+        requests: u32,
+    },
+    /// The same script gives the same answer before, during and after sealing and after a restart.
+    Tiers {
+        /// Rows that are written.
+        #[arg(long, default_value_t = 200_000)]
+        rows: u32,
+    },
+    /// Every PxL script in a folder runs, and what it exports arrives.
+    Scripts {
+        /// The folder; without it, scripts of the shape of Pixie's tutorial that come with Undine.
+        folder: Option<PathBuf>,
+    },
+    /// The client of the capture scenario.
+    #[command(hide = true)]
+    Client(client::Args),
+}
+
+fn main() -> Result<ExitCode> {
+    let cli = Cli::parse();
+    let report = match cli.command {
+        Command::List => {
+            say(LIST);
+            return Ok(ExitCode::SUCCESS);
+        }
+        Command::Client(args) => {
+            client::run(&args)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        Command::Capture { requests } => capture::run(requests)?,
+        Command::Tiers { rows } => tiers::run(rows)?,
+        Command::Scripts { folder } => scripts::run(folder.as_deref())?,
+    };
+    say(&if cli.json { serde_json::to_string(&report)? } else { report.table() });
+    Ok(if report.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+const LIST: &str = "\
+capture   the server's own log = rows, field by field; with a starved ring, every loss known
+tiers     one answer before, during and after sealing, and after a restart
+scripts   every PxL script in a folder runs, and what it exports arrives";
+
+#[expect(clippy::print_stdout, reason = "the report is what this program is for")]
+fn say(text: &str) {
+    println!("{text}");
+}
+
+/// The scope that every scenario needs to be set before anything is loaded.
+fn require_scope() -> Result<()> {
+    #[expect(clippy::disallowed_methods, reason = "evals are run by hand too, and must not watch the machine")]
+    if std::env::var("UNDINE_SCOPE").is_ok_and(|value| value == "required") {
+        return Ok(());
+    }
+    bail!("UNDINE_SCOPE=required is not set; run this through cargo, or set it")
+}

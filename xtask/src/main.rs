@@ -1,2 +1,34 @@
-//! xtask
-fn main() {}
+//! The project's own chores: `cargo xtask test | full | bpf | deny`.
+//!
+//! `test` is what CI runs and what CONTRIBUTING.md budgets; `full` adds what does not fit there.
+
+mod bpf;
+mod deny;
+mod shell;
+mod steps;
+mod ui;
+
+use anyhow::{Result, bail};
+
+const HELP: &str = "\
+cargo xtask test [STEP…]   every check that CI runs, or only the named ones
+cargo xtask full [STEP…]   the checks that take longer than CI has
+cargo xtask bpf            rebuild the kernel object from ebpf/
+cargo xtask deny           check the lock file against deny.toml's bans
+";
+
+fn main() -> Result<()> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let (task, rest) = args.split_first().map_or(("help", &[][..]), |(t, r)| (t.as_str(), r));
+    match task {
+        "test" => steps::run(&steps::test(), rest),
+        "full" => steps::run(&steps::full(), rest),
+        "bpf" => bpf::build(),
+        "deny" => deny::check(),
+        "help" | "--help" | "-h" => {
+            shell::say(HELP);
+            Ok(())
+        }
+        other => bail!("there is no task '{other}'\n{HELP}"),
+    }
+}

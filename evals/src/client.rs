@@ -1,0 +1,134 @@
+//! Sends an exact number of HTTP/1.1 requests, each with an id of its own, and checks each answer.
+//!
+//! It speaks over plain sockets, so that what goes over the wire is known to the byte.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+
+/// The client's part of the command line.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The server.
+    #[arg(long)]
+    pub(crate) server: SocketAddr,
+    /// Requests in all.
+    #[arg(long)]
+    pub(crate) requests: u32,
+    /// Connections at a time.
+    #[arg(long)]
+    pub(crate) connections: u32,
+    /// Requests on a connection before it is closed.
+    #[arg(long)]
+    pub(crate) per_connection: u32,
+}
+
+/// Sizes of the files that the server offers under `/file/SIZE`.
+pub(crate) const FILE_SIZES: [usize; 5] = [0, 1, 600, 5_000, 70_000];
+
+/// What request number `id` is: its method, its path and its body's size.
+pub(crate) fn request(id: u32) -> (&'static str, String, usize) {
+    let size = FILE_SIZES[id as usize % FILE_SIZES.len()];
+    match id % 11 {
+        0 => ("HEAD", format!("/file/{size}?id={id}"), 0),
+        1 => ("GET", format!("/missing/{id}?id={id}"), 0),
+        2 | 3 => ("POST", format!("/echo?id={id}"), 1 + id as usize % 3000),
+        4 => ("GET", format!("/chunked?id={id}"), 0),
+        5 => ("GET", format!("/empty?id={id}"), 0),
+        _ => ("GET", format!("/file/{size}?id={id}"), 0),
+    }
+}
+
+/// Sends all requests and returns once all are answered.
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let next = AtomicU32::new(0);
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..args.connections).map(|_| scope.spawn(|| work(args, &next))).collect();
+        for worker in workers {
+            match worker.join() {
+                Ok(result) => result?,
+                Err(_panicked) => bail!("a connection's thread panicked"),
+            }
+        }
+        Ok(())
+    })
+}
+
+fn work(args: &Args, next: &AtomicU32) -> Result<()> {
+    loop {
+        let mut connection = None;
+        for _ in 0..args.per_connection {
+            let id = next.fetch_add(1, Ordering::Relaxed);
+            if id >= args.requests {
+                return Ok(());
+            }
+            if connection.is_none() {
+                let stream = TcpStream::connect(args.server).context("cannot connect")?;
+                stream.set_nodelay(true)?;
+                stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+                connection = Some(BufReader::with_capacity(64 * 1024, stream));
+            }
+            let Some(stream) = connection.as_mut() else { bail!("there is no connection") };
+            exchange(stream, id).with_context(|| format!("request {id}"))?;
+        }
+    }
+}
+
+fn exchange(stream: &mut BufReader<TcpStream>, id: u32) -> Result<()> {
+    let (method, path, body) = request(id);
+    let mut message = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nX-Request-Id: {id}\r\n");
+    if method == "POST" {
+        message += &format!("Content-Type: text/plain\r\nContent-Length: {body}\r\n");
+    }
+    message += "\r\n";
+    let mut bytes = message.into_bytes();
+    bytes.resize(bytes.len() + body, b'u');
+    stream.get_mut().write_all(&bytes)?;
+    answer(stream, method, id)
+}
+
+/// Reads one response to its end.
+fn answer(stream: &mut BufReader<TcpStream>, method: &str, id: u32) -> Result<()> {
+    let mut length = None;
+    let mut chunked = false;
+    let mut echoed = None;
+    let mut line = String::new();
+    stream.read_line(&mut line)?;
+    let status: u16 = line.split(' ').nth(1).context("no status line")?.parse()?;
+    loop {
+        line.clear();
+        ensure!(stream.read_line(&mut line)? > 0, "the connection ended inside the headers");
+        let Some((name, value)) = line.trim_end().split_once(": ") else { break };
+        match name.to_ascii_lowercase().as_str() {
+            "content-length" => length = Some(value.parse::<usize>()?),
+            "transfer-encoding" => chunked = true,
+            "x-request-id" => echoed = Some(value.parse::<u32>()?),
+            _ => {}
+        }
+    }
+    ensure!(echoed == Some(id), "the answer is for {echoed:?}");
+    if method == "HEAD" || status == 204 || status == 304 {
+        return Ok(());
+    }
+    if !chunked {
+        return skip(stream, length.context("neither a length nor chunks")?);
+    }
+    loop {
+        line.clear();
+        stream.read_line(&mut line)?;
+        let size = usize::from_str_radix(line.trim_end(), 16)?;
+        skip(stream, size + 2)?;
+        if size == 0 {
+            return Ok(());
+        }
+    }
+}
+
+fn skip(stream: &mut BufReader<TcpStream>, bytes: usize) -> Result<()> {
+    let skipped = std::io::copy(&mut stream.take(bytes as u64), &mut std::io::sink())?;
+    ensure!(skipped == bytes as u64, "the body ended early");
+    Ok(())
+}

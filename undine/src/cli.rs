@@ -1,0 +1,217 @@
+//! The command line, as clap reads it and help shows it.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+/// Watches this machine with eBPF, keeps months as summaries, learns what is normal, and answers PxL.
+#[derive(Debug, Parser)]
+#[command(name = "undine", version, propagate_version = true, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the appliance until it is told to stop.
+    Up(Up),
+    /// See all of it at work on services that it starts for the purpose.
+    Demo(Demo),
+    /// Run a PxL script on a running appliance.
+    Run(Run),
+    /// Ask a running appliance in SQL.
+    Query(Query),
+    /// Show what a running appliance knows.
+    #[command(subcommand)]
+    Get(Get),
+    /// Say what this kernel and these rights allow, and what to do about the rest.
+    Doctor(Doctor),
+    /// Print a completion script for a shell.
+    Completions {
+        /// Which shell.
+        shell: Shell,
+    },
+    /// One of the demo's own services.
+    #[command(hide = true)]
+    DemoService(DemoService),
+    /// The demo's own receiver of webhooks and OTLP.
+    #[command(hide = true)]
+    DemoReceiver(DemoReceiver),
+    /// The demo's own client.
+    #[command(hide = true)]
+    DemoLoad(DemoLoad),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Up {
+    /// A file that changes some of the defaults (see `undine up --print-defaults`).
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Watch only this: pid:N, cgroup:PATH, netns:PATH or comm:NAME; may be given several times.
+    #[arg(long, value_name = "TARGET")]
+    pub(crate) target: Vec<String>,
+    /// Where the page and the HTTP API listen.
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) listen: Option<SocketAddr>,
+    /// Where OTLP is received.
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) otlp_listen: Option<SocketAddr>,
+    /// Where the data is kept.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// Do not capture; only store what is received and answer questions.
+    #[arg(long)]
+    pub(crate) no_capture: bool,
+    /// Record what the kernel sends to this file, to be replayed or to report a bug.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) record: Option<PathBuf>,
+    /// Print every setting with its default, and stop.
+    #[arg(long)]
+    pub(crate) print_defaults: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Demo {
+    /// How long it takes in all.
+    #[arg(long, default_value_t = 180, value_parser = clap::value_parser!(u64).range(5..=3600))]
+    pub(crate) seconds: u64,
+    /// Print the final report as one JSON object in the last line.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Inject no fault; nothing may be found.
+    #[arg(long)]
+    pub(crate) control: bool,
+    /// Fail instead of replaying a recording where eBPF is not allowed.
+    #[arg(long)]
+    pub(crate) require_ebpf: bool,
+    /// Where the page listens; a free port if not given.
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) listen: Option<SocketAddr>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Appliance {
+    /// The appliance to ask.
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:7117", env = "UNDINE_ADDR")]
+    pub(crate) addr: String,
+    /// How the answer is printed.
+    #[arg(long, short, value_enum, default_value_t = Output::Table)]
+    pub(crate) output: Output,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// For people.
+    Table,
+    /// One JSON document with types, notes and sources.
+    Json,
+    /// One JSON object a row.
+    Ndjson,
+    /// RFC 4180, raw values.
+    Csv,
+    /// An Arrow IPC stream.
+    Arrow,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Run {
+    /// Name of a built-in script, or `-` to read one from standard input.
+    #[arg(required_unless_present = "file")]
+    pub(crate) script: Option<String>,
+    /// Read the script from this file.
+    #[arg(long, short, value_name = "FILE", conflicts_with = "script")]
+    pub(crate) file: Option<PathBuf>,
+    /// Refuse to answer where a part of the range can only be answered in part.
+    #[arg(long)]
+    pub(crate) strict: bool,
+    /// Which table to print where the script displays several and the format holds one.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) table: Option<String>,
+    #[command(flatten)]
+    pub(crate) appliance: Appliance,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Query {
+    /// The statement, or `-` to read it from standard input.
+    pub(crate) sql: String,
+    #[command(flatten)]
+    pub(crate) appliance: Appliance,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Get {
+    /// The tables and how many rows they hold.
+    Tables(Appliance),
+    /// The columns of every table, or of one.
+    Schemas {
+        /// Only this table.
+        table: Option<String>,
+        #[command(flatten)]
+        appliance: Appliance,
+    },
+    /// The scripts that can be run by name.
+    Scripts(Appliance),
+    /// The incidents, newest first.
+    Incidents(Appliance),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Doctor {
+    /// Print one JSON object.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DemoService {
+    /// Where it listens; port 0 takes a free one, which it prints.
+    #[arg(long)]
+    pub(crate) listen: SocketAddr,
+    /// Services that it calls for each request.
+    #[arg(long)]
+    pub(crate) calls: Vec<SocketAddr>,
+    /// How long its own work takes.
+    #[arg(long)]
+    pub(crate) work_us: u64,
+    /// Where it records every request that it answered.
+    #[arg(long)]
+    pub(crate) record: PathBuf,
+    /// While this file exists it is slow and fails often.
+    #[arg(long)]
+    pub(crate) fault: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DemoReceiver {
+    /// Where it records what it received.
+    #[arg(long)]
+    pub(crate) record: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DemoLoad {
+    /// The service that it calls.
+    #[arg(long)]
+    pub(crate) gateway: SocketAddr,
+    /// Requests a second.
+    #[arg(long)]
+    pub(crate) rate: u32,
+    /// Where it records what it sent.
+    #[arg(long)]
+    pub(crate) record: PathBuf,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

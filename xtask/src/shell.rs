@@ -1,0 +1,45 @@
+//! Running programs and speaking to the person who started us.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+/// The workspace's root.
+pub(crate) fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map(Path::to_path_buf).unwrap_or_default()
+}
+
+/// Writes a line for people.
+#[expect(clippy::print_stdout, reason = "a chore speaks to the terminal")]
+pub(crate) fn say(text: impl AsRef<str>) {
+    println!("{}", text.as_ref());
+}
+
+/// A cargo command in the workspace's root, with the toolchain that runs this program.
+pub(crate) fn cargo(args: &[&str]) -> Command {
+    #[expect(clippy::disallowed_methods, reason = "cargo tells its children which cargo it is")]
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_unset| "cargo".to_owned());
+    command(&cargo, args)
+}
+
+/// A command in the workspace's root, never allowed to watch more than it is told to.
+pub(crate) fn command(program: &str, args: &[&str]) -> Command {
+    let mut command = Command::new(program);
+    command.args(args).current_dir(root()).env("UNDINE_SCOPE", "required");
+    command
+}
+
+/// Runs a command to its end; its failure is an error that names it.
+pub(crate) fn run(command: &mut Command) -> Result<()> {
+    let status = command.status().with_context(|| format!("cannot start {command:?}"))?;
+    if !status.success() {
+        bail!("{command:?} ended with {status}");
+    }
+    Ok(())
+}
+
+/// Whether a program can be found on the PATH.
+pub(crate) fn is_installed(program: &str) -> bool {
+    Command::new(program).arg("--version").output().is_ok_and(|output| output.status.success())
+}

@@ -1,0 +1,145 @@
+//! The checks, in the order in which they run, each with the time that it may take.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+
+use crate::shell::{cargo, command, is_installed, run, say};
+use crate::{bpf, deny, ui};
+
+/// How a step ended without failing.
+pub(crate) enum Outcome {
+    Passed,
+    Skipped(String),
+}
+
+/// One check.
+pub(crate) struct Step {
+    name: &'static str,
+    minutes_max: u64,
+    check: fn() -> Result<Outcome>,
+}
+
+/// What CI runs; CONTRIBUTING.md shows the same table.
+pub(crate) fn test() -> Vec<Step> {
+    vec![
+        Step { name: "format", minutes_max: 1, check: format },
+        Step { name: "deny", minutes_max: 1, check: || deny::check().map(passed) },
+        Step { name: "build", minutes_max: 30, check: build },
+        Step { name: "tests", minutes_max: 8, check: tests },
+        Step { name: "clippy", minutes_max: 9, check: clippy },
+        Step { name: "capture", minutes_max: 2, check: || eval(&["capture"]) },
+        Step { name: "tiers", minutes_max: 2, check: || eval(&["tiers"]) },
+        Step { name: "scripts", minutes_max: 1, check: || eval(&["scripts"]) },
+        Step { name: "demo", minutes_max: 4, check: demo },
+        Step { name: "page", minutes_max: 2, check: || ui::check() },
+    ]
+}
+
+/// What does not fit into CI's time.
+pub(crate) fn full() -> Vec<Step> {
+    vec![
+        Step { name: "cargo-deny", minutes_max: 10, check: || deny::full().map(passed) },
+        Step { name: "kernel-object", minutes_max: 10, check: || bpf::build().map(passed) },
+        Step { name: "demo-control", minutes_max: 5, check: demo_control },
+        Step { name: "benches", minutes_max: 20, check: benches },
+    ]
+}
+
+fn passed((): ()) -> Outcome {
+    Outcome::Passed
+}
+
+/// Runs the steps, or only those that are named, and says how long each took.
+pub(crate) fn run_all(steps: &[&Step]) -> Vec<(&'static str, Duration, u64, Result<Outcome>)> {
+    steps
+        .iter()
+        .map(|step| {
+            say(format!("\n=== {} (at most {} min)", step.name, step.minutes_max));
+            let start = Instant::now();
+            let outcome = (step.check)();
+            if let Err(error) = &outcome {
+                say(format!("{} failed: {error:#}", step.name));
+            }
+            (step.name, start.elapsed(), step.minutes_max, outcome)
+        })
+        .collect()
+}
+
+/// Runs the steps called `only`, or all, and fails if any failed.
+pub(crate) fn run(steps: &[Step], only: &[String]) -> Result<()> {
+    if let Some(unknown) = only.iter().find(|name| !steps.iter().any(|step| step.name == **name)) {
+        let names: Vec<_> = steps.iter().map(|step| step.name).collect();
+        bail!("there is no step '{unknown}'; the steps are {}", names.join(", "));
+    }
+    let chosen: Vec<_> =
+        steps.iter().filter(|step| only.is_empty() || only.iter().any(|n| n == step.name)).collect();
+    let results = run_all(&chosen);
+    say("\nstep            min   of  outcome");
+    let (mut passed, mut failed, mut skipped) = (0, 0, 0);
+    for (name, took, minutes_max, outcome) in &results {
+        let word = match outcome {
+            Ok(Outcome::Passed) => {
+                passed += 1;
+                "passed".to_owned()
+            }
+            Ok(Outcome::Skipped(why)) => {
+                skipped += 1;
+                format!("skipped: {why}")
+            }
+            Err(error) => {
+                failed += 1;
+                format!("failed: {error:#}")
+            }
+        };
+        say(format!("{name:<14} {:>4.1} {minutes_max:>4}  {word}", took.as_secs_f64() / 60.0));
+    }
+    say(format!("\n{passed} passed, {failed} failed, {skipped} skipped"));
+    if failed > 0 {
+        bail!("{failed} steps failed");
+    }
+    Ok(())
+}
+
+fn format() -> Result<Outcome> {
+    if !is_installed("rustfmt") {
+        return Ok(Outcome::Skipped("rustfmt is not installed".to_owned()));
+    }
+    run(&mut cargo(&["fmt", "--all", "--check"])).map(passed)
+}
+
+/// Builds everything once, tests too; the other steps only run what is there.
+fn build() -> Result<Outcome> {
+    run(&mut cargo(&["build", "--release", "--locked", "--workspace", "--all-targets"])).map(passed)
+}
+
+fn tests() -> Result<Outcome> {
+    run(&mut cargo(&["test", "--release", "--locked", "--workspace"])).map(passed)
+}
+
+fn clippy() -> Result<Outcome> {
+    if !is_installed("cargo-clippy") {
+        return Ok(Outcome::Skipped("clippy is not installed".to_owned()));
+    }
+    let lints = ["--", "-D", "warnings"];
+    let mut args = vec!["clippy", "--release", "--locked", "--workspace", "--all-targets"];
+    args.extend(lints);
+    run(&mut cargo(&args)).map(passed)
+}
+
+fn eval(args: &[&str]) -> Result<Outcome> {
+    run(&mut command("target/release/evals", args)).map(passed)
+}
+
+fn demo() -> Result<Outcome> {
+    run(&mut command("target/release/undine", &["demo", "--json", "--require-ebpf"])).map(passed)
+}
+
+fn demo_control() -> Result<Outcome> {
+    let args = ["demo", "--json", "--require-ebpf", "--control"];
+    run(&mut command("target/release/undine", &args)).map(passed)
+}
+
+fn benches() -> Result<Outcome> {
+    run(&mut cargo(&["bench", "--workspace"])).map(passed)
+}
