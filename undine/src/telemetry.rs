@@ -9,7 +9,8 @@ use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::SdkTracerProvider;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, fmt};
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::fmt;
 
 /// Ends the export of traces when it is dropped.
 #[derive(Debug)]
@@ -22,7 +23,8 @@ pub(crate) struct Telemetry {
 /// # Errors
 /// Where the filter or the endpoint cannot be used.
 pub(crate) fn start(filter: &str, otlp_endpoint: Option<&str>) -> Result<Telemetry> {
-    let filter = EnvFilter::try_new(filter)
+    let filter: Targets = filter
+        .parse()
         .with_context(|| format!("telemetry.log is '{filter}', which is not a log filter; write \"info\""))?;
     let traces = otlp_endpoint.map(trace_provider).transpose()?;
     let layer = traces

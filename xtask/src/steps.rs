@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-use crate::shell::{cargo, command, is_installed, run, say};
+use crate::shell::{self, cargo, command, is_installed, say};
 use crate::{bpf, deny, ui};
 
 /// How a step ended without failing.
@@ -105,16 +105,16 @@ fn format() -> Result<Outcome> {
     if !is_installed("rustfmt") {
         return Ok(Outcome::Skipped("rustfmt is not installed".to_owned()));
     }
-    run(&mut cargo(&["fmt", "--all", "--check"])).map(passed)
+    shell::run(&mut cargo(&["fmt", "--all", "--check"])).map(passed)
 }
 
 /// Builds everything once, tests too; the other steps only run what is there.
 fn build() -> Result<Outcome> {
-    run(&mut cargo(&["build", "--release", "--locked", "--workspace", "--all-targets"])).map(passed)
+    shell::run(&mut cargo(&["build", "--release", "--locked", "--workspace", "--all-targets"])).map(passed)
 }
 
 fn tests() -> Result<Outcome> {
-    run(&mut cargo(&["test", "--release", "--locked", "--workspace"])).map(passed)
+    shell::run(&mut cargo(&["test", "--release", "--locked", "--workspace"])).map(passed)
 }
 
 fn clippy() -> Result<Outcome> {
@@ -124,22 +124,22 @@ fn clippy() -> Result<Outcome> {
     let lints = ["--", "-D", "warnings"];
     let mut args = vec!["clippy", "--release", "--locked", "--workspace", "--all-targets"];
     args.extend(lints);
-    run(&mut cargo(&args)).map(passed)
+    shell::run(&mut cargo(&args)).map(passed)
 }
 
 fn eval(args: &[&str]) -> Result<Outcome> {
-    run(&mut command("target/release/evals", args)).map(passed)
+    shell::run(&mut command("target/release/evals", args)).map(passed)
 }
 
 fn demo() -> Result<Outcome> {
-    run(&mut command("target/release/undine", &["demo", "--json", "--require-ebpf"])).map(passed)
+    shell::run(&mut command("target/release/undine", &["demo", "--json", "--require-ebpf"])).map(passed)
 }
 
 fn demo_control() -> Result<Outcome> {
     let args = ["demo", "--json", "--require-ebpf", "--control"];
-    run(&mut command("target/release/undine", &args)).map(passed)
+    shell::run(&mut command("target/release/undine", &args)).map(passed)
 }
 
 fn benches() -> Result<Outcome> {
-    run(&mut cargo(&["bench", "--workspace"])).map(passed)
+    shell::run(&mut cargo(&["bench", "--workspace"])).map(passed)
 }
