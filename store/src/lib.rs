@@ -1,1 +1,24 @@
-//! store
+//! Keeps tables: the newest rows in memory, older ones as summaries and files.
+//!
+//! ```text
+//! append ──► hot tables ──────────────► snapshot, feed
+//!       └──► log (one per node)              ▲
+//!                 │ synced up to S           │
+//!                 ▼                          │
+//!               seal: all rows ≤ S ──► Parquet, one Delta log per (table, tier, node)
+//! ```
+//!
+//! A row gets its place ([`Seq`](undine_schema::Seq)) when it is appended, is visible at once, is
+//! durable after the next sync of the log, and is sealed no earlier. One atomic pointer per table
+//! holds its hot rows and the versions of its tiers, so that a reader sees each row once.
+
+mod config;
+mod snapshot;
+pub mod sketch;
+mod state;
+mod store;
+
+pub use config::{BuildError, Config};
+pub use snapshot::{Segment, Snapshot, TierView};
+pub use state::{raw_schema, summary_schema};
+pub use store::{SealError, SealReport, Stats, Store, TableStats};
