@@ -1,0 +1,642 @@
+//! HTTP/1.x, both directions of a connection, watched from outside.
+//!
+//! ```text
+//!            bytes, holes                      complete heads
+//! requests ───────────────► framing ─────────► queue of exchanges ─┐ first in, first out
+//! responses ──────────────► framing ─────────► head of the queue ──┴──► Output::done
+//! ```
+//!
+//! **Loss.** A hole inside a body of known length changes nothing but the row's quality. Any other
+//! hole, and input that is no HTTP, puts the connection *out of step*: every exchange in the queue
+//! is dropped and counted, and nothing is paired until a request starts at the start of an
+//! operation. Then what was sent before in the other direction belongs to requests before it,
+//! because clients wait for their responses; the response to it starts with the next byte. The
+//! first exchange after that is a trial: it is counted, not kept. A client that was seen to send
+//! requests without waiting ([`Output::peer_pipelines`]) gives no such proof, so its connections
+//! stay out of step. Hence no pair ever spans a gap.
+//!
+//! **Bounds.** Out of step, the exchanges that were dropped are certainly missing rows; the bytes
+//! that went by unread in the direction of requests can hold at most one request per
+//! [`REQUEST_BYTES_MIN`].
+
+mod framing;
+mod head;
+
+use std::collections::VecDeque;
+
+use crate::data_stream::{Missing, Operation};
+use crate::event::{Flow, Uncaptured};
+use crate::protocol::exchange::{
+    Exchange, Output, QUALITY_BODY_INCOMPLETE, QUALITY_ENDED_BY_CLOSE, QUALITY_MIDSTREAM,
+    ResponseProgress,
+};
+use framing::{Framing, Taken};
+pub use head::{HEAD_BYTES_MAX, HEADERS_MAX};
+
+/// Shortest request: `GET / HTTP/1.0` and two line ends.
+pub const REQUEST_BYTES_MIN: u64 = 18;
+/// Most requests of a connection that wait for their response.
+pub const IN_FLIGHT_MAX: usize = 1024;
+/// Most bytes that those requests may hold.
+pub const IN_FLIGHT_BYTES_MAX: usize = 1 << 20;
+
+/// What a few bytes say about a protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Probe {
+    /// They are its start.
+    Yes,
+    /// They are not.
+    No,
+    /// They may be.
+    Maybe,
+}
+
+/// Whether `bytes` start with a request line.
+pub fn probe_request(bytes: &[u8]) -> Probe {
+    let bytes = &bytes[..bytes.len().min(super::PROBE_BYTES_MAX)];
+    let verb = bytes.iter().take_while(|b| b.is_ascii_uppercase() || **b == b'-').count();
+    if verb == bytes.len() {
+        return if verb <= 20 { Probe::Maybe } else { Probe::No };
+    }
+    if !(3..=20).contains(&verb) || bytes[verb] != b' ' {
+        return Probe::No;
+    }
+    let Some(end) = bytes.iter().position(|b| matches!(b, b'\r' | b'\n' | 0)) else {
+        return if bytes.len() < super::PROBE_BYTES_MAX { Probe::Maybe } else { Probe::No };
+    };
+    let line = &bytes[verb + 1..end];
+    match line.iter().rposition(|b| *b == b' ') {
+        Some(at) if at > 0 && matches!(&line[at + 1..], b"HTTP/1.0" | b"HTTP/1.1") => Probe::Yes,
+        _ => Probe::No,
+    }
+}
+
+/// Whether `bytes` start with a status line.
+pub fn probe_response(bytes: &[u8]) -> Probe {
+    const START: &[u8] = b"HTTP/1.";
+    let common = bytes.len().min(START.len());
+    if bytes[..common] != START[..common] {
+        Probe::No
+    } else if bytes.len() <= START.len() + 1 {
+        Probe::Maybe
+    } else if matches!(bytes[7], b'0' | b'1') && bytes[8] == b' ' {
+        Probe::Yes
+    } else {
+        Probe::No
+    }
+}
+
+/// Why rows are missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Cause {
+    /// Messages of the kernel were lost.
+    RingFull,
+    /// Bytes outside of a body were truncated.
+    Truncated,
+    /// Bytes outside of a body never were in a buffer.
+    Bypassed,
+    /// The bytes are no HTTP.
+    ParseError,
+    /// A response came that answers no request that was seen.
+    Unrequested,
+    /// More requests wait than [`IN_FLIGHT_MAX`] or [`IN_FLIGHT_BYTES_MAX`].
+    InFlightFull,
+    /// The connection was there before capture began.
+    Midstream,
+}
+
+impl Cause {
+    /// The reason in the table `data_loss`.
+    pub const fn reason(self) -> &'static str {
+        match self {
+            Self::RingFull => "ring_full",
+            Self::Truncated => "truncated",
+            Self::Bypassed => "bypassed",
+            Self::ParseError => "parse_error",
+            Self::Unrequested => "unrequested",
+            Self::InFlightFull => "in_flight_full",
+            Self::Midstream => "midstream",
+        }
+    }
+
+    /// The cause of a hole.
+    pub const fn of(missing: Missing) -> Self {
+        match missing {
+            Missing::Lost => Self::RingFull,
+            Missing::Uncaptured(Uncaptured::Truncated | Uncaptured::Fault) => Self::Truncated,
+            Missing::Uncaptured(Uncaptured::Bypassed) => Self::Bypassed,
+        }
+    }
+}
+
+/// Rows that are missing because a connection was out of step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LostRows {
+    /// Why, first of all.
+    pub cause: Cause,
+    /// At least this many.
+    pub rows_min: u64,
+    /// At most this many.
+    pub rows_max: u64,
+    /// Bytes that went by unread in the direction of requests.
+    pub request_bytes: u64,
+}
+
+/// How a connection begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// With its first byte.
+    AtItsBeginning,
+    /// After bytes that were not seen, `request_bytes` of them in the direction of requests.
+    AfterGap {
+        /// Why they were not.
+        cause: Cause,
+        /// How many there were.
+        request_bytes: u64,
+    },
+}
+
+#[derive(Debug)]
+enum Step {
+    /// Every byte has its place.
+    In,
+    /// Requests and responses cannot be told to belong together.
+    Out,
+}
+
+/// A connection that speaks HTTP/1.x.
+#[derive(Debug)]
+pub struct Http1 {
+    requests: Flow,
+    step: Step,
+    request: Framing,
+    response: Framing,
+    in_flight: VecDeque<Box<Exchange>>,
+    in_flight_bytes: usize,
+    /// Heads that were complete within the operation at hand.
+    heads_in_operation: u32,
+    /// The next request is the first after a gap.
+    trial: bool,
+    /// Pairing was taken up again after a gap.
+    resumed: bool,
+    midstream: bool,
+    cause: Cause,
+    lost_rows: u64,
+    unread_request_bytes: u64,
+}
+
+impl Http1 {
+    /// A connection whose requests go the way of `requests`.
+    pub fn new(requests: Flow, start: Start) -> Self {
+        let (step, cause, unread, framing) = match start {
+            Start::AtItsBeginning => (Step::In, Cause::ParseError, 0, Framing::HEAD),
+            Start::AfterGap { cause, request_bytes } => {
+                (Step::Out, cause, request_bytes, Framing::SKIP)
+            }
+        };
+        Self {
+            requests,
+            step,
+            request: framing.clone(),
+            response: framing,
+            in_flight: VecDeque::new(),
+            in_flight_bytes: 0,
+            heads_in_operation: 0,
+            trial: false,
+            resumed: false,
+            midstream: matches!(cause, Cause::Midstream),
+            cause,
+            lost_rows: 0,
+            unread_request_bytes: unread,
+        }
+    }
+
+    /// The direction of requests.
+    pub const fn requests(&self) -> Flow {
+        self.requests
+    }
+
+    /// Whether what follows is no HTTP any more: after an upgrade or a tunnel.
+    pub fn is_opaque(&self) -> bool {
+        self.request.is_opaque()
+    }
+
+    /// Whether nothing is paired at the moment, because of a gap.
+    pub const fn is_out_of_step(&self) -> bool {
+        matches!(self.step, Step::Out)
+    }
+
+    /// Requests that wait for their response.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.len()
+    }
+
+    /// Bytes that it holds.
+    pub fn memory_bytes(&self) -> usize {
+        size_of::<Self>()
+            + self.in_flight_bytes
+            + self.request.partial.capacity()
+            + self.response.partial.capacity()
+    }
+
+    /// Takes the next bytes of a direction.
+    pub fn bytes(&mut self, flow: Flow, bytes: &[u8], operation: Operation, out: &mut Output) {
+        if flow == self.requests {
+            self.heads_in_operation = 0;
+            if matches!(self.step, Step::Out) && !self.resume(bytes, operation, out) {
+                self.unread(bytes.len());
+                return;
+            }
+            self.request_bytes(bytes, operation, out);
+        } else {
+            self.response_bytes(bytes, operation, out);
+        }
+    }
+
+    /// Takes notice that the next `missing` bytes of a direction are not there.
+    pub fn hole(
+        &mut self,
+        flow: Flow,
+        missing: u64,
+        why: Missing,
+        operation: Operation,
+        out: &mut Output,
+    ) {
+        if self.is_opaque() {
+            return;
+        }
+        let is_request = flow == self.requests;
+        if matches!(self.step, Step::Out) {
+            let missing = if is_request { missing } else { 0 };
+            self.unread_request_bytes = self.unread_request_bytes.saturating_add(missing);
+            return;
+        }
+        let framing = if is_request { &mut self.request } else { &mut self.response };
+        let in_body = framing.skip(missing);
+        if in_body == missing {
+            self.body_hole(is_request, missing, operation, out);
+            return;
+        }
+        self.fall_out_of_step(Cause::of(why), out);
+        let outside = if is_request { missing - in_body } else { 0 };
+        self.unread_request_bytes = self.unread_request_bytes.saturating_add(outside);
+    }
+
+    /// Takes notice that the connection is gone.
+    pub fn close(&mut self, at: u64, out: &mut Output) {
+        if self.is_opaque() || matches!(self.step, Step::Out) {
+            return;
+        }
+        while let Some(mut exchange) = self.pop() {
+            if exchange.response == ResponseProgress::Awaited {
+                exchange.responded_at = at;
+            } else {
+                if exchange.response == ResponseProgress::Begun {
+                    exchange.quality |= QUALITY_ENDED_BY_CLOSE;
+                }
+                exchange.responded_at = exchange.responded_at.max(exchange.requested_at);
+            }
+            self.finish(exchange, out);
+        }
+    }
+
+    /// Takes the rows that are known to be missing since the last call.
+    pub fn take_lost_rows(&mut self) -> Option<LostRows> {
+        let unread = self.unread_request_bytes / REQUEST_BYTES_MIN;
+        if self.lost_rows + unread == 0 {
+            return None;
+        }
+        // The remainder stays, so that the bounds of several calls add up to that of one.
+        self.unread_request_bytes %= REQUEST_BYTES_MIN;
+        let rows_min = std::mem::take(&mut self.lost_rows);
+        Some(LostRows {
+            cause: self.cause,
+            rows_min,
+            rows_max: rows_min + unread,
+            request_bytes: unread * REQUEST_BYTES_MIN,
+        })
+    }
+
+    /// Starts to pair again where `bytes` begin a request and its client is one that waits.
+    fn resume(&mut self, bytes: &[u8], operation: Operation, out: &Output) -> bool {
+        if operation.continued || out.peer_pipelines || probe_request(bytes) != Probe::Yes {
+            return false;
+        }
+        self.step = Step::In;
+        self.trial = true;
+        self.resumed = true;
+        self.request = Framing::HEAD;
+        self.response = Framing::HEAD;
+        true
+    }
+
+    fn fall_out_of_step(&mut self, cause: Cause, out: &mut Output) {
+        if self.lost_rows == 0 && self.unread_request_bytes < REQUEST_BYTES_MIN {
+            self.cause = cause;
+        }
+        self.unread(self.request.partial.len());
+        while let Some(exchange) = self.pop() {
+            self.lost_rows += 1;
+            out.recycle(exchange);
+        }
+        self.step = Step::Out;
+        self.request = Framing::SKIP;
+        self.response = Framing::SKIP;
+    }
+
+    /// Counts bytes that went by unread in the direction of requests.
+    fn unread(&mut self, bytes: usize) {
+        self.unread_request_bytes = self.unread_request_bytes.saturating_add(bytes as u64);
+    }
+
+    fn pop(&mut self) -> Option<Box<Exchange>> {
+        let exchange = self.in_flight.pop_front()?;
+        self.in_flight_bytes = self.in_flight_bytes.saturating_sub(exchange.memory_bytes());
+        if self.in_flight.is_empty() {
+            self.in_flight_bytes = 0;
+        }
+        Some(exchange)
+    }
+
+    fn request_bytes(&mut self, mut rest: &[u8], operation: Operation, out: &mut Output) {
+        while !rest.is_empty() {
+            let took = match self.request.body(rest) {
+                Taken::Body { bytes, took, done } => {
+                    if let Some(exchange) = self.in_flight.back_mut() {
+                        keep_body(&mut exchange.req_body, bytes, out);
+                    }
+                    if done {
+                        self.request_complete(out);
+                    }
+                    took
+                }
+                Taken::Framing { took, done } => {
+                    if done {
+                        self.request_complete(out);
+                    }
+                    took
+                }
+                Taken::Head => self.request_head(rest, operation, out),
+                Taken::Nothing => return,
+                Taken::Bad => 0,
+            };
+            if took == 0 {
+                self.fall_out_of_step(Cause::ParseError, out);
+                self.unread(rest.len());
+                return;
+            }
+            rest = &rest[took..];
+        }
+    }
+
+    /// Takes bytes of a request's head; 0 where they are none.
+    fn request_head(&mut self, rest: &[u8], operation: Operation, out: &mut Output) -> usize {
+        self.request.begin(operation);
+        let Some((took, whole)) = self.request.gather(rest) else { return 0 };
+        let Some(whole) = whole else { return took };
+        let mut exchange = out.exchange();
+        let mode = out.redaction.headers;
+        let parsed = head::request(whole.bytes(rest), |request| {
+            exchange.method.push_str(request.method.unwrap_or_default());
+            exchange.path.push_str(request.path.unwrap_or_default());
+            exchange.minor_version = request.version.unwrap_or_default();
+            head::headers_into(request.headers, mode, &mut exchange.req_headers)
+        });
+        let (length, facts) = match parsed {
+            head::Parsed::Complete(length, facts) if !facts.bad_length && !facts.other_coding => {
+                (length, facts)
+            }
+            head::Parsed::Partial if whole.is_borrowed() => {
+                out.recycle(exchange);
+                return self.request.keep(rest);
+            }
+            _ => {
+                out.recycle(exchange);
+                self.request.partial = whole.into_gathered();
+                return 0;
+            }
+        };
+        let took = if whole.is_borrowed() { length } else { took };
+        exchange.requested_at = self.request.began_at();
+        exchange.process = operation.process;
+        exchange.quality = if self.midstream { QUALITY_MIDSTREAM } else { 0 };
+        exchange.probation = std::mem::take(&mut self.trial);
+        self.heads_in_operation += 1;
+        self.request.next_request(&facts, exchange.method == "CONNECT");
+        let complete = self.request.is_between_messages();
+        self.in_flight_bytes += exchange.memory_bytes();
+        self.in_flight.push_back(exchange);
+        if self.in_flight.len() > IN_FLIGHT_MAX || self.in_flight_bytes > IN_FLIGHT_BYTES_MAX {
+            self.fall_out_of_step(Cause::InFlightFull, out);
+            self.unread(rest.len() - took);
+            return rest.len();
+        }
+        if self.heads_in_operation > 1 && !self.may_pipeline(out) {
+            self.unread(rest.len() - took);
+            return rest.len();
+        }
+        if complete {
+            self.request_complete(out);
+        }
+        took
+    }
+
+    /// Takes note that the client does not wait for responses. Where pairing was taken up again
+    /// because it was thought to wait, it ends.
+    fn may_pipeline(&mut self, out: &mut Output) -> bool {
+        out.pipelining_seen = true;
+        if self.resumed {
+            self.fall_out_of_step(Cause::RingFull, out);
+        }
+        !self.resumed
+    }
+
+    fn request_complete(&mut self, out: &mut Output) {
+        if let Some(exchange) = self.in_flight.back_mut() {
+            exchange.request_complete = true;
+        }
+        self.finish_front(out);
+    }
+
+    fn response_bytes(&mut self, mut rest: &[u8], operation: Operation, out: &mut Output) {
+        while !rest.is_empty() {
+            let took = match self.response.body(rest) {
+                Taken::Body { bytes, took, done } => {
+                    if let Some(exchange) = self.in_flight.front_mut() {
+                        keep_body(&mut exchange.resp_body, bytes, out);
+                        exchange.responded_at = operation.at;
+                    }
+                    if done {
+                        self.response_complete(operation, out);
+                    }
+                    took
+                }
+                Taken::Framing { took, done } => {
+                    if let Some(exchange) = self.in_flight.front_mut() {
+                        exchange.responded_at = operation.at;
+                    }
+                    if done {
+                        self.response_complete(operation, out);
+                    }
+                    took
+                }
+                Taken::Head => {
+                    let answered = self
+                        .in_flight
+                        .front()
+                        .is_none_or(|front| front.response == ResponseProgress::Complete);
+                    if answered {
+                        let breaks = rest.iter().take_while(|b| matches!(b, b'\r' | b'\n')).count();
+                        if breaks < rest.len() {
+                            self.fall_out_of_step(Cause::Unrequested, out);
+                        }
+                        return;
+                    }
+                    self.response_head(rest, operation, out)
+                }
+                Taken::Nothing => return,
+                Taken::Bad => 0,
+            };
+            if took == 0 {
+                self.fall_out_of_step(Cause::ParseError, out);
+                return;
+            }
+            rest = &rest[took..];
+        }
+    }
+
+    /// Takes bytes of a response's head; 0 where they are none.
+    fn response_head(&mut self, rest: &[u8], operation: Operation, out: &mut Output) -> usize {
+        self.response.begin(operation);
+        let Some((took, whole)) = self.response.gather(rest) else { return 0 };
+        let Some(whole) = whole else { return took };
+        let waiting = self.in_flight.len();
+        let Some(exchange) = self.in_flight.front_mut() else { return 0 };
+        let mode = out.redaction.headers;
+        let before = exchange.memory_bytes();
+        let parsed = head::response(whole.bytes(rest), |response| {
+            exchange.resp_status = response.code.unwrap_or_default();
+            exchange.resp_message.clear();
+            exchange.resp_message.push_str(response.reason.unwrap_or_default());
+            exchange.resp_headers.clear();
+            head::headers_into(response.headers, mode, &mut exchange.resp_headers)
+        });
+        let (length, facts) = match parsed {
+            head::Parsed::Complete(length, facts) if !facts.bad_length => (length, facts),
+            head::Parsed::Partial if whole.is_borrowed() => return self.response.keep(rest),
+            _ => return 0,
+        };
+        let took = if whole.is_borrowed() { length } else { took };
+        exchange.responded_at = operation.at;
+        self.in_flight_bytes += exchange.memory_bytes().saturating_sub(before);
+        let status = exchange.resp_status;
+        if (100..200).contains(&status) && status != 101 {
+            exchange.resp_status = 0;
+            exchange.resp_message.clear();
+            exchange.resp_headers.clear();
+            self.response = Framing::HEAD;
+            return took;
+        }
+        exchange.content_type = facts.content_type;
+        exchange.response = ResponseProgress::Begun;
+        let connect = exchange.method == "CONNECT";
+        let head_only = exchange.method == "HEAD" || matches!(status, 204 | 304);
+        if waiting > 1 && !self.may_pipeline(out) {
+            return rest.len();
+        }
+        if status == 101 || (connect && (200..300).contains(&status)) {
+            self.become_opaque(operation, out);
+            return rest.len();
+        }
+        self.response.next_response(&facts, head_only);
+        if self.response.is_between_messages() {
+            self.response_complete(operation, out);
+        }
+        if connect {
+            self.tunnel_refused(operation, out);
+        }
+        took
+    }
+
+    /// The exchange at hand is the last: what follows is another protocol.
+    fn become_opaque(&mut self, operation: Operation, out: &mut Output) {
+        if let Some(mut exchange) = self.pop() {
+            exchange.request_complete = true;
+            exchange.response = ResponseProgress::Complete;
+            self.finish(exchange, out);
+        }
+        // Requests behind an upgrade are never answered.
+        while let Some(mut exchange) = self.pop() {
+            exchange.responded_at = operation.at;
+            self.finish(exchange, out);
+        }
+        self.request = Framing::OPAQUE;
+        self.response = Framing::OPAQUE;
+    }
+
+    /// After a refused CONNECT the connection goes on with the next request.
+    fn tunnel_refused(&mut self, operation: Operation, out: &mut Output) {
+        let waiting = self.request.end_wait();
+        if !waiting.is_empty() {
+            self.heads_in_operation = 0;
+            self.request_bytes(&waiting, operation, out);
+        }
+    }
+
+    fn response_complete(&mut self, operation: Operation, out: &mut Output) {
+        if let Some(exchange) = self.in_flight.front_mut() {
+            exchange.response = ResponseProgress::Complete;
+            exchange.responded_at = operation.at;
+        }
+        self.finish_front(out);
+    }
+
+    fn body_hole(&mut self, is_request: bool, missing: u64, operation: Operation, out: &mut Output) {
+        let exchange =
+            if is_request { self.in_flight.back_mut() } else { self.in_flight.front_mut() };
+        let Some(exchange) = exchange else { return };
+        exchange.quality |= QUALITY_BODY_INCOMPLETE;
+        let body = if is_request { &mut exchange.req_body } else { &mut exchange.resp_body };
+        body.size = body.size.saturating_add(missing);
+        if is_request {
+            if self.request.is_between_messages() {
+                self.request_complete(out);
+            }
+        } else {
+            exchange.responded_at = operation.at;
+            if self.response.is_between_messages() {
+                self.response_complete(operation, out);
+            }
+        }
+    }
+
+    /// Hands on the front of the queue if both its halves are complete.
+    fn finish_front(&mut self, out: &mut Output) {
+        let complete = self.in_flight.front().is_some_and(|front| {
+            front.request_complete && front.response == ResponseProgress::Complete
+        });
+        if complete && let Some(exchange) = self.pop() {
+            self.finish(exchange, out);
+        }
+    }
+
+    fn finish(&mut self, exchange: Box<Exchange>, out: &mut Output) {
+        if exchange.probation {
+            self.lost_rows += 1;
+            out.recycle(exchange);
+        } else {
+            out.done.push(exchange);
+        }
+    }
+}
+
+fn keep_body(body: &mut crate::protocol::exchange::Body, bytes: &[u8], out: &Output) {
+    if out.redaction.bodies == crate::redaction::Mode::Redacted {
+        body.size += bytes.len() as u64;
+    } else {
+        body.push(bytes, out.body_bytes_max);
+    }
+}
+
+#[cfg(test)]
+mod tests;
