@@ -1,0 +1,562 @@
+//! From rows to windows: what each service did in each stretch of time.
+//!
+//! ```text
+//! http_events rows ─► entity (service, pod) ─► cells of an open window ─► ClosedWindow
+//!                  └► edge (caller, callee) ─►
+//! ```
+//!
+//! A row belongs to the window that holds its `time_`. A row of a server (`trace_role` 2, or 4 where
+//! the role is unknown) counts for the service that answered; a client's row (`trace_role` 1), which
+//! exists only where the server is not observed, counts for the peer that was called. A request has
+//! failed if its status is 500 or more, or 0: the connection ended before a response was seen. A
+//! status of 400 to 499 is the client's mistake and no failure.
+//!
+//! This file knows no clock and no model; it is told when a window is over.
+
+use std::collections::{HashMap, VecDeque};
+
+use arrow::array::{AsArray, Int64Array, RecordBatch, StringArray};
+use arrow::datatypes::Int64Type;
+use serde::{Deserialize, Serialize};
+use undine_schema::TimeNs;
+
+use crate::histogram::Histogram;
+
+/// How many requests are kept of a window as samples, of failed and of slow ones each.
+pub(crate) const SAMPLES_MAX: usize = 3;
+/// Longest path that is kept with a sample, in bytes.
+const SAMPLE_PATH_BYTES_MAX: usize = 200;
+const ROLE_CLIENT: i64 = 1;
+const MEMO_SLOTS: usize = 256;
+
+/// A request that shows what happened in a window.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Sample {
+    /// When its response ended, in nanoseconds since the epoch.
+    pub(crate) time_ns: i64,
+    /// The verb.
+    pub(crate) method: String,
+    /// The path without its query.
+    pub(crate) path: String,
+    /// The status, 0 where there was no response.
+    pub(crate) status: i64,
+    /// How long it took.
+    pub(crate) latency_ns: i64,
+}
+
+/// Whether a name is that of a service seen here or of a peer that is only called from here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Side {
+    /// Its own process was traced.
+    Served,
+    /// Only its callers were.
+    Peer,
+}
+
+/// What one pod of a service did in a window.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Cells {
+    /// Requests, failed ones included.
+    pub(crate) requests: u64,
+    /// Failed requests.
+    pub(crate) errors: u64,
+    /// Sum of their latencies.
+    pub(crate) latency_ns: f64,
+    /// Their latencies by size.
+    pub(crate) latencies: Histogram,
+    /// The first failed requests.
+    pub(crate) failed: Vec<Sample>,
+    /// The slowest requests, slowest first.
+    pub(crate) slowest: Vec<Sample>,
+}
+
+/// What one service asked of another in a window.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Calls {
+    /// Requests.
+    pub(crate) requests: u64,
+    /// Failed ones.
+    pub(crate) errors: u64,
+    /// Sum of their latencies.
+    pub(crate) latency_ns: f64,
+}
+
+/// A pod's part of a closed window.
+#[derive(Clone, Debug)]
+pub(crate) struct EntityWindow {
+    pub(crate) service: String,
+    pub(crate) pod: String,
+    pub(crate) side: Side,
+    pub(crate) cells: Cells,
+}
+
+/// A caller's and a callee's part of a closed window.
+#[derive(Clone, Debug)]
+pub(crate) struct EdgeWindow {
+    pub(crate) caller: String,
+    pub(crate) callee: String,
+    pub(crate) calls: Calls,
+}
+
+/// A stretch of time that is over. Entities that were silent are not in it.
+#[derive(Clone, Debug)]
+pub(crate) struct ClosedWindow {
+    pub(crate) start: TimeNs,
+    pub(crate) end: TimeNs,
+    pub(crate) entities: Vec<EntityWindow>,
+    pub(crate) edges: Vec<EdgeWindow>,
+}
+
+/// What became of the rows of a batch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Taken {
+    /// All rows of the batch.
+    pub(crate) rows: u64,
+    /// Of these: came after their window was closed.
+    pub(crate) late: u64,
+    /// Of these: lie further in the future than the clock allows.
+    pub(crate) ahead: u64,
+    /// Of these: their entity found no room.
+    pub(crate) unmodelled: u64,
+}
+
+/// How much is kept at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Limits {
+    /// Pods of services.
+    pub(crate) entities_max: usize,
+    /// Pairs of caller and callee.
+    pub(crate) edges_max: usize,
+}
+
+/// The windows that are still open.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Features {
+    width_ns: i64,
+    /// How many windows may be open at once.
+    slots: usize,
+    limits: Limits,
+    entities: Vec<Entity>,
+    edges: Vec<Edge>,
+    /// Consecutive windows; the first has number `next`.
+    open: VecDeque<OpenWindow>,
+    /// The oldest window that is not closed, nothing before the first row.
+    next: Option<i64>,
+    /// Rows that found no room since the last window was closed.
+    refused: u64,
+    #[serde(skip)]
+    index: Index,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Entity {
+    service: String,
+    pod: String,
+    side: Side,
+    /// Requests a window, a moving mean; who has least makes room.
+    volume: f64,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Edge {
+    caller: String,
+    callee: String,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct OpenWindow {
+    cells: Vec<Option<Box<Cells>>>,
+    calls: Vec<Calls>,
+}
+
+/// Where names are found; derived from the entities and edges.
+#[derive(Clone, Debug, Default)]
+struct Index {
+    entities: HashMap<String, u32>,
+    edges: HashMap<String, u32>,
+    memo: Vec<Memo>,
+    key: String,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Memo {
+    service: String,
+    pod: String,
+    remote: String,
+    entity: u32,
+    edge: Option<u32>,
+}
+
+impl Features {
+    /// Windows of `width_ns`, of which a row may be late for at most `lateness_ns`.
+    pub(crate) fn new(width_ns: i64, lateness_ns: i64, limits: Limits) -> Self {
+        let slots = usize::try_from(lateness_ns.div_euclid(width_ns) + 2).unwrap_or(2);
+        Self {
+            width_ns,
+            slots,
+            limits,
+            entities: Vec::new(),
+            edges: Vec::new(),
+            open: VecDeque::new(),
+            next: None,
+            refused: 0,
+            index: Index::default(),
+        }
+    }
+
+    /// Finds names again after it was loaded.
+    pub(crate) fn reindex(&mut self) {
+        let mut index = Index::default();
+        for (at, entity) in (0_u32..).zip(&self.entities) {
+            index.entities.insert(join(&entity.service, &entity.pod), at);
+        }
+        for (at, edge) in (0_u32..).zip(&self.edges) {
+            index.edges.insert(join(&edge.caller, &edge.callee), at);
+        }
+        self.index = index;
+    }
+
+    /// How many pods of services are known.
+    pub(crate) fn entities(&self) -> usize {
+        self.entities.len()
+    }
+
+    /// Takes in a batch of `http_events`, and appends to `closed` the windows that its rows prove to
+    /// be over. A row later than `latest` is counted and left out.
+    ///
+    /// The batch must have the table's columns; a store checks that on append.
+    pub(crate) fn take(
+        &mut self,
+        batch: &RecordBatch,
+        latest: TimeNs,
+        closed: &mut Vec<ClosedWindow>,
+    ) -> Taken {
+        let rows = Rows::of(batch);
+        let mut taken = Taken { rows: batch.num_rows() as u64, ..Taken::default() };
+        for row in 0..batch.num_rows() {
+            let time_ns = rows.time.value(row);
+            if time_ns > latest.get() {
+                taken.ahead += 1;
+                continue;
+            }
+            let number = time_ns.div_euclid(self.width_ns);
+            let next = *self.next.get_or_insert(number);
+            if number < next {
+                taken.late += 1;
+                continue;
+            }
+            let slot = self.slot(number, closed);
+            if !self.count(slot, &rows, row) {
+                taken.unmodelled += 1;
+            }
+        }
+        self.refused += taken.unmodelled;
+        taken
+    }
+
+    /// Closes every window that ends at or before `watermark`, silent ones included.
+    pub(crate) fn close_until(&mut self, watermark: TimeNs, closed: &mut Vec<ClosedWindow>) {
+        while let Some(next) = self.next
+            && next.saturating_add(1).saturating_mul(self.width_ns) <= watermark.get()
+        {
+            closed.push(self.close_oldest(next));
+        }
+    }
+
+    /// Leaves out the silent windows before `time`: nobody was watching.
+    pub(crate) fn skip_silence_until(&mut self, time: TimeNs, closed: &mut Vec<ClosedWindow>) {
+        while let Some(next) = self.next
+            && !self.open.is_empty()
+            && next.saturating_add(1).saturating_mul(self.width_ns) <= time.get()
+        {
+            closed.push(self.close_oldest(next));
+        }
+        if self.open.is_empty() {
+            let number = time.get().div_euclid(self.width_ns);
+            self.next = self.next.map(|next| next.max(number));
+        }
+    }
+
+    /// Makes room for busier entities if some were refused since the last call: forgets the least
+    /// busy sixteenth but for those that `keep` holds on to. Returns who was forgotten.
+    pub(crate) fn shed(&mut self, keep: impl Fn(&str) -> bool) -> Vec<(String, String)> {
+        if std::mem::take(&mut self.refused) == 0 || self.entities.len() < self.limits.entities_max
+        {
+            return Vec::new();
+        }
+        let mut by_volume: Vec<usize> =
+            (0..self.entities.len()).filter(|&at| !keep(&self.entities[at].service)).collect();
+        by_volume.sort_by(|&a, &b| self.entities[a].volume.total_cmp(&self.entities[b].volume));
+        by_volume.truncate((self.limits.entities_max / 16).max(1));
+        let mut goes = vec![false; self.entities.len()];
+        for at in by_volume {
+            goes[at] = true;
+        }
+        self.forget(&goes)
+    }
+
+    fn forget(&mut self, goes: &[bool]) -> Vec<(String, String)> {
+        for window in &mut self.open {
+            let mut at = 0..;
+            window.cells.retain(|_| at.next().is_none_or(|at: usize| !goes[at]));
+        }
+        let mut gone = Vec::new();
+        let mut kept = Vec::with_capacity(self.entities.len());
+        for (entity, &goes) in self.entities.drain(..).zip(goes) {
+            if goes {
+                gone.push((entity.service, entity.pod));
+            } else {
+                kept.push(entity);
+            }
+        }
+        self.entities = kept;
+        self.reindex();
+        gone
+    }
+
+    /// The place of window `number` among the open ones, after closing what is too old beside it.
+    fn slot(&mut self, number: i64, closed: &mut Vec<ClosedWindow>) -> usize {
+        loop {
+            let next = self.next.unwrap_or(number);
+            let ahead = usize::try_from(number - next).unwrap_or(usize::MAX);
+            if ahead < self.slots {
+                while self.open.len() <= ahead {
+                    self.open.push_back(OpenWindow::default());
+                }
+                return ahead;
+            }
+            if self.open.is_empty() {
+                self.next = Some(number.saturating_sub(self.slots as i64 - 1));
+            } else {
+                closed.push(self.close_oldest(next));
+            }
+        }
+    }
+
+    fn count(&mut self, slot: usize, rows: &Rows<'_>, row: usize) -> bool {
+        let Some((entity, edge)) = self.find(rows, row) else { return false };
+        let (status, latency_ns) = (rows.status.value(row), rows.latency.value(row).max(0));
+        let failed = status >= 500 || status == 0;
+        let window = &mut self.open[slot];
+        if window.cells.len() <= entity {
+            window.cells.resize_with(self.entities.len(), || None);
+        }
+        let cells = window.cells[entity].get_or_insert_default();
+        cells.requests += 1;
+        cells.errors += u64::from(failed);
+        #[expect(clippy::cast_precision_loss, reason = "a latency stays far below 2^53 ns")]
+        let latency = latency_ns as f64;
+        cells.latency_ns += latency;
+        cells.latencies.add(latency_ns);
+        if failed && cells.failed.len() < SAMPLES_MAX {
+            cells.failed.push(rows.sample(row));
+        }
+        if cells.slowest.last().is_none_or(|last| latency_ns > last.latency_ns)
+            || cells.slowest.len() < SAMPLES_MAX
+        {
+            let at = cells.slowest.partition_point(|sample| sample.latency_ns >= latency_ns);
+            cells.slowest.insert(at, rows.sample(row));
+            cells.slowest.truncate(SAMPLES_MAX);
+        }
+        if let Some(edge) = edge {
+            if window.calls.len() <= edge {
+                window.calls.resize(self.edges.len(), Calls::default());
+            }
+            let calls = &mut window.calls[edge];
+            calls.requests += 1;
+            calls.errors += u64::from(failed);
+            calls.latency_ns += latency;
+        }
+        true
+    }
+
+    /// The entity and the edge that a row counts for, or nothing if there is no room.
+    fn find(&mut self, rows: &Rows<'_>, row: usize) -> Option<(usize, Option<usize>)> {
+        let (service, pod, remote) =
+            (rows.service.value(row), rows.pod.value(row), rows.remote_service.value(row));
+        if rows.role.value(row) == ROLE_CLIENT {
+            let peer = match remote {
+                "" => {
+                    format!("{}:{}", rows.remote_addr.value(row), rows.remote_port.value(row))
+                }
+                known => known.to_owned(),
+            };
+            let entity = self.entity(&peer, rows.remote_pod.value(row), Side::Peer)?;
+            return Some((entity, self.edge(service, &peer)));
+        }
+        if self.index.memo.is_empty() {
+            self.index.memo.resize(MEMO_SLOTS, Memo { entity: u32::MAX, ..Memo::default() });
+        }
+        let at = memo_slot(service, pod, remote);
+        let memo = &self.index.memo[at];
+        if memo.entity != u32::MAX
+            && memo.service == service
+            && memo.pod == pod
+            && memo.remote == remote
+        {
+            return Some((memo.entity as usize, memo.edge.map(|edge| edge as usize)));
+        }
+        let entity = self.entity(service, pod, Side::Served)?;
+        let edge = if remote.is_empty() { None } else { self.edge(remote, service) };
+        self.index.memo[at] = Memo {
+            service: service.to_owned(),
+            pod: pod.to_owned(),
+            remote: remote.to_owned(),
+            entity: u32::try_from(entity).unwrap_or(u32::MAX),
+            edge: edge.and_then(|edge| u32::try_from(edge).ok()),
+        };
+        Some((entity, edge))
+    }
+
+    fn entity(&mut self, service: &str, pod: &str, side: Side) -> Option<usize> {
+        if let Some(at) = self.index.entity(service, pod) {
+            return Some(at);
+        }
+        if self.entities.len() >= self.limits.entities_max {
+            return None;
+        }
+        let at = self.entities.len();
+        self.index.entities.insert(join(service, pod), u32::try_from(at).ok()?);
+        let (service, pod) = (service.to_owned(), pod.to_owned());
+        self.entities.push(Entity { service, pod, side, volume: 0.0 });
+        Some(at)
+    }
+
+    fn edge(&mut self, caller: &str, callee: &str) -> Option<usize> {
+        if caller == callee {
+            return None;
+        }
+        if let Some(at) = self.index.edge(caller, callee) {
+            return Some(at);
+        }
+        if self.edges.len() >= self.limits.edges_max {
+            return None;
+        }
+        let at = self.edges.len();
+        self.index.edges.insert(join(caller, callee), u32::try_from(at).ok()?);
+        self.edges.push(Edge { caller: caller.to_owned(), callee: callee.to_owned() });
+        Some(at)
+    }
+
+    fn close_oldest(&mut self, number: i64) -> ClosedWindow {
+        self.next = Some(number + 1);
+        let window = self.open.pop_front().unwrap_or_default();
+        let mut entities = Vec::new();
+        let mut cells = window.cells.into_iter();
+        for entity in &mut self.entities {
+            let cells = cells.next().flatten();
+            let requests = cells.as_ref().map_or(0, |cells| cells.requests);
+            entity.volume += (crate::histogram::as_f64(requests) - entity.volume) / 32.0;
+            if let Some(cells) = cells {
+                let (service, pod) = (entity.service.clone(), entity.pod.clone());
+                entities.push(EntityWindow { service, pod, side: entity.side, cells: *cells });
+            }
+        }
+        let called = self.edges.iter().zip(window.calls).filter(|(_, calls)| calls.requests > 0);
+        let edges = called
+            .map(|(edge, calls)| EdgeWindow {
+                caller: edge.caller.clone(),
+                callee: edge.callee.clone(),
+                calls,
+            })
+            .collect();
+        ClosedWindow {
+            start: TimeNs::new(number.saturating_mul(self.width_ns)),
+            end: TimeNs::new((number + 1).saturating_mul(self.width_ns)),
+            entities,
+            edges,
+        }
+    }
+}
+
+impl Index {
+    fn entity(&mut self, service: &str, pod: &str) -> Option<usize> {
+        pair(&mut self.key, service, pod);
+        self.entities.get(&self.key).map(|at| *at as usize)
+    }
+
+    fn edge(&mut self, caller: &str, callee: &str) -> Option<usize> {
+        pair(&mut self.key, caller, callee);
+        self.edges.get(&self.key).map(|at| *at as usize)
+    }
+}
+
+/// Writes the key of a pair of names, which hold no zero byte.
+fn pair(key: &mut String, first: &str, second: &str) {
+    key.clear();
+    key.push_str(first);
+    key.push('\0');
+    key.push_str(second);
+}
+
+fn join(first: &str, second: &str) -> String {
+    let mut key = String::with_capacity(first.len() + second.len() + 1);
+    pair(&mut key, first, second);
+    key
+}
+
+fn memo_slot(service: &str, pod: &str, remote: &str) -> usize {
+    let tail = |text: &str| text.as_bytes().last().map_or(0, |byte| usize::from(*byte));
+    let head = |text: &str| text.as_bytes().first().map_or(0, |byte| usize::from(*byte));
+    let mix = service.len()
+        + 3 * tail(service)
+        + 5 * head(service)
+        + 7 * tail(pod)
+        + 11 * remote.len()
+        + 13 * tail(remote)
+        + 17 * head(remote);
+    mix % MEMO_SLOTS
+}
+
+/// The columns of a batch that the model reads.
+struct Rows<'a> {
+    time: &'a Int64Array,
+    role: &'a Int64Array,
+    status: &'a Int64Array,
+    latency: &'a Int64Array,
+    remote_port: &'a Int64Array,
+    remote_addr: &'a StringArray,
+    service: &'a StringArray,
+    pod: &'a StringArray,
+    remote_service: &'a StringArray,
+    remote_pod: &'a StringArray,
+    method: &'a StringArray,
+    path: &'a StringArray,
+}
+
+impl<'a> Rows<'a> {
+    fn of(batch: &'a RecordBatch) -> Self {
+        let int = |name: &str| batch[name].as_primitive::<Int64Type>();
+        let text = |name: &str| batch[name].as_string::<i32>();
+        Self {
+            time: int("time_"),
+            role: int("trace_role"),
+            status: int("resp_status"),
+            latency: int("latency"),
+            remote_port: int("remote_port"),
+            remote_addr: text("remote_addr"),
+            service: text("service"),
+            pod: text("pod"),
+            remote_service: text("remote_service"),
+            remote_pod: text("remote_pod"),
+            method: text("req_method"),
+            path: text("req_path"),
+        }
+    }
+
+    fn sample(&self, row: usize) -> Sample {
+        let path = self.path.value(row);
+        let path = path.split_once('?').map_or(path, |(path, _)| path);
+        let mut end = path.len().min(SAMPLE_PATH_BYTES_MAX);
+        while !path.is_char_boundary(end) {
+            end -= 1;
+        }
+        Sample {
+            time_ns: self.time.value(row),
+            method: self.method.value(row).to_owned(),
+            path: path[..end].to_owned(),
+            status: self.status.value(row),
+            latency_ns: self.latency.value(row),
+        }
+    }
+}
