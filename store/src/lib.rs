@@ -13,12 +13,29 @@
 //! holds its hot rows and the versions of its tiers, so that a reader sees each row once.
 
 mod config;
-mod snapshot;
-pub mod sketch;
-mod state;
 mod store;
+mod open;
+mod snapshot;
+mod hot_tables;
+mod hot;
+mod feed;
+mod lives;
+mod allocated;
+mod retry_keys;
+mod log;
+mod seal;
+mod state;
+mod segment_file;
+mod delta;
+mod loss;
+mod stats;
+pub mod sketch;
+mod durable;
 
 pub use config::{BuildError, Config};
+pub use delta::DeltaError;
+pub use seal::{SealError, SealReport};
 pub use snapshot::{Segment, Snapshot, TierView};
 pub use state::{raw_schema, summary_schema};
-pub use store::{SealError, SealReport, Stats, Store, TableStats};
+pub use stats::{Stats, TableStats};
+pub use store::Store;

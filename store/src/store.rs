@@ -1,134 +1,349 @@
-//! The store.
+//! The store: what its parts do together.
 
-use std::sync::Arc;
+use std::fs::File;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use tokio::sync::watch;
+use arrow::array::RecordBatch;
+use tokio::sync::Notify;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use undine_schema::tables::DATA_LOSS;
 use undine_schema::{
-    Append, AppendError, Feed, FeedError, Frame, Pending, Progress, Seq, TableDef,
+    Append, AppendError, Durability, Frame, Part, Pending, Seq, SeqRange, TableDef, TimeNs,
 };
 
-use crate::config::{BuildError, Config};
+use crate::config::Config;
+use crate::hot::Measured;
+use crate::hot_tables::{Changes, HotTables, Room};
+use crate::lives::Lives;
+use crate::log::{Content, Entry, EntryPart, Log};
+use crate::loss::{Loss, Reason, rows_of};
+use crate::seal::{SealError, SealReport, Sealer};
 use crate::snapshot::Snapshot;
+use crate::stats::{Recovered, Stats};
 
-/// What the store holds.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Stats {
-    /// Each table, in the order of the configuration.
-    pub tables: Vec<TableStats>,
-    /// Bytes of rows in memory.
-    pub hot_bytes: u64,
-    /// Bytes of the log's segments.
-    pub log_bytes: u64,
-    /// Bytes that wait for the log.
-    pub log_queue_bytes: u64,
-    /// Frames that were refused since the start because the store was full.
-    pub refused_frames: u64,
-    /// Retries since the start that were acknowledged and not stored again.
-    pub repeated_frames: u64,
-}
-
-/// What the store holds of one table.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct TableStats {
-    /// The table's name.
-    pub table: &'static str,
-    /// Rows in memory.
-    pub hot_rows: u64,
-    /// Bytes of rows in memory.
-    pub hot_bytes: u64,
-    /// Rows appended since the start.
-    pub appended_rows: u64,
-    /// Rows that the log gave back at the start.
-    pub recovered_rows: u64,
-    /// Rows that the finest tier, or raw where there is no tier, stands for.
-    pub sealed_rows: u64,
-    /// Rows evicted since the start before they were sealed; each is in `data_loss`.
-    pub evicted_rows: u64,
-    /// Rows that the last life had accepted and that were gone at the start; each is in `data_loss`.
-    pub lost_rows: u64,
-    /// Files over all tiers.
-    pub segments: u64,
-    /// Their size.
-    pub segment_bytes: u64,
-    /// The newest row's place.
-    pub newest: Seq,
-}
-
-/// What a seal did.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct SealReport {
-    /// Rows that every tier of their table now holds and did not before.
-    pub rows: u64,
-    /// Commits to Delta logs.
-    pub commits: u64,
-    /// Bytes of the files written.
-    pub bytes: u64,
-    /// Rows whose path was folded into `*`.
-    pub folded_rows: u64,
-}
-
-/// Why a seal failed. What was not sealed stays in memory and in the log.
-#[derive(Debug, thiserror::Error)]
-pub enum SealError {
-    /// The store is gone.
-    #[error("the store is stopping")]
-    Stopping,
-}
+/// Time between two rounds of merging and of reporting evicted rows.
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Keeps tables. Clones are one store.
 #[derive(Clone, Debug)]
 pub struct Store {
-    inner: Arc<()>,
+    pub(crate) inner: Arc<Inner>,
 }
 
-impl Config {
-    /// Checks the settings, takes the folder and reads the log back.
-    ///
-    /// # Errors
-    /// See [`BuildError`].
-    pub fn build(self) -> Result<Store, BuildError> {
-        unimplemented!("being written")
-    }
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) config: Config,
+    pub(crate) hot: HotTables,
+    pub(crate) log: Log,
+    pub(crate) lives: Lives,
+    pub(crate) recovered: Vec<Recovered>,
+    /// Held for as long as a seal takes.
+    pub(crate) sealer: Mutex<Sealer>,
+    /// Unsealed rows take much room.
+    pub(crate) pressed: Notify,
+    /// Keeps other processes away from the folder until the store is gone.
+    pub(crate) _lock: File,
 }
 
 impl Store {
     /// The table at this moment; never blocks and is never blocked. Empty for an unknown table.
-    pub fn snapshot(&self, _table: &TableDef) -> Snapshot {
-        unimplemented!("being written")
+    pub fn snapshot(&self, table: &TableDef) -> Snapshot {
+        match self.inner.hot.number_of(table.name) {
+            Some(number) => self.inner.hot.view(number).snapshot(),
+            None => Snapshot {
+                hot: Vec::new(),
+                hot_complete_from: TimeNs::new(i64::MIN),
+                raw: None,
+                tiers: Vec::new(),
+            },
+        }
     }
 
-    /// Seals everything that was appended before the call.
+    /// The tables that are kept.
+    pub fn tables(&self) -> impl Iterator<Item = &'static TableDef> {
+        self.inner.hot.all().iter().map(|table| table.def)
+    }
+
+    /// Seals everything that was appended before the call. Needs a tokio runtime.
     ///
     /// # Errors
-    /// See [`SealError`].
+    /// See [`SealError`]; what was not sealed stays in memory and in the log.
     pub async fn seal(&self) -> Result<SealReport, SealError> {
-        unimplemented!("being written")
+        self.inner.report_evictions().map_err(SealError::Log)?;
+        self.inner.log.sync().await.map_err(SealError::Log)?;
+        let inner = Arc::clone(&self.inner);
+        let sealed = tokio::task::spawn_blocking(move || inner.seal_synced()).await;
+        sealed.unwrap_or(Err(SealError::Stopping))
+    }
+
+    /// Waits until everything appended so far is synced.
+    ///
+    /// # Errors
+    /// When the log cannot be written.
+    pub async fn sync(&self) -> Result<(), AppendError> {
+        self.inner.log.sync().await
     }
 
     /// What the store holds now.
     pub fn stats(&self) -> Stats {
-        unimplemented!("being written")
+        self.inner.stats()
     }
 
-    /// Seals, merges and evicts until `shutdown`, then syncs the log and accepts no more.
-    pub async fn run(self, _shutdown: CancellationToken) {
-        unimplemented!("being written")
+    /// Seals, merges and evicts until `shutdown`; then accepts nothing more, syncs the log and
+    /// returns.
+    pub async fn run(self, shutdown: CancellationToken) {
+        let mut next_seal = Instant::now() + self.inner.config.seal_interval;
+        loop {
+            let pressed = tokio::select! {
+                () = shutdown.cancelled() => break,
+                () = self.inner.pressed.notified() => true,
+                () = tokio::time::sleep(UPKEEP_INTERVAL) => false,
+            };
+            self.upkeep().await;
+            if pressed || next_seal <= Instant::now() {
+                if let Err(error) = self.seal().await {
+                    tracing::error!(%error, cause = %Causes(&error), "a seal failed; it is tried again");
+                }
+                next_seal = Instant::now() + self.inner.config.seal_interval;
+            }
+        }
+        self.inner.hot.lock().stopping = true;
+        let reported = self.inner.report_evictions();
+        if let Err(error) = reported.and(self.inner.log.sync().await) {
+            tracing::error!(%error, cause = %Causes(&error), "the log is not synced at the end");
+        }
+    }
+
+    async fn upkeep(&self) {
+        let inner = Arc::clone(&self.inner);
+        let merged = tokio::task::spawn_blocking(move || {
+            (0..inner.hot.all().len()).for_each(|table| inner.hot.merge(table));
+            inner.report_evictions()
+        });
+        if let Ok(Err(error)) = merged.await {
+            tracing::error!(%error, "evicted rows cannot be reported");
+        }
     }
 }
 
 impl Append for Store {
-    fn append(&self, _frame: Frame) -> Result<Pending, AppendError> {
-        unimplemented!("being written")
+    fn append(&self, frame: Frame) -> Result<Pending, AppendError> {
+        self.inner.append(frame)
     }
 }
 
-impl Feed for Store {
-    fn read(&self, _t: &'static TableDef, _c: Seq, _m: usize) -> Result<Progress, FeedError> {
-        unimplemented!("being written")
+impl Inner {
+    fn append(&self, frame: Frame) -> Result<Pending, AppendError> {
+        let Frame { parts, durability, retry_key } = frame;
+        let parts: Vec<_> = parts
+            .into_iter()
+            .map(|part| self.check(part))
+            .collect::<Result<_, _>>()?;
+        let bytes: u64 = parts.iter().map(|(_, rows)| rows.bytes).sum();
+        let room = match durability {
+            Durability::Commit => Room::BySealed,
+            Durability::Interval | Durability::Memory => Room::ByCaptured,
+        };
+        let now = self.config.clock.now();
+        let mut gone = Vec::new();
+        let mut changes = self.hot.lock();
+        if changes.stopping {
+            return Err(AppendError::Stopping);
+        }
+        if let Some(failure) = self.log.failure() {
+            return Err(failure);
+        }
+        if let Some(entry) = retry_key.and_then(|key| changes.retry_keys.find(key, now)) {
+            changes.repeated_frames += 1;
+            return Ok(Pending::new(Vec::new(), self.log.durable(entry)));
+        }
+        let queued = self.log.queue_bytes();
+        if queued > 0 && queued + bytes > self.config.log_queue_bytes_max as u64 {
+            changes.refused_frames += 1;
+            return Err(AppendError::Full { retry_after: self.config.log_sync_interval });
+        }
+        if !self.hot.make_room(&mut changes, bytes, room, &mut gone) {
+            changes.refused_frames += 1;
+            self.pressed.notify_one();
+            return Err(AppendError::Full { retry_after: UPKEEP_INTERVAL });
+        }
+        let (seqs, entry) = self.accept(&mut changes, parts, durability, Vec::new(), now, retry_key);
+        if self.hot.is_pressed(&changes) {
+            self.pressed.notify_one();
+        }
+        drop(changes);
+        drop(gone);
+        let log_wait = (durability == Durability::Commit).then(|| self.log.durable(entry));
+        Ok(Pending::new(seqs, async move {
+            match log_wait {
+                Some(durable) => durable.await,
+                None => Ok(()),
+            }
+        }))
     }
 
-    fn newest(&self, _table: &'static TableDef) -> Result<watch::Receiver<Seq>, FeedError> {
-        unimplemented!("being written")
+    /// Gives a frame its places, queues it for the log and shows it to readers.
+    fn accept(
+        &self,
+        changes: &mut Changes,
+        parts: Vec<(usize, Measured)>,
+        durability: Durability,
+        markers: Vec<EntryPart>,
+        now: TimeNs,
+        retry_key: Option<undine_schema::RetryKey>,
+    ) -> (Vec<SeqRange>, u64) {
+        changes.order += 1;
+        let mut seqs = Vec::with_capacity(parts.len());
+        let mut logged = markers;
+        let mut bytes = 0;
+        let mut numbers = Vec::with_capacity(parts.len());
+        for (number, rows) in parts {
+            let content = if durability == Durability::Memory {
+                Content::Memory
+            } else {
+                bytes += rows.bytes;
+                Content::Rows(rows.rows().clone())
+            };
+            let commit = durability == Durability::Commit;
+            let places = self.hot.publish(changes, number, rows, commit);
+            let table = self.hot.all()[number].def;
+            logged.push(EntryPart { table, seqs: places, content });
+            numbers.push(number);
+            seqs.push(places);
+        }
+        let entry = Entry { at: now, durability, retry_key, parts: logged, bytes };
+        let entry = self.log.push(entry);
+        if let Some(key) = retry_key {
+            changes.retry_keys.insert(key, entry, now);
+        }
+        for (&number, places) in numbers.iter().zip(&seqs) {
+            self.hot.announce(number, places.last);
+        }
+        (seqs, entry)
+    }
+
+    /// Puts rows of `data_loss` in place for what was evicted since the last call.
+    pub(crate) fn report_evictions(&self) -> Result<(), AppendError> {
+        if self.hot.lock().evicted.is_empty() {
+            return Ok(());
+        }
+        if let Some(failure) = self.log.failure() {
+            return Err(failure);
+        }
+        let now = self.config.clock.now();
+        let mut changes = self.hot.lock();
+        let evicted = std::mem::take(&mut changes.evicted);
+        let tables = self.hot.all().iter().enumerate();
+        let losses = tables.filter_map(|(number, table)| {
+            let places = evicted.iter().filter(|&&(evicted, _)| evicted == number);
+            let places: Vec<_> = places.map(|&(_, seqs)| seqs).collect();
+            let loss = || Loss::of_places(table.def.name, Reason::Evicted, &join(&places));
+            (!places.is_empty()).then(loss)
+        });
+        let rows = rows_of(&losses.collect::<Vec<_>>(), now);
+        let markers = evicted.iter().map(|&(number, seqs)| {
+            let table = self.hot.all()[number].def;
+            EntryPart { table, seqs, content: Content::Evicted }
+        });
+        self.accept_own(&mut changes, rows, markers.collect(), now);
+        Ok(())
+    }
+
+    /// Puts rows of `data_loss` in place.
+    pub(crate) fn report(&self, losses: &[Loss]) {
+        if losses.is_empty() {
+            return;
+        }
+        let now = self.config.clock.now();
+        let rows = rows_of(losses, now);
+        self.accept_own(&mut self.hot.lock(), rows, Vec::new(), now);
+    }
+
+    fn accept_own(
+        &self,
+        changes: &mut Changes,
+        rows: RecordBatch,
+        markers: Vec<EntryPart>,
+        now: TimeNs,
+    ) {
+        let Some(number) = self.hot.number_of(DATA_LOSS.name) else { return };
+        let rows = Measured::new(rows);
+        let mut gone = Vec::new();
+        self.hot.make_room(changes, rows.bytes, Room::Regardless, &mut gone);
+        let parts = vec![(number, rows)];
+        self.accept(changes, parts, Durability::Commit, markers, now, None);
+    }
+
+    /// Whether a part may be stored, and how much memory it takes.
+    fn check(&self, part: Part) -> Result<(usize, Measured), AppendError> {
+        let table = part.table.name;
+        let refused = |difference: String| AppendError::Schema { table, difference };
+        let number = self
+            .hot
+            .number_of(table)
+            .ok_or_else(|| refused("the store does not keep the table".to_owned()))?;
+        if part.rows.num_rows() == 0 {
+            return Err(refused("a part holds no rows".to_owned()));
+        }
+        let declared = part.table.arrow_schema();
+        if Arc::ptr_eq(&declared, &part.rows.schema()) {
+            return Ok((number, Measured::new(part.rows)));
+        }
+        let found = part.rows.schema();
+        let names = |schema: &arrow::datatypes::Schema| {
+            let fields = schema.fields().iter().map(|f| format!("{}: {}", f.name(), f.data_type()));
+            fields.collect::<Vec<_>>()
+        };
+        let (wanted, got) = (names(&declared), names(&found));
+        if wanted != got {
+            let at = wanted.iter().zip(&got).take_while(|(a, b)| a == b).count();
+            let show = |fields: &[String]| fields.get(at).map_or("nothing".to_owned(), String::clone);
+            let (wanted, got) = (show(&wanted), show(&got));
+            return Err(refused(format!("column {at} should be {wanted} and is {got}")));
+        }
+        let rows = RecordBatch::try_new(declared, part.rows.columns().to_vec())
+            .map_err(|error| refused(error.to_string()))?;
+        Ok((number, Measured::new(rows)))
+    }
+}
+
+/// Neighbouring places as one range.
+pub(crate) fn join(places: &[SeqRange]) -> Vec<SeqRange> {
+    let mut sorted = places.to_vec();
+    sorted.sort_unstable_by_key(|seqs| seqs.first);
+    let mut joined: Vec<SeqRange> = Vec::new();
+    for seqs in sorted {
+        match joined.last_mut() {
+            Some(last) if Seq::from_raw(last.last.raw() + 1) >= seqs.first => {
+                last.last = last.last.max(seqs.last);
+            }
+            _ => joined.push(seqs),
+        }
+    }
+    joined
+}
+
+/// Shows what an error came from.
+struct Causes<'a>(&'a dyn std::error::Error);
+
+impl std::fmt::Display for Causes<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut cause = self.0.source();
+        while let Some(error) = cause {
+            write!(f, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let Err(error) = self.report_evictions() {
+            tracing::error!(%error, "evicted rows cannot be reported");
+        }
+        self.log.stop();
     }
 }

@@ -1,0 +1,520 @@
+//! The catalog of one tier: a Delta log (reader 1, writer 2) that any engine reads.
+//!
+//! A commit is one numbered file that only one writer can make. It names the files that come and go
+//! and, in `txn`, the place up to which the tier holds every row, so both change together. Whoever
+//! finds its number taken by another life of the node stops writing.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use arrow::datatypes::{DataType, Schema};
+use serde_json::{Value, json};
+use undine_schema::{Seq, TimeNs};
+
+use crate::durable;
+
+/// The application id of the time from which a tier is complete.
+const COMPLETE_FROM: &str = "undine/complete_from";
+
+/// A file of the present version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct FileStats {
+    pub(crate) name: String,
+    pub(crate) bytes: u64,
+    pub(crate) rows: u64,
+    pub(crate) source_rows: u64,
+    pub(crate) first_time: TimeNs,
+    pub(crate) last_time: TimeNs,
+    pub(crate) first_window: TimeNs,
+    pub(crate) last_window: TimeNs,
+}
+
+/// What a commit changes.
+#[derive(Debug)]
+pub(crate) struct Change {
+    pub(crate) operation: &'static str,
+    pub(crate) sealed_to: Option<Seq>,
+    pub(crate) complete_from: Option<TimeNs>,
+    pub(crate) add: Vec<FileStats>,
+    pub(crate) remove: Vec<String>,
+}
+
+/// Why a Delta log cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DeltaError {
+    /// A file cannot be read or written.
+    #[error("cannot {action} {path}; check that the disk has room and that this user may write there", path = path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On which path.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// A commit does not say what it should.
+    #[error("commit {path} cannot be understood: {what}; restore it from a copy", path = path.display())]
+    Corrupt {
+        /// The commit.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// Another writer has taken over.
+    #[error("commit {path} was written by life {epoch} of this node; this one no longer writes", path = path.display())]
+    Fenced {
+        /// The commit.
+        path: PathBuf,
+        /// Whose it is.
+        epoch: u64,
+    },
+}
+
+/// The log of one tier, and what its last version says.
+#[derive(Debug)]
+pub(crate) struct DeltaLog {
+    dir: PathBuf,
+    app_id: String,
+    schema: String,
+    epoch: u16,
+    /// Whether the disk may hold a commit that is not known here.
+    stale: bool,
+    fenced: Option<(PathBuf, u64)>,
+    state: State,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    next_version: u64,
+    sealed_to: Seq,
+    complete_from: Option<TimeNs>,
+    files: Vec<FileStats>,
+    /// Files that went, and when.
+    removed: Vec<(String, TimeNs)>,
+    schema: Option<String>,
+    last_epoch: u64,
+}
+
+impl DeltaLog {
+    /// Reads the log in `dir`, which need not exist.
+    pub(crate) fn open(dir: PathBuf, app_id: String, schema: &Schema) -> Result<Self, DeltaError> {
+        let mut log = Self {
+            dir,
+            app_id,
+            schema: schema_string(schema),
+            epoch: 0,
+            stale: false,
+            fenced: None,
+            state: State::default(),
+        };
+        log.state = log.load()?;
+        Ok(log)
+    }
+
+    /// Makes the log where it is missing. It will say that it holds the rows up to `sealed_to`, of
+    /// which those before `complete_from` may be missing. From now on `epoch` writes it.
+    pub(crate) fn begin(
+        &mut self,
+        epoch: u16,
+        sealed_to: Seq,
+        complete_from: Option<TimeNs>,
+        now: TimeNs,
+    ) -> Result<(), DeltaError> {
+        self.epoch = epoch;
+        if self.state.next_version > 0 {
+            return Ok(());
+        }
+        durable::create_dirs(&self.log_dir()).map_err(io_error("make", &self.log_dir()))?;
+        let sealed_to = Some(sealed_to);
+        let operation = "CREATE TABLE";
+        self.commit(Change { operation, sealed_to, complete_from, add: vec![], remove: vec![] }, now)
+    }
+
+    /// Whether the log has no version yet.
+    pub(crate) fn is_new(&self) -> bool {
+        self.state.next_version == 0
+    }
+
+    /// The place up to which the tier holds every row.
+    pub(crate) fn sealed_to(&self) -> Seq {
+        self.state.sealed_to
+    }
+
+    /// The time before which rows may be missing.
+    pub(crate) fn complete_from(&self) -> TimeNs {
+        self.state.complete_from.unwrap_or(TimeNs::new(i64::MIN))
+    }
+
+    /// The files of the last version.
+    pub(crate) fn files(&self) -> &[FileStats] {
+        &self.state.files
+    }
+
+    /// The folder of the tier's files.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The highest life that has written to it.
+    pub(crate) fn last_epoch(&self) -> u64 {
+        self.state.last_epoch
+    }
+
+    /// Reads the log again where a failed commit may have reached the disk after all. Must come
+    /// before the choice of what to commit.
+    pub(crate) fn refresh(&mut self) -> Result<(), DeltaError> {
+        if let Some((path, epoch)) = &self.fenced {
+            return Err(DeltaError::Fenced { path: path.clone(), epoch: *epoch });
+        }
+        if self.stale {
+            durable::sync_dir(&self.log_dir()).map_err(io_error("sync", &self.log_dir()))?;
+            self.state = self.load()?;
+            self.stale = false;
+        }
+        Ok(())
+    }
+
+    /// Commits the next version.
+    pub(crate) fn commit(&mut self, change: Change, now: TimeNs) -> Result<(), DeltaError> {
+        self.refresh()?;
+        let version = self.state.next_version;
+        let path = self.commit_path(version);
+        let id = ulid::Ulid::generate().to_string();
+        let text = self.actions(&change, &id, now);
+        match durable::publish_new(&path, text.as_bytes()) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => self.check_owner(&path, &id)?,
+            Err(error) => {
+                self.stale = true;
+                return Err(io_error("commit", &path)(error));
+            }
+        }
+        self.state.apply_all(&text, &self.app_id).map_err(|what| corrupt(&path, what))?;
+        self.state.next_version = version + 1;
+        Ok(())
+    }
+
+    /// Deletes files that went more than `keep` ago, and files older than that which no version has
+    /// ever named.
+    pub(crate) fn collect_garbage(&mut self, now: TimeNs, keep: Duration) -> io::Result<u64> {
+        let mut deleted = 0;
+        let (gone, kept): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.state.removed).into_iter().partition(|(_, at)| now.since(*at) >= keep);
+        self.state.removed = kept;
+        for (name, _) in &gone {
+            deleted += remove_existing(&self.dir.join(name))?;
+        }
+        for entry in fs::read_dir(&self.dir)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let Some(name) = name.to_str() else { continue };
+            let known = self.state.files.iter().any(|file| file.name == name)
+                || self.state.removed.iter().any(|(removed, _)| removed == name);
+            let ours = name.ends_with(".parquet") || name.ends_with(".tmp");
+            let changed = entry.metadata()?.modified()?.duration_since(std::time::UNIX_EPOCH);
+            let changed = TimeNs::ZERO.saturating_add(changed.unwrap_or_default());
+            if ours && !known && now.since(changed) >= keep {
+                deleted += remove_existing(&entry.path())?;
+            }
+        }
+        Ok(deleted)
+    }
+
+    fn log_dir(&self) -> PathBuf {
+        self.dir.join("_delta_log")
+    }
+
+    fn commit_path(&self, version: u64) -> PathBuf {
+        self.log_dir().join(format!("{version:020}.json"))
+    }
+
+    /// Finds out who made the commit that was to be ours.
+    fn check_owner(&mut self, path: &Path, id: &str) -> Result<(), DeltaError> {
+        let text = fs::read_to_string(path).map_err(io_error("read", path))?;
+        let info = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let info = info.map(|action| action["commitInfo"].clone()).find(Value::is_object);
+        let info = info.unwrap_or_default();
+        if info["commitId"] == id {
+            return Ok(());
+        }
+        let epoch = info["writerEpoch"].as_u64().unwrap_or(0);
+        self.stale = true;
+        if epoch == u64::from(self.epoch) {
+            let error = io::Error::other("an earlier attempt reached the disk; it is read again");
+            return Err(io_error("commit", path)(error));
+        }
+        self.fenced = Some((path.to_owned(), epoch));
+        Err(DeltaError::Fenced { path: path.to_owned(), epoch })
+    }
+
+    fn actions(&self, change: &Change, id: &str, now: TimeNs) -> String {
+        let now_ms = now.get() / 1_000_000;
+        let mut actions = vec![json!({"commitInfo": {
+            "timestamp": now_ms,
+            "operation": change.operation,
+            "operationParameters": {},
+            "engineInfo": concat!("undine/", env!("CARGO_PKG_VERSION")),
+            "commitId": id,
+            "writerEpoch": self.epoch,
+        }})];
+        if self.state.next_version == 0 {
+            actions.push(json!({"protocol": {"minReaderVersion": 1, "minWriterVersion": 2}}));
+        }
+        if self.state.schema.as_ref() != Some(&self.schema) {
+            actions.push(json!({"metaData": {
+                "id": uuid(ulid::Ulid::generate().0),
+                "name": self.app_id,
+                "format": {"provider": "parquet", "options": {}},
+                "schemaString": self.schema,
+                "partitionColumns": [],
+                "configuration": {},
+                "createdTime": now_ms,
+            }}));
+        }
+        let txn = |app_id: &str, version: i64| {
+            json!({"txn": {"appId": app_id, "version": version, "lastUpdated": now_ms}})
+        };
+        if let Some(sealed_to) = change.sealed_to {
+            actions.push(txn(&self.app_id, sealed_to.raw().cast_signed()));
+        }
+        if let Some(complete_from) = change.complete_from {
+            actions.push(txn(COMPLETE_FROM, complete_from.get()));
+        }
+        let data_change = change.operation != "OPTIMIZE";
+        for name in &change.remove {
+            actions.push(json!({"remove": {
+                "path": name,
+                "deletionTimestamp": now_ms,
+                "dataChange": data_change,
+            }}));
+        }
+        let raw = !self.schema.contains("\"window_start\"");
+        actions.extend(change.add.iter().map(|file| file.add(now_ms, data_change, raw)));
+        let mut text = String::new();
+        for action in actions {
+            text.push_str(&action.to_string());
+            text.push('\n');
+        }
+        text
+    }
+
+    fn load(&self) -> Result<State, DeltaError> {
+        let dir = self.log_dir();
+        let mut names = match fs::read_dir(&dir) {
+            Ok(entries) => entries
+                .map(|entry| entry.map(|entry| entry.file_name().to_string_lossy().into_owned()))
+                .collect::<io::Result<Vec<_>>>()
+                .map_err(io_error("list", &dir))?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(State::default()),
+            Err(error) => return Err(io_error("list", &dir)(error)),
+        };
+        names.retain(|name| name.len() == 25 && name.ends_with(".json"));
+        names.sort_unstable();
+        let mut state = State::default();
+        for (at, name) in names.iter().enumerate() {
+            let path = dir.join(name);
+            if path != self.commit_path(state.next_version) {
+                let what = format!("commit {} before it is missing", state.next_version);
+                return Err(corrupt(&path, what));
+            }
+            let text = fs::read_to_string(&path).map_err(io_error("read", &path))?;
+            let mut next = State { next_version: state.next_version + 1, ..State::default() };
+            match check(&text) {
+                Ok(()) => state.apply_all(&text, &self.app_id).map_err(|what| corrupt(&path, what))?,
+                Err(what) if at + 1 == names.len() => {
+                    set_aside(&path, &what).map_err(io_error("rename", &path))?;
+                    next.next_version -= 1;
+                }
+                Err(what) => return Err(corrupt(&path, what)),
+            }
+            state.next_version = next.next_version;
+        }
+        Ok(state)
+    }
+}
+
+impl State {
+    fn apply_all(&mut self, text: &str, app_id: &str) -> Result<(), String> {
+        for line in text.lines().filter(|line| !line.is_empty()) {
+            let action: Value = serde_json::from_str(line).map_err(|error| error.to_string())?;
+            self.apply(&action, app_id)?;
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, action: &Value, app_id: &str) -> Result<(), String> {
+        let Some((kind, action)) = action.as_object().and_then(|object| object.iter().next()) else {
+            return Err("an action is no object".to_owned());
+        };
+        match kind.as_str() {
+            "add" => self.files.push(FileStats::parse(action)?),
+            "remove" => {
+                let name = action["path"].as_str().ok_or("a removal names no path")?;
+                let at = action["deletionTimestamp"].as_i64().unwrap_or(0);
+                self.files.retain(|file| file.name != name);
+                self.removed.push((name.to_owned(), TimeNs::new(at.saturating_mul(1_000_000))));
+            }
+            "txn" => {
+                let version = action["version"].as_i64().ok_or("a txn has no version")?;
+                if action["appId"] == app_id {
+                    self.sealed_to = Seq::from_raw(version.cast_unsigned());
+                } else if action["appId"] == COMPLETE_FROM {
+                    self.complete_from = Some(TimeNs::new(version));
+                }
+            }
+            "metaData" => self.schema = action["schemaString"].as_str().map(str::to_owned),
+            "commitInfo" => {
+                let epoch = action["writerEpoch"].as_u64().unwrap_or(0);
+                self.last_epoch = self.last_epoch.max(epoch);
+            }
+            "protocol" if action["minReaderVersion"].as_u64() > Some(1) => {
+                return Err("another program has raised the table's reader version".to_owned());
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+impl FileStats {
+    fn add(&self, now_ms: i64, data_change: bool, raw: bool) -> Value {
+        let (first, last) = (self.first_time.get(), self.last_time.get());
+        let windows = (self.first_window.get(), self.last_window.get());
+        let (least, most) = if raw {
+            (json!({"time_": first}), json!({"time_": last}))
+        } else {
+            let least = json!({"window_start": windows.0, "first_time": first});
+            (least, json!({"window_start": windows.1, "last_time": last}))
+        };
+        let stats = json!({"numRecords": self.rows, "minValues": least, "maxValues": most});
+        json!({"add": {
+            "path": self.name,
+            "partitionValues": {},
+            "size": self.bytes,
+            "modificationTime": now_ms,
+            "dataChange": data_change,
+            "stats": stats.to_string(),
+            "tags": {
+                "sourceRows": self.source_rows.to_string(),
+                "firstTime": first.to_string(),
+                "lastTime": last.to_string(),
+                "firstWindow": windows.0.to_string(),
+                "lastWindow": windows.1.to_string(),
+            },
+        }})
+    }
+
+    fn parse(add: &Value) -> Result<Self, String> {
+        let name = add["path"].as_str().ok_or("an added file has no path")?.to_owned();
+        let stats = add["stats"].as_str().unwrap_or("{}");
+        let stats: Value = serde_json::from_str(stats).map_err(|error| error.to_string())?;
+        let tag = |tag: &str| -> Result<i64, String> {
+            let value = add["tags"][tag].as_str().and_then(|text| text.parse().ok());
+            value.ok_or_else(|| format!("file {name} has no tag {tag}"))
+        };
+        let time = |name: &str| tag(name).map(TimeNs::new);
+        Ok(Self {
+            bytes: add["size"].as_u64().ok_or("an added file has no size")?,
+            rows: stats["numRecords"].as_u64().ok_or("an added file has no numRecords")?,
+            source_rows: tag("sourceRows")?.cast_unsigned(),
+            first_time: time("firstTime")?,
+            last_time: time("lastTime")?,
+            first_window: time("firstWindow")?,
+            last_window: time("lastWindow")?,
+            name,
+        })
+    }
+}
+
+/// The folder name of a table or node: letters, digits, `-`, `_` and `.` stay, anything else and a
+/// leading `.` or `_`, which would hide it from other engines, become `+` and two hexadecimal digits.
+pub(crate) fn folder_of(name: &str) -> String {
+    use std::fmt::Write;
+    let mut folder = String::with_capacity(name.len());
+    for (at, byte) in name.bytes().enumerate() {
+        let plain = byte.is_ascii_alphanumeric() || byte == b'-' || at > 0 && b"._".contains(&byte);
+        if plain {
+            folder.push(char::from(byte));
+        } else {
+            write!(folder, "+{byte:02X}").expect("a string takes every character");
+        }
+    }
+    folder
+}
+
+/// The folder name of a tier: its width in the largest unit that divides it, `raw` for zero.
+pub(crate) fn tier_name(width: Duration) -> String {
+    let seconds = width.as_secs();
+    let units = [(86_400, "d"), (3_600, "h"), (60, "m"), (1, "s")];
+    let unit = units.into_iter().find(|&(unit, _)| seconds > 0 && seconds.is_multiple_of(unit));
+    unit.map_or_else(|| "raw".to_owned(), |(unit, name)| format!("{}{name}", seconds / unit))
+}
+
+/// A commit that was cut short by a power loss counts as absent; its number is free again.
+fn set_aside(path: &Path, what: &str) -> io::Result<()> {
+    tracing::warn!(commit = %path.display(), what, "set an unfinished commit aside");
+    fs::rename(path, path.with_extension(format!("unfinished.{}", ulid::Ulid::generate())))?;
+    durable::sync_dir(durable::parent(path))
+}
+
+fn check(text: &str) -> Result<(), String> {
+    let mut actions = 0;
+    for line in text.lines().filter(|line| !line.is_empty()) {
+        serde_json::from_str::<Value>(line).map_err(|error| error.to_string())?;
+        actions += 1;
+    }
+    if actions == 0 { Err("it is empty".to_owned()) } else { Ok(()) }
+}
+
+fn remove_existing(path: &Path) -> io::Result<u64> {
+    match fs::remove_file(path) {
+        Ok(()) => Ok(1),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+        Err(error) => Err(error),
+    }
+}
+
+/// The schema as Delta writes it: every field may be null, so that a later one can be added.
+fn schema_string(schema: &Schema) -> String {
+    let fields: Vec<_> = schema
+        .fields()
+        .iter()
+        .map(|field| {
+            let delta_type = delta_type(field.data_type());
+            json!({"name": field.name(), "type": delta_type, "nullable": true, "metadata": {}})
+        })
+        .collect();
+    json!({"type": "struct", "fields": fields}).to_string()
+}
+
+fn delta_type(data_type: &DataType) -> Value {
+    match data_type {
+        DataType::Int64 => json!("long"),
+        DataType::Int32 => json!("integer"),
+        DataType::Float64 => json!("double"),
+        DataType::Boolean => json!("boolean"),
+        DataType::Binary => json!("binary"),
+        DataType::Timestamp(..) => json!("timestamp"),
+        DataType::List(item) => json!({
+            "type": "array", "elementType": delta_type(item.data_type()), "containsNull": true,
+        }),
+        _ => json!("string"),
+    }
+}
+
+fn uuid(number: u128) -> String {
+    let hex = format!("{number:032x}");
+    [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-")
+}
+
+fn corrupt(path: &Path, what: String) -> DeltaError {
+    DeltaError::Corrupt { path: path.to_owned(), what }
+}
+
+fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DeltaError {
+    let path = path.to_owned();
+    move |source| DeltaError::Io { action, path, source }
+}

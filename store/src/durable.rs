@@ -1,0 +1,83 @@
+//! Files that are there in full after a power loss, or not at all.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::Path;
+
+/// Makes `path` with `bytes` unless it exists; the bytes and the name are on the disk on return.
+///
+/// # Errors
+/// `AlreadyExists` where `path` was there; the file is then untouched.
+pub(crate) fn publish_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let tmp = tmp_of(path);
+    write_synced(&tmp, bytes)?;
+    let linked = fs::hard_link(&tmp, path);
+    let removed = fs::remove_file(&tmp);
+    linked?;
+    removed?;
+    sync_dir(parent(path))
+}
+
+/// Puts `bytes` at `path` in place of whatever is there; old or new bytes survive a power loss.
+pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let tmp = tmp_of(path);
+    write_synced(&tmp, bytes)?;
+    fs::rename(&tmp, path)?;
+    sync_dir(parent(path))
+}
+
+/// Makes a folder and its missing ancestors, each with its name on the disk.
+pub(crate) fn create_dirs(dir: &Path) -> io::Result<()> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    let above = parent(dir);
+    create_dirs(above)?;
+    match fs::create_dir(dir) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => sync_dir(above),
+    }
+}
+
+/// Puts the names in a folder on the disk.
+pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+/// The folder that holds `path`; the working folder for a bare name.
+pub(crate) fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        Some(_) => Path::new("."),
+        None => path,
+    }
+}
+
+fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = File::create(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+fn tmp_of(path: &Path) -> std::path::PathBuf {
+    let mut name = std::ffi::OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    name.push(format!(".{}.tmp", ulid::Ulid::generate()));
+    path.with_file_name(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_given_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        publish_new(&path, b"first").unwrap();
+        let again = publish_new(&path, b"second").unwrap_err();
+        assert_eq!(again.kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(fs::read(&path).unwrap(), b"first");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "no temporary file is left");
+    }
+}

@@ -1,0 +1,322 @@
+//! A seal: all rows up to a place become partial states and files, in every tier.
+//!
+//! No window is ever final: a late row is one more partial state in a later file, and readers
+//! merge. Each tier commits for itself, so a crash between two commits leaves tiers of different
+//! reach, and the next seal brings each one up from where it stands.
+
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use arrow::error::ArrowError;
+use object_store::ObjectStore;
+use object_store::path::Path;
+use parquet::errors::ParquetError;
+use undine_schema::{AppendError, Seq, TableDef, TimeNs};
+
+use crate::delta::{Change, DeltaError, DeltaLog, FileStats};
+use crate::hot_tables::{Cold, View};
+use crate::loss::{Loss, Reason};
+use crate::segment_file;
+use crate::snapshot::{Segment, TierView};
+use crate::state::{States, raw_rows};
+use crate::store::Inner;
+
+/// What a seal did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SealReport {
+    /// Rows that the tiers of their table now hold and did not all hold before.
+    pub rows: u64,
+    /// Commits to Delta logs.
+    pub commits: u64,
+    /// Bytes of the files written.
+    pub bytes: u64,
+    /// Rows whose path was folded into `*`.
+    pub folded_rows: u64,
+}
+
+/// Why a seal failed. What was not sealed stays in memory and in the log.
+#[derive(Debug, thiserror::Error)]
+pub enum SealError {
+    /// Rows could not be synced to the log first.
+    #[error("cannot seal, since the log cannot be synced")]
+    Log(#[source] AppendError),
+    /// A tier's catalog could not be written.
+    #[error("cannot seal table {table}")]
+    Catalog {
+        /// The table.
+        table: &'static str,
+        /// The cause.
+        #[source]
+        source: DeltaError,
+    },
+    /// A file could not be written.
+    #[error("cannot write a segment of table {table}; check that the disk has room")]
+    Segment {
+        /// The table.
+        table: &'static str,
+        /// The cause.
+        #[source]
+        source: ParquetError,
+    },
+    /// Rows could not be summarised.
+    #[error("cannot summarise table {table}")]
+    Summary {
+        /// The table.
+        table: &'static str,
+        /// The cause.
+        #[source]
+        source: ArrowError,
+    },
+    /// The store is going, or its seal panicked.
+    #[error("the seal was given up, since the store is stopping")]
+    Stopping,
+}
+
+/// The catalogs of all tables, in the order of the hot tables. Whoever holds it may seal.
+#[derive(Debug)]
+pub(crate) struct Sealer {
+    pub(crate) tables: Vec<TableTiers>,
+    pub(crate) objects: Arc<dyn ObjectStore>,
+}
+
+/// The tiers of one table: summaries, finest first, then raw rows where they are kept.
+#[derive(Debug)]
+pub(crate) struct TableTiers {
+    pub(crate) table: &'static TableDef,
+    pub(crate) tiers: Vec<Tier>,
+}
+
+/// One tier.
+#[derive(Debug)]
+pub(crate) struct Tier {
+    /// Zero for raw rows.
+    pub(crate) width: Duration,
+    /// How long its rows stay, where not for ever.
+    pub(crate) retention: Option<Duration>,
+    pub(crate) schema: SchemaRef,
+    /// Its folder, as its segments' paths begin.
+    pub(crate) prefix: String,
+    pub(crate) log: DeltaLog,
+}
+
+/// What a seal needs to know besides rows.
+#[derive(Clone, Copy)]
+struct Plan {
+    upto: Seq,
+    now: TimeNs,
+    groups_per_window_max: usize,
+}
+
+impl Inner {
+    /// Seals all rows that the log has synced. Blocks.
+    pub(crate) fn seal_synced(&self) -> Result<SealReport, SealError> {
+        let mut sealer = self.sealer.lock().unwrap_or_else(PoisonError::into_inner);
+        let pressing = std::mem::take(&mut self.hot.lock().unsealed_bytes);
+        let mut total = SealReport::default();
+        let mut folded = Vec::new();
+        let mut outcome = Ok(());
+        for number in 0..sealer.tables.len() {
+            match self.seal_table(&mut sealer, number) {
+                Ok(report) => {
+                    total.add(&report);
+                    let table = self.hot.all()[number].def.name;
+                    folded.extend(folded_loss(table, report.folded_rows));
+                }
+                Err(error) => {
+                    self.hot.lock().tables[number].sealing_to = Seq::ZERO;
+                    outcome = outcome.and(Err(error));
+                }
+            }
+        }
+        if outcome.is_err() {
+            self.hot.lock().unsealed_bytes += pressing;
+        }
+        drop(sealer);
+        self.report(&folded);
+        self.delete_sealed_log();
+        outcome.map(|()| total)
+    }
+
+    fn seal_table(&self, sealer: &mut Sealer, number: usize) -> Result<SealReport, SealError> {
+        let tiers = &mut sealer.tables[number];
+        let table = tiers.table.name;
+        let catalog = |source| SealError::Catalog { table, source };
+        for tier in &mut tiers.tiers {
+            tier.log.refresh().map_err(catalog)?;
+        }
+        let upto = self.log.synced_seq(number);
+        let before = tiers.sealed_to();
+        if upto <= before {
+            return Ok(SealReport::default());
+        }
+        self.hot.lock().tables[number].sealing_to = upto;
+        let view = self.hot.view(number);
+        let plan = Plan {
+            upto,
+            now: self.config.clock.now(),
+            groups_per_window_max: self.config.groups_per_window_max,
+        };
+        let mut report = tiers.seal(&view, plan)?;
+        report.rows = slices(&view, before, upto).map(|rows| rows.num_rows() as u64).sum();
+        let cold = tiers.cold(&sealer.objects);
+        self.hot.publish_cold(number, cold, upto);
+        Ok(report)
+    }
+
+    fn delete_sealed_log(&self) {
+        let sealed: Vec<_> = self.hot.lock().tables.iter().map(|table| table.sealed_to).collect();
+        let sealed_to = |table: &str| self.hot.number_of(table).map(|number| sealed[number]);
+        if let Err(error) = self.log.delete_sealed(self.config.clock.now(), sealed_to) {
+            tracing::warn!(%error, "a sealed segment of the log cannot be deleted");
+        }
+    }
+}
+
+impl TableTiers {
+    /// Every tier holds the rows up to here.
+    pub(crate) fn sealed_to(&self) -> Seq {
+        self.tiers.iter().map(|tier| tier.log.sealed_to()).min().unwrap_or(Seq::ZERO)
+    }
+
+    /// What readers see of the tiers.
+    pub(crate) fn cold(&self, objects: &Arc<dyn ObjectStore>) -> Cold {
+        let mut cold = Cold::default();
+        for tier in &self.tiers {
+            let view = tier.view(objects);
+            if tier.width.is_zero() {
+                cold.raw = Some(view);
+            } else {
+                cold.tiers.push(view);
+            }
+        }
+        cold
+    }
+
+    /// Brings every tier up to `plan.upto`.
+    fn seal(&mut self, view: &View, plan: Plan) -> Result<SealReport, SealError> {
+        let table = self.table;
+        let mut report = SealReport::default();
+        // The states of the last tier that was summarised from rows, for the coarser ones after it.
+        let mut finer: Option<(Seq, RecordBatch)> = None;
+        for tier in &mut self.tiers {
+            let from = tier.log.sealed_to();
+            if from >= plan.upto {
+                continue;
+            }
+            let states = if tier.width.is_zero() {
+                raw_of(table, view, from, plan.upto)
+            } else {
+                let finer_states = finer.as_ref().filter(|(reach, _)| *reach == from);
+                let states = tier.states_of(table, view, from, plan, finer_states.map(|(_, s)| s));
+                states.map(|(states, folded)| {
+                    report.folded_rows = report.folded_rows.max(folded);
+                    finer = states.clone().map(|states| (from, states));
+                    states
+                })
+            };
+            let states = states.map_err(|source| SealError::Summary { table: table.name, source })?;
+            let files = match states {
+                Some(states) => vec![segment_file::write(tier.log.dir(), &states)
+                    .map_err(|source| SealError::Segment { table: table.name, source })?],
+                None => Vec::new(),
+            };
+            report.bytes += files.iter().map(|file| file.bytes).sum::<u64>();
+            report.commits += 1;
+            let change = Change {
+                operation: "WRITE",
+                sealed_to: Some(plan.upto),
+                complete_from: None,
+                add: files,
+                remove: Vec::new(),
+            };
+            let committed = tier.log.commit(change, plan.now);
+            committed.map_err(|source| SealError::Catalog { table: table.name, source })?;
+        }
+        Ok(report)
+    }
+}
+
+impl Tier {
+    /// The states of the rows after `from`, and how many rows were folded; from a finer tier's
+    /// states where those are of the same rows.
+    fn states_of(
+        &self,
+        table: &'static TableDef,
+        view: &View,
+        from: Seq,
+        plan: Plan,
+        finer: Option<&RecordBatch>,
+    ) -> Result<(Option<RecordBatch>, u64), ArrowError> {
+        let mut states = States::new(table, self.width, plan.groups_per_window_max)?;
+        match finer {
+            Some(finer) => states.add_states(finer)?,
+            None => {
+                for rows in slices(view, from, plan.upto) {
+                    states.add_rows(&rows)?;
+                }
+            }
+        }
+        let folded = states.folded_rows();
+        let states = states.finish()?;
+        Ok(((states.num_rows() > 0).then_some(states), folded))
+    }
+
+    fn view(&self, objects: &Arc<dyn ObjectStore>) -> TierView {
+        TierView {
+            width: self.width,
+            sealed_to: self.log.sealed_to(),
+            complete_from: self.log.complete_from(),
+            segments: self.log.files().iter().map(|file| self.segment(file)).collect(),
+            schema: Arc::clone(&self.schema),
+            objects: Arc::clone(objects),
+        }
+    }
+
+    fn segment(&self, file: &FileStats) -> Segment {
+        Segment {
+            path: Path::from(format!("{}/{}", self.prefix, file.name)),
+            bytes: file.bytes,
+            rows: file.rows,
+            source_rows: file.source_rows,
+            first_time: file.first_time,
+            last_time: file.last_time,
+            first_window: file.first_window,
+            last_window: file.last_window,
+        }
+    }
+}
+
+impl SealReport {
+    fn add(&mut self, other: &Self) {
+        self.rows += other.rows;
+        self.commits += other.commits;
+        self.bytes += other.bytes;
+        self.folded_rows += other.folded_rows;
+    }
+}
+
+/// The hot rows after `from` and up to `upto`.
+fn slices(view: &View, from: Seq, upto: Seq) -> impl Iterator<Item = RecordBatch> {
+    let chunks = view.hot.after(from).take_while(move |chunk| chunk.seqs.first <= upto);
+    chunks.filter_map(move |chunk| Some(chunk.between(from, upto)?.rows))
+}
+
+fn raw_of(
+    table: &'static TableDef,
+    view: &View,
+    from: Seq,
+    upto: Seq,
+) -> Result<Option<RecordBatch>, ArrowError> {
+    let rows: Vec<_> = slices(view, from, upto).collect();
+    if rows.is_empty() { Ok(None) } else { raw_rows(table, &rows).map(Some) }
+}
+
+fn folded_loss(table: &'static str, rows: u64) -> Option<Loss> {
+    let detail = format!(
+        "{rows} rows are summarised under *, since their windows hold more groups than \
+         groups_per_window_max; no row is missing"
+    );
+    (rows > 0).then_some(Loss { table, reason: Reason::Folded, rows, detail })
+}
