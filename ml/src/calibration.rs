@@ -5,8 +5,8 @@
 //! shape, so that its answers are cautious far out, where there is no history. Before there is
 //! history, a prior stands for it.
 //!
-//! Teaching is *censored*: a deviation whose probability is below [`CENSOR_P`] enters with a tenth of
-//! the weight and no further out than where it was cut. So anomalies don't teach the tail that
+//! Teaching is *censored*: a deviation whose probability is below [`CENSOR_P`] enters with little
+//! weight and no further out than where it was cut. So anomalies don't teach the tail that
 //! anomalies are usual, and a series that is honestly heavy-tailed still gets there.
 //!
 //! The false alarm rate is governed in this calibrated space only: an incident opens on
@@ -27,8 +27,10 @@ const PRIOR_WINDOWS: f64 = 200.0;
 const SHAPE: f64 = 0.15;
 /// Windows over which the past fades.
 const MEMORY_WINDOWS: f64 = 5_000.0;
-/// Less probable deviations teach only a tenth.
+/// Less probable deviations teach only with [`CENSORED_WEIGHT`].
 const CENSOR_P: f64 = 1e-3;
+/// How much a censored deviation counts.
+const CENSORED_WEIGHT: f64 = 0.03;
 /// No probability is given as less.
 const P_MIN: f64 = 1e-9;
 
@@ -63,7 +65,7 @@ impl Tail {
         self.beyond *= fade;
         self.excess *= fade;
         let (weight, deviation) = if self.probability(deviation) < CENSOR_P {
-            (0.1, deviation.min(self.deviation_at(CENSOR_P)))
+            (CENSORED_WEIGHT, deviation.min(self.deviation_at(CENSOR_P)))
         } else {
             (1.0, deviation)
         };

@@ -496,16 +496,21 @@ fn join(first: &str, second: &str) -> String {
 }
 
 fn memo_slot(service: &str, pod: &str, remote: &str) -> usize {
-    let tail = |text: &str| text.as_bytes().last().map_or(0, |byte| usize::from(*byte));
-    let head = |text: &str| text.as_bytes().first().map_or(0, |byte| usize::from(*byte));
-    let mix = service.len()
-        + 3 * tail(service)
-        + 5 * head(service)
-        + 7 * tail(pod)
-        + 11 * remote.len()
-        + 13 * tail(remote)
-        + 17 * head(remote);
-    mix % MEMO_SLOTS
+    let mut hash = 0_u64;
+    for text in [service, pod, remote] {
+        hash = (hash.rotate_left(23) ^ ending(text)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+    (hash >> 40) as usize % MEMO_SLOTS
+}
+
+/// The last eight bytes and the length of a text, which tell most names apart.
+fn ending(text: &str) -> u64 {
+    let bytes = text.as_bytes();
+    let tail = match bytes.last_chunk::<8>() {
+        Some(tail) => u64::from_le_bytes(*tail),
+        None => bytes.iter().fold(0, |word, byte| word << 8 | u64::from(*byte)),
+    };
+    tail ^ (bytes.len() as u64) << 56
 }
 
 /// The columns of a batch that the model reads.

@@ -138,7 +138,7 @@ mod tests {
 
     #[test]
     fn quantiles_are_within_two_percent_over_six_decades() {
-        for scale in [2_000_i64, 1_000_000, 3_000_000_000] {
+        for scale in [2_000_i64, 1_000_000, 1_000_000_000] {
             let mut histogram = Histogram::default();
             for step in 1..=1000 {
                 histogram.add(scale * step);

@@ -30,8 +30,11 @@ use crate::features::{SAMPLES_MAX, Sample};
 
 /// A window adds no more decades.
 const DECADES_MAX: f64 = 4.5;
+/// A window that is unusual only by what lasts, not by itself, adds no more decades: windows share
+/// the moving mean, and so its evidence.
+const LASTING_DECADES_MAX: f64 = 3.3;
 /// What a window must have in decades before it adds anything.
-const DRIFT: f64 = 1.5;
+const DRIFT: f64 = 1.85;
 /// A window of missing traffic adds no more than this.
 const TRAFFIC_GAIN_MAX: f64 = 1.0;
 /// For how many windows a caller waits for its suspicious callee.
@@ -252,10 +255,12 @@ impl Incidents {
             Some(case) => case,
             None => self.cases.entry(service.service.clone()).or_default(),
         };
-        let fault = decades(service, Kind::Fault).min(DECADES_MAX) - DRIFT;
+        let point = point_decades(service, Kind::Fault).min(DECADES_MAX);
+        let lasting = decades(service, Kind::Fault).min(LASTING_DECADES_MAX);
+        let fault = point.max(lasting) - DRIFT;
         let traffic = match rules.silence {
             Silence::Incident => {
-                (decades(service, Kind::Traffic).min(DECADES_MAX) - DRIFT).min(TRAFFIC_GAIN_MAX)
+                (point_decades(service, Kind::Traffic) - DRIFT).min(TRAFFIC_GAIN_MAX)
             }
             Silence::AnomalyOnly => -DRIFT,
         };
@@ -324,6 +329,7 @@ impl Incidents {
                 explained.insert(name.to_owned(), explanation);
             }
         }
+        follow_to_roots(&mut explained);
         explained
     }
 
@@ -503,6 +509,22 @@ impl Kind {
     }
 }
 
+/// Makes every explanation name the service at the end of its chain.
+fn follow_to_roots(explained: &mut BTreeMap<String, Explanation>) {
+    let next: BTreeMap<String, String> =
+        explained.iter().map(|(name, found)| (name.clone(), found.root.clone())).collect();
+    for (name, explanation) in explained.iter_mut() {
+        let mut hops = 0;
+        while let Some(root) = next.get(&explanation.root)
+            && root != name
+            && hops < next.len()
+        {
+            explanation.root.clone_from(root);
+            hops += 1;
+        }
+    }
+}
+
 fn decades(service: &ServiceVerdict, kind: Kind) -> f64 {
     rarest(service, kind, |verdict| verdict.fault_p)
 }
@@ -511,16 +533,14 @@ fn point_decades(service: &ServiceVerdict, kind: Kind) -> f64 {
     rarest(service, kind, |verdict| verdict.point_p)
 }
 
-/// Decades of the rarest feature of a kind; with many pods one of them is bound to be rare.
+/// Decades of the rarest feature of a kind; among many features one is bound to be rare (Bonferroni).
 fn rarest(service: &ServiceVerdict, kind: Kind, p: impl Fn(&Verdict) -> f64) -> f64 {
-    let mut pods = BTreeSet::new();
-    let mut most = 0.0_f64;
+    let (mut features, mut most) = (0, 0.0_f64);
     for verdict in service.verdicts.iter().filter(|v| Kind::of(v.feature) == kind) {
-        pods.insert(verdict.pod.as_str());
+        features += 1;
         most = most.max(-p(verdict).log10());
     }
-    let pods = crate::histogram::as_f64(pods.len().max(1) as u64);
-    (most - pods.log10()).max(0.0)
+    (most - crate::histogram::as_f64(features.max(1)).log10()).max(0.0)
 }
 
 /// The features that speak for a fault, most unusual first.

@@ -32,7 +32,7 @@ const SUPPORT_MIN: u64 = 5;
 /// How many windows a quiet service gathers requests for.
 const CARRY_WINDOWS_MAX: u32 = 12;
 /// Windows with a probability below this are written to the table `anomalies`.
-pub(crate) const ANOMALY_P: f64 = 0.005;
+pub(crate) const ANOMALY_P: f64 = 0.001;
 
 /// What a configuration sets, in the learner's terms.
 #[derive(Clone, Copy, Debug)]
