@@ -120,10 +120,7 @@ fn load_one(id: String, path: &Path) -> Result<ExportScript, LoadError> {
             cause,
         })
     };
-    let script = match &description.script {
-        Some(file) => path.with_file_name(file),
-        None => path.with_extension("pxl"),
-    };
+    let frequency = duration("frequency", &description.frequency)?;
     let endpoint = match description.endpoint {
         None => None,
         Some(endpoint) => Some(Endpoint {
@@ -133,10 +130,14 @@ fn load_one(id: String, path: &Path) -> Result<ExportScript, LoadError> {
             insecure: endpoint.insecure,
         }),
     };
+    let script = match &description.script {
+        Some(file) => path.with_file_name(file),
+        None => path.with_extension("pxl"),
+    };
     Ok(ExportScript {
         name: description.name.unwrap_or_else(|| id.clone()),
         script: read(&script)?,
-        frequency: duration("frequency", &description.frequency)?,
+        frequency,
         endpoint,
         enabled: description.enabled,
         id,
@@ -209,8 +210,14 @@ mod tests {
             format!("{error}: {}", source.unwrap_or_default())
                 .replace(&dir.path().display().to_string(), "DIR")
         };
-        expect_test::expect![""].assert_eq(&error("frequency = 'soon'"));
-        expect_test::expect![""].assert_eq(&error("frequency = '1s'\nfrequencey = '2s'"));
-        expect_test::expect![""].assert_eq(&error("frequency = '1s'"));
+        expect_test::expect![[r#"DIR/x.toml: frequency = "soon" is not a length of time such as "10s" or "5m": expected number at 0"#]].assert_eq(&error("frequency = 'soon'"));
+        expect_test::expect![[r#"
+            DIR/x.toml does not describe an export script: TOML parse error at line 2, column 1
+              |
+            2 | frequencey = '2s'
+              | ^^^^^^^^^^
+            unknown field `frequencey`, expected one of `name`, `frequency`, `enabled`, `script`, `endpoint`
+        "#]].assert_eq(&error("frequency = '1s'\nfrequencey = '2s'"));
+        expect_test::expect!["cannot read DIR/x.pxl; check that it exists and may be read: No such file or directory (os error 2)"].assert_eq(&error("frequency = '1s'"));
     }
 }

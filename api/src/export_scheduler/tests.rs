@@ -181,7 +181,7 @@ async fn a_crash_before_the_acknowledgement_exports_the_window_again() {
     receiver.answer([Answer::Accept, Answer::Hang]);
     let config = || config(dir.path(), receiver.endpoint());
     let scheduler = Running::start(config(), Edges::default(), &store, Arc::new(SystemClock));
-    receiver.got(1).await;
+    receiver.asked(2).await;
     scheduler.crash().await;
     let cut_off = receiver.values()[0];
 
@@ -265,5 +265,11 @@ fn a_script_that_cannot_be_scheduled_is_named() {
         error(|config| config.catch_up_max = Duration::from_millis(1)),
         error(|config| config.runs_max = 0),
     ];
-    expect_test::expect![""].assert_eq(&shown.join("\n"));
+    expect_test::expect![[r#"
+        export script id "../x" is not 1 to 64 letters, digits, '-' or '_'
+        two export scripts have the id edges; give each an id of its own
+        export script edges has a frequency of 0; set it to 1s or more, or disable the script
+        export script edges: frequency 20ms is above catch_up_max 1ms
+        export limit runs_max is 0; set it to at least 1"#]]
+    .assert_eq(&shown.join("\n"));
 }

@@ -47,7 +47,7 @@ pub(crate) struct Receiver {
     answers: Arc<Mutex<VecDeque<Answer>>>,
     acknowledged: Arc<watch::Sender<Vec<ExportMetricsServiceRequest>>>,
     pub(crate) traces: Arc<Mutex<Vec<ExportTraceServiceRequest>>>,
-    pub(crate) metadata: Arc<Mutex<Vec<MetadataMap>>>,
+    metadata: Arc<watch::Sender<Vec<MetadataMap>>>,
     _server: Arc<JoinSet<Result<(), tonic::transport::Error>>>,
 }
 
@@ -59,7 +59,7 @@ impl Receiver {
             answers: Arc::default(),
             acknowledged: Arc::new(watch::Sender::default()),
             traces: Arc::default(),
-            metadata: Arc::default(),
+            metadata: Arc::new(watch::Sender::default()),
             _server: Arc::default(),
         };
         let metrics = MetricsServiceServer::new(receiver.clone());
@@ -100,9 +100,15 @@ impl Receiver {
         acknowledged.wait_for(|requests| values(requests).len() >= points).await.unwrap();
     }
 
+    /// Waits until `requests` requests came in, answered or not, and gives their metadata.
+    pub(crate) async fn asked(&self, requests: usize) -> Vec<MetadataMap> {
+        let mut metadata = self.metadata.subscribe();
+        metadata.wait_for(|all| all.len() >= requests).await.unwrap().clone()
+    }
+
     async fn next_answer(&self, metadata: &MetadataMap) -> Result<i64, Status> {
-        self.metadata.lock().unwrap().push(metadata.clone());
         let answer = self.answers.lock().unwrap().pop_front();
+        self.metadata.send_modify(|all| all.push(metadata.clone()));
         match answer {
             None | Some(Answer::Accept) => Ok(0),
             Some(Answer::Reject(items)) => Ok(items),

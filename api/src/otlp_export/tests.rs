@@ -37,9 +37,9 @@ async fn points_and_spans_arrive_with_the_endpoints_headers() {
     }
     assert_eq!(receiver.values(), [1, 2, 3, 1, 2, 3]);
     assert_eq!(receiver.traces.lock().unwrap().len(), 2);
-    let metadata = receiver.metadata.lock().unwrap();
+    let metadata = receiver.asked(4).await;
     assert_eq!(metadata.len(), 4);
-    for metadata in metadata.iter() {
+    for metadata in &metadata {
         assert_eq!(metadata.get("api-key").unwrap(), "k1");
     }
     assert_eq!(metadata[2].get("grpc-encoding").unwrap(), "gzip");
@@ -87,7 +87,7 @@ async fn a_receivers_refusal_says_whether_to_try_again() {
     let receiver = Receiver::start().await;
     let sink = config().build().unwrap();
     let details = ErrorDetails::with_retry_info(Some(Duration::from_secs(7)));
-    let exhausted = tonic::Code::ResourceExhausted;
+    let exhausted = Code::ResourceExhausted;
     let cases = [
         (
             Status::with_error_details(exhausted, "full", details),
@@ -152,7 +152,13 @@ fn a_wrong_endpoint_is_named_without_its_secrets() {
         error(Some(Endpoint { headers, ..endpoint("host:1") })),
     ];
     assert!(!shown.concat().contains("secret"));
-    expect_test::expect![""].assert_eq(&shown.join("\n"));
+    expect_test::expect![[r#"
+        the export has no endpoint; give px.otel.Data an endpoint, or the plugin a default one
+        "" is not an OTLP endpoint: empty string; write host:port, as in localhost:4317
+        "ftp://host:1" is not an OTLP endpoint: ftp is not a scheme of gRPC; write host:port, as in localhost:4317
+        "host:port:1" is not an OTLP endpoint: invalid authority; write host:port, as in localhost:4317
+        "…@…" is not an OTLP endpoint: it holds credentials, which belong into headers; write host:port, as in localhost:4317
+        header "bad header" for http://host:1 cannot be sent: its name or value is not plain ASCII"#]].assert_eq(&shown.join("\n"));
     let packed = sink.pack(Export::default(), Some(&endpoint("http://host:4317/"))).unwrap();
     assert_eq!((packed.target(), packed.timeout), ("http://host:4317", config().request_timeout));
 }

@@ -365,7 +365,16 @@ mod tests {
         ];
         let mapped = rows(&request(data), usize::MAX);
         assert_eq!(mapped.refused.total(), 0);
-        expect_test::expect![""].assert_eq(&shown(&mapped.rows.unwrap()));
+        expect_test::expect![[r#"
+            +-------+------------+-----------------------+-------------+-----------+-------+-------+------+---------------------------------------------------------------------------------------+
+            | time_ | start_time | kind                  | temporality | monotonic | value | count | sum  | distribution                                                                          |
+            +-------+------------+-----------------------+-------------+-----------+-------+-------+------+---------------------------------------------------------------------------------------+
+            | 20    | 10         | gauge                 | 0           | false     | 1.5   | 1     | 1.5  |                                                                                       |
+            | 20    | 10         | sum                   | 2           | true      | 7.0   | 1     | 7.0  |                                                                                       |
+            | 20    | 0          | histogram             | 1           | false     | 2.5   | 4     | 10.0 | {"bounds":[2.0],"counts":[1,3],"max":4.0}                                             |
+            | 20    | 0          | exponential_histogram | 2           | false     | 3.0   | 3     | 9.0  | {"scale":2,"zero_count":1,"zero_threshold":0.0,"positive":{"offset":-1,"counts":[2]}} |
+            | 20    | 0          | summary               | 0           | false     | 1.5   | 2     | 3.0  | {"quantiles":[{"quantile":0.5,"value":1.0}]}                                          |
+            +-------+------------+-----------------------+-------------+-----------+-------+-------+------+---------------------------------------------------------------------------------------+"#]].assert_eq(&shown(&mapped.rows.unwrap()));
     }
 
     #[test]

@@ -62,7 +62,7 @@ impl Follower {
     }
 
     /// Takes every row that fits, and says how long to wait at most before the next attempt.
-    async fn catch_up(&mut self, delays: &mut Delays) -> Duration {
+    pub(super) async fn catch_up(&mut self, delays: &mut Delays) -> Duration {
         loop {
             match self.step().await {
                 Ok(Step::Took) => *delays = self.retry.delays(),

@@ -75,8 +75,9 @@ fn insight(notice: &Notice, teller: Teller<'_>) -> Value {
     })
 }
 
+/// The page that shows the incident.
 fn link(notice: &Notice, teller: Teller<'_>) -> String {
-    format!("{}/api/v1/incidents/{}", teller.external_url, notice.incident_id)
+    format!("{}/#/incidents/{}", teller.external_url, notice.incident_id)
 }
 
 fn ended(notice: &Notice) -> Option<String> {
@@ -96,19 +97,35 @@ fn embedded(text: &str) -> Value {
 
 /// One sentence with the numbers.
 fn description(notice: &Notice) -> String {
-    let number = |value: Option<f64>| value.map_or_else(|| "unknown".to_owned(), significant);
-    let since = rfc3339(notice.started_at);
+    let amount = |value| amount(&notice.feature, value);
     format!(
-        "{} of {} is {}, expected {}; score {}; since {since}",
+        "{} of {} is {}, expected {}; score {}; since {}",
         notice.feature,
         notice.service,
-        number(notice.value),
-        number(notice.expected),
-        number(notice.score),
+        amount(notice.value),
+        amount(notice.expected),
+        notice.score.map_or_else(unknown, significant),
+        rfc3339(notice.started_at),
     )
 }
 
-/// A number with as many digits as people read: four significant ones.
+/// A feature's value in the unit that people use: latencies are nanoseconds in the table, ratios
+/// lie between 0 and 1, throughput is a number per second.
+fn amount(feature: &str, value: Option<f64>) -> String {
+    let Some(value) = value else { return unknown() };
+    match feature {
+        _ if feature.starts_with("latency") => format!("{} ms", significant(value / 1e6)),
+        _ if feature.ends_with("ratio") => format!("{} %", significant(value * 100.0)),
+        _ if feature.starts_with("throughput") => format!("{}/s", significant(value)),
+        _ => significant(value),
+    }
+}
+
+fn unknown() -> String {
+    "unknown".to_owned()
+}
+
+/// A number with about as many digits as people read.
 fn significant(value: f64) -> String {
     let magnitude = value.abs();
     match magnitude {
@@ -165,7 +182,61 @@ pub(super) mod tests {
 
     #[test]
     fn plain_json_holds_everything() {
-        expect_test::expect![""].assert_eq(&shown(Format::Json, &notice()));
+        expect_test::expect![[r#"
+            {
+              "schema": "undine.incident.v1",
+              "key": "01JC-open-7",
+              "receiver": "ops",
+              "state": "open",
+              "changed_at": "2025-11-21T10:14:50Z",
+              "labels": {
+                "alertname": "LatencyAnomaly",
+                "service": "cart",
+                "severity": "critical"
+              },
+              "summary": "p99 latency of cart is 412 ms, 4.2× its usual 98 ms",
+              "insight": {
+                "schema": "undine.insight.v1",
+                "id": "01JC",
+                "state": "open",
+                "kind": "latency_p99",
+                "entity": {
+                  "service": "cart",
+                  "pod": ""
+                },
+                "onset": "2025-11-21T10:14:20.5Z",
+                "changed": "2025-11-21T10:14:50Z",
+                "ended": null,
+                "severity": "critical",
+                "observed": {
+                  "feature": "latency_p99",
+                  "value": 412000000.0
+                },
+                "expected": {
+                  "value": 98000000.0
+                },
+                "ratio": 4.204081632653061,
+                "score": 0.9991,
+                "contributors": [
+                  {
+                    "feature": "latency_p99",
+                    "share": 0.93
+                  }
+                ],
+                "samples": [
+                  {
+                    "path": "/cart"
+                  }
+                ],
+                "links": {
+                  "incident": "http://127.0.0.1:7117/#/incidents/01JC"
+                },
+                "reproduce": {
+                  "pxl": "import px\n"
+                }
+              }
+            }"#]]
+        .assert_eq(&shown(Format::Json, &notice()));
     }
 
     #[test]

@@ -470,5 +470,12 @@ fn a_wrong_configuration_names_the_receiver_and_no_secret() {
         error(|config| config.outbox_entries_max = 0),
     ];
     assert!(!shown.concat().contains("t0p"));
-    expect_test::expect![""].assert_eq(&shown.join("\n"));
+    expect_test::expect![[r#"
+        webhook receiver name "a/b" is not 1 to 64 letters, digits, '-' or '_'
+        two webhook receivers are called ops; give each a name of its own
+        the url of webhook receiver ops cannot be used: its scheme is gopher, and only http and https are posted to
+        the url of webhook receiver ops cannot be used: 169.254.169.254 is a link-local address, as cloud metadata services use; allow it explicitly if it is meant
+        a secret of webhook receiver ops cannot sign; it must be whsec_ and the base64 of 24 to 64 bytes: it does not start with whsec_
+        header "X-Key" of webhook receiver ops has a name or value that HTTP does not allow
+        webhook limit outbox_entries_max is 0; set it to at least 1"#]].assert_eq(&shown.join("\n"));
 }

@@ -101,7 +101,90 @@ mod tests {
 
     #[test]
     fn an_open_incident_is_a_firing_alert() {
-        expect_test::expect![""].assert_eq(&shown(Format::Alertmanager, &notice()));
+        expect_test::expect![[r#"
+            {
+              "receiver": "ops",
+              "status": "firing",
+              "alerts": [
+                {
+                  "status": "firing",
+                  "labels": {
+                    "alertname": "LatencyAnomaly",
+                    "service": "cart",
+                    "severity": "critical"
+                  },
+                  "annotations": {
+                    "summary": "p99 latency of cart is 412 ms, 4.2× its usual 98 ms",
+                    "description": "latency_p99 of cart is 412.00 ms, expected 98.00 ms; score 0.9991; since 2025-11-21T10:14:20.5Z",
+                    "pxl": "import px\n"
+                  },
+                  "startsAt": "2025-11-21T10:14:20.5Z",
+                  "endsAt": "0001-01-01T00:00:00Z",
+                  "generatorURL": "http://127.0.0.1:7117/#/incidents/01JC",
+                  "fingerprint": "a19b0e6835a9ac4e",
+                  "insight": {
+                    "schema": "undine.insight.v1",
+                    "id": "01JC",
+                    "state": "open",
+                    "kind": "latency_p99",
+                    "entity": {
+                      "service": "cart",
+                      "pod": ""
+                    },
+                    "onset": "2025-11-21T10:14:20.5Z",
+                    "changed": "2025-11-21T10:14:50Z",
+                    "ended": null,
+                    "severity": "critical",
+                    "observed": {
+                      "feature": "latency_p99",
+                      "value": 412000000.0
+                    },
+                    "expected": {
+                      "value": 98000000.0
+                    },
+                    "ratio": 4.204081632653061,
+                    "score": 0.9991,
+                    "contributors": [
+                      {
+                        "feature": "latency_p99",
+                        "share": 0.93
+                      }
+                    ],
+                    "samples": [
+                      {
+                        "path": "/cart"
+                      }
+                    ],
+                    "links": {
+                      "incident": "http://127.0.0.1:7117/#/incidents/01JC"
+                    },
+                    "reproduce": {
+                      "pxl": "import px\n"
+                    }
+                  }
+                }
+              ],
+              "groupLabels": {
+                "service": "cart"
+              },
+              "commonLabels": {
+                "alertname": "LatencyAnomaly",
+                "service": "cart",
+                "severity": "critical"
+              },
+              "commonAnnotations": {
+                "summary": "p99 latency of cart is 412 ms, 4.2× its usual 98 ms",
+                "description": "latency_p99 of cart is 412.00 ms, expected 98.00 ms; score 0.9991; since 2025-11-21T10:14:20.5Z",
+                "pxl": "import px\n"
+              },
+              "externalURL": "http://127.0.0.1:7117",
+              "version": "4",
+              "groupKey": "{}:{service=\"cart\"}",
+              "truncatedAlerts": 0,
+              "title": "[FIRING] p99 latency of cart is 412 ms, 4.2× its usual 98 ms",
+              "message": "latency_p99 of cart is 412.00 ms, expected 98.00 ms; score 0.9991; since 2025-11-21T10:14:20.5Z",
+              "state": "alerting"
+            }"#]].assert_eq(&shown(Format::Alertmanager, &notice()));
     }
 
     #[test]

@@ -55,7 +55,42 @@ mod tests {
 
     #[test]
     fn slack_gets_a_headline_numbers_and_the_script() {
-        expect_test::expect![""].assert_eq(&shown(Format::Slack, &notice()));
+        expect_test::expect![[r#"
+            {
+              "text": "Critical: p99 latency of cart is 412 ms, 4.2× its usual 98 ms",
+              "blocks": [
+                {
+                  "type": "section",
+                  "text": {
+                    "type": "mrkdwn",
+                    "text": ":red_circle: *Critical*: p99 latency of cart is 412 ms, 4.2× its usual 98 ms"
+                  }
+                },
+                {
+                  "type": "section",
+                  "text": {
+                    "type": "mrkdwn",
+                    "text": "latency_p99 of cart is 412.00 ms, expected 98.00 ms; score 0.9991; since 2025-11-21T10:14:20.5Z"
+                  }
+                },
+                {
+                  "type": "section",
+                  "text": {
+                    "type": "mrkdwn",
+                    "text": "```import px\n```"
+                  }
+                },
+                {
+                  "type": "context",
+                  "elements": [
+                    {
+                      "type": "mrkdwn",
+                      "text": "<http://127.0.0.1:7117/#/incidents/01JC|incident 01JC>"
+                    }
+                  ]
+                }
+              ]
+            }"#]].assert_eq(&shown(Format::Slack, &notice()));
     }
 
     #[test]
