@@ -15,6 +15,9 @@ pub(crate) struct Args {
     /// The server.
     #[arg(long)]
     pub(crate) server: SocketAddr,
+    /// Id of the first request.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) first: u32,
     /// Requests in all.
     #[arg(long)]
     pub(crate) requests: u32,
@@ -44,9 +47,10 @@ pub(crate) fn request(id: u32) -> (&'static str, String, usize) {
 
 /// Sends all requests and returns once all are answered.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let next = AtomicU32::new(0);
+    let next = AtomicU32::new(args.first);
     std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..args.connections).map(|_| scope.spawn(|| work(args, &next))).collect();
+        let workers: Vec<_> =
+            (0..args.connections).map(|_| scope.spawn(|| work(args, &next))).collect();
         for worker in workers {
             match worker.join() {
                 Ok(result) => result?,
@@ -62,7 +66,7 @@ fn work(args: &Args, next: &AtomicU32) -> Result<()> {
         let mut connection = None;
         for _ in 0..args.per_connection {
             let id = next.fetch_add(1, Ordering::Relaxed);
-            if id >= args.requests {
+            if id >= args.first + args.requests {
                 return Ok(());
             }
             if connection.is_none() {
@@ -79,7 +83,8 @@ fn work(args: &Args, next: &AtomicU32) -> Result<()> {
 
 fn exchange(stream: &mut BufReader<TcpStream>, id: u32) -> Result<()> {
     let (method, path, body) = request(id);
-    let mut message = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nX-Request-Id: {id}\r\n");
+    let mut message =
+        format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nX-Request-Id: {id}\r\n");
     if method == "POST" {
         message += &format!("Content-Type: text/plain\r\nContent-Length: {body}\r\n");
     }

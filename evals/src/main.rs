@@ -8,6 +8,7 @@ mod client;
 mod nginx;
 mod report;
 mod scripts;
+mod stage;
 mod tiers;
 
 use std::path::PathBuf;
@@ -85,7 +86,10 @@ fn say(text: &str) {
 
 /// The scope that every scenario needs to be set before anything is loaded.
 fn require_scope() -> Result<()> {
-    #[expect(clippy::disallowed_methods, reason = "evals are run by hand too, and must not watch the machine")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "evals are run by hand too, and must not watch the machine"
+    )]
     if std::env::var("UNDINE_SCOPE").is_ok_and(|value| value == "required") {
         return Ok(());
     }

@@ -75,7 +75,9 @@ impl Nginx {
         ensure!(quit.success(), "cannot tell nginx to stop");
         self.process.wait()?;
         let text = fs::read_to_string(&self.log).context("cannot read nginx's log")?;
-        text.lines().map(|line| parse(line).with_context(|| format!("nginx logged '{line}'"))).collect()
+        text.lines()
+            .map(|line| parse(line).with_context(|| format!("nginx logged '{line}'")))
+            .collect()
     }
 }
 

@@ -63,7 +63,12 @@ impl Report {
     }
 
     /// Requires that two values are the same.
-    pub(crate) fn same<T: PartialEq + ToString>(&mut self, name: impl Into<String>, value: T, target: T) {
+    pub(crate) fn same<T: PartialEq + ToString>(
+        &mut self,
+        name: impl Into<String>,
+        value: T,
+        target: T,
+    ) {
         let ok = value == target;
         self.check(name, value, target, ok);
     }

@@ -12,10 +12,10 @@ use std::path::{Path, PathBuf};
 
 use toml::{Table, Value};
 
-pub(crate) use raw::RawConfig;
+pub(crate) use raw::{Export, Hooks, RawConfig, Webhook, WebhookFormat};
 pub(crate) use size::ByteSize;
 
-const DEFAULTS: &str = include_str!("../default.toml");
+pub(crate) const DEFAULTS: &str = include_str!("../default.toml");
 
 /// Settings that may be given but have no default.
 const OPTIONAL: [&str; 2] = ["webhook", "export"];
@@ -46,7 +46,10 @@ pub(crate) enum ConfigError {
 ///
 /// # Errors
 /// Names the file, the key and what to write instead.
-pub(crate) fn load(path: Option<&Path>, flags: Vec<(&str, Value)>) -> Result<RawConfig, ConfigError> {
+pub(crate) fn load(
+    path: Option<&Path>,
+    flags: Vec<(&str, Value)>,
+) -> Result<RawConfig, ConfigError> {
     let defaults = parse("the built-in defaults", DEFAULTS)?;
     let mut merged = defaults.clone();
     let mut origins = BTreeMap::new();
@@ -66,11 +69,19 @@ pub(crate) fn load(path: Option<&Path>, flags: Vec<(&str, Value)>) -> Result<Raw
         let key = error.path().to_string();
         let origin = origins
             .iter()
-            .filter(|(known, _)| key == **known || key.starts_with(&format!("{known}[")) || key.starts_with(&format!("{known}.")))
+            .filter(|(known, _)| {
+                key == **known
+                    || key.starts_with(&format!("{known}["))
+                    || key.starts_with(&format!("{known}."))
+            })
             .map(|(_, origin)| origin.clone())
             .next()
             .unwrap_or_else(|| "the built-in defaults".to_owned());
-        ConfigError::Value { origin, key, problem: error.into_inner().to_string().trim().replace('\n', " ") }
+        ConfigError::Value {
+            origin,
+            key,
+            problem: error.into_inner().to_string().trim().replace('\n', " "),
+        }
     })
 }
 
@@ -106,8 +117,15 @@ fn check_keys(origin: &str, file: &Table, known: &Table, prefix: &str) -> Result
             }
             (_, Some(_)) => {}
             (_, None) => {
-                let names = known.keys().map(String::as_str).chain(OPTIONAL.into_iter().filter(|_| prefix.is_empty()));
-                return Err(ConfigError::UnknownKey { origin: origin.to_owned(), key, hint: hint(name, names) });
+                let names = known
+                    .keys()
+                    .map(String::as_str)
+                    .chain(OPTIONAL.into_iter().filter(|_| prefix.is_empty()));
+                return Err(ConfigError::UnknownKey {
+                    origin: origin.to_owned(),
+                    key,
+                    hint: hint(name, names),
+                });
             }
         }
     }
@@ -117,12 +135,20 @@ fn check_keys(origin: &str, file: &Table, known: &Table, prefix: &str) -> Result
 fn hint<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> String {
     let known: Vec<_> = known.collect();
     match known.iter().min_by_key(|other| strsim::levenshtein(name, other)) {
-        Some(close) if strsim::levenshtein(name, close) <= 3 => format!("; did you mean '{close}'?"),
+        Some(close) if strsim::levenshtein(name, close) <= 3 => {
+            format!("; did you mean '{close}'?")
+        }
         _ => format!("; there are {}", known.join(", ")),
     }
 }
 
-fn overlay(base: &mut Table, over: Table, prefix: &str, origin: &str, origins: &mut BTreeMap<String, String>) {
+fn overlay(
+    base: &mut Table,
+    over: Table,
+    prefix: &str,
+    origin: &str,
+    origins: &mut BTreeMap<String, String>,
+) {
     for (name, value) in over {
         let key = format!("{prefix}{name}");
         match (base.get_mut(&name), value) {
@@ -202,6 +228,9 @@ mod tests {
     #[test]
     fn broken_toml_is_shown_with_its_line() {
         let message = refusal("[store\n");
-        assert!(message.contains("FILE is not valid TOML") && message.contains("line 1"), "{message}");
+        assert!(
+            message.contains("FILE is not valid TOML") && message.contains("line 1"),
+            "{message}"
+        );
     }
 }

@@ -1,2 +1,7 @@
-//! undine
-fn main() {}
+//! The one binary: reads the command line and chooses the exit code.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    undine::run_command_line()
+}

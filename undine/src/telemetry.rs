@@ -7,10 +7,10 @@ use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_otlp::WithExportConfig;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::SdkTracerProvider;
-use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 /// Ends the export of traces when it is dropped.
 #[derive(Debug)]
@@ -23,9 +23,9 @@ pub(crate) struct Telemetry {
 /// # Errors
 /// Where the filter or the endpoint cannot be used.
 pub(crate) fn start(filter: &str, otlp_endpoint: Option<&str>) -> Result<Telemetry> {
-    let filter: Targets = filter
-        .parse()
-        .with_context(|| format!("telemetry.log is '{filter}', which is not a log filter; write \"info\""))?;
+    let filter: Targets = filter.parse().with_context(|| {
+        format!("telemetry.log is '{filter}', which is not a log filter; write \"info\"")
+    })?;
     let traces = otlp_endpoint.map(trace_provider).transpose()?;
     let layer = traces
         .as_ref()

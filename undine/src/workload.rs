@@ -4,14 +4,21 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail, ensure};
+
+/// How long a child may take to be ready, or to stop.
+pub(crate) const CHILD_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// Why there is no cgroup to work in.
 #[derive(Debug, thiserror::Error)]
 pub enum CgroupError {
     /// The kernel has no unified hierarchy mounted.
-    #[error("no cgroup v2 hierarchy is mounted; mount one: mount -t cgroup2 none /sys/fs/cgroup/unified")]
+    #[error(
+        "no cgroup v2 hierarchy is mounted; mount one: mount -t cgroup2 none /sys/fs/cgroup/unified"
+    )]
     NotMounted,
     /// It cannot be made.
     #[error("cannot make the cgroup {path}; run as root")]
@@ -39,7 +46,8 @@ impl Cgroup {
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         let root = unified_mount(&mounts).ok_or(CgroupError::NotMounted)?;
         let path = root.join(format!("{name}-{}", std::process::id()));
-        fs::create_dir(&path).map_err(|source| CgroupError::Create { path: path.clone(), source })?;
+        fs::create_dir(&path)
+            .map_err(|source| CgroupError::Create { path: path.clone(), source })?;
         Ok(Self { path })
     }
 
@@ -79,6 +87,33 @@ impl Drop for Cgroup {
             }
             std::thread::yield_now();
         }
+    }
+}
+
+/// Waits until a child is ready, which `ready` can see from outside.
+pub(crate) fn wait_for<T>(
+    process: &mut Child,
+    name: &str,
+    ready: impl Fn() -> Option<T>,
+) -> Result<T> {
+    let deadline = Instant::now() + CHILD_TIME_MAX;
+    loop {
+        if let Some(value) = ready() {
+            return Ok(value);
+        }
+        if let Some(status) = process.try_wait()? {
+            bail!("{name} ended at once with {status}");
+        }
+        ensure!(Instant::now() < deadline, "{name} is not ready after {CHILD_TIME_MAX:?}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Ends a child that is still there.
+pub(crate) fn end(process: &mut Child) {
+    if matches!(process.try_wait(), Ok(None)) {
+        let ended = process.kill().and_then(|()| process.wait());
+        drop(ended);
     }
 }
 

@@ -72,8 +72,10 @@ pub(crate) fn run(steps: &[Step], only: &[String]) -> Result<()> {
         let names: Vec<_> = steps.iter().map(|step| step.name).collect();
         bail!("there is no step '{unknown}'; the steps are {}", names.join(", "));
     }
-    let chosen: Vec<_> =
-        steps.iter().filter(|step| only.is_empty() || only.iter().any(|n| n == step.name)).collect();
+    let chosen: Vec<_> = steps
+        .iter()
+        .filter(|step| only.is_empty() || only.iter().any(|n| n == step.name))
+        .collect();
     let results = run_all(&chosen);
     say("\nstep            min   of  outcome");
     let (mut passed, mut failed, mut skipped) = (0, 0, 0);
@@ -110,7 +112,8 @@ fn format() -> Result<Outcome> {
 
 /// Builds everything once, tests too; the other steps only run what is there.
 fn build() -> Result<Outcome> {
-    shell::run(&mut cargo(&["build", "--release", "--locked", "--workspace", "--all-targets"])).map(passed)
+    shell::run(&mut cargo(&["build", "--release", "--locked", "--workspace", "--all-targets"]))
+        .map(passed)
 }
 
 fn tests() -> Result<Outcome> {
@@ -132,7 +135,8 @@ fn eval(args: &[&str]) -> Result<Outcome> {
 }
 
 fn demo() -> Result<Outcome> {
-    shell::run(&mut command("target/release/undine", &["demo", "--json", "--require-ebpf"])).map(passed)
+    shell::run(&mut command("target/release/undine", &["demo", "--json", "--require-ebpf"]))
+        .map(passed)
 }
 
 fn demo_control() -> Result<Outcome> {

@@ -21,7 +21,9 @@ pub(crate) fn check() -> Result<Outcome> {
     }
     let driver = root().join("target/ui-test");
     std::fs::create_dir_all(&driver)?;
-    run(command("npm", &["install", "--no-save", "--no-audit", "--no-fund", "--prefix"]).arg(&driver).arg(DRIVER))?;
+    run(command("npm", &["install", "--no-save", "--no-audit", "--no-fund", "--prefix"])
+        .arg(&driver)
+        .arg(DRIVER))?;
     let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
     let mut demo = Demo::start(&address)?;
     let result = run(command("node", &["api/tests/ui/page.mjs"])
@@ -36,10 +38,11 @@ struct Demo(Child);
 impl Demo {
     /// Starts a demo and waits until it names its page.
     fn start(address: &str) -> Result<Self> {
-        let mut process = command("target/release/undine", &["demo", "--seconds", "60", "--listen", address])
-            .stdout(Stdio::piped())
-            .spawn()
-            .context("cannot start the demo; build it first")?;
+        let mut process =
+            command("target/release/undine", &["demo", "--seconds", "60", "--listen", address])
+                .stdout(Stdio::piped())
+                .spawn()
+                .context("cannot start the demo; build it first")?;
         let output = process.stdout.take().context("the demo has no output")?;
         let mut lines = BufReader::new(output).lines();
         let page = lines.by_ref().map_while(Result::ok).find(|line| line.contains(address));

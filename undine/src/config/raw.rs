@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, de};
+use undine_collector::{Mode, ServiceRule};
 
 use super::ByteSize;
 
@@ -49,11 +50,12 @@ pub(crate) struct Capture {
     pub(crate) hooks: Hooks,
     pub(crate) ring_size: ByteSize,
     pub(crate) body_size_max: ByteSize,
-    pub(crate) headers: Redaction,
-    pub(crate) bodies: Redaction,
+    pub(crate) headers: Mode,
+    pub(crate) bodies: Mode,
     #[serde(deserialize_with = "duration")]
     pub(crate) conn_stats_interval: Duration,
     pub(crate) services: Vec<ServiceRule>,
+    pub(crate) recording: PathBuf,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -62,22 +64,6 @@ pub(crate) enum Hooks {
     Auto,
     SocketLength,
     SysExit,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Redaction {
-    Full,
-    Redacted,
-    Pii,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct ServiceRule {
-    #[serde(rename = "match")]
-    pub(crate) piece: String,
-    pub(crate) service: String,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -171,12 +157,16 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
         .map_err(|error| format!("'{text}' is not a duration ({error}); write one such as \"10s\""))
 }
 
-fn address_or_empty<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SocketAddr>, D::Error> {
+fn address_or_empty<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<SocketAddr>, D::Error> {
     let text = String::deserialize(deserializer)?;
     if text.is_empty() {
         return Ok(None);
     }
-    text.parse()
-        .map(Some)
-        .map_err(|_not_an_address| de::Error::custom(format!("'{text}' is not an address; write one such as \"127.0.0.1:4317\"")))
+    text.parse().map(Some).map_err(|_not_an_address| {
+        de::Error::custom(format!(
+            "'{text}' is not an address; write one such as \"127.0.0.1:4317\""
+        ))
+    })
 }

@@ -36,7 +36,8 @@ impl FromStr for ByteSize {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("'{text}' is not a size; write a number with a unit, such as \"512MiB\"");
+        let wrong =
+            || format!("'{text}' is not a size; write a number with a unit, such as \"512MiB\"");
         let (number, factor) = UNITS
             .iter()
             .find_map(|(unit, factor)| text.strip_suffix(unit).map(|number| (number, *factor)))
@@ -45,7 +46,11 @@ impl FromStr for ByteSize {
         if !(0.0..=9e15).contains(&bytes) {
             return Err(wrong());
         }
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked above")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "checked above"
+        )]
         Ok(Self(bytes as u64))
     }
 }

@@ -6,16 +6,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
-use super::{load, receiver, service};
-use crate::workload::Cgroup;
+use super::{load, service};
+use crate::workload::{CHILD_TIME_MAX, Cgroup, end, wait_for};
 
 /// The service that is made to fail.
 pub(crate) const FAULTY: &str = "inventory";
-
-/// How long a child may take to be ready, or to stop.
-const CHILD_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// A service, and the process that runs it.
 #[derive(Debug)]
@@ -96,7 +93,12 @@ impl Stage<'_> {
         }
         let mut process = command.spawn().with_context(|| format!("cannot start {name}"))?;
         let known = wait_for(&mut process, name, || service::read_record(&record))?;
-        Ok(Hop { name: name.to_owned(), address: known.listen.parse()?, record: Record::Own(record), process })
+        Ok(Hop {
+            name: name.to_owned(),
+            address: known.listen.parse()?,
+            record: Record::Own(record),
+            process,
+        })
     }
 
     fn nginx(&self, program: &Path, upstream: SocketAddr) -> Result<Hop> {
@@ -139,7 +141,13 @@ impl Stage<'_> {
         let first = hops.first().context("there is no service to call")?;
         let load = self
             .program("shopper")?
-            .args(["demo-load", "--gateway", &first.address.to_string(), "--rate", &rate.to_string()])
+            .args([
+                "demo-load",
+                "--gateway",
+                &first.address.to_string(),
+                "--rate",
+                &rate.to_string(),
+            ])
             .arg("--record")
             .arg(&load_record)
             .spawn()
@@ -181,59 +189,11 @@ impl Children {
 
 impl Drop for Children {
     fn drop(&mut self) {
-        for process in std::iter::once(&mut self.load).chain(self.hops.iter_mut().map(|hop| &mut hop.process)) {
+        for process in
+            std::iter::once(&mut self.load).chain(self.hops.iter_mut().map(|hop| &mut hop.process))
+        {
             end(process);
         }
-    }
-}
-
-/// The process that takes webhooks and OTLP. It is not watched.
-#[derive(Debug)]
-pub(crate) struct Receiver {
-    process: Child,
-    record: PathBuf,
-}
-
-impl Receiver {
-    /// Starts it and learns where it listens.
-    pub(crate) fn start(dir: &Path) -> Result<(Self, receiver::ReceiverRecord)> {
-        let record = dir.join("receiver.json");
-        let mut process = Command::new("/proc/self/exe")
-            .arg("demo-receiver")
-            .arg("--record")
-            .arg(&record)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .spawn()
-            .context("cannot start the receiver")?;
-        let known = wait_for(&mut process, "the receiver", || receiver::read_record(&record))?;
-        Ok((Self { process, record }, known))
-    }
-
-    /// What it has recorded so far.
-    pub(crate) fn record(&self) -> receiver::ReceiverRecord {
-        receiver::read_record(&self.record).unwrap_or_default()
-    }
-}
-
-impl Drop for Receiver {
-    fn drop(&mut self) {
-        end(&mut self.process);
-    }
-}
-
-/// Waits until a child is ready, which `ready` can see from outside.
-fn wait_for<T>(process: &mut Child, name: &str, ready: impl Fn() -> Option<T>) -> Result<T> {
-    let deadline = Instant::now() + CHILD_TIME_MAX;
-    loop {
-        if let Some(value) = ready() {
-            return Ok(value);
-        }
-        if let Some(status) = process.try_wait()? {
-            bail!("{name} ended at once with {status}");
-        }
-        ensure!(Instant::now() < deadline, "{name} is not ready after {CHILD_TIME_MAX:?}");
-        std::thread::sleep(Duration::from_millis(5));
     }
 }
 
@@ -251,16 +211,10 @@ fn terminate(process: &mut Child) -> Result<()> {
 }
 
 fn send_signal(process: &Child, signal: &str) -> Result<()> {
-    let sent = Command::new("kill").args([&format!("-{signal}"), &process.id().to_string()]).status()?;
+    let sent =
+        Command::new("kill").args([&format!("-{signal}"), &process.id().to_string()]).status()?;
     ensure!(sent.success(), "cannot send {signal} to process {}", process.id());
     Ok(())
-}
-
-fn end(process: &mut Child) {
-    if matches!(process.try_wait(), Ok(None)) {
-        let ended = process.kill().and_then(|()| process.wait());
-        drop(ended);
-    }
 }
 
 fn nginx_config(dir: &Path, address: SocketAddr, upstream: SocketAddr) -> String {

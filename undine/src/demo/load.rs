@@ -9,8 +9,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use super::record;
 use crate::cli::DemoLoad;
+use crate::record;
 
 /// Requests that may be under way at a time; beyond, the client waits and falls behind its rate.
 const IN_FLIGHT_MAX: usize = 64;

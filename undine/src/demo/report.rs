@@ -50,7 +50,10 @@ impl Report {
     pub(crate) fn conclude(mut self, faulty: &str) -> Self {
         let mut wrong = Vec::new();
         if self.ops_lost > 0 && self.rows_missing_max == 0 {
-            wrong.push(format!("{} operations were lost and data_loss does not say so", self.ops_lost));
+            wrong.push(format!(
+                "{} operations were lost and data_loss does not say so",
+                self.ops_lost
+            ));
         }
         self.compare_rows(&mut wrong);
         let rows: u64 = self.rows_captured.values().sum();
@@ -61,14 +64,19 @@ impl Report {
             wrong.push("nothing was sealed".to_owned());
         }
         if self.tiers_agree == Some(false) {
-            wrong.push("a query over both tiers does not count what the services recorded".to_owned());
+            wrong.push(
+                "a query over both tiers does not count what the services recorded".to_owned(),
+            );
         }
         if self.incidents_before_fault.is_some_and(|incidents| incidents > 0) {
             wrong.push("there was an incident where there was no fault".to_owned());
         }
         if !self.control {
             if self.blamed.as_ref().is_some_and(|blamed| blamed != &[faulty.to_owned()]) {
-                wrong.push(format!("blamed {:?} instead of {faulty}", self.blamed.as_deref().unwrap_or_default()));
+                wrong.push(format!(
+                    "blamed {:?} instead of {faulty}",
+                    self.blamed.as_deref().unwrap_or_default()
+                ));
             }
             if self.resolved == Some(false) {
                 wrong.push("the incident was not resolved after the fault was lifted".to_owned());
@@ -107,7 +115,8 @@ mod tests {
     use super::*;
 
     fn good() -> Report {
-        let counts: BTreeMap<_, _> = [("orders".to_owned(), 10), ("inventory".to_owned(), 10)].into();
+        let counts: BTreeMap<_, _> =
+            [("orders".to_owned(), 10), ("inventory".to_owned(), 10)].into();
         Report {
             capture: Capture::Ebpf,
             requests_sent: counts.clone(),

@@ -17,8 +17,8 @@ use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::record;
 use crate::cli::DemoService;
+use crate::record;
 
 /// How much longer a request takes while the fault lasts.
 const FAULT_DELAY: Duration = Duration::from_millis(60);
@@ -131,7 +131,8 @@ async fn keep_record(service: Arc<Service>, path: PathBuf, fault: PathBuf) -> Re
 }
 
 fn write_record(service: &Service, path: &Path) -> Result<()> {
-    let text = serde_json::to_string(&*service.record.lock().unwrap_or_else(PoisonError::into_inner))?;
+    let text =
+        serde_json::to_string(&*service.record.lock().unwrap_or_else(PoisonError::into_inner))?;
     record::replace(path, &text).with_context(|| format!("cannot write {}", path.display()))
 }
 

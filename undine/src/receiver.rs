@@ -1,6 +1,8 @@
-//! The far end of the demo: takes webhooks and OTLP, and records what arrived.
+//! The far end of demo and evals, in a process of its own: takes webhooks and OTLP, and records what
+//! arrived.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result};
@@ -20,8 +22,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status};
 
-use super::record;
 use crate::cli::DemoReceiver;
+use crate::record;
+use crate::workload::{end, wait_for};
 
 /// What the receiver knows.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -51,7 +54,8 @@ impl Receiver {
         let mut seen = self.record.lock().unwrap_or_else(PoisonError::into_inner);
         change(&mut seen);
         let text = serde_json::to_string(&*seen)?;
-        record::replace(&self.path, &text).with_context(|| format!("cannot write {}", self.path.display()))
+        record::replace(&self.path, &text)
+            .with_context(|| format!("cannot write {}", self.path.display()))
     }
 }
 
@@ -106,7 +110,11 @@ async fn take_webhook(
             seen.webhooks.push((u64::try_from(at).unwrap_or(0), body));
         }
     });
-    if noted.is_ok() { axum::http::StatusCode::NO_CONTENT } else { axum::http::StatusCode::SERVICE_UNAVAILABLE }
+    if noted.is_ok() {
+        axum::http::StatusCode::NO_CONTENT
+    } else {
+        axum::http::StatusCode::SERVICE_UNAVAILABLE
+    }
 }
 
 fn points(request: &ExportMetricsServiceRequest) -> u64 {
@@ -127,7 +135,44 @@ fn points(request: &ExportMetricsServiceRequest) -> u64 {
         .sum()
 }
 
-/// What the receiver at `path` has recorded.
-pub(crate) fn read_record(path: &std::path::Path) -> Option<ReceiverRecord> {
+/// A receiver that runs; it is ended when this is dropped.
+#[derive(Debug)]
+pub struct ReceiverProcess {
+    process: Child,
+    record: PathBuf,
+}
+
+impl ReceiverProcess {
+    /// Starts a receiver with `program`, which is a copy of `undine`, and learns where it listens.
+    ///
+    /// # Errors
+    /// Where it does not start.
+    pub fn start(program: &Path, dir: &Path) -> Result<(Self, ReceiverRecord)> {
+        let record = dir.join("receiver.json");
+        let mut process = Command::new(program)
+            .arg("demo-receiver")
+            .arg("--record")
+            .arg(&record)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .context("cannot start the receiver")?;
+        let known = wait_for(&mut process, "the receiver", || read(&record))?;
+        Ok((Self { process, record }, known))
+    }
+
+    /// What it has recorded so far.
+    pub fn record(&self) -> ReceiverRecord {
+        read(&self.record).unwrap_or_default()
+    }
+}
+
+impl Drop for ReceiverProcess {
+    fn drop(&mut self) {
+        end(&mut self.process);
+    }
+}
+
+fn read(path: &Path) -> Option<ReceiverRecord> {
     serde_json::from_str(&std::fs::read_to_string(path).ok()?).ok()
 }

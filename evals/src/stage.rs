@@ -1,0 +1,61 @@
+//! Parts of the appliance, as the scenarios put them together.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tokio_util::sync::CancellationToken;
+use undine_query::Engine;
+use undine_schema::{SystemClock, tables};
+use undine_store::Store;
+
+/// A store that seals only when it is told to.
+pub(crate) fn store(dir: &Path, hot_bytes_max: usize) -> Result<Store> {
+    let config = undine_store::Config {
+        dir: dir.to_path_buf(),
+        node: "evals".to_owned(),
+        tables: tables::ALL.to_vec(),
+        hot_bytes_max,
+        log_queue_bytes_max: 256 << 20,
+        log_sync_interval: Duration::from_millis(200),
+        commit_interval: Duration::from_millis(10),
+        seal_interval: Duration::from_secs(3600),
+        tiers: vec![Duration::from_secs(10), Duration::from_secs(60)],
+        raw_for: None,
+        groups_per_window_max: 10_000,
+        segments_max: 64,
+        deleted_files_for: Duration::from_secs(24 * 3600),
+        clock: Arc::new(SystemClock),
+    };
+    config.build().context("cannot open the store")
+}
+
+/// A running store; what it runs on ends with it.
+#[derive(Debug)]
+pub(crate) struct RunningStore {
+    pub(crate) store: Store,
+    shutdown: CancellationToken,
+    task: tokio::task::JoinSet<()>,
+}
+
+impl RunningStore {
+    /// Opens and runs a store.
+    pub(crate) fn open(dir: &Path, hot_bytes_max: usize) -> Result<Self> {
+        let store = store(dir, hot_bytes_max)?;
+        let shutdown = CancellationToken::new();
+        let task = tokio::task::JoinSet::from_iter([store.clone().run(shutdown.clone())]);
+        Ok(Self { store, shutdown, task })
+    }
+
+    /// Stops as the appliance does, so that everything is on disk.
+    pub(crate) async fn close(self) {
+        self.shutdown.cancel();
+        self.task.join_all().await;
+    }
+}
+
+/// An engine over a store, with limits that no scenario reaches.
+pub(crate) fn engine(store: &Store) -> Result<Engine> {
+    undine::appliance::engine(store, "evals").context("cannot build the engine")
+}

@@ -1,0 +1,215 @@
+//! How the appliance is: readiness, and the metrics of every component.
+
+use std::fmt;
+use std::sync::Arc;
+
+use undine_api::http::{Check, Metric, MetricKind, Status, TableRows};
+use undine_collector::Handle;
+use undine_ml::Stats;
+use undine_store::{Store, TableStats};
+
+/// Reads every component's counters.
+pub(super) struct ApplianceStatus {
+    node: String,
+    store: Store,
+    collector: Option<Handle>,
+    model: Option<Arc<Stats>>,
+}
+
+impl ApplianceStatus {
+    pub(super) fn new(
+        node: String,
+        store: Store,
+        collector: Option<Handle>,
+        model: Option<Arc<Stats>>,
+    ) -> Self {
+        Self { node, store, collector, model }
+    }
+
+    fn store_metrics(&self) -> Vec<Metric> {
+        let stats = self.store.stats();
+        let of = |name, help, kind, value: fn(&TableStats) -> u64| {
+            let samples = stats
+                .tables
+                .iter()
+                .map(|table| (vec![("table", table.table.to_owned())], value(table)));
+            Metric::labelled(name, help, kind, samples)
+        };
+        let (counter, gauge) = (MetricKind::Counter, MetricKind::Gauge);
+        vec![
+            of(
+                "undine_store_appended_rows_total",
+                "Rows appended since the start.",
+                counter,
+                |t| t.appended_rows,
+            ),
+            of(
+                "undine_store_evicted_rows_total",
+                "Rows that left memory before they were sealed.",
+                counter,
+                |t| t.evicted_rows,
+            ),
+            of("undine_store_hot_rows", "Rows in memory.", gauge, |t| t.hot_rows),
+            of("undine_store_sealed_rows", "Rows that the finest tier stands for.", gauge, |t| {
+                t.sealed_rows
+            }),
+            of("undine_store_segments", "Files over all tiers.", gauge, |t| t.segments),
+            of("undine_store_segment_bytes", "Size of those files.", gauge, |t| t.segment_bytes),
+            Metric::gauge("undine_store_hot_bytes", "Bytes of rows in memory.", stats.hot_bytes),
+            Metric::gauge(
+                "undine_store_log_bytes",
+                "Bytes of the log's segments.",
+                stats.log_bytes,
+            ),
+            Metric::gauge(
+                "undine_store_log_queue_bytes",
+                "Bytes that wait for the log.",
+                stats.log_queue_bytes,
+            ),
+            Metric::counter(
+                "undine_store_refused_frames_total",
+                "Frames that were refused because the store was full.",
+                stats.refused_frames,
+            ),
+            Metric::counter(
+                "undine_store_repeated_frames_total",
+                "Retries that were not stored again.",
+                stats.repeated_frames,
+            ),
+        ]
+    }
+
+    fn model_metrics(model: &Stats) -> [Metric; 6] {
+        let stats = model.snapshot();
+        [
+            Metric::counter(
+                "undine_model_seen_rows_total",
+                "Rows of http_events that the model read.",
+                stats.rows_seen,
+            ),
+            Metric::counter(
+                "undine_model_missed_rows_total",
+                "Rows that were gone before the model read them.",
+                stats.rows_missed,
+            ),
+            Metric::counter(
+                "undine_model_windows_total",
+                "Windows that were judged.",
+                stats.windows,
+            ),
+            Metric::counter(
+                "undine_model_incidents_total",
+                "Incidents that were opened.",
+                stats.incidents_opened,
+            ),
+            Metric::gauge(
+                "undine_model_open_incidents",
+                "Incidents that are open.",
+                stats.incidents_open,
+            ),
+            Metric::gauge(
+                "undine_model_services",
+                "Services that have a baseline or are getting one.",
+                stats.services,
+            ),
+        ]
+    }
+}
+
+fn capture_check(collector: &Handle) -> Check {
+    let stats = collector.stats();
+    let detail = format!(
+        "{} operations seen, {} lost",
+        stats.kernel.operations, stats.kernel.dropped_operations
+    );
+    Check { name: "capture", ok: true, detail }
+}
+
+fn collector_metrics(collector: &Handle) -> [Metric; 9] {
+    let stats = collector.stats();
+    let kernel = stats.kernel;
+    [
+        Metric::counter(
+            "undine_collector_attempted_messages_total",
+            "Messages that the kernel was to send.",
+            kernel.attempts,
+        ),
+        Metric::counter(
+            "undine_collector_dropped_messages_total",
+            "Messages for which the ring had no room.",
+            kernel.dropped,
+        ),
+        Metric::counter(
+            "undine_collector_dropped_bytes_total",
+            "Stream bytes of those messages.",
+            kernel.dropped_bytes,
+        ),
+        Metric::counter(
+            "undine_collector_operations_total",
+            "Socket operations in scope that moved bytes.",
+            kernel.operations,
+        ),
+        Metric::counter(
+            "undine_collector_lost_operations_total",
+            "Operations of which nothing reached the ring.",
+            kernel.dropped_operations,
+        ),
+        Metric::counter(
+            "undine_collector_consumed_messages_total",
+            "Messages that were read.",
+            stats.consumed,
+        ),
+        Metric::counter(
+            "undine_collector_http_rows_total",
+            "Rows of http_events that were written.",
+            stats.rows.http_events,
+        ),
+        Metric::counter(
+            "undine_collector_refused_rows_total",
+            "Rows that the store did not take.",
+            stats.refused_rows,
+        ),
+        Metric::gauge(
+            "undine_collector_connections",
+            "Connections that are open.",
+            stats.pipeline.connections,
+        ),
+    ]
+}
+
+impl fmt::Debug for ApplianceStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ApplianceStatus").field("node", &self.node).finish_non_exhaustive()
+    }
+}
+
+impl Status for ApplianceStatus {
+    fn node(&self) -> String {
+        self.node.clone()
+    }
+
+    fn checks(&self) -> Vec<Check> {
+        let rows: u64 = self.store.stats().tables.iter().map(|table| table.hot_rows).sum();
+        let mut checks =
+            vec![Check { name: "store", ok: true, detail: format!("{rows} rows in memory") }];
+        checks.extend(self.collector.as_ref().map(capture_check));
+        checks
+    }
+
+    fn metrics(&self) -> Vec<Metric> {
+        let mut metrics = self.store_metrics();
+        metrics.extend(self.model.iter().flat_map(|model| Self::model_metrics(model)));
+        metrics.extend(self.collector.iter().flat_map(collector_metrics));
+        metrics
+    }
+
+    fn rows(&self, table: &str) -> Option<TableRows> {
+        let stats = self.store.stats().tables.into_iter().find(|stats| stats.table == table)?;
+        Some(TableRows {
+            hot: stats.hot_rows,
+            sealed: stats.sealed_rows,
+            evicted: stats.evicted_rows,
+            bytes: stats.hot_bytes,
+        })
+    }
+}
