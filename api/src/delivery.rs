@@ -113,7 +113,7 @@ mod tests {
         let first = delays.next(None);
         assert!((100..=200).contains(&first.as_millis()), "{first:?}");
         assert_eq!(delays.next(Some(Duration::from_millis(700))), Duration::from_millis(700));
-        assert_eq!(delays.next(Some(Duration::from_secs(3600))), Duration::from_secs(1));
+        assert_eq!(delays.next(Some(Duration::from_hours(1))), Duration::from_secs(1));
         assert_eq!(delays.next(Some(Duration::ZERO)), Duration::from_millis(100));
         for _ in 0..100 {
             assert!(delays.next(None) <= Duration::from_secs(1));

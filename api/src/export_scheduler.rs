@@ -234,17 +234,14 @@ impl Config {
     ) -> Result<(PathBuf, TimeNs), BuildError> {
         let path = self.dir.join(format!("{}.json", script.id));
         let state = |cause| BuildError::State { path: path.clone(), cause };
-        let covered_to = match durable_file::read(&path).map_err(state)? {
-            Some(bytes) => {
-                let progress: Progress = serde_json::from_slice(&bytes)
-                    .map_err(|error| state(std::io::Error::other(error)))?;
-                TimeNs::new(progress.covered_to)
-            }
-            None => {
-                let first = self.calendar(script).first(now);
-                Progress::save(&path, first).map_err(state)?;
-                first
-            }
+        let covered_to = if let Some(bytes) = durable_file::read(&path).map_err(state)? {
+            let progress: Progress = serde_json::from_slice(&bytes)
+                .map_err(|error| state(std::io::Error::other(error)))?;
+            TimeNs::new(progress.covered_to)
+        } else {
+            let first = self.calendar(script).first(now);
+            Progress::save(&path, first).map_err(state)?;
+            first
         };
         Ok((path, covered_to))
     }

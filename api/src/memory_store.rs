@@ -144,7 +144,7 @@ impl Feed for MemoryStore {
                 continue;
             }
             let start = progress.cursor.counter().max(slice.seqs.first.counter() - 1);
-            let offset = (start + 1 - slice.seqs.first.counter()) as usize;
+            let offset = usize::try_from(start + 1 - slice.seqs.first.counter()).unwrap();
             let rows = (slice.rows.num_rows() - offset).min(left);
             let first = Seq::new(Incarnation::new(1), start + 1);
             let seqs = SeqRange::new(first, rows);

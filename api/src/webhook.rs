@@ -247,13 +247,12 @@ impl Config {
         let disk = |cause| BuildError::Outbox { path: dir.clone(), cause };
         let outbox = Outbox::open(dir.clone(), self.outbox_entries_max, self.dead_entries_max);
         let outbox = Arc::new(outbox.map_err(disk)?);
-        let state = match outbox.state().map_err(disk)? {
-            Some(state) => state,
-            None => {
-                let state = State::starting_at(*newest.borrow());
-                outbox.set_state(&state).map_err(disk)?;
-                state
-            }
+        let state = if let Some(state) = outbox.state().map_err(disk)? {
+            state
+        } else {
+            let state = State::starting_at(*newest.borrow());
+            outbox.set_state(&state).map_err(disk)?;
+            state
         };
         let stats = Arc::new(ReceiverStats::default());
         stats.pending.store(outbox.len() as u64, Ordering::Relaxed);

@@ -196,7 +196,7 @@ mod tests {
         let endpoint = a.endpoint.as_ref().unwrap();
         assert_eq!(endpoint.headers, [("api-key".to_owned(), "k".to_owned())]);
         assert!(endpoint.insecure && a.enabled && !b.enabled);
-        assert_eq!((&*b.id, &*b.name, b.frequency), ("b", "b", Duration::from_secs(60)));
+        assert_eq!((&*b.id, &*b.name, b.frequency), ("b", "b", Duration::from_mins(1)));
     }
 
     #[test]
@@ -211,13 +211,13 @@ mod tests {
                 .replace(&dir.path().display().to_string(), "DIR")
         };
         expect_test::expect![[r#"DIR/x.toml: frequency = "soon" is not a length of time such as "10s" or "5m": expected number at 0"#]].assert_eq(&error("frequency = 'soon'"));
-        expect_test::expect![[r#"
+        expect_test::expect![[r"
             DIR/x.toml does not describe an export script: TOML parse error at line 2, column 1
               |
             2 | frequencey = '2s'
               | ^^^^^^^^^^
             unknown field `frequencey`, expected one of `name`, `frequency`, `enabled`, `script`, `endpoint`
-        "#]].assert_eq(&error("frequency = '1s'\nfrequencey = '2s'"));
+        "]].assert_eq(&error("frequency = '1s'\nfrequencey = '2s'"));
         expect_test::expect!["cannot read DIR/x.pxl; check that it exists and may be read: No such file or directory (os error 2)"].assert_eq(&error("frequency = '1s'"));
     }
 }

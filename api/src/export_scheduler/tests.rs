@@ -52,7 +52,7 @@ fn config(dir: &Path, endpoint: Endpoint) -> Config {
         scripts: vec![script(endpoint)],
         dir: dir.to_owned(),
         lateness: Duration::from_millis(5),
-        catch_up_max: Duration::from_secs(3600),
+        catch_up_max: Duration::from_hours(1),
         runs_max: 1,
         run_timeout: Duration::from_secs(5),
         retry: RetryPolicy {

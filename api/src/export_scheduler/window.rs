@@ -73,11 +73,11 @@ mod tests {
 
     use super::*;
 
-    fn calendar(frequency: u64, lateness: u64, catch_up_max: u64) -> Calendar {
+    fn calendar(frequency: u32, lateness: u32, catch_up_max: u32) -> Calendar {
         Calendar {
-            frequency: Duration::from_nanos(frequency),
-            lateness: Duration::from_nanos(lateness),
-            catch_up_max: Duration::from_nanos(catch_up_max),
+            frequency: Duration::from_nanos(frequency.into()),
+            lateness: Duration::from_nanos(lateness.into()),
+            catch_up_max: Duration::from_nanos(catch_up_max.into()),
         }
     }
 
@@ -115,7 +115,7 @@ mod tests {
         fn windows_cover_all_time_once_over_restarts_and_jumps(
             start in 0_i64..1_000_000,
             lives in prop::collection::vec(
-                (1_u64..50, 0_u64..30, 0_u64..200, prop::collection::vec(-40_i64..300, 0..30)),
+                (1_u32..50, 0_u32..30, 0_u32..200, prop::collection::vec(-40_i64..300, 0..30)),
                 1..8),
         ) {
             let mut now = start;
@@ -131,12 +131,12 @@ mod tests {
                     match calendar.step(TimeNs::new(covered_to), TimeNs::new(now)) {
                         Step::Run(window) => {
                             let length = window.end.get() - window.start.get();
-                            prop_assert!(length > 0 && length <= frequency as i64);
-                            prop_assert!(window.end.get() + lateness as i64 <= now);
+                            prop_assert!(length > 0 && length <= i64::from(frequency));
+                            prop_assert!(window.end.get() + i64::from(lateness) <= now);
                             done.push(window);
                         }
                         Step::Skip(window) => {
-                            let kept_from = now - (lateness + frequency + more) as i64;
+                            let kept_from = now - i64::from(lateness + frequency + more);
                             prop_assert!(window.end.get() <= kept_from, "only what is too old");
                             done.push(window);
                         }

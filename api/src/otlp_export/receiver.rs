@@ -48,7 +48,7 @@ pub(crate) struct Receiver {
     acknowledged: Arc<watch::Sender<Vec<ExportMetricsServiceRequest>>>,
     pub(crate) traces: Arc<Mutex<Vec<ExportTraceServiceRequest>>>,
     metadata: Arc<watch::Sender<Vec<MetadataMap>>>,
-    _server: Arc<JoinSet<Result<(), tonic::transport::Error>>>,
+    server: Option<Arc<JoinSet<Result<(), tonic::transport::Error>>>>,
 }
 
 impl Receiver {
@@ -60,7 +60,7 @@ impl Receiver {
             acknowledged: Arc::new(watch::Sender::default()),
             traces: Arc::default(),
             metadata: Arc::new(watch::Sender::default()),
-            _server: Arc::default(),
+            server: None,
         };
         let metrics = MetricsServiceServer::new(receiver.clone());
         let traces = TraceServiceServer::new(receiver.clone());
@@ -71,7 +71,7 @@ impl Receiver {
                 .add_service(traces.accept_compressed(CompressionEncoding::Gzip))
                 .serve_with_incoming(TcpIncoming::from(listener)),
         );
-        receiver._server = Arc::new(server);
+        receiver.server = Some(Arc::new(server));
         receiver
     }
 

@@ -26,7 +26,8 @@ fn object(attributes: &[KeyValue]) -> Value {
 /// Nesting is bounded by the protobuf decoder, which refuses messages deeper than 100.
 fn value(any: &AnyValue) -> Value {
     match &any.value {
-        None => Value::Null,
+        // References to a dictionary are for profiles only; other signals take them as absent.
+        None | Some(OtlpValue::StringValueStrindex(_)) => Value::Null,
         Some(OtlpValue::StringValue(text)) => Value::String(text.clone()),
         Some(OtlpValue::BoolValue(flag)) => Value::Bool(*flag),
         Some(OtlpValue::IntValue(int)) => Value::from(*int),
@@ -36,8 +37,6 @@ fn value(any: &AnyValue) -> Value {
         }
         Some(OtlpValue::KvlistValue(list)) => object(&list.values),
         Some(OtlpValue::BytesValue(bytes)) => Value::String(STANDARD.encode(bytes)),
-        // Meant for profiles only; the protocol asks other signals to take it as absent.
-        Some(OtlpValue::StringValueStrindex(_)) => Value::Null,
     }
 }
 

@@ -45,10 +45,8 @@ fn push(
     let span_id = id(&span.span_id, 8).ok_or(Refusal::SpanId)?;
     // Some senders write eight zero bytes where a span has no parent.
     let is_root = span.parent_span_id.iter().all(|byte| *byte == 0);
-    let parent_span_id = match is_root {
-        true => String::new(),
-        false => id(&span.parent_span_id, 8).ok_or(Refusal::SpanId)?,
-    };
+    let parent_span_id =
+        if is_root { String::new() } else { id(&span.parent_span_id, 8).ok_or(Refusal::SpanId)? };
     let start_time = time(span.start_time_unix_nano)?;
     let end_time = time(span.end_time_unix_nano)?;
     if end_time < start_time {

@@ -135,7 +135,7 @@ impl Follower {
 }
 
 /// Long enough to mean: until something happens.
-const FOREVER: Duration = Duration::from_secs(24 * 3600);
+const FOREVER: Duration = Duration::from_hours(24);
 
 enum Step {
     Took,

@@ -170,7 +170,9 @@ mod tests {
 
     fn notices(incidents: &[Incident<'_>]) -> Vec<Notice> {
         let mut rows = Incidents::new(incidents.len());
-        incidents.iter().for_each(|incident| rows.push(incident));
+        for incident in incidents {
+            rows.push(incident);
+        }
         let first = Seq::new(Incarnation::new(1), 7);
         Notice::of(&Slice { seqs: SeqRange::new(first, incidents.len()), rows: rows.finish() })
     }
@@ -213,7 +215,9 @@ mod tests {
             incident("update", told[2]),
             incident("resolved", told[0]),
         ]);
-        notices.iter_mut().for_each(|notice| open.follow(notice));
+        for notice in &mut notices {
+            open.follow(notice);
+        }
         let names: Vec<_> = notices.iter().map(|notice| &*notice.labels["alertname"]).collect();
         assert_eq!(names, ["LatencyAnomaly", "LatencyAnomaly", "ErrorAnomaly", "ErrorAnomaly"]);
         let ended: Vec<_> = notices

@@ -15,6 +15,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use undine_schema::Seq;
@@ -186,7 +188,7 @@ impl Outbox {
 
 /// URLs may hold secrets, so only their hash is written.
 fn fingerprint(url: &str) -> String {
-    Sha256::digest(url).iter().map(|byte| format!("{byte:02x}")).collect()
+    STANDARD.encode(Sha256::digest(url))
 }
 
 /// The numbers that files in `dir` are named by; what a crash left half-written is removed.

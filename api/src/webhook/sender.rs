@@ -322,7 +322,7 @@ mod tests {
             let headers = [(RETRY_AFTER, HeaderValue::from_str(value).unwrap())];
             retry_after(&headers.into_iter().collect(), 1_445_412_470_000_000_000)
         };
-        assert_eq!(asked("120"), Some(Duration::from_secs(120)));
+        assert_eq!(asked("120"), Some(Duration::from_mins(2)));
         assert_eq!(asked("Wed, 21 Oct 2015 07:28:00 GMT"), Some(Duration::from_secs(10)));
         assert_eq!(asked("Wed, 21 Oct 2015 07:00:00 GMT"), Some(Duration::ZERO));
         assert_eq!(asked("soon"), None);

@@ -48,7 +48,7 @@ struct Hook {
     url: String,
     answers: Arc<Mutex<VecDeque<Answer>>>,
     posts: Arc<watch::Sender<Vec<Post>>>,
-    _server: Arc<JoinSet<std::io::Result<()>>>,
+    server: Option<Arc<JoinSet<std::io::Result<()>>>>,
 }
 
 impl Hook {
@@ -58,13 +58,13 @@ impl Hook {
             url: format!("http://{}/hook?token=t0p", listener.local_addr().unwrap()),
             answers: Arc::default(),
             posts: Arc::new(watch::Sender::default()),
-            _server: Arc::default(),
+            server: None,
         };
         let router =
             Router::new().route("/hook", axum::routing::post(Self::take)).with_state(hook.clone());
         let mut server = JoinSet::new();
         server.spawn(async move { axum::serve(listener, router).await });
-        hook._server = Arc::new(server);
+        hook.server = Some(Arc::new(server));
         hook
     }
 
@@ -133,7 +133,7 @@ fn config(dir: &Path, url: &str) -> Config {
             first_delay: Duration::from_millis(5),
             delay_max: Duration::from_secs(2),
         },
-        give_up_after: Duration::from_secs(3600),
+        give_up_after: Duration::from_hours(1),
         external_url: "http://127.0.0.1:7117/".to_owned(),
     }
 }
