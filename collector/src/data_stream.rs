@@ -84,6 +84,11 @@ pub struct DataStreams {
 }
 
 impl DataStreams {
+    /// Streams of which nothing before these positions is of interest.
+    pub fn starting_at(positions: [u64; 2]) -> Self {
+        Self { next: positions, ..Self::default() }
+    }
+
     /// Takes a message and hands on what is now in order.
     #[inline]
     pub fn push(&mut self, piece: Piece<'_>, deliver: &mut impl FnMut(Delivery<'_>)) {
@@ -133,6 +138,12 @@ impl DataStreams {
     /// Whether all bytes up to the connection's final sizes have come.
     pub fn is_complete(&self, sizes: [u64; 2]) -> bool {
         self.held.is_empty() && self.next[0] >= sizes[0] && self.next[1] >= sizes[1]
+    }
+
+    /// Bytes up to `sizes` that have not come.
+    pub fn missing(&self, sizes: [u64; 2]) -> u64 {
+        let missing = |flow: Flow| sizes[flow.index()].saturating_sub(self.next[flow.index()]);
+        missing(Flow::Ingress).saturating_add(missing(Flow::Egress))
     }
 
     /// When the first message that waits for missing bytes was sent.

@@ -300,6 +300,11 @@ impl Http1 {
         }
     }
 
+    /// Whether rows are known to be missing since the last [`Self::take_lost_rows`].
+    pub const fn has_lost_rows(&self) -> bool {
+        self.lost_rows > 0 || self.unread_request_bytes >= REQUEST_BYTES_MIN
+    }
+
     /// Takes the rows that are known to be missing since the last call.
     pub fn take_lost_rows(&mut self) -> Option<LostRows> {
         let unread = self.unread_request_bytes / REQUEST_BYTES_MIN;

@@ -1,0 +1,553 @@
+//! Connections, and what each speaks.
+//!
+//! A [`Connection`] puts its messages in order, finds out its protocol and feeds the protocol's
+//! parser. What is undecided is kept until its first bytes decide; what is opaque is only counted,
+//! but looked at again whenever an operation starts with a request.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+
+use undine_ebpf::{ConnInfo, ConnTotals};
+
+use crate::conn_stats::AccountKey;
+use crate::data_stream::{DataStreams, Delivery, Missing, Operation, Piece};
+use crate::endpoints::{Role, Tuple};
+use crate::event::{Flow, ProcessKey};
+use crate::protocol::exchange::{Exchange, Output};
+use crate::protocol::http1::{
+    Cause, Http1, LostRows, Probe, REQUEST_BYTES_MIN, Start, probe_request,
+};
+use crate::protocol::{PROBE_BYTES_MAX, ProtocolCode, Verdict, infer};
+
+/// Most operations that are kept while the protocol is undecided.
+const UNDECIDED_OPERATIONS_MAX: usize = 64;
+
+/// What is known of a connection's ends once it was announced.
+#[derive(Clone, Debug)]
+pub struct Ends {
+    /// Addresses and ports.
+    pub tuple: Tuple,
+    /// Inode of the network namespace.
+    pub netns: u64,
+    /// Socket family.
+    pub family: u16,
+    /// Which end this is, as far as the kernel knows.
+    pub role: Role,
+    /// The peer's address as text.
+    pub remote: String,
+    /// This end's address as text.
+    pub local: String,
+}
+
+impl Ends {
+    fn of(info: &ConnInfo) -> Self {
+        let tuple = Tuple::of(info);
+        Self {
+            tuple,
+            netns: info.netns,
+            family: info.family,
+            role: Role::of(info),
+            remote: tuple.remote.to_string(),
+            local: tuple.local.to_string(),
+        }
+    }
+}
+
+/// Which of a connection's two observed ends keeps the rows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Keeper {
+    /// Not decided yet.
+    #[default]
+    Undecided,
+    /// This one.
+    This,
+    /// The other one.
+    Other,
+}
+
+/// A connection's protocol and its parser.
+#[derive(Debug)]
+enum Parser {
+    Undecided(Undecided),
+    Http1(Box<Http1>),
+    Opaque,
+}
+
+/// The first bytes of a connection whose protocol is not known yet.
+#[derive(Debug, Default)]
+struct Undecided {
+    bytes: [Vec<u8>; 2],
+    operations: Vec<(Flow, usize, Operation)>,
+    gap: Option<Cause>,
+    lost_bytes: [u64; 2],
+}
+
+/// How decided a connection's protocol is, as its other end wants to know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decided {
+    /// It may still be anything.
+    NotYet,
+    /// Requests are read on it.
+    Http,
+    /// No rows come from it.
+    Opaque,
+}
+
+/// A connection.
+#[derive(Debug)]
+pub struct Connection {
+    /// Its number in messages.
+    pub id: u64,
+    /// Its ends, once it was announced.
+    pub ends: Option<Ends>,
+    /// Who used it last.
+    pub process: ProcessKey,
+    /// Its other end, where that is observed too.
+    pub peer: Option<u64>,
+    /// The process at its other end, where that is observed too.
+    pub peer_process: Option<ProcessKey>,
+    /// Which end keeps the rows.
+    pub keeper: Keeper,
+    /// Exchanges that wait until it is known which end keeps them.
+    pub waiting: Vec<Box<Exchange>>,
+    /// Bytes of each direction, lost ones included.
+    pub bytes: [u64; 2],
+    /// When its last message was sent.
+    pub used_at: u64,
+    /// Set once it was said to be gone, with its final totals.
+    pub closing: Option<ConnTotals>,
+    /// Lost bytes that holes account for, and how many of them the ledger was told.
+    pub lost_bytes: u64,
+    /// See `lost_bytes`.
+    pub attributed_bytes: u64,
+    /// Whether its gap is queued to be declared.
+    pub gap_queued: bool,
+    /// Its row in `conn_stats`, and the bytes that it has there already.
+    pub account: Option<(AccountKey, [u64; 2])>,
+    streams: DataStreams,
+    parser: Parser,
+    opaque_for_good: bool,
+}
+
+impl Connection {
+    fn new(id: u64) -> Self {
+        Self {
+            id,
+            ends: None,
+            process: ProcessKey::default(),
+            peer: None,
+            peer_process: None,
+            keeper: Keeper::Undecided,
+            waiting: Vec::new(),
+            bytes: [0; 2],
+            used_at: 0,
+            closing: None,
+            lost_bytes: 0,
+            attributed_bytes: 0,
+            gap_queued: false,
+            account: None,
+            streams: DataStreams::default(),
+            parser: Parser::Undecided(Undecided::default()),
+            opaque_for_good: false,
+        }
+    }
+
+    /// Takes note of its ends.
+    pub fn announce(&mut self, info: &ConnInfo) {
+        self.ends = Some(Ends::of(info));
+    }
+
+    /// Which end this is.
+    pub fn role(&self) -> Role {
+        match (&self.parser, &self.ends) {
+            (Parser::Http1(http), _) => Role::of_requests(http.requests()),
+            (_, Some(ends)) => ends.role,
+            (_, None) => Role::Unknown,
+        }
+    }
+
+    /// Its protocol.
+    pub const fn protocol(&self) -> ProtocolCode {
+        match self.parser {
+            Parser::Http1(_) => ProtocolCode::Http,
+            Parser::Undecided(_) | Parser::Opaque => ProtocolCode::Unknown,
+        }
+    }
+
+    /// How decided its protocol is.
+    pub const fn decided(&self) -> Decided {
+        match self.parser {
+            Parser::Undecided(_) => Decided::NotYet,
+            Parser::Http1(_) => Decided::Http,
+            Parser::Opaque => Decided::Opaque,
+        }
+    }
+
+    /// Requests that wait for their response.
+    pub fn in_flight(&self) -> usize {
+        match &self.parser {
+            Parser::Http1(http) => http.in_flight(),
+            _ => 0,
+        }
+    }
+
+    /// Whether pairing is interrupted by a gap.
+    pub const fn is_out_of_step(&self) -> bool {
+        match &self.parser {
+            Parser::Http1(http) => http.is_out_of_step(),
+            _ => false,
+        }
+    }
+
+    /// When the first message that waits for missing bytes was sent.
+    pub fn gap_since(&self) -> Option<u64> {
+        self.streams.gap_since()
+    }
+
+    /// Whether everything up to its final totals has come.
+    pub fn is_complete(&self) -> bool {
+        self.closing.as_ref().is_some_and(|totals| {
+            matches!(self.parser, Parser::Opaque) || self.streams.is_complete(sizes(totals))
+        })
+    }
+
+    /// Payload bytes that wait for missing ones.
+    pub const fn held_bytes(&self) -> usize {
+        self.streams.held_bytes()
+    }
+
+    /// Takes a data message.
+    pub fn data(&mut self, piece: Piece<'_>, out: &mut Output) {
+        let end = &mut self.bytes[piece.flow.index()];
+        *end = (*end).max(piece.pos.saturating_add(piece.len));
+        self.used_at = piece.operation.at;
+        if matches!(self.parser, Parser::Opaque) && !self.reconsider(&piece) {
+            return;
+        }
+        let Self { streams, parser, lost_bytes, ends, opaque_for_good, .. } = self;
+        let role = ends.as_ref().map(|ends| ends.role);
+        streams.push(piece, &mut |delivery| {
+            parser.take(delivery, role, lost_bytes, opaque_for_good, out);
+        });
+    }
+
+    /// Declares gaps as far as `watermark` proves them, or all of them.
+    pub fn declare_gaps(&mut self, watermark: Option<u64>, out: &mut Output) {
+        let Self { streams, parser, lost_bytes, ends, opaque_for_good, .. } = self;
+        let role = ends.as_ref().map(|ends| ends.role);
+        let mut deliver = |delivery: Delivery<'_>| {
+            parser.take(delivery, role, lost_bytes, opaque_for_good, out);
+        };
+        match watermark {
+            Some(watermark) => streams.advance(watermark, &mut deliver),
+            None => streams.settle(&mut deliver),
+        }
+    }
+
+    /// Declares what has not come of the first bytes, whose number `totals` gives, lost, unless
+    /// the kernel did not drop as much: then a message is on its way.
+    pub fn reconcile_open(&mut self, totals: &ConnTotals, at: u64, out: &mut Output) {
+        let missing = self.streams.missing(sizes(totals));
+        let dropped = dropped_bytes(totals);
+        if missing > 0 && dropped >= self.lost_bytes.saturating_add(missing) {
+            self.reconcile(totals, at, out);
+        }
+    }
+
+    /// Declares everything up to `totals` that has not come lost.
+    pub fn reconcile(&mut self, totals: &ConnTotals, at: u64, out: &mut Output) {
+        for (seen, total) in self.bytes.iter_mut().zip(sizes(totals)) {
+            *seen = (*seen).max(total);
+        }
+        if matches!(self.parser, Parser::Opaque) {
+            return;
+        }
+        let Self { streams, parser, lost_bytes, ends, opaque_for_good, .. } = self;
+        let role = ends.as_ref().map(|ends| ends.role);
+        streams.finish(sizes(totals), at, &mut |delivery| {
+            parser.take(delivery, role, lost_bytes, opaque_for_good, out);
+        });
+    }
+
+    /// Ends it.
+    pub fn close(&mut self, at: u64, out: &mut Output) {
+        if let Parser::Http1(http) = &mut self.parser {
+            http.close(at, out);
+        }
+    }
+
+    /// Bytes that came after they had been declared missing, since the last call.
+    pub fn take_late_bytes(&mut self) -> u64 {
+        self.streams.take_late_bytes()
+    }
+
+    /// Whether rows are known to be missing since the last [`Self::take_lost_rows`].
+    pub const fn has_lost_rows(&self) -> bool {
+        match &self.parser {
+            Parser::Http1(http) => http.has_lost_rows(),
+            _ => false,
+        }
+    }
+
+    /// Takes the rows that are known to be missing since the last call.
+    pub fn take_lost_rows(&mut self) -> Option<LostRows> {
+        match &mut self.parser {
+            Parser::Http1(http) => http.take_lost_rows(),
+            Parser::Opaque => None,
+            Parser::Undecided(undecided) => {
+                let role = self.ends.as_ref().map_or(Role::Unknown, |ends| ends.role);
+                undecided.take_lost_rows(role)
+            }
+        }
+    }
+
+    /// Looks at an opaque connection again; whether it is one no longer.
+    fn reconsider(&mut self, piece: &Piece<'_>) -> bool {
+        if self.opaque_for_good
+            || piece.operation.continued
+            || !piece.payload.first().is_some_and(u8::is_ascii_uppercase)
+            || probe_request(piece.payload) != Probe::Yes
+        {
+            return false;
+        }
+        let start = Start::AfterGap { cause: Cause::Midstream, request_bytes: 0 };
+        self.parser = Parser::Http1(Box::new(Http1::new(piece.flow, start)));
+        let mut positions = self.bytes;
+        positions[piece.flow.index()] = piece.pos;
+        self.streams = DataStreams::starting_at(positions);
+        true
+    }
+}
+
+/// The sizes of both directions.
+fn sizes(totals: &ConnTotals) -> [u64; 2] {
+    [totals.directions[0].bytes, totals.directions[1].bytes]
+}
+
+/// Bytes of both directions that the kernel dropped.
+pub fn dropped_bytes(totals: &ConnTotals) -> u64 {
+    totals.directions.iter().fold(0, |sum, direction| sum.saturating_add(direction.dropped_bytes))
+}
+
+impl Parser {
+    fn take(
+        &mut self,
+        delivery: Delivery<'_>,
+        role: Option<Role>,
+        lost_bytes: &mut u64,
+        opaque_for_good: &mut bool,
+        out: &mut Output,
+    ) {
+        if let Delivery::Hole(_, bytes, Missing::Lost, _) = delivery {
+            *lost_bytes = lost_bytes.saturating_add(bytes);
+        }
+        match self {
+            Self::Http1(http) => {
+                feed(http, delivery, out);
+                if http.is_opaque() {
+                    *opaque_for_good = true;
+                }
+            }
+            Self::Opaque => {}
+            Self::Undecided(undecided) => match undecided.take(delivery) {
+                Verdict::NeedMore => {}
+                Verdict::Opaque => *self = Self::Opaque,
+                Verdict::Http1 { requests } => {
+                    let undecided = std::mem::take(undecided);
+                    *self = Self::Http1(undecided.into_http1(requests, role, delivery, out));
+                }
+            },
+        }
+    }
+}
+
+fn feed(http: &mut Http1, delivery: Delivery<'_>, out: &mut Output) {
+    match delivery {
+        Delivery::Bytes(flow, bytes, operation) => http.bytes(flow, bytes, operation, out),
+        Delivery::Hole(flow, bytes, why, operation) => http.hole(flow, bytes, why, operation, out),
+    }
+}
+
+impl Undecided {
+    fn take(&mut self, delivery: Delivery<'_>) -> Verdict {
+        let (flow, bytes, operation) = match delivery {
+            Delivery::Bytes(flow, bytes, operation) => (flow, bytes, operation),
+            Delivery::Hole(flow, bytes, why, _) => {
+                self.note_gap(flow, bytes, Cause::of(why));
+                return Verdict::NeedMore;
+            }
+        };
+        if self.operations.is_empty()
+            && let verdict @ Verdict::Http1 { .. } = infer_one(flow, bytes)
+        {
+            return verdict;
+        }
+        self.operations.push((flow, bytes.len(), operation));
+        self.bytes[flow.index()].extend_from_slice(bytes);
+        let verdict = match infer(&self.bytes[0], &self.bytes[1]) {
+            Verdict::NeedMore if self.is_full() => Verdict::Opaque,
+            verdict => verdict,
+        };
+        if verdict == Verdict::Opaque && let Some(cause) = self.gap {
+            // After a gap these may be the middle of anything, so only a yes counts.
+            self.note_gap(flow, 0, cause);
+            return Verdict::NeedMore;
+        }
+        verdict
+    }
+
+    fn is_full(&self) -> bool {
+        self.operations.len() >= UNDECIDED_OPERATIONS_MAX
+            || self.bytes.iter().any(|bytes| bytes.len() >= PROBE_BYTES_MAX)
+    }
+
+    /// Forgets the bytes at hand, which cannot be told apart from the middle of a message.
+    fn note_gap(&mut self, flow: Flow, bytes: u64, cause: Cause) {
+        self.gap.get_or_insert(cause);
+        self.operations.clear();
+        for (lost, kept) in self.lost_bytes.iter_mut().zip(&mut self.bytes) {
+            *lost = lost.saturating_add(kept.len() as u64);
+            kept.clear();
+        }
+        let lost = &mut self.lost_bytes[flow.index()];
+        *lost = lost.saturating_add(bytes);
+    }
+
+    /// Makes it a parser and feeds it what was kept and `last`, unless that was kept too.
+    fn into_http1(
+        self,
+        requests: Flow,
+        role: Option<Role>,
+        last: Delivery<'_>,
+        out: &mut Output,
+    ) -> Box<Http1> {
+        let request_bytes = self.lost_bytes[requests.index()];
+        let start = match (self.gap, role) {
+            (Some(cause), _) => Start::AfterGap { cause, request_bytes },
+            // The kernel saw neither end begin it.
+            (None, Some(Role::Unknown)) => {
+                Start::AfterGap { cause: Cause::Midstream, request_bytes: 0 }
+            }
+            (None, _) => Start::AtItsBeginning,
+        };
+        let mut http = Box::new(Http1::new(requests, start));
+        if self.operations.is_empty() {
+            feed(&mut http, last, out);
+        }
+        let mut at = [0; 2];
+        for (flow, length, operation) in self.operations {
+            let from = at[flow.index()];
+            at[flow.index()] += length;
+            http.bytes(flow, &self.bytes[flow.index()][from..from + length], operation, out);
+        }
+        http
+    }
+
+    fn take_lost_rows(&mut self, role: Role) -> Option<LostRows> {
+        let bytes = match role.requests() {
+            Some(flow) => self.lost_bytes[flow.index()],
+            None => self.lost_bytes[0].max(self.lost_bytes[1]),
+        };
+        let rows_max = bytes / REQUEST_BYTES_MIN;
+        if rows_max == 0 {
+            return None;
+        }
+        for lost in &mut self.lost_bytes {
+            *lost = (*lost).min(bytes % REQUEST_BYTES_MIN);
+        }
+        let cause = self.gap.unwrap_or(Cause::RingFull);
+        let request_bytes = rows_max * REQUEST_BYTES_MIN;
+        Some(LostRows { cause, rows_min: 0, rows_max, request_bytes })
+    }
+}
+
+fn infer_one(flow: Flow, bytes: &[u8]) -> Verdict {
+    match flow {
+        Flow::Ingress => infer(bytes, &[]),
+        Flow::Egress => infer(&[], bytes),
+    }
+}
+
+/// Spreads connection numbers over the table; they count up, so a multiplication does.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ConnHasher(u64);
+
+impl Hasher for ConnHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(u64::from(*byte));
+        }
+    }
+
+    fn write_u64(&mut self, value: u64) {
+        let mixed = (self.0 ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.0 = mixed ^ (mixed >> 32);
+    }
+}
+
+/// All connections that are open.
+#[derive(Debug)]
+pub struct ConnTracker {
+    connections: HashMap<u64, Box<Connection>, BuildHasherDefault<ConnHasher>>,
+    connections_max: usize,
+}
+
+impl ConnTracker {
+    /// No connections yet, and never more than `connections_max`.
+    pub fn new(connections_max: usize) -> Self {
+        Self { connections: HashMap::default(), connections_max }
+    }
+
+    /// The connection `id`.
+    pub fn get(&self, id: u64) -> Option<&Connection> {
+        self.connections.get(&id).map(AsRef::as_ref)
+    }
+
+    /// The connection `id`.
+    pub fn get_mut(&mut self, id: u64) -> Option<&mut Connection> {
+        self.connections.get_mut(&id).map(AsMut::as_mut)
+    }
+
+    /// The connection `id`, entered where it is new. Ask [`Self::must_evict`] before.
+    pub fn enter(&mut self, id: u64) -> &mut Connection {
+        self.connections.entry(id).or_insert_with(|| Box::new(Connection::new(id)))
+    }
+
+    /// The connection that has to go before `id` can be entered: of a few, the one that was unused
+    /// for longest.
+    pub fn must_evict(&self, id: u64) -> Option<u64> {
+        if self.connections.len() < self.connections_max || self.connections.contains_key(&id) {
+            return None;
+        }
+        self.connections.values().take(16).min_by_key(|conn| conn.used_at).map(|conn| conn.id)
+    }
+
+    /// Takes the connection `id` out.
+    pub fn remove(&mut self, id: u64) -> Option<Box<Connection>> {
+        self.connections.remove(&id)
+    }
+
+    /// All connections.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Connection> {
+        self.connections.values_mut().map(AsMut::as_mut)
+    }
+
+    /// The numbers of all connections.
+    pub fn ids(&self) -> Vec<u64> {
+        self.connections.keys().copied().collect()
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.connections.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.connections.is_empty()
+    }
+}

@@ -1,0 +1,313 @@
+//! What was lost, and the bounds of the rows that are missing because of it.
+//!
+//! | what | operations, bytes | rows |
+//! |---|---|---|
+//! | the ring was full | the kernel counts both, exactly | none here: the gap shows on its connection |
+//! | a connection out of step | none here: counted above | exchanges that were dropped … plus one per [`REQUEST_BYTES_MIN`] unread bytes of its requests |
+//! | lost bytes that no connection accounts for yet | none here | 0 … one per [`REQUEST_BYTES_MIN`] bytes, plus the requests that wait for a response |
+//! | bytes truncated or bypassed | exact, by message | none: inside a body nothing else is missing, elsewhere the connection falls out of step |
+//! | rows that the store refused | | exact |
+//!
+//! So the sums over the table are exact for operations and bytes, and contain the truth for rows.
+//! The upper bound of bytes that were not accounted for at first stays in the table when a
+//! connection accounts for them later: the sum then grows looser, never wrong.
+
+use std::collections::BTreeMap;
+
+use undine_schema::tables::{DataLoss, DataLosses};
+use undine_schema::{TimeNs, Upid};
+
+use crate::event::{ProcessKey, Uncaptured};
+use crate::protocol::http1::{Cause, LostRows, REQUEST_BYTES_MIN};
+
+/// Most connections whose lost rows are told apart between two writes of the table.
+const CONNECTIONS_MAX: usize = 512;
+
+/// What the kernel programs have counted since they were loaded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KernelTotals {
+    /// Messages that were to be sent.
+    pub attempts: u64,
+    /// Messages for which the ring had no room.
+    pub dropped: u64,
+    /// Stream bytes that those messages covered.
+    pub dropped_bytes: u64,
+    /// Operations of which no byte reached the ring.
+    pub dropped_operations: u64,
+    /// Operations in scope that moved at least one byte.
+    pub operations: u64,
+    /// Bytes that they moved.
+    pub operation_bytes: u64,
+}
+
+/// Bounds of the rows that are missing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RowBounds {
+    /// At least this many.
+    pub min: u64,
+    /// At most this many.
+    pub max: u64,
+}
+
+impl RowBounds {
+    fn add(&mut self, min: u64, max: u64) {
+        self.min = self.min.saturating_add(min);
+        self.max = self.max.saturating_add(max);
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Lost {
+    operations: u64,
+    bytes: u64,
+    rows: RowBounds,
+    request_bytes: u64,
+    process: ProcessKey,
+}
+
+/// Why something is missing: a row of the table for each in every interval.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Why {
+    OutOfStep(Cause, u64),
+    Uncaptured(UncapturedReason),
+    Evicted,
+    Unannounced,
+    Refused(&'static str, &'static str),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum UncapturedReason {
+    Truncated,
+    Bypassed,
+    Fault,
+}
+
+/// Gathers losses until they are written.
+#[derive(Debug, Default)]
+pub struct LossLedger {
+    open: BTreeMap<Why, Lost>,
+    kernel: KernelTotals,
+    reported: KernelTotals,
+    /// Lost bytes that connections account for.
+    attributed_bytes: u64,
+    /// Lost bytes that no connection accounted for, for which bounds were written.
+    unattributed_reported: u64,
+    /// Those at the last write; only what is as old as that is written.
+    unattributed_before: u64,
+    rows: RowBounds,
+}
+
+impl LossLedger {
+    /// Takes the kernel's counters.
+    pub fn kernel(&mut self, totals: KernelTotals) {
+        self.kernel = totals;
+    }
+
+    /// The kernel's counters as last taken.
+    pub const fn kernel_totals(&self) -> &KernelTotals {
+        &self.kernel
+    }
+
+    /// A connection accounts for lost bytes.
+    pub fn attribute(&mut self, bytes: u64) {
+        self.attributed_bytes = self.attributed_bytes.saturating_add(bytes);
+    }
+
+    /// Rows of a connection that was out of step.
+    pub fn out_of_step(&mut self, conn: u64, process: ProcessKey, lost: LostRows) {
+        let mut why = Why::OutOfStep(lost.cause, conn);
+        if self.open.len() >= CONNECTIONS_MAX && !self.open.contains_key(&why) {
+            why = Why::OutOfStep(lost.cause, 0);
+        }
+        self.rows.add(lost.rows_min, lost.rows_max);
+        let entry = self.open.entry(why).or_default();
+        entry.rows.add(lost.rows_min, lost.rows_max);
+        entry.request_bytes = entry.request_bytes.saturating_add(lost.request_bytes);
+        entry.process = process;
+    }
+
+    /// Bytes of an operation that were not captured.
+    pub fn uncaptured(&mut self, why: Uncaptured, bytes: u64) {
+        let reason = match why {
+            Uncaptured::Truncated => UncapturedReason::Truncated,
+            Uncaptured::Bypassed => UncapturedReason::Bypassed,
+            Uncaptured::Fault => UncapturedReason::Fault,
+        };
+        let entry = self.open.entry(Why::Uncaptured(reason)).or_default();
+        entry.operations += 1;
+        entry.bytes = entry.bytes.saturating_add(bytes);
+    }
+
+    /// A connection was evicted with this many requests without a response.
+    pub fn evicted(&mut self, rows: u64) {
+        self.rows.add(0, rows);
+        self.open.entry(Why::Evicted).or_default().rows.add(0, rows);
+    }
+
+    /// Exchanges of connections that were never announced, so that it cannot be told which end
+    /// keeps them.
+    pub fn unannounced(&mut self, rows: u64) {
+        self.rows.add(0, rows);
+        self.open.entry(Why::Unannounced).or_default().rows.add(0, rows);
+    }
+
+    /// Rows of a table that the store refused.
+    pub fn refused(&mut self, table: &'static str, reason: &'static str, rows: u64) {
+        self.rows.add(rows, rows);
+        self.open.entry(Why::Refused(table, reason)).or_default().rows.add(rows, rows);
+    }
+
+    /// Lost bytes that no connection accounts for.
+    pub const fn unattributed_bytes(&self) -> u64 {
+        self.kernel.dropped_bytes.saturating_sub(self.attributed_bytes)
+    }
+
+    /// Bounds of the rows that are missing now, where `in_flight` requests wait for a response.
+    pub fn bounds(&self, in_flight: u64) -> RowBounds {
+        let unattributed = self.unattributed_bytes();
+        let waiting = if unattributed > 0 { in_flight } else { 0 };
+        let RowBounds { min, max } = self.rows;
+        let more = (unattributed / REQUEST_BYTES_MIN).saturating_add(waiting);
+        RowBounds { min, max: max.saturating_add(more) }
+    }
+
+    /// Writes what was lost since the last call. `settled` where no message is on its way, so
+    /// that bytes no connection accounts for never will be.
+    pub fn write(&mut self, rows: &mut DataLosses, time: TimeNs, settled: Option<u64>, asid: u32) {
+        self.write_kernel(rows, time);
+        for (why, lost) in std::mem::take(&mut self.open) {
+            write_one(rows, time, asid, why, &lost);
+        }
+        self.write_unattributed(rows, time, settled);
+    }
+
+    fn write_kernel(&mut self, rows: &mut DataLosses, time: TimeNs) {
+        let operations = self.kernel.dropped_operations.saturating_sub(self.reported.dropped_operations);
+        let bytes = self.kernel.dropped_bytes.saturating_sub(self.reported.dropped_bytes);
+        let messages = self.kernel.dropped.saturating_sub(self.reported.dropped);
+        self.reported = self.kernel;
+        if operations + bytes + messages > 0 {
+            rows.push(&DataLoss {
+                time_: time,
+                stage: "kernel",
+                reason: "ring_full",
+                operations: signed(operations),
+                bytes: signed(bytes),
+                detail: &format!("{messages} messages; missing rows are told by connection"),
+                ..DataLoss::default()
+            });
+        }
+    }
+
+    fn write_unattributed(&mut self, rows: &mut DataLosses, time: TimeNs, settled: Option<u64>) {
+        let now = self.unattributed_bytes();
+        let sure = if settled.is_some() { now } else { now.min(self.unattributed_before) };
+        self.unattributed_before = now;
+        let fresh = sure.saturating_sub(self.unattributed_reported);
+        if fresh == 0 {
+            return;
+        }
+        self.unattributed_reported = sure;
+        let rows_max = fresh.div_ceil(REQUEST_BYTES_MIN) + settled.unwrap_or(0);
+        rows.push(&DataLoss {
+            time_: time,
+            source_table: "http_events",
+            stage: "collector",
+            reason: "ring_full",
+            rows_max: signed(rows_max),
+            detail: &format!("{fresh} lost bytes that no connection accounts for"),
+            ..DataLoss::default()
+        });
+    }
+}
+
+fn write_one(rows: &mut DataLosses, time: TimeNs, asid: u32, why: Why, lost: &Lost) {
+    let mut conn = String::new();
+    let mut detail = String::new();
+    let (source_table, stage, reason) = match why {
+        Why::OutOfStep(cause, id) => {
+            if id != 0 {
+                conn = format!("{id:x}");
+            }
+            detail = format!("{} unread bytes of requests", lost.request_bytes);
+            ("http_events", "collector", cause.reason())
+        }
+        Why::Uncaptured(UncapturedReason::Truncated) => ("", "kernel", "truncated"),
+        Why::Uncaptured(UncapturedReason::Bypassed) => ("", "kernel", "bypassed"),
+        Why::Uncaptured(UncapturedReason::Fault) => ("", "kernel", "fault"),
+        Why::Evicted => ("http_events", "collector", "evicted"),
+        Why::Unannounced => ("http_events", "collector", "unannounced"),
+        Why::Refused(table, reason) => (table, "store", reason),
+    };
+    let has_process = lost.process != ProcessKey::default() && !conn.is_empty();
+    rows.push(&DataLoss {
+        time_: time,
+        source_table,
+        stage,
+        reason,
+        operations: signed(lost.operations),
+        bytes: signed(lost.bytes),
+        rows_min: signed(lost.rows.min),
+        rows_max: signed(lost.rows.max),
+        upid: if has_process { lost.process.upid(asid) } else { Upid::default() },
+        conn: &conn,
+        detail: &detail,
+    });
+}
+
+fn signed(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(ledger: &mut LossLedger, settled: Option<u64>) -> Vec<String> {
+        let mut rows = DataLosses::new(0);
+        ledger.write(&mut rows, TimeNs::ZERO, settled, 1);
+        let batch = rows.finish();
+        let text = arrow::util::pretty::pretty_format_batches(&[batch]).unwrap().to_string();
+        let keep = |line: &str| {
+            let cells: Vec<_> = line.split('|').map(str::trim).collect();
+            cells[2..=8].join(" ")
+        };
+        text.lines().skip(3).filter(|line| line.starts_with('|')).map(keep).collect()
+    }
+
+    #[test]
+    fn operations_and_bytes_are_written_once_and_rows_where_their_gap_is() {
+        let mut ledger = LossLedger::default();
+        let totals = KernelTotals {
+            dropped: 3,
+            dropped_bytes: 100,
+            dropped_operations: 2,
+            ..KernelTotals::default()
+        };
+        ledger.kernel(totals);
+        ledger.attribute(64);
+        let lost = LostRows { cause: Cause::RingFull, rows_min: 1, rows_max: 4, request_bytes: 64 };
+        ledger.out_of_step(255, ProcessKey { tgid: 1, start_ns: 0 }, lost);
+        assert_eq!(ledger.bounds(5), RowBounds { min: 1, max: 4 + 2 + 5 });
+        assert_eq!(
+            written(&mut ledger, None),
+            ["kernel ring_full 2 100 0 0", "http_events collector ring_full 0 0 1 4"]
+                .map(|line| if line.starts_with("kernel") { format!(" {line}") } else { line.to_owned() })
+        );
+        // What no connection accounts for is written once it is as old as the last write.
+        assert_eq!(written(&mut ledger, None), ["http_events collector ring_full 0 0 0 2"]);
+        assert_eq!(written(&mut ledger, Some(3)), Vec::<String>::new());
+    }
+
+    #[test]
+    fn many_connections_are_folded_into_one_row() {
+        let mut ledger = LossLedger::default();
+        for conn in 1..2000 {
+            let lost =
+                LostRows { cause: Cause::ParseError, rows_min: 1, rows_max: 1, request_bytes: 0 };
+            ledger.out_of_step(conn, ProcessKey::default(), lost);
+        }
+        assert_eq!(written(&mut ledger, None).len(), CONNECTIONS_MAX + 1);
+        assert_eq!(ledger.bounds(0), RowBounds { min: 1999, max: 1999 });
+    }
+}

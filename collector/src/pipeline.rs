@@ -1,0 +1,685 @@
+//! From kernel messages to rows, without clock, thread or I/O but for `/proc`.
+//!
+//! ```text
+//! message ─► Event ─► Connection (order, protocol, parser) ─► Exchange ─┬─► which end keeps it ─► Rows
+//!                └──► Processes ────────────────────────────────────────┘
+//! ```
+//!
+//! **One row per request.** Where both ends of a connection are observed, the server's rows are
+//! kept and the client's are not. By the time a client has its response the server has read the
+//! request, and the ring is in order, so the server's end is known then, unless messages were lost;
+//! a client's rows wait where the server's protocol is not decided, at most [`WAITING_NS_MAX`].
+//! Once either end has kept a row the decision stands for the connection, so no request is stored
+//! twice, and none is missing without its gap being counted.
+
+use std::collections::{HashSet, VecDeque};
+use std::time::Duration;
+
+use arrow::array::RecordBatch;
+use undine_ebpf::{ConnInfo, ConnTotals};
+use undine_schema::tables::ProbeStatus;
+use undine_schema::{TableDef, TimeNs};
+
+use crate::conn_stats::Accounts;
+use crate::conn_tracker::{ConnTracker, Connection, Decided, Keeper, dropped_bytes};
+use crate::data_stream::{Operation, Piece, REORDER_NS_MAX};
+use crate::endpoints::{Endpoints, Role};
+use crate::event::{Body, DecodeError, Event, Flow, ProcessKey};
+use crate::loss::{KernelTotals, LossLedger, RowBounds};
+use crate::peers::{PeerKey, PipeliningPeers};
+use crate::process::{FactSource, Facts, Processes};
+use crate::protocol::exchange::{Exchange, Output};
+use crate::redaction::Redaction;
+use crate::rows::{Origin, RowCounts, Rows};
+use crate::service_name::ServiceRule;
+
+/// How long a connection's last messages may come after its end, in nanoseconds.
+pub const CLOSING_NS_MAX: u64 = 50_000_000;
+/// How long a client's rows wait for the server's protocol, in nanoseconds.
+pub const WAITING_NS_MAX: u64 = 200_000_000;
+/// Most rows of a connection that wait to know which end keeps them.
+pub const WAITING_ROWS_MAX: usize = 64;
+/// How long a connection that was never announced may be silent before it is given up, in
+/// nanoseconds.
+pub const UNANNOUNCED_NS_MAX: u64 = 60_000_000_000;
+/// Most bytes that wait on all connections for missing ones.
+pub const HELD_BYTES_MAX: usize = 64 << 20;
+/// Most evicted connections whose further messages are told apart.
+const EVICTED_MAX: usize = 128 * 1024;
+/// How far event time moves before deadlines are looked at again, in nanoseconds.
+const DEADLINES_NS: u64 = 1_000_000;
+
+/// What a pipeline needs to know.
+#[derive(Debug)]
+pub struct Settings {
+    /// The node's name.
+    pub node: String,
+    /// The node's short id, part of every process's identity.
+    pub asid: u32,
+    /// What is kept of sensitive values.
+    pub redaction: Redaction,
+    /// Most bytes that are kept of a body.
+    pub body_bytes_max: usize,
+    /// The user's rules for names of services.
+    pub service_rules: Vec<ServiceRule>,
+    /// How often `conn_stats` is written.
+    pub conn_stats_interval: Duration,
+    /// Most connections at a time.
+    pub connections_max: usize,
+    /// Where facts about processes come from.
+    pub facts: FactSource,
+}
+
+/// What the pipeline has seen and done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PipelineCounts {
+    /// Messages that were taken.
+    pub messages: u64,
+    /// Messages that could not be decoded.
+    pub decode_errors: u64,
+    /// Operations whose bytes came, in whole or in part.
+    pub operations: u64,
+    /// Stream bytes that messages covered.
+    pub bytes: u64,
+    /// Connections that were entered.
+    pub connections_opened: u64,
+    /// Connections that are open.
+    pub connections: u64,
+    /// Connections that were evicted.
+    pub connections_evicted: u64,
+    /// Requests that wait for their response.
+    pub in_flight: u64,
+    /// Exchanges that the other end of their connection keeps.
+    pub rows_of_other_end: u64,
+    /// Bytes that came after they had been declared missing.
+    pub late_bytes: u64,
+    /// Connections that have no row in `conn_stats`.
+    pub conn_stats_refused: u64,
+}
+
+/// From kernel messages to rows.
+#[derive(Debug)]
+pub struct Pipeline {
+    origin: Origin,
+    tracker: ConnTracker,
+    endpoints: Endpoints,
+    peers: PipeliningPeers,
+    processes: Processes,
+    accounts: Accounts,
+    loss: LossLedger,
+    rows: Rows,
+    out: Output,
+    counts: PipelineCounts,
+    watermark: u64,
+    deadlines_at: u64,
+    gaps: VecDeque<(u64, u64)>,
+    closings: VecDeque<(u64, u64)>,
+    waitings: VecDeque<(u64, u64)>,
+    held_bytes: usize,
+    evicted: HashSet<u64>,
+    conn_stats_interval_ns: u64,
+    conn_stats_at: u64,
+    unannounced: bool,
+}
+
+impl Pipeline {
+    /// A pipeline that has seen nothing.
+    pub fn new(settings: Settings) -> Self {
+        let Settings { node, asid, redaction, body_bytes_max, service_rules, facts, .. } = settings;
+        let interval = u64::try_from(settings.conn_stats_interval.as_nanos()).unwrap_or(u64::MAX);
+        Self {
+            origin: Origin { node, asid, redaction, wall_minus_mono_ns: 0 },
+            tracker: ConnTracker::new(settings.connections_max),
+            endpoints: Endpoints::default(),
+            peers: PipeliningPeers::default(),
+            processes: Processes::new(asid, service_rules, facts),
+            accounts: Accounts::default(),
+            loss: LossLedger::default(),
+            rows: Rows::default(),
+            out: Output::new(redaction, body_bytes_max),
+            counts: PipelineCounts::default(),
+            watermark: 0,
+            deadlines_at: 0,
+            gaps: VecDeque::new(),
+            closings: VecDeque::new(),
+            waitings: VecDeque::new(),
+            held_bytes: 0,
+            evicted: HashSet::new(),
+            conn_stats_interval_ns: interval,
+            conn_stats_at: 0,
+            unannounced: false,
+        }
+    }
+
+    /// Sets how monotonic times become wall-clock times from here on.
+    pub fn set_wall_minus_mono_ns(&mut self, ns: i64) {
+        self.origin.wall_minus_mono_ns = ns;
+    }
+
+    /// Takes a message as the kernel sent it.
+    ///
+    /// # Errors
+    /// Where it is none; it is counted.
+    pub fn message(&mut self, bytes: &[u8]) -> Result<(), DecodeError> {
+        match Event::decode(bytes) {
+            Ok(event) => {
+                self.event(&event);
+                Ok(())
+            }
+            Err(error) => {
+                self.counts.decode_errors += 1;
+                Err(error)
+            }
+        }
+    }
+
+    /// Takes an event.
+    pub fn event(&mut self, event: &Event<'_>) {
+        self.counts.messages += 1;
+        let process = event.process();
+        match &event.body {
+            Body::Data { flow, payload } => self.data(event, *flow, payload),
+            Body::Open(info) => {
+                self.open(event.header.conn, process, event.header.time_mono_ns, info)
+            }
+            Body::Close(totals) => {
+                self.closed(event.header.conn, totals, event.header.time_mono_ns)
+            }
+            Body::Fork(info) => self.processes.fork(process, info),
+            Body::Exec(info) => self.processes.exec(process, info),
+            Body::Exit(info) => self.processes.exit(process, info),
+        }
+        self.watermark = self.watermark.max(event.header.time_mono_ns);
+        if self.watermark >= self.deadlines_at {
+            self.meet_deadlines();
+        }
+    }
+
+    /// Takes note that every message sent before `mono_ns` was taken.
+    pub fn advance(&mut self, mono_ns: u64) {
+        self.watermark = self.watermark.max(mono_ns);
+        self.meet_deadlines();
+    }
+
+    /// Takes the kernel's counters.
+    pub fn kernel(&mut self, totals: KernelTotals) {
+        self.loss.kernel(totals);
+    }
+
+    /// Decides everything that waits, because no message is on its way.
+    pub fn settle(&mut self) {
+        for id in self.tracker.ids() {
+            self.with(id, |conn, out| conn.declare_gaps(None, out));
+            self.decide_waiting(id);
+            self.tell_lost_rows(id);
+        }
+        while let Some((at, id)) = self.closings.pop_front() {
+            self.finish(id, at);
+        }
+        self.write_conn_stats();
+    }
+
+    /// Takes the exact totals of an open connection, all of whose messages up to them were taken:
+    /// what has not come is lost.
+    pub fn reconcile(&mut self, id: u64, totals: &ConnTotals) {
+        let at = self.watermark;
+        self.with(id, |conn, out| conn.reconcile_open(totals, at, out));
+        self.tell_lost_rows(id);
+    }
+
+    /// Takes note that a connection ended at `at`, with these totals.
+    pub fn closed(&mut self, id: u64, totals: &ConnTotals, at: u64) {
+        if self.evicted.remove(&id) {
+            return;
+        }
+        let Some(conn) = self.tracker.get_mut(id) else { return };
+        conn.closing = Some(*totals);
+        if conn.is_complete() {
+            self.finish(id, at);
+        } else {
+            self.closings.push_back((at.max(self.watermark), id));
+        }
+    }
+
+    /// Writes a row of `probe_status`.
+    pub fn probe_status(&mut self, row: &ProbeStatus<'_>) {
+        self.rows.probe_status.push(row);
+    }
+
+    /// The identity of a process on this node.
+    pub fn upid(&self, process: ProcessKey) -> undine_schema::Upid {
+        process.upid(self.origin.asid)
+    }
+
+    /// Counts rows that the store refused.
+    pub fn refused(&mut self, table: &'static str, reason: &'static str, rows: u64) {
+        self.loss.refused(table, reason, rows);
+    }
+
+    /// Writes what was lost since the last call. `settled` after [`Self::settle`].
+    pub fn write_losses(&mut self, now: TimeNs, settled: bool) {
+        self.counts.in_flight = self.tracker.iter_mut().map(|conn| conn.in_flight() as u64).sum();
+        let settled = settled.then_some(self.counts.in_flight);
+        self.loss.write(&mut self.rows.data_loss, now, settled, self.origin.asid);
+    }
+
+    /// Takes the rows that were written, by table.
+    pub fn take_rows(&mut self, now: TimeNs) -> Vec<(&'static TableDef, RecordBatch)> {
+        for (key, change) in self.processes.take_changes() {
+            self.rows.process(key, change, now, &mut self.processes, &self.origin);
+        }
+        self.rows.take()
+    }
+
+    /// Rows that wait to be taken.
+    pub fn rows_waiting(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Takes what was found out about processes, for a recording.
+    pub fn take_fresh_facts(&mut self) -> Vec<(ProcessKey, Facts)> {
+        self.processes.take_fresh()
+    }
+
+    /// Adds what a recording says of a process.
+    pub fn recorded_facts(&mut self, process: ProcessKey, facts: Facts) {
+        self.processes.recorded(process, facts);
+    }
+
+    /// What it has seen and done.
+    pub fn counts(&self) -> PipelineCounts {
+        PipelineCounts {
+            connections: self.tracker.len() as u64,
+            conn_stats_refused: self.accounts.refused(),
+            ..self.counts
+        }
+    }
+
+    /// How many rows were taken.
+    pub const fn row_counts(&self) -> RowCounts {
+        self.rows.counts()
+    }
+
+    /// The kernel's counters as last taken.
+    pub const fn kernel_totals(&self) -> &KernelTotals {
+        self.loss.kernel_totals()
+    }
+
+    /// Bounds of the rows of `http_events` that are missing.
+    pub fn missing_rows(&self) -> RowBounds {
+        self.loss.bounds(self.counts.in_flight)
+    }
+
+    fn open(&mut self, id: u64, process: ProcessKey, at: u64, info: &ConnInfo) {
+        if !self.enter(id, process, at) {
+            return;
+        }
+        let Some(conn) = self.tracker.get_mut(id) else { return };
+        if conn.ends.is_some() {
+            return;
+        }
+        conn.announce(info);
+        let Some(ends) = &conn.ends else { return };
+        let (tuple, netns, role) = (ends.tuple, ends.netns, ends.role);
+        if role == Role::Server {
+            self.processes.serves(process, tuple.local_port);
+        }
+        if let Some(peer) = self.endpoints.enter(id, netns, tuple) {
+            self.link(id, peer);
+        }
+        self.decide_waiting(id);
+    }
+
+    /// Two connections are the ends of one.
+    fn link(&mut self, id: u64, peer: u64) {
+        let Some(this_process) = self.tracker.get(id).map(|conn| conn.process) else { return };
+        let Some(other) = self.tracker.get_mut(peer) else { return };
+        (other.peer, other.peer_process) = (Some(id), Some(this_process));
+        let other_process = other.process;
+        if let Some(conn) = self.tracker.get_mut(id) {
+            (conn.peer, conn.peer_process) = (Some(peer), Some(other_process));
+        }
+        self.agree(id, peer);
+    }
+
+    /// Lets two ends agree on which keeps the rows, as far as that can be told.
+    fn agree(&mut self, id: u64, peer: u64) {
+        let (Some(this), Some(other)) = (self.tracker.get(id), self.tracker.get(peer)) else {
+            return;
+        };
+        let keeper = match (this.keeper, other.keeper) {
+            (Keeper::This, _) | (_, Keeper::Other) => Keeper::This,
+            (Keeper::Other, _) | (_, Keeper::This) => Keeper::Other,
+            (Keeper::Undecided, Keeper::Undecided) => match (server(this), server(other)) {
+                (Some(Decided::Http), _) | (_, Some(Decided::Opaque)) => Keeper::This,
+                (_, Some(Decided::Http)) | (Some(Decided::Opaque), _) => Keeper::Other,
+                _ => return,
+            },
+        };
+        let opposite = if keeper == Keeper::This { Keeper::Other } else { Keeper::This };
+        for (conn, keeper) in [(id, keeper), (peer, opposite)] {
+            if let Some(conn) = self.tracker.get_mut(conn) {
+                conn.keeper = keeper;
+            }
+            self.write_waiting(conn);
+        }
+    }
+
+    fn data(&mut self, event: &Event<'_>, flow: Flow, payload: &[u8]) {
+        let header = &event.header;
+        let id = header.conn;
+        let len = u64::from(header.len);
+        self.counts.operations += u64::from(!event.is_continued());
+        self.counts.bytes += len;
+        let uncaptured = event.uncaptured();
+        if let Some(why) = uncaptured {
+            self.loss.uncaptured(why, len - payload.len() as u64);
+        }
+        let process = event.process();
+        if !self.enter(id, process, header.time_mono_ns) {
+            self.loss.evicted(len.div_ceil(crate::protocol::http1::REQUEST_BYTES_MIN));
+            return;
+        }
+        let operation =
+            Operation { at: header.time_mono_ns, process, continued: event.is_continued() };
+        let piece = Piece { flow, pos: header.pos, len, payload, uncaptured, operation };
+        self.with(id, |conn, out| conn.data(piece, out));
+        self.after_data(id);
+    }
+
+    fn after_data(&mut self, id: u64) {
+        let Some(conn) = self.tracker.get_mut(id) else { return };
+        if let Some(at) = conn.gap_since()
+            && !conn.gap_queued
+        {
+            conn.gap_queued = true;
+            self.gaps.push_back((at, id));
+        }
+        if conn.is_complete() {
+            self.finish(id, self.watermark);
+        }
+        if self.held_bytes > HELD_BYTES_MAX
+            && let Some((_, oldest)) = self.gaps.pop_front()
+        {
+            self.declare_gaps(oldest, None);
+        }
+    }
+
+    /// Makes sure that the connection is in the table; whether it may be.
+    fn enter(&mut self, id: u64, process: ProcessKey, at: u64) -> bool {
+        let Some(conn) = self.tracker.get_mut(id) else {
+            if self.evicted.contains(&id) {
+                return false;
+            }
+            if let Some(oldest) = self.tracker.must_evict(id) {
+                self.evict(oldest);
+            }
+            let conn = self.tracker.enter(id);
+            (conn.process, conn.used_at) = (process, at);
+            self.counts.connections_opened += 1;
+            self.unannounced = true;
+            self.processes.meet(process);
+            return true;
+        };
+        if conn.process != process {
+            conn.process = process;
+            self.processes.meet(process);
+        }
+        true
+    }
+
+    /// Does something with a connection and takes up what came of it.
+    fn with(&mut self, id: u64, act: impl FnOnce(&mut Connection, &mut Output)) {
+        let Some(conn) = self.tracker.get_mut(id) else { return };
+        let decided = conn.decided();
+        let held = conn.held_bytes();
+        if conn.is_out_of_step() {
+            self.out.peer_pipelines = self.peers.contains(&peer_key(conn));
+        }
+        act(conn, &mut self.out);
+        self.held_bytes = (self.held_bytes + conn.held_bytes()).saturating_sub(held);
+        if conn.lost_bytes > conn.attributed_bytes {
+            self.loss.attribute(conn.lost_bytes - conn.attributed_bytes);
+            conn.attributed_bytes = conn.lost_bytes;
+        }
+        // Taken out first: what follows may write the exchanges of other connections.
+        let done = std::mem::take(&mut self.out.done);
+        let lost = !conn.is_out_of_step() && conn.has_lost_rows();
+        if std::mem::take(&mut self.out.pipelining_seen) {
+            self.peers.insert(peer_key(conn));
+        }
+        if conn.decided() != decided {
+            self.decided(id);
+        }
+        if lost {
+            self.tell_lost_rows(id);
+        }
+        if done.is_empty() {
+            self.out.done = done;
+        } else {
+            self.write_done(id, done);
+        }
+    }
+
+    /// A connection's protocol was found out.
+    fn decided(&mut self, id: u64) {
+        let Some(conn) = self.tracker.get(id) else { return };
+        let peer = conn.peer;
+        if conn.decided() == Decided::Http
+            && conn.role() == Role::Server
+            && let Some(ends) = &conn.ends
+        {
+            self.processes.serves(conn.process, ends.tuple.local_port);
+        }
+        if let Some(peer) = peer {
+            self.agree(id, peer);
+        }
+    }
+
+    /// Writes the exchanges that are complete, or lets them wait.
+    fn write_done(&mut self, id: u64, mut done: Vec<Box<Exchange>>) {
+        let Some(conn) = self.tracker.get_mut(id) else { return };
+        if conn.keeper == Keeper::Undecided && conn.ends.is_some() {
+            // The server's end keeps; the client's where no other end is observed.
+            let alone = conn.peer.is_none();
+            if alone || conn.role() == Role::Server {
+                conn.keeper = Keeper::This;
+            }
+        }
+        match conn.keeper {
+            Keeper::This if conn.ends.is_some() => {
+                for exchange in done.drain(..) {
+                    self.rows.http_event(&exchange, conn, &mut self.processes, &self.origin);
+                    self.out.recycle(exchange);
+                }
+            }
+            Keeper::Other => {
+                self.counts.rows_of_other_end += done.len() as u64;
+                done.drain(..).for_each(|exchange| self.out.recycle(exchange));
+            }
+            Keeper::This | Keeper::Undecided => self.wait(id, &mut done),
+        }
+        if self.out.done.capacity() == 0 {
+            self.out.done = done;
+        }
+    }
+
+    fn wait(&mut self, id: u64, done: &mut Vec<Box<Exchange>>) {
+        let Some(conn) = self.tracker.get_mut(id) else { return };
+        if conn.waiting.is_empty() {
+            self.waitings.push_back((self.watermark.max(conn.used_at), id));
+        }
+        conn.waiting.append(done);
+        if conn.waiting.len() > WAITING_ROWS_MAX {
+            self.decide_waiting(id);
+        }
+    }
+
+    /// Writes the exchanges of a connection that waited to know which end keeps them.
+    fn write_waiting(&mut self, id: u64) {
+        let Some(conn) = self.tracker.get_mut(id) else { return };
+        if !conn.waiting.is_empty() {
+            let waiting = std::mem::take(&mut conn.waiting);
+            self.write_done(id, waiting);
+        }
+    }
+
+    /// Ends the wait: what can be told is told, otherwise this end keeps the rows.
+    fn decide_waiting(&mut self, id: u64) {
+        let Some(conn) = self.tracker.get_mut(id) else { return };
+        if conn.waiting.is_empty() {
+            return;
+        }
+        if conn.ends.is_none() {
+            let rows = conn.waiting.len() as u64;
+            for exchange in conn.waiting.drain(..) {
+                self.out.recycle(exchange);
+            }
+            self.loss.unannounced(rows);
+            return;
+        }
+        if conn.keeper == Keeper::Undecided {
+            conn.keeper = Keeper::This;
+        }
+        match conn.peer {
+            Some(peer) => self.agree(id, peer),
+            None => self.write_waiting(id),
+        }
+    }
+
+    fn tell_lost_rows(&mut self, id: u64) {
+        let Some(conn) = self.tracker.get_mut(id) else { return };
+        let Some(mut lost) = conn.take_lost_rows() else { return };
+        match conn.keeper {
+            // Its other end keeps the rows.
+            Keeper::Other => return,
+            // Its other end may.
+            Keeper::Undecided if conn.ends.is_none() || conn.peer.is_some() => lost.rows_min = 0,
+            Keeper::This | Keeper::Undecided => {}
+        }
+        self.loss.out_of_step(id, conn.process, lost);
+    }
+
+    fn declare_gaps(&mut self, id: u64, watermark: Option<u64>) {
+        let Some(conn) = self.tracker.get_mut(id) else { return };
+        conn.gap_queued = false;
+        self.with(id, |conn, out| conn.declare_gaps(watermark, out));
+        self.after_data(id);
+    }
+
+    fn meet_deadlines(&mut self) {
+        let now = self.watermark;
+        self.deadlines_at = now.saturating_add(DEADLINES_NS);
+        while let Some(&(at, id)) = self.gaps.front()
+            && at.saturating_add(REORDER_NS_MAX) <= now
+        {
+            self.gaps.pop_front();
+            self.declare_gaps(id, Some(now));
+        }
+        while let Some(&(at, id)) = self.closings.front()
+            && at.saturating_add(CLOSING_NS_MAX) <= now
+        {
+            self.closings.pop_front();
+            self.finish(id, at);
+        }
+        while let Some(&(at, id)) = self.waitings.front()
+            && at.saturating_add(WAITING_NS_MAX) <= now
+        {
+            self.waitings.pop_front();
+            self.decide_waiting(id);
+        }
+        if now >= self.conn_stats_at {
+            self.conn_stats_at = now.saturating_add(self.conn_stats_interval_ns);
+            self.give_up_unannounced();
+            self.write_conn_stats();
+        }
+    }
+
+    fn write_conn_stats(&mut self) {
+        let now = self.watermark;
+        for conn in self.tracker.iter_mut() {
+            self.accounts.update(conn, now);
+        }
+        let time = self.origin.wall(now);
+        for (key, account) in self.accounts.take_changed() {
+            self.rows.conn_stat(&key, &account, time, &mut self.processes, &self.origin);
+        }
+    }
+
+    /// Ends connections that were never announced, of which nobody will say that they ended.
+    fn give_up_unannounced(&mut self) {
+        if !std::mem::take(&mut self.unannounced) {
+            return;
+        }
+        let now = self.watermark;
+        let mut silent = Vec::new();
+        for conn in self.tracker.iter_mut().filter(|conn| conn.ends.is_none()) {
+            self.unannounced = true;
+            if conn.used_at.saturating_add(UNANNOUNCED_NS_MAX) <= now {
+                silent.push(conn.id);
+            }
+        }
+        for id in silent {
+            self.finish(id, now);
+        }
+    }
+
+    fn evict(&mut self, id: u64) {
+        self.counts.connections_evicted += 1;
+        if self.evicted.len() >= EVICTED_MAX {
+            self.evicted.clear();
+        }
+        self.evicted.insert(id);
+        if let Some(conn) = self.tracker.get(id) {
+            self.loss.evicted(conn.in_flight() as u64);
+        }
+        self.tell_lost_rows(id);
+        self.decide_waiting(id);
+        self.leave(id);
+    }
+
+    /// A connection is gone, and everything of it that will come has.
+    fn finish(&mut self, id: u64, at: u64) {
+        let Some(conn) = self.tracker.get(id) else { return };
+        let totals = conn.closing;
+        let at = at.max(conn.used_at);
+        if let Some(totals) = totals {
+            self.with(id, |conn, out| conn.reconcile(&totals, at, out));
+            if let Some(conn) = self.tracker.get_mut(id) {
+                // An opaque connection declares no holes.
+                conn.lost_bytes = conn.lost_bytes.max(dropped_bytes(&totals));
+            }
+        }
+        self.with(id, |conn, out| conn.close(at, out));
+        self.decide_waiting(id);
+        self.tell_lost_rows(id);
+        self.leave(id);
+    }
+
+    /// Takes a connection out of all tables.
+    fn leave(&mut self, id: u64) {
+        let Some(mut conn) = self.tracker.remove(id) else { return };
+        self.counts.late_bytes += conn.take_late_bytes();
+        self.held_bytes = self.held_bytes.saturating_sub(conn.held_bytes());
+        self.accounts.close(&mut conn);
+        if let Some(ends) = &conn.ends {
+            self.endpoints.leave(id, ends.tuple);
+        }
+        let Some(peer) = conn.peer.and_then(|peer| self.tracker.get_mut(peer)) else { return };
+        peer.peer = None;
+        let peer = peer.id;
+        self.decide_waiting(peer);
+    }
+}
+
+/// What is decided of a connection's protocol, where it may be the server's end.
+fn server(conn: &Connection) -> Option<Decided> {
+    (conn.role() != Role::Client).then(|| conn.decided())
+}
+
+fn peer_key(conn: &Connection) -> PeerKey {
+    (conn.process, conn.ends.as_ref().map(|ends| ends.tuple.remote))
+}
+
+#[cfg(test)]
+mod tests;

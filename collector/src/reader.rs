@@ -1,0 +1,377 @@
+//! The collector's thread: reads messages, drives the pipeline, writes rows.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, oneshot};
+use undine_schema::tables::ProbeStatus;
+use undine_schema::{Clock, TimeNs};
+
+use crate::collector::{RunError, Stats};
+use crate::event::ProcessKey;
+use crate::kernel::{self, ConnectionState, Control, KernelSource, Outcome};
+use crate::loss::KernelTotals;
+use crate::pipeline::Pipeline;
+use crate::recording::{Entry, Recorder, RecordingError};
+use crate::replay::{Progress, Replay};
+use crate::writer::Writer;
+
+/// How long the thread waits for messages at a time.
+const POLL_WAIT: Duration = Duration::from_millis(2);
+/// How often losses are written, the kernel's counters read and the wall clock compared.
+const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(1);
+/// Rows that are written without waiting for the interval.
+const BATCH_ROWS_MAX: usize = 8192;
+/// Longest time that a drain reads.
+const DRAIN_TIME_MAX: Duration = Duration::from_secs(5);
+/// Entries of a recording that are read between two looks at the clock.
+const REPLAY_ENTRIES: usize = 1024;
+
+/// What the thread is told.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Drain(oneshot::Sender<Stats>),
+    Stop,
+}
+
+/// Where messages come from.
+#[derive(Debug)]
+pub(crate) enum Source {
+    Kernel(Box<KernelSource>),
+    Replay(Box<Replay>),
+    /// A replay that has come to its end.
+    Ended,
+}
+
+#[derive(Debug)]
+pub(crate) struct Reader {
+    source: Source,
+    work: Work,
+    commands: mpsc::Receiver<Command>,
+    stats: Arc<Mutex<Stats>>,
+    flush_interval: Duration,
+    clock: Arc<dyn Clock>,
+    drained: bool,
+}
+
+/// What messages go through.
+#[derive(Debug)]
+struct Work {
+    pipeline: Pipeline,
+    writer: Writer,
+    recorder: Option<Recorder>,
+    undecodable: u64,
+}
+
+impl Reader {
+    #[expect(clippy::too_many_arguments, reason = "called in one place, by `Config::build`")]
+    pub(crate) fn new(
+        source: Source,
+        pipeline: Pipeline,
+        writer: Writer,
+        recorder: Option<Recorder>,
+        commands: mpsc::Receiver<Command>,
+        stats: Arc<Mutex<Stats>>,
+        flush_interval: Duration,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        let work = Work { pipeline, writer, recorder, undecodable: 0 };
+        Self { source, work, commands, stats, flush_interval, clock, drained: false }
+    }
+
+    pub(crate) fn run(mut self) -> Result<(), RunError> {
+        self.write_probe_status();
+        let mut flushed = Instant::now();
+        let mut kept_house = Instant::now();
+        let result = loop {
+            match self.commands.try_recv() {
+                Ok(Command::Drain(reply)) => {
+                    let stats = self.drain();
+                    if reply.send(stats).is_err() {
+                        tracing::debug!("nobody waits for the drain any more");
+                    }
+                }
+                Ok(Command::Stop) | Err(mpsc::error::TryRecvError::Disconnected) => break Ok(()),
+                Err(mpsc::error::TryRecvError::Empty) => {}
+            }
+            if let Err(error) = self.read() {
+                break Err(RunError::Replay(error));
+            }
+            if kept_house.elapsed() >= HOUSEKEEPING_INTERVAL {
+                kept_house = Instant::now();
+                self.keep_house();
+            }
+            let full = self.work.pipeline.rows_waiting() >= BATCH_ROWS_MAX;
+            if full || flushed.elapsed() >= self.flush_interval {
+                flushed = Instant::now();
+                self.flush();
+            }
+        };
+        if let Source::Kernel(kernel) = &self.source {
+            kernel.control().detach();
+        }
+        self.drain();
+        self.work.give_up();
+        self.publish();
+        result
+    }
+
+    /// Reads what there is, or waits a little.
+    fn read(&mut self) -> Result<(), RecordingError> {
+        match &mut self.source {
+            Source::Kernel(kernel) => {
+                let work = &mut self.work;
+                let before = mono_now(self.clock.as_ref());
+                let outcome = kernel.poll(POLL_WAIT, &mut |message| work.message(message));
+                if outcome.messages == 0 {
+                    // Whatever was sent before the poll would have been read.
+                    work.pipeline.advance(before);
+                }
+                Ok(())
+            }
+            Source::Replay(replay) => {
+                let (pipeline, recorder) = (&mut self.work.pipeline, &mut self.work.recorder);
+                let mut wall = replay.wall_minus_mono_ns(self.clock.now().get());
+                for _ in 0..REPLAY_ENTRIES {
+                    let progress = replay.step(&mut |entry| {
+                        pipeline.set_wall_minus_mono_ns(wall);
+                        replayed(pipeline, recorder, entry);
+                    });
+                    wall = replay.wall_minus_mono_ns(self.clock.now().get());
+                    match progress {
+                        Ok(Progress::Entry) => {}
+                        Ok(Progress::Wait(wait)) => {
+                            std::thread::sleep(wait.min(POLL_WAIT));
+                            return Ok(());
+                        }
+                        Ok(Progress::End) => {
+                            self.source = Source::Ended;
+                            self.settle();
+                            return Ok(());
+                        }
+                        Err(error) => {
+                            self.source = Source::Ended;
+                            return Err(error);
+                        }
+                    }
+                }
+                Ok(())
+            }
+            Source::Ended => {
+                std::thread::sleep(POLL_WAIT);
+                Ok(())
+            }
+        }
+    }
+
+    /// Reads all that was sent before now, and decides and writes everything.
+    fn drain(&mut self) -> Stats {
+        let began = Instant::now();
+        self.drained = true;
+        if let Source::Kernel(kernel) = &mut self.source {
+            let control = kernel.control();
+            let open = told(control.connections()).unwrap_or_default();
+            let target = told(control.counters()).map_or(0, |counters| counters.attempts);
+            let work = &mut self.work;
+            loop {
+                let dropped = told(control.counters()).map_or(u64::MAX, |counters| counters.dropped);
+                if kernel.consumed().saturating_add(dropped) >= target {
+                    break;
+                }
+                if began.elapsed() >= DRAIN_TIME_MAX {
+                    self.drained = false;
+                    break;
+                }
+                kernel.poll(Duration::from_millis(1), &mut |message| work.message(message));
+            }
+            work.kernel(&control);
+            work.pipeline.settle();
+            for connection in &open {
+                work.pipeline.reconcile(connection.conn, &connection.totals);
+            }
+        } else {
+            while matches!(self.source, Source::Replay(_)) && began.elapsed() < DRAIN_TIME_MAX {
+                if let Err(error) = self.read() {
+                    tracing::error!(%error, "the recording cannot be read to its end");
+                }
+            }
+            self.drained = matches!(self.source, Source::Ended);
+        }
+        self.settle()
+    }
+
+    /// Decides and writes everything, because no message is on its way.
+    fn settle(&mut self) -> Stats {
+        let now = self.clock.now();
+        self.work.pipeline.settle();
+        self.work.pipeline.write_losses(now, true);
+        self.work.record(Recorder::flush);
+        self.flush()
+    }
+
+    fn flush(&mut self) -> Stats {
+        self.work.write(self.clock.now());
+        self.publish()
+    }
+
+    fn publish(&self) -> Stats {
+        let pipeline = &self.work.pipeline;
+        let consumed = match &self.source {
+            Source::Kernel(kernel) => kernel.consumed(),
+            Source::Replay(_) | Source::Ended => pipeline.counts().messages,
+        };
+        let stats = Stats {
+            kernel: *pipeline.kernel_totals(),
+            consumed,
+            pipeline: pipeline.counts(),
+            rows: pipeline.row_counts(),
+            refused_rows: self.work.writer.refused_rows(),
+            missing_rows: pipeline.missing_rows(),
+            drained: self.drained,
+            ended: matches!(self.source, Source::Ended),
+        };
+        *self.stats.lock().unwrap_or_else(PoisonError::into_inner) = stats;
+        stats
+    }
+
+    fn keep_house(&mut self) {
+        if let Source::Kernel(kernel) = &self.source {
+            self.work.pipeline.set_wall_minus_mono_ns(kernel::wall_minus_mono_ns());
+            self.work.kernel(&kernel.control());
+        }
+        self.work.pipeline.write_losses(self.clock.now(), false);
+    }
+
+    fn write_probe_status(&mut self) {
+        let Source::Kernel(kernel) = &self.source else { return };
+        let upid = own_process().map(|own| self.work.pipeline.upid(own)).unwrap_or_default();
+        let now = self.clock.now();
+        for probe in kernel.control().probes() {
+            let (status, why) = match &probe.outcome {
+                Outcome::Attached | Outcome::Standby => (0, ""),
+                Outcome::Denied(why) => (7, why.as_str()),
+                Outcome::Missing(why) => (10, why.as_str()),
+                Outcome::Refused(why) => (12, why.as_str()),
+            };
+            let error = match (why, probe.remedy.as_str()) {
+                ("", _) => String::new(),
+                (why, "") => why.to_owned(),
+                (why, remedy) => format!("{why}; {remedy}"),
+            };
+            let standby = matches!(probe.outcome, Outcome::Standby);
+            let info = serde_json::json!({ "program": probe.probe, "standby": standby });
+            self.work.pipeline.probe_status(&ProbeStatus {
+                time_: now,
+                upid,
+                source_connector: "sockets",
+                tracepoint: &probe.attach_point,
+                status,
+                error: &error,
+                info: &info.to_string(),
+            });
+        }
+    }
+}
+
+impl Work {
+    fn message(&mut self, message: &[u8]) {
+        if let Err(error) = self.pipeline.message(message) {
+            self.undecodable += 1;
+            if self.undecodable.is_power_of_two() {
+                let count = self.undecodable;
+                tracing::error!(%error, count, "a kernel message cannot be decoded");
+            }
+        }
+        if self.recorder.is_some() {
+            for (key, facts) in self.pipeline.take_fresh_facts() {
+                self.record(|recorder| recorder.process(key, &facts));
+            }
+            self.record(|recorder| recorder.message(message));
+        }
+    }
+
+    /// Reads the kernel's counters, and which connections ended without a message.
+    fn kernel(&mut self, control: &Control) {
+        if let Some(counters) = told(control.counters()) {
+            let totals = KernelTotals {
+                attempts: counters.attempts,
+                dropped: counters.dropped,
+                dropped_bytes: counters.dropped_bytes,
+                dropped_operations: counters.dropped_operations,
+                operations: counters.operations,
+                operation_bytes: counters.operation_bytes,
+            };
+            self.pipeline.kernel(totals);
+            self.record(|recorder| recorder.kernel(&totals));
+        }
+        for ConnectionState { conn, totals, .. } in told(control.take_closed()).unwrap_or_default() {
+            self.pipeline.closed(conn, &totals, 0);
+        }
+    }
+
+    fn write(&mut self, now: TimeNs) {
+        let batches = self.pipeline.take_rows(now);
+        let pipeline = &mut self.pipeline;
+        self.writer.write(batches, &mut |refused| {
+            pipeline.refused(refused.table, refused.reason, refused.rows);
+        });
+        if self.recorder.is_none() {
+            // Only a recording wants them.
+            self.pipeline.take_fresh_facts();
+        }
+    }
+
+    fn give_up(&mut self) {
+        let pipeline = &mut self.pipeline;
+        self.writer.give_up(&mut |refused| {
+            pipeline.refused(refused.table, refused.reason, refused.rows);
+        });
+    }
+
+    fn record(&mut self, act: impl FnOnce(&mut Recorder) -> Result<(), RecordingError>) {
+        let Some(recorder) = &mut self.recorder else { return };
+        if let Err(error) = act(recorder) {
+            tracing::warn!(%error, "the recording ends here; capture goes on");
+            self.recorder = None;
+        }
+    }
+}
+
+fn replayed(pipeline: &mut Pipeline, recorder: &mut Option<Recorder>, entry: Entry<'_>) {
+    let recorded = recorder.as_mut().map_or(Ok(()), |recorder| match &entry {
+        Entry::Message(message) => recorder.message(message),
+        Entry::Process(key, facts) => recorder.process(*key, facts),
+        Entry::Kernel(totals) => recorder.kernel(totals),
+    });
+    if let Err(error) = recorded {
+        tracing::warn!(%error, "the recording ends here; the replay goes on");
+        *recorder = None;
+    }
+    match entry {
+        Entry::Message(message) => {
+            if let Err(error) = pipeline.message(message) {
+                tracing::warn!(%error, "a recorded message cannot be decoded");
+            }
+        }
+        Entry::Process(key, facts) => pipeline.recorded_facts(key, facts),
+        Entry::Kernel(totals) => pipeline.kernel(totals),
+    }
+}
+
+/// The value, or a line in the log.
+fn told<T, E: std::error::Error>(result: Result<T, E>) -> Option<T> {
+    result.inspect_err(|error| tracing::warn!(%error, "the kernel side does not answer")).ok()
+}
+
+/// The monotonic clock, in nanoseconds.
+fn mono_now(clock: &dyn Clock) -> u64 {
+    let mono = clock.now().get().saturating_sub(kernel::wall_minus_mono_ns());
+    u64::try_from(mono).unwrap_or(0)
+}
+
+/// This process as messages name processes.
+fn own_process() -> Option<ProcessKey> {
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    let ticks: u64 = stat.rsplit(')').next()?.split_ascii_whitespace().nth(19)?.parse().ok()?;
+    Some(ProcessKey { tgid: std::process::id(), start_ns: ticks * 10_000_000 })
+}
