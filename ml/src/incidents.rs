@@ -8,9 +8,10 @@
 //! ```
 //!
 //! Evidence is a leaky sum of decades: a window whose rarest feature has probability p adds
-//! −log₁₀ p, at most [`DECADES_MAX`], less [`DRIFT`]. With the threshold at 5 decades two windows of
-//! p ≤ 10⁻⁴ open an incident, three of 10⁻³·², ten of 10⁻²; one window never does. Missing traffic
-//! gathers its evidence apart and more slowly, since clients may simply have stopped.
+//! −log₁₀ p less [`DRIFT`], and never more than its share of what opens an incident, so that one
+//! window never does, however rare. Several features or pods must share their probability. What is
+//! unusual only in its moving mean adds less, since windows share that mean. Missing traffic gathers
+//! its evidence apart and more slowly: clients may simply have stopped.
 //!
 //! A service whose excess is explained by a suspicious callee (`blame.rs`) is a symptom: it gathers no
 //! evidence and is listed with the incident of the callee. While the callee is not sure yet, the
@@ -27,16 +28,18 @@ use undine_schema::TimeNs;
 use crate::blame::{Blame, Explanation};
 use crate::detector::{Feature, Verdict};
 use crate::features::{SAMPLES_MAX, Sample};
+use crate::histogram::as_f64;
 
-/// A window adds no more decades.
-const DECADES_MAX: f64 = 4.5;
 /// A window that is unusual only by what lasts, not by itself, adds no more decades: windows share
 /// the moving mean, and so its evidence.
 const LASTING_DECADES_MAX: f64 = 3.3;
 /// What a window must have in decades before it adds anything.
 const DRIFT: f64 = 1.85;
-/// A window of missing traffic adds no more than this.
-const TRAFFIC_GAIN_MAX: f64 = 1.0;
+/// A window in which only the slowest requests are unusual adds no more than this share of what
+/// another may add: a pause of a second makes such a window.
+const TAIL_SHARE: f64 = 0.7;
+/// A window of missing traffic adds no more than this share of what another may add.
+const TRAFFIC_SHARE: f64 = 0.4;
 /// For how many windows a caller waits for its suspicious callee.
 const HOLD_WINDOWS: u32 = 3;
 /// A window is quiet if no feature is rarer than this many decades.
@@ -71,6 +74,8 @@ pub(crate) struct ServiceVerdict {
 pub(crate) struct Rules {
     /// Decades of evidence that open an incident.
     pub(crate) open_decades: f64,
+    /// Windows that it takes at least: none adds more than its share of the evidence.
+    pub(crate) open_windows: u32,
     /// Quiet windows in a row that end it.
     pub(crate) resolve_windows: u32,
     /// Whether missing traffic alone opens an incident.
@@ -255,12 +260,15 @@ impl Incidents {
             Some(case) => case,
             None => self.cases.entry(service.service.clone()).or_default(),
         };
-        let point = point_decades(service, Kind::Fault).min(DECADES_MAX);
-        let lasting = decades(service, Kind::Fault).min(LASTING_DECADES_MAX);
-        let fault = point.max(lasting) - DRIFT;
+        let gain_max = rules.open_decades / f64::from(rules.open_windows.max(1));
+        let gain = |kind: Kind| {
+            let lasting = decades(service, &[kind]).min(LASTING_DECADES_MAX);
+            point_decades(service, &[kind]).max(lasting) - DRIFT
+        };
+        let fault = gain(Kind::Bulk).min(gain_max).max(gain(Kind::Tail).min(TAIL_SHARE * gain_max));
         let traffic = match rules.silence {
             Silence::Incident => {
-                (point_decades(service, Kind::Traffic) - DRIFT).min(TRAFFIC_GAIN_MAX)
+                (point_decades(service, &[Kind::Traffic]) - DRIFT).min(TRAFFIC_SHARE * gain_max)
             }
             Silence::AnomalyOnly => -DRIFT,
         };
@@ -283,7 +291,7 @@ impl Incidents {
             }
             if case.open.is_some()
                 || case.fault > 0.0
-                || decades(service, Kind::Fault) >= SUSPICIOUS_DECADES
+                || decades(service, &FAULT) >= SUSPICIOUS_DECADES
             {
                 standing.suspicious.insert(service.service.clone());
             }
@@ -362,9 +370,9 @@ impl Incidents {
             return case.follow(rules, at, service);
         }
         let by_fault = case.fault >= rules.open_decades
-            && point_decades(service, Kind::Fault) >= SUSPICIOUS_DECADES / 2.0;
+            && point_decades(service, &FAULT) >= SUSPICIOUS_DECADES / 2.0;
         let by_traffic = case.traffic >= rules.open_decades
-            && point_decades(service, Kind::Traffic) >= SUSPICIOUS_DECADES / 2.0;
+            && point_decades(service, &[Kind::Traffic]) >= SUSPICIOUS_DECADES / 2.0;
         (by_fault || by_traffic).then(|| case.open(at, service))
     }
 
@@ -449,31 +457,36 @@ impl Incident {
     }
 
     fn is_over(&mut self, rules: &Rules, service: &ServiceVerdict) -> bool {
-        let loudest = point_decades(service, Kind::Fault).max(match rules.silence {
-            Silence::Incident => point_decades(service, Kind::Traffic),
+        let bulk = point_decades(service, &[Kind::Bulk]).max(match rules.silence {
+            Silence::Incident => point_decades(service, &[Kind::Traffic]),
             Silence::AnomalyOnly => 0.0,
         });
-        if loudest >= QUIET_DECADES {
+        if bulk >= QUIET_DECADES {
             self.quiet = 0;
             self.quiet_deviation = 0.0;
+            return false;
+        }
+        if point_decades(service, &[Kind::Tail]) >= QUIET_DECADES {
+            self.quiet = self.quiet.saturating_sub(1);
             return false;
         }
         self.quiet += 1;
-        self.quiet_deviation += service
+        let deviation = service
             .verdicts
             .iter()
-            .filter(|v| Kind::of(v.feature) == Kind::Fault)
-            .map(|v| v.fault_deviation)
+            .filter(|verdict| Kind::of(verdict.feature) == Kind::Bulk)
+            .map(|verdict| verdict.fault_deviation)
             .fold(0.0, f64::max);
+        self.quiet_deviation += (deviation - self.quiet_deviation) / f64::from(self.quiet);
         if self.quiet < rules.resolve_windows {
             return false;
         }
-        let calm = self.quiet_deviation / f64::from(self.quiet) <= QUIET_DEVIATION;
-        if !calm {
+        let is_calm = self.quiet_deviation <= QUIET_DEVIATION;
+        if !is_calm {
             self.quiet = 0;
             self.quiet_deviation = 0.0;
         }
-        calm
+        is_calm
     }
 
     fn worsen(&mut self, at: TimeNs, service: &ServiceVerdict) -> Option<Change> {
@@ -497,15 +510,27 @@ impl Incident {
     }
 }
 
+/// What a feature speaks for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    Fault,
+    /// Many requests are slow or fail.
+    Bulk,
+    /// The slowest requests are slower.
+    Tail,
+    /// Requests stay away.
     Traffic,
 }
 
+/// The kinds that speak for a fault of the service itself.
+const FAULT: [Kind; 2] = [Kind::Bulk, Kind::Tail];
+
 impl Kind {
-    fn of(feature: Feature) -> Self {
-        if feature == Feature::Throughput { Self::Traffic } else { Self::Fault }
+    const fn of(feature: Feature) -> Self {
+        match feature {
+            Feature::Throughput => Self::Traffic,
+            Feature::ErrorRatio | Feature::LatencyP50 => Self::Bulk,
+            Feature::LatencyP99 => Self::Tail,
+        }
     }
 }
 
@@ -525,22 +550,24 @@ fn follow_to_roots(explained: &mut BTreeMap<String, Explanation>) {
     }
 }
 
-fn decades(service: &ServiceVerdict, kind: Kind) -> f64 {
-    rarest(service, kind, |verdict| verdict.fault_p)
+fn decades(service: &ServiceVerdict, kinds: &[Kind]) -> f64 {
+    rarest(service, kinds, |verdict| verdict.fault_p)
 }
 
-fn point_decades(service: &ServiceVerdict, kind: Kind) -> f64 {
-    rarest(service, kind, |verdict| verdict.point_p)
+fn point_decades(service: &ServiceVerdict, kinds: &[Kind]) -> f64 {
+    rarest(service, kinds, |verdict| verdict.point_p)
 }
 
-/// Decades of the rarest feature of a kind; among many features one is bound to be rare (Bonferroni).
-fn rarest(service: &ServiceVerdict, kind: Kind, p: impl Fn(&Verdict) -> f64) -> f64 {
-    let (mut features, mut most) = (0, 0.0_f64);
-    for verdict in service.verdicts.iter().filter(|v| Kind::of(v.feature) == kind) {
-        features += 1;
-        most = most.max(-p(verdict).log10());
-    }
-    (most - crate::histogram::as_f64(features.max(1)).log10()).max(0.0)
+/// Decades of the rarest feature of some kinds; among many one is bound to be rare (Bonferroni over
+/// all features of faults, or over those of traffic).
+fn rarest(service: &ServiceVerdict, kinds: &[Kind], p: impl Fn(&Verdict) -> f64) -> f64 {
+    let of = |verdict: &&Verdict| kinds.contains(&Kind::of(verdict.feature));
+    let is_traffic = kinds.contains(&Kind::Traffic);
+    let alike = |v: &&Verdict| (Kind::of(v.feature) == Kind::Traffic) == is_traffic;
+    let features = service.verdicts.iter().filter(alike).count().max(1);
+    let most =
+        service.verdicts.iter().filter(of).map(|verdict| -p(verdict).log10()).fold(0.0, f64::max);
+    (most - as_f64(features as u64).log10()).max(0.0)
 }
 
 /// The features that speak for a fault, most unusual first.
@@ -560,7 +587,7 @@ fn contributions(service: &ServiceVerdict) -> Vec<Contribution> {
         })
         .collect();
     let rank = |c: &Contribution| {
-        (Kind::of(c.feature) == Kind::Fault && c.decades >= DRIFT, c.deviation.abs())
+        (Kind::of(c.feature) != Kind::Traffic && c.decades >= DRIFT, c.deviation.abs())
     };
     found.sort_by(|a, b| {
         let (a, b) = (rank(a), rank(b));

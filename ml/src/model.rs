@@ -30,14 +30,16 @@ const REST: Duration = Duration::from_millis(200);
 const CHUNK_ROWS_MAX: usize = 8_192;
 /// Frames of findings that wait for room in the store; beyond that the oldest is given up.
 const FRAMES_MAX: usize = 256;
+/// What lasts for less, and for less than two windows, is no incident.
+const OPEN_AFTER: Duration = Duration::from_secs(8);
 /// Passes further apart than this, beyond the window, mean that the process did not run.
 const PAUSE_MAX: Duration = Duration::from_secs(10);
 
 /// What the model needs to know. Values in brackets suit a host with interactive services.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Length of the windows that are judged [5 s]; 100 ms to 1 h. An incident takes two windows at
-    /// least.
+    /// Length of the windows that are judged [5 s]; 100 ms to 1 h. An incident takes two windows and
+    /// eight seconds at least.
     pub window: Duration,
     /// How late a row may come after its `time_` [1 s].
     pub lateness: Duration,
@@ -216,6 +218,7 @@ impl Config {
 
     fn settings(&self) -> Settings {
         let relearn_ns = i64::try_from(self.relearn_after.as_nanos()).unwrap_or(i64::MAX);
+        let open_windows = OPEN_AFTER.as_nanos().div_ceil(self.window.as_nanos());
         let relearn_windows = self.relearn_after.as_nanos() / self.window.as_nanos();
         Settings {
             window: self.window,
@@ -225,6 +228,7 @@ impl Config {
             latency_resolution: self.latency_resolution,
             rules: Rules {
                 open_decades: self.open_decades,
+                open_windows: u32::try_from(open_windows).unwrap_or(u32::MAX).max(2),
                 resolve_windows: self.resolve_windows,
                 silence: self.silence,
                 relearn_ns,
@@ -371,20 +375,21 @@ impl Model {
     /// Records rows that the model did not take in.
     fn miss(&mut self, at: TimeNs, reason: &str, rows: u64) {
         tracing::warn!(rows, reason, "the model missed rows");
-        let rows = i64::try_from(rows).unwrap_or(i64::MAX);
+        let detail = format!("{rows} rows of http_events were not learned from");
         let mut losses = DataLosses::new(1);
         losses.push(&DataLoss {
             time_: at,
-            source_table: HTTP_EVENTS.name,
+            // The requests themselves are not lost; findings about them may be.
+            source_table: ANOMALIES.name,
             stage: "ml",
             reason,
             operations: 0,
             bytes: 0,
-            rows_min: rows,
-            rows_max: rows,
+            rows_min: 0,
+            rows_max: -1,
             upid: Upid::default(),
             conn: "",
-            detail: "rows that the model did not learn from; the table itself may hold them",
+            detail: &detail,
         });
         self.queue(Frame::committed(&DATA_LOSS, losses.finish()));
     }

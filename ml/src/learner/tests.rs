@@ -20,6 +20,7 @@ pub(crate) fn settings() -> Settings {
         latency_resolution: Duration::from_millis(1),
         rules: Rules {
             open_decades: 5.0,
+            open_windows: 2,
             resolve_windows: 4,
             silence: Silence::Incident,
             relearn_ns: 1800 * SECOND,
@@ -91,9 +92,17 @@ pub(crate) type Told = Vec<(i64, Turn, String)>;
 pub(crate) fn play(
     scene: &mut Scene,
     seconds: i64,
+    rate: impl FnMut(i64, &mut Scene) -> f64,
+) -> (Learner, Told, Vec<Findings>) {
+    play_with(settings(), scene, seconds, rate)
+}
+
+fn play_with(
+    settings: Settings,
+    scene: &mut Scene,
+    seconds: i64,
     mut rate: impl FnMut(i64, &mut Scene) -> f64,
 ) -> (Learner, Told, Vec<Findings>) {
-    let settings = settings();
     let mut learner = Learner::new(&settings, Duration::from_secs(1), LIMITS);
     let (mut findings, mut rows) = (Vec::new(), HttpEvents::new(64));
     for second in 0..seconds {
@@ -173,15 +182,34 @@ fn failing_requests_are_found_within_fifteen_seconds() {
     }
 }
 
+/// Windows of two seconds, four of which open an incident.
+fn hasty() -> Settings {
+    let rules = Rules { open_windows: 4, ..settings().rules };
+    Settings { window: Duration::from_secs(2), relearn_windows: 900, rules, ..settings() }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Machine {
+    Idle,
+    Busy,
+}
+
 /// The demo: a minute and a half of load from nothing, a fault of 40 s in one service, then quiet.
-fn demo(faulty: Option<usize>, slower_ms: f64, errors: f64, seed: u64) -> Told {
+/// On a busy machine everything now and then takes four times as long for a second or two.
+fn demo(
+    settings: Settings,
+    machine: Machine,
+    faulty: Option<usize>,
+    (slower_ms, errors): (f64, f64),
+    seed: u64,
+) -> Told {
     let mut scene = Scene::new(&chain(), seed);
     let normal = scene.chain.clone();
     let (from, to) = (90 + seed as i64 % 5, 130 + seed as i64 % 5);
-    let (_, told, _) = play(&mut scene, 180, |second, scene| {
+    let (_, told, _) = play_with(settings, &mut scene, 180, |second, scene| {
         scene.chain.clone_from_slice(&normal);
-        if second < 5 {
-            // Everything is cold.
+        let is_burst = (second + seed as i64) % 23 < 1 + second / 23 % 2;
+        if second < 5 || machine == Machine::Busy && is_burst {
             scene.chain.iter_mut().for_each(|link| link.own_ms *= 4.0);
         }
         if let Some(faulty) = faulty
@@ -198,21 +226,24 @@ fn demo(faulty: Option<usize>, slower_ms: f64, errors: f64, seed: u64) -> Told {
 #[test]
 fn exactly_the_faulty_service_of_a_chain_is_blamed_and_its_incident_ends() {
     let mut slowest = 0;
-    for faulty in 0..3 {
-        let name = chain()[faulty].name;
-        for (slower_ms, errors) in [(150.0, 0.3), (150.0, 0.0), (0.0, 0.3)] {
-            for seed in 0..10 {
-                let told = demo(Some(faulty), slower_ms, errors, seed);
-                let context = format!("{name} +{slower_ms} ms, {errors}, seed {seed}: {told:?}");
-                let opened = opened(&told);
-                assert_eq!(opened.len(), 1, "{context}");
-                assert_eq!(opened[0].1, name, "{context}");
-                let from = 90 + seed as i64 % 5;
-                assert!((from..from + 15).contains(&opened[0].0), "{context}");
-                slowest = slowest.max(opened[0].0 - from);
-                let (ended, turn, _) = told.last().unwrap();
-                assert_eq!(*turn, Turn::Resolved, "{context}");
-                assert!((130..165).contains(ended), "{context}");
+    for settings in [settings(), hasty()] {
+        for faulty in 0..3 {
+            let name = chain()[faulty].name;
+            for fault in [(60.0, 0.33), (150.0, 0.0), (0.0, 0.33)] {
+                for seed in 0..20 {
+                    let told = demo(settings, Machine::Busy, Some(faulty), fault, seed);
+                    let context =
+                        format!("{:?}, {name} {fault:?}, seed {seed}: {told:?}", settings.window);
+                    let opened = opened(&told);
+                    assert_eq!(opened.len(), 1, "{context}");
+                    assert_eq!(opened[0].1, name, "{context}");
+                    let from = 90 + seed as i64 % 5;
+                    assert!((from..from + 15).contains(&opened[0].0), "{context}");
+                    slowest = slowest.max(opened[0].0 - from);
+                    let (ended, turn, _) = told.last().unwrap();
+                    assert_eq!(*turn, Turn::Resolved, "{context}");
+                    assert!((130..180).contains(ended), "{context}");
+                }
             }
         }
     }
@@ -220,10 +251,16 @@ fn exactly_the_faulty_service_of_a_chain_is_blamed_and_its_incident_ends() {
 }
 
 #[test]
-fn a_demo_without_a_fault_sees_no_incident() {
-    for seed in 0..200 {
-        let told = demo(None, 0.0, 0.0, seed);
-        assert!(told.is_empty(), "seed {seed}: {told:?}");
+fn a_demo_without_a_fault_sees_no_incident_and_hardly_any_where_the_machine_is_busy() {
+    for (machine, alarms_max) in [(Machine::Idle, 0), (Machine::Busy, 4)] {
+        for settings in [settings(), hasty()] {
+            let alarms: Vec<_> = (0..200)
+                .map(|seed| demo(settings, machine, None, (0.0, 0.0), seed))
+                .filter(|told| !told.is_empty())
+                .collect();
+            println!("{machine:?}, windows of {:?}: {} of 200", settings.window, alarms.len());
+            assert!(alarms.len() <= alarms_max, "{machine:?} {:?}: {alarms:?}", settings.window);
+        }
     }
 }
 
@@ -260,8 +297,19 @@ fn clean_services_are_left_alone_for_days() {
         days += days_each;
         alarms += opened;
         if opened > 0 {
-            for change in findings.iter().flat_map(|f| &f.changes).filter(|c| c.turn == Turn::Opened) {
-                println!("   {} {:?}", (change.at.get() - START) / SECOND, change.incident.contributions.iter().map(|c| (c.feature.name(), c.value, c.expected, c.deviation, c.decades)).collect::<Vec<_>>());
+            for change in
+                findings.iter().flat_map(|f| &f.changes).filter(|c| c.turn == Turn::Opened)
+            {
+                println!(
+                    "   {} {:?}",
+                    (change.at.get() - START) / SECOND,
+                    change
+                        .incident
+                        .contributions
+                        .iter()
+                        .map(|c| (c.feature.name(), c.value, c.expected, c.deviation, c.decades))
+                        .collect::<Vec<_>>()
+                );
             }
         }
     }
