@@ -42,7 +42,10 @@ impl Allocated {
     }
 
     /// Puts a new page in place, with one slot for each name and nothing given out.
-    pub(crate) fn create<'a>(path: &Path, names: impl Iterator<Item = &'a str>) -> io::Result<Self> {
+    pub(crate) fn create<'a>(
+        path: &Path,
+        names: impl Iterator<Item = &'a str>,
+    ) -> io::Result<Self> {
         let mut bytes = MAGIC.to_vec();
         for name in names {
             let mut slot = [0; SLOT_BYTES];

@@ -130,7 +130,10 @@ impl DeltaLog {
         durable::create_dirs(&self.log_dir()).map_err(io_error("make", &self.log_dir()))?;
         let sealed_to = Some(sealed_to);
         let operation = "CREATE TABLE";
-        self.commit(Change { operation, sealed_to, complete_from, add: vec![], remove: vec![] }, now)
+        self.commit(
+            Change { operation, sealed_to, complete_from, add: vec![], remove: vec![] },
+            now,
+        )
     }
 
     /// Whether the log has no version yet.
@@ -186,7 +189,9 @@ impl DeltaLog {
         let text = self.actions(&change, &id, now);
         match durable::publish_new(&path, text.as_bytes()) {
             Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => self.check_owner(&path, &id)?,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                self.check_owner(&path, &id)?
+            }
             Err(error) => {
                 self.stale = true;
                 return Err(io_error("commit", &path)(error));
@@ -201,8 +206,9 @@ impl DeltaLog {
     /// ever named.
     pub(crate) fn collect_garbage(&mut self, now: TimeNs, keep: Duration) -> io::Result<u64> {
         let mut deleted = 0;
-        let (gone, kept): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.state.removed).into_iter().partition(|(_, at)| now.since(*at) >= keep);
+        let (gone, kept): (Vec<_>, Vec<_>) = std::mem::take(&mut self.state.removed)
+            .into_iter()
+            .partition(|(_, at)| now.since(*at) >= keep);
         self.state.removed = kept;
         for (name, _) in &gone {
             deleted += remove_existing(&self.dir.join(name))?;
@@ -274,9 +280,7 @@ impl DeltaLog {
                 "createdTime": now_ms,
             }}));
         }
-        let txn = |app_id: &str, version: i64| {
-            json!({"txn": {"appId": app_id, "version": version, "lastUpdated": now_ms}})
-        };
+        let txn = |app_id: &str, version: i64| json!({"txn": {"appId": app_id, "version": version, "lastUpdated": now_ms}});
         if let Some(sealed_to) = change.sealed_to {
             actions.push(txn(&self.app_id, sealed_to.raw().cast_signed()));
         }
@@ -323,7 +327,9 @@ impl DeltaLog {
             let text = fs::read_to_string(&path).map_err(io_error("read", &path))?;
             let mut next = State { next_version: state.next_version + 1, ..State::default() };
             match check(&text) {
-                Ok(()) => state.apply_all(&text, &self.app_id).map_err(|what| corrupt(&path, what))?,
+                Ok(()) => {
+                    state.apply_all(&text, &self.app_id).map_err(|what| corrupt(&path, what))?
+                }
                 Err(what) if at + 1 == names.len() => {
                     set_aside(&path, &what).map_err(io_error("rename", &path))?;
                     next.next_version -= 1;
@@ -346,7 +352,8 @@ impl State {
     }
 
     fn apply(&mut self, action: &Value, app_id: &str) -> Result<(), String> {
-        let Some((kind, action)) = action.as_object().and_then(|object| object.iter().next()) else {
+        let Some((kind, action)) = action.as_object().and_then(|object| object.iter().next())
+        else {
             return Err("an action is no object".to_owned());
         };
         match kind.as_str() {
@@ -517,4 +524,138 @@ fn corrupt(path: &Path, what: String) -> DeltaError {
 fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DeltaError {
     let path = path.to_owned();
     move |source| DeltaError::Io { action, path, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::datatypes::Field;
+
+    use super::*;
+
+    fn open(dir: &Path) -> DeltaLog {
+        let schema = Schema::new(vec![Field::new("time_", DataType::Int64, false)]);
+        DeltaLog::open(dir.to_owned(), "undine/t/raw/n".to_owned(), &schema).unwrap()
+    }
+
+    fn begun(dir: &Path, epoch: u16) -> DeltaLog {
+        let mut log = open(dir);
+        log.begin(epoch, Seq::ZERO, None, TimeNs::ZERO).unwrap();
+        log
+    }
+
+    fn file(name: &str) -> FileStats {
+        let time = TimeNs::new(-5);
+        FileStats {
+            name: name.to_owned(),
+            bytes: 9,
+            rows: 2,
+            source_rows: 3,
+            first_time: time,
+            last_time: time,
+            first_window: time,
+            last_window: time,
+        }
+    }
+
+    fn write(log: &mut DeltaLog, seq: u64, name: &str) -> Result<(), DeltaError> {
+        let sealed_to = Some(Seq::from_raw(seq));
+        let (operation, complete_from) = ("WRITE", None);
+        let change =
+            Change { operation, sealed_to, complete_from, add: vec![file(name)], remove: vec![] };
+        log.commit(change, TimeNs::ZERO)
+    }
+
+    #[test]
+    fn a_log_read_back_says_what_was_committed() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut log = begun(dir.path(), 1);
+        write(&mut log, 7, "a").unwrap();
+        write(&mut log, 9, "b").unwrap();
+        let change = Change {
+            operation: "OPTIMIZE",
+            sealed_to: None,
+            complete_from: Some(TimeNs::new(i64::MAX)),
+            add: vec![file("c")],
+            remove: vec!["a".to_owned(), "b".to_owned()],
+        };
+        log.commit(change, TimeNs::ZERO).unwrap();
+        for log in [log, open(dir.path())] {
+            assert_eq!(log.sealed_to(), Seq::from_raw(9));
+            assert_eq!(log.complete_from(), TimeNs::new(i64::MAX));
+            assert_eq!(log.files(), [file("c")]);
+            assert_eq!(log.state.next_version, 4);
+            assert_eq!(log.last_epoch(), 1);
+        }
+    }
+
+    #[test]
+    fn a_writer_that_another_life_has_overtaken_stops() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut old = begun(dir.path(), 1);
+        let mut new = begun(dir.path(), 2);
+        write(&mut new, 7, "a").unwrap();
+        for _ in 0..2 {
+            let error = write(&mut old, 7, "b").unwrap_err();
+            assert!(matches!(error, DeltaError::Fenced { epoch: 2, .. }), "{error}");
+        }
+        write(&mut new, 8, "c").unwrap();
+        assert_eq!(open(dir.path()).files(), [file("a"), file("c")]);
+    }
+
+    #[test]
+    fn a_commit_of_this_life_that_was_thought_to_have_failed_is_found_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut log = begun(dir.path(), 1);
+        let mut same_life = begun(dir.path(), 1);
+        write(&mut same_life, 7, "a").unwrap();
+        assert!(matches!(write(&mut log, 7, "b").unwrap_err(), DeltaError::Io { .. }));
+        log.refresh().unwrap();
+        assert_eq!((log.sealed_to(), log.files()), (Seq::from_raw(7), &[file("a")][..]));
+        write(&mut log, 8, "b").unwrap();
+    }
+
+    #[test]
+    fn a_last_commit_without_its_bytes_counts_as_absent() {
+        for torn in ["", "{\"add\": {"] {
+            let dir = tempfile::tempdir().unwrap();
+            let mut log = begun(dir.path(), 1);
+            write(&mut log, 7, "a").unwrap();
+            fs::write(log.commit_path(2), torn).unwrap();
+            let mut log = open(dir.path());
+            assert_eq!(log.sealed_to(), Seq::from_raw(7));
+            log.begin(2, Seq::ZERO, None, TimeNs::ZERO).unwrap();
+            write(&mut log, 8, "b").unwrap();
+            assert_eq!(open(dir.path()).files().len(), 2);
+        }
+    }
+
+    #[test]
+    fn a_damaged_commit_before_others_is_an_error_that_names_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut log = begun(dir.path(), 1);
+        write(&mut log, 7, "a").unwrap();
+        fs::write(log.commit_path(0), "").unwrap();
+        let schema = Schema::empty();
+        let error = DeltaLog::open(dir.path().to_owned(), "x".to_owned(), &schema).unwrap_err();
+        assert!(error.to_string().contains("00000000000000000000.json"), "{error}");
+    }
+
+    #[test]
+    fn folders_are_visible_to_every_engine_and_never_meet() {
+        let names = ["http_events", "stack_traces.beta", "_a", ".a", "a/b", "a+b", "..", "é"];
+        let folders: Vec<_> = names.into_iter().map(folder_of).collect();
+        let expected = [
+            "http_events",
+            "stack_traces.beta",
+            "+5Fa",
+            "+2Ea",
+            "a+2Fb",
+            "a+2Bb",
+            "+2E.",
+            "+C3+A9",
+        ];
+        assert_eq!(folders, expected);
+        let tiers = [0, 10, 60, 90, 3600, 86_400].map(|s| tier_name(Duration::from_secs(s)));
+        assert_eq!(tiers, ["raw", "10s", "1m", "90s", "1h", "1d"]);
+    }
 }

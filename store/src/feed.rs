@@ -17,8 +17,7 @@ impl Feed for Store {
         // Before the view: every row up to here is in the view, or has been evicted.
         let newest = *self.inner.hot.all()[number].newest.borrow();
         let view = self.inner.hot.view(number);
-        let missed =
-            |after, before| self.inner.lives.rows_between(table.name, after, before);
+        let missed = |after, before| self.inner.lives.rows_between(table.name, after, before);
         let mut progress = Progress { cursor, ..Progress::default() };
         let mut room = rows_max.max(1) as u64;
         for chunk in view.hot.after(cursor) {

@@ -148,7 +148,8 @@ impl HotList {
         let Some(block) = self.blocks.iter().position(|block| block.iter().any(holds)) else {
             return;
         };
-        let rest: Vec<_> = self.blocks[block].iter().filter(|&c| !holds(c)).map(Arc::clone).collect();
+        let rest: Vec<_> =
+            self.blocks[block].iter().filter(|&c| !holds(c)).map(Arc::clone).collect();
         if rest.is_empty() {
             self.blocks.remove(block);
         } else {
@@ -165,7 +166,8 @@ impl HotList {
             let follows = run.last().is_some_and(|last| {
                 last.seqs.last.raw() + 1 == chunk.seqs.first.raw() && last.commit == chunk.commit
             });
-            let fits = rows + chunk.seqs.rows() <= MERGED_ROWS_MAX && bytes + chunk.bytes <= bytes_max;
+            let fits =
+                rows + chunk.seqs.rows() <= MERGED_ROWS_MAX && bytes + chunk.bytes <= bytes_max;
             if !(follows && fits) {
                 runs.push(std::mem::take(&mut run));
                 (rows, bytes) = (0, 0);

@@ -65,7 +65,11 @@ impl Lives {
     }
 
     /// Begins the life after every one that is known of, durably.
-    pub(crate) fn begin(&mut self, dir: &Path, newest_seen: u16) -> Result<Incarnation, BuildError> {
+    pub(crate) fn begin(
+        &mut self,
+        dir: &Path,
+        newest_seen: u16,
+    ) -> Result<Incarnation, BuildError> {
         let last = self.incarnation.max(newest_seen);
         if last >= INCARNATION_MAX {
             return Err(BuildError::LivesUsedUp { dir: dir.to_owned(), lives: last });
@@ -87,6 +91,13 @@ impl Lives {
         let counters = self.ended.entry(last.incarnation().get()).or_default();
         let counter = counters.entry(table.to_owned()).or_default();
         *counter = last.counter().max(*counter);
+    }
+
+    /// The last place that an ended life gave out in `table`.
+    pub(crate) fn newest(&self, table: &str) -> Seq {
+        let mut lives = self.ended.iter().rev();
+        let newest = lives.find_map(|(&life, counters)| Some((life, *counters.get(table)?)));
+        newest.map_or(Seq::ZERO, |(life, counter)| Seq::new(Incarnation::new(life), counter))
     }
 
     /// Rows of `table` that stand between two places, both left out.

@@ -20,7 +20,9 @@ use crate::durable;
 use crate::hot::{Chunk, HotList, Measured};
 use crate::hot_tables::{Changes, HotTables, TableChanges, View};
 use crate::lives::Lives;
-use crate::log::{Content, Entry, EntryPart, Log, Options, RETRY_KEYS_FOR, decode_rows, key_of, replay};
+use crate::log::{
+    Content, Entry, EntryPart, Log, Options, RETRY_KEYS_FOR, decode_rows, key_of, replay,
+};
 use crate::loss::{Loss, Reason, rows_of};
 use crate::retry_keys::RetryKeys;
 use crate::seal::{Sealer, TableTiers, Tier};
@@ -49,7 +51,8 @@ impl Config {
         let lock = lock(&self.dir)?;
         let mut lives = Lives::read(&self.dir, &self.node)?;
         let allocated_path = self.dir.join("allocated");
-        let allocated = Allocated::read(&allocated_path).map_err(io_error("read", &allocated_path))?;
+        let allocated =
+            Allocated::read(&allocated_path).map_err(io_error("read", &allocated_path))?;
         let objects = LocalFileSystem::new_with_prefix(&tables_dir)
             .map_err(|error| io_error("open", &tables_dir)(io::Error::other(error)))?;
         let objects: Arc<dyn ObjectStore> = Arc::new(objects);
@@ -60,7 +63,13 @@ impl Config {
             let key = header.retry_key.as_deref().and_then(key_of);
             found.retry_keys.extend(key.map(|key| (TimeNs::new(header.at), key)));
             for part in &header.parts {
-                found.add(&part.table, part.seqs(), &part.content, header.commit, body_of(header, part, body))?;
+                found.add(
+                    &part.table,
+                    part.seqs(),
+                    &part.content,
+                    header.commit,
+                    body_of(header, part, body),
+                )?;
             }
             Ok(())
         })?;
@@ -118,7 +127,7 @@ impl Config {
             let lost_rows = losses[number].1.iter().map(SeqRange::rows).sum();
             let places = TableChanges { sealed_to: table.sealed_to, ..TableChanges::default() };
             recovered.push(Recovered { rows: table.rows(), lost_rows });
-            let newest = table.last;
+            let newest = table.last.max(lives.newest(table.def.name));
             let def = table.def;
             let (view, bytes) = table.view(&sealer.tables[number], &sealer.objects);
             changes.bytes += bytes;
@@ -153,7 +162,11 @@ impl Config {
             return refused("node", format!("{:?}", self.node), "give it 1 to 200 bytes");
         }
         if self.hot_bytes_max < HOT_BYTES_MIN {
-            return refused("hot_bytes_max", self.hot_bytes_max.to_string(), "at least 1 MiB is needed");
+            return refused(
+                "hot_bytes_max",
+                self.hot_bytes_max.to_string(),
+                "at least 1 MiB is needed",
+            );
         }
         let durations = [
             ("log_sync_interval", self.log_sync_interval),
@@ -169,7 +182,10 @@ impl Config {
         let nested = |pair: &[Duration]| {
             pair[0] < pair[1] && pair[1].as_secs().is_multiple_of(pair[0].as_secs())
         };
-        if self.tiers.is_empty() || !self.tiers.iter().all(whole) || !self.tiers.windows(2).all(nested) {
+        if self.tiers.is_empty()
+            || !self.tiers.iter().all(whole)
+            || !self.tiers.windows(2).all(nested)
+        {
             let remedy = "name whole seconds, finest first, each a multiple of the one before";
             return refused("tiers", format!("{:?}", self.tiers), remedy);
         }
@@ -202,7 +218,8 @@ impl Config {
             for width in widths {
                 let folders = [folder_of(table.name), tier_name(width), folder_of(&self.node)];
                 let prefix = folders.join("/");
-                let dir = folders.iter().fold(tables_dir.to_owned(), |dir, folder| dir.join(folder));
+                let dir =
+                    folders.iter().fold(tables_dir.to_owned(), |dir, folder| dir.join(folder));
                 let raw = width.is_zero();
                 let schema = if raw { raw_schema(table) } else { summary_schema(table) };
                 let app_id = format!("undine/{}/{}/{}", table.name, tier_name(width), self.node);
@@ -288,7 +305,11 @@ impl Found {
             Content::Rows(_) => {
                 let rows = decode_rows(table.def, body).map_err(|error| error.to_string())?;
                 if rows.num_rows() as u64 != seqs.rows() {
-                    return Err(format!("{} rows stand at {} places", rows.num_rows(), seqs.rows()));
+                    return Err(format!(
+                        "{} rows stand at {} places",
+                        rows.num_rows(),
+                        seqs.rows()
+                    ));
                 }
                 self.order += 1;
                 let chunk = Measured::new(rows).place(seqs, commit, self.order);
@@ -326,7 +347,8 @@ impl FoundTable {
     /// Places above the tiers that were given out, and about which the log says nothing.
     fn missing(&self, lives: &Lives) -> Vec<SeqRange> {
         let known = self.chunks.values().map(|chunk| chunk.seqs);
-        let known: Vec<_> = known.chain(self.settled.iter().chain(&self.evicted).copied()).collect();
+        let known: Vec<_> =
+            known.chain(self.settled.iter().chain(&self.evicted).copied()).collect();
         let known = join(&known);
         let mut missing = Vec::new();
         for (&life, counters) in lives.ended.range(self.sealed_to.incarnation().get()..) {
@@ -360,7 +382,8 @@ impl FoundTable {
     }
 
     fn is_evicted(&self, chunk: &Chunk) -> bool {
-        let covers = |seqs: &SeqRange| seqs.first <= chunk.seqs.first && chunk.seqs.last <= seqs.last;
+        let covers =
+            |seqs: &SeqRange| seqs.first <= chunk.seqs.first && chunk.seqs.last <= seqs.last;
         self.evicted.iter().any(covers)
     }
 

@@ -47,7 +47,8 @@ mod tests {
         let (key, at) = (RetryKey([7; 32]), TimeNs::new(1_000));
         assert_eq!(keys.find(key, at), None);
         keys.insert(key, 3, at);
-        let last = at.saturating_add(RETRY_KEYS_FOR).saturating_sub(std::time::Duration::from_nanos(1));
+        let last =
+            at.saturating_add(RETRY_KEYS_FOR).saturating_sub(std::time::Duration::from_nanos(1));
         assert_eq!(keys.find(key, last), Some(3));
         assert_eq!(keys.find(key, at.saturating_add(RETRY_KEYS_FOR)), None);
     }

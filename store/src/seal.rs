@@ -216,10 +216,13 @@ impl TableTiers {
                     states
                 })
             };
-            let states = states.map_err(|source| SealError::Summary { table: table.name, source })?;
+            let states =
+                states.map_err(|source| SealError::Summary { table: table.name, source })?;
             let files = match states {
-                Some(states) => vec![segment_file::write(tier.log.dir(), &states)
-                    .map_err(|source| SealError::Segment { table: table.name, source })?],
+                Some(states) => vec![
+                    segment_file::write(tier.log.dir(), &states)
+                        .map_err(|source| SealError::Segment { table: table.name, source })?,
+                ],
                 None => Vec::new(),
             };
             report.bytes += files.iter().map(|file| file.bytes).sum::<u64>();

@@ -3,7 +3,6 @@
 //! Integers are delta-packed, text is dictionary-encoded, pages are zstd-1.
 
 use std::fs::{self, File};
-use std::io;
 use std::path::Path;
 
 use arrow::array::{AsArray, RecordBatch};
@@ -26,7 +25,8 @@ const ROW_GROUP_ROWS_MAX: usize = 128 * 1024;
 pub(crate) fn write(dir: &Path, rows: &RecordBatch) -> Result<FileStats, ParquetError> {
     let name = format!("{}.parquet", ulid::Ulid::generate());
     let tmp = dir.join(format!(".{name}.tmp"));
-    let mut writer = ArrowWriter::try_new(File::create(&tmp)?, rows.schema(), Some(properties(rows)?))?;
+    let mut writer =
+        ArrowWriter::try_new(File::create(&tmp)?, rows.schema(), Some(properties(rows)?))?;
     writer.write(rows)?;
     let file = writer.into_inner()?;
     file.sync_all()?;
@@ -40,14 +40,6 @@ pub(crate) fn write(dir: &Path, rows: &RecordBatch) -> Result<FileStats, Parquet
 pub(crate) fn read(path: &Path) -> Result<Vec<RecordBatch>, ParquetError> {
     let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(path)?)?.build()?;
     reader.collect::<Result<_, _>>().map_err(ParquetError::from)
-}
-
-/// Whether a failed write was for want of room or rights, and so may go well later.
-pub(crate) fn io_cause(error: &ParquetError) -> Option<&io::Error> {
-    match error {
-        ParquetError::External(cause) => cause.downcast_ref(),
-        _ => None,
-    }
 }
 
 fn properties(rows: &RecordBatch) -> Result<WriterProperties, ParquetError> {

@@ -299,10 +299,7 @@ mod tests {
 
     #[test]
     fn lists_that_are_no_sketch_are_refused() {
-        assert_eq!(
-            Sketch::from_parts(&[1], &[]),
-            Err(PartsError::Lengths { keys: 1, counts: 0 })
-        );
+        assert_eq!(Sketch::from_parts(&[1], &[]), Err(PartsError::Lengths { keys: 1, counts: 0 }));
         assert_eq!(Sketch::from_parts(&[2, 2], &[1, 1]), Err(PartsError::Order { key: 2 }));
         assert_eq!(Sketch::from_parts(&[2], &[0]), Err(PartsError::Count { key: 2, count: 0 }));
     }

@@ -32,7 +32,8 @@ pub fn summary_schema(table: &TableDef) -> SchemaRef {
     for dimension in table.dimensions() {
         fields.push(Field::new(dimension.name, on_disk(&dimension.pxl_type.arrow()), false));
     }
-    fields.extend(["rows", "first_time", "last_time"].map(|n| Field::new(n, DataType::Int64, false)));
+    fields
+        .extend(["rows", "first_time", "last_time"].map(|n| Field::new(n, DataType::Int64, false)));
     for measure in table.measures() {
         let value = measure.pxl_type.arrow();
         for state in ["sum", "min", "max"] {
@@ -101,8 +102,16 @@ struct MeasureStates {
 #[derive(Debug)]
 enum Values {
     /// Sums wrap, so that they are exact in any order where the true one fits.
-    Int { sum: Vec<i64>, min: Vec<i64>, max: Vec<i64> },
-    Float { sum: Vec<f64>, min: Vec<f64>, max: Vec<f64> },
+    Int {
+        sum: Vec<i64>,
+        min: Vec<i64>,
+        max: Vec<i64>,
+    },
+    Float {
+        sum: Vec<f64>,
+        min: Vec<f64>,
+        max: Vec<f64>,
+    },
 }
 
 impl States {
@@ -262,7 +271,8 @@ impl States {
                 Values::Float { sum, min, max } => [floats(sum), floats(min), floats(max)],
             });
             if let Some(sketches) = &measure.sketches {
-                let sketches: Vec<_> = order.iter().map(|&group| sketches[group].buckets()).collect();
+                let sketches: Vec<_> =
+                    order.iter().map(|&group| sketches[group].buckets()).collect();
                 columns.extend(sketch_columns(&sketches)?);
             }
         }
@@ -367,7 +377,10 @@ fn foldable(table: &TableDef) -> Option<&'static str> {
 }
 
 /// Rows of the table as [`raw_schema`] keeps them, sorted by time.
-pub(crate) fn raw_rows(table: &TableDef, batches: &[RecordBatch]) -> Result<RecordBatch, ArrowError> {
+pub(crate) fn raw_rows(
+    table: &TableDef,
+    batches: &[RecordBatch],
+) -> Result<RecordBatch, ArrowError> {
     let rows = concat_batches(&table.arrow_schema(), batches)?;
     let order = sort_to_indices(rows.column(0), None, None)?;
     let mut columns = Vec::with_capacity(rows.num_columns() + 1);

@@ -10,7 +10,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use undine_schema::tables::DATA_LOSS;
 use undine_schema::{
-    Append, AppendError, Durability, Frame, Part, Pending, Seq, SeqRange, TableDef, TimeNs,
+    Append, AppendError, Durability, Frame, Incarnation, Part, Pending, Seq, SeqRange, TableDef,
+    TimeNs,
 };
 
 use crate::config::Config;
@@ -22,6 +23,7 @@ use crate::loss::{Loss, Reason, rows_of};
 use crate::seal::{SealError, SealReport, Sealer};
 use crate::snapshot::Snapshot;
 use crate::stats::{Recovered, Stats};
+use crate::tidy::TidyReport;
 
 /// Time between two rounds of merging and of reporting evicted rows.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(1);
@@ -66,6 +68,11 @@ impl Store {
         self.inner.hot.all().iter().map(|table| table.def)
     }
 
+    /// Which life of the node's store this is.
+    pub fn incarnation(&self) -> Incarnation {
+        self.inner.hot.lock().incarnation
+    }
+
     /// Seals everything that was appended before the call. Needs a tokio runtime.
     ///
     /// # Errors
@@ -101,9 +108,12 @@ impl Store {
                 () = self.inner.pressed.notified() => true,
                 () = tokio::time::sleep(UPKEEP_INTERVAL) => false,
             };
-            self.upkeep().await;
+            if let Err(error) = self.merge_hot().await {
+                tracing::error!(%error, "evicted rows cannot be reported");
+            }
             if pressed || next_seal <= Instant::now() {
-                if let Err(error) = self.seal().await {
+                let sealed = self.seal().await;
+                if let Err(error) = sealed.map(drop).and(self.tidy().await.map(drop)) {
                     tracing::error!(%error, cause = %Causes(&error), "a seal failed; it is tried again");
                 }
                 next_seal = Instant::now() + self.inner.config.seal_interval;
@@ -116,15 +126,29 @@ impl Store {
         }
     }
 
-    async fn upkeep(&self) {
+    /// Merges small batches in memory and reports what was evicted; [`run`](Self::run) does so
+    /// every second. Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// When evicted rows cannot be reported since the log cannot be written.
+    pub async fn merge_hot(&self) -> Result<(), AppendError> {
         let inner = Arc::clone(&self.inner);
         let merged = tokio::task::spawn_blocking(move || {
             (0..inner.hot.all().len()).for_each(|table| inner.hot.merge(table));
             inner.report_evictions()
         });
-        if let Ok(Err(error)) = merged.await {
-            tracing::error!(%error, "evicted rows cannot be reported");
-        }
+        merged.await.unwrap_or(Err(AppendError::Stopping))
+    }
+
+    /// Merges small segments, lets raw rows expire and deletes files that nobody needs;
+    /// [`run`](Self::run) does so after each seal. Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// See [`SealError`]; the tiers are as they were or tidied in part.
+    pub async fn tidy(&self) -> Result<TidyReport, SealError> {
+        let inner = Arc::clone(&self.inner);
+        let tidied = tokio::task::spawn_blocking(move || inner.tidy()).await;
+        tidied.unwrap_or(Err(SealError::Stopping))
     }
 }
 
@@ -137,10 +161,8 @@ impl Append for Store {
 impl Inner {
     fn append(&self, frame: Frame) -> Result<Pending, AppendError> {
         let Frame { parts, durability, retry_key } = frame;
-        let parts: Vec<_> = parts
-            .into_iter()
-            .map(|part| self.check(part))
-            .collect::<Result<_, _>>()?;
+        let parts: Vec<_> =
+            parts.into_iter().map(|part| self.check(part)).collect::<Result<_, _>>()?;
         let bytes: u64 = parts.iter().map(|(_, rows)| rows.bytes).sum();
         let room = match durability {
             Durability::Commit => Room::BySealed,
@@ -169,7 +191,8 @@ impl Inner {
             self.pressed.notify_one();
             return Err(AppendError::Full { retry_after: UPKEEP_INTERVAL });
         }
-        let (seqs, entry) = self.accept(&mut changes, parts, durability, Vec::new(), now, retry_key);
+        let (seqs, entry) =
+            self.accept(&mut changes, parts, durability, Vec::new(), now, retry_key);
         if self.hot.is_pressed(&changes) {
             self.pressed.notify_one();
         }
@@ -299,7 +322,8 @@ impl Inner {
         let (wanted, got) = (names(&declared), names(&found));
         if wanted != got {
             let at = wanted.iter().zip(&got).take_while(|(a, b)| a == b).count();
-            let show = |fields: &[String]| fields.get(at).map_or("nothing".to_owned(), String::clone);
+            let show =
+                |fields: &[String]| fields.get(at).map_or("nothing".to_owned(), String::clone);
             let (wanted, got) = (show(&wanted), show(&got));
             return Err(refused(format!("column {at} should be {wanted} and is {got}")));
         }

@@ -113,7 +113,8 @@ pub(super) fn encode(entry: &Entry) -> Result<Vec<u8>, ArrowError> {
         parts,
     };
     let header = serde_json::to_vec(&header).map_err(|e| ArrowError::ExternalError(e.into()))?;
-    let header_length = u32::try_from(header.len()).map_err(|e| ArrowError::ExternalError(e.into()))?;
+    let header_length =
+        u32::try_from(header.len()).map_err(|e| ArrowError::ExternalError(e.into()))?;
     let mut lengths = [0; 12];
     lengths[..4].copy_from_slice(&header_length.to_le_bytes());
     lengths[4..].copy_from_slice(&(body.len() as u64).to_le_bytes());
@@ -184,7 +185,8 @@ fn hex(key: &RetryKey) -> String {
 }
 
 fn write_rows(rows: &RecordBatch, body: &mut Vec<u8>) -> Result<(), ArrowError> {
-    let options = IpcWriteOptions::default().try_with_compression(Some(CompressionType::LZ4_FRAME))?;
+    let options =
+        IpcWriteOptions::default().try_with_compression(Some(CompressionType::LZ4_FRAME))?;
     let mut writer = StreamWriter::try_new_with_options(body, &rows.schema(), options)?;
     writer.write(rows)?;
     writer.finish()

@@ -8,7 +8,7 @@
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use undine_schema::{Seq, TimeNs};
@@ -33,8 +33,6 @@ pub(crate) struct Replayed {
 /// A segment with bad frames before good ones.
 #[derive(Debug)]
 pub(crate) struct Damage {
-    /// Where the damaged segment is kept.
-    pub(crate) kept_at: PathBuf,
     /// Bytes that belong to no good frame.
     pub(crate) bytes: u64,
 }
@@ -173,10 +171,71 @@ fn quarantine(path: &Path, bytes: &[u8], scan: &Scan) -> io::Result<Damage> {
         bytes = lost,
         "a segment of the log is damaged; check the disk"
     );
-    Ok(Damage { kept_at, bytes: lost })
+    Ok(Damage { bytes: lost })
 }
 
 fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> BuildError {
     let path = path.to_owned();
     move |source| BuildError::Io { action, path, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use undine_schema::tables::{ProbeStatus, ProbeStatuses};
+    use undine_schema::{Durability, Incarnation, SeqRange};
+
+    use super::super::frame::{Content, Entry, EntryPart, encode};
+    use super::*;
+
+    fn frame(counter: u64) -> Vec<u8> {
+        let mut rows = ProbeStatuses::new(2);
+        (0..2).for_each(|_| rows.push(&ProbeStatus { error: "none", ..ProbeStatus::default() }));
+        let table = &undine_schema::tables::PROBE_STATUS;
+        let seqs = SeqRange::new(Seq::new(Incarnation::new(1), counter), 2);
+        let content = Content::Rows(rows.finish());
+        let parts = vec![EntryPart { table, seqs, content }];
+        let (at, durability) = (TimeNs::ZERO, Durability::Commit);
+        encode(&Entry { at, durability, retry_key: None, parts, bytes: 0 }).unwrap()
+    }
+
+    /// The first places of the frames that a replay of `bytes` gives, and the damages.
+    fn replayed(dir: &Path, bytes: &[u8]) -> (Vec<u64>, usize) {
+        fs::write(dir.join(name_of(1)), bytes).unwrap();
+        let mut firsts = Vec::new();
+        let replayed = replay(dir, &mut |header, _| {
+            firsts.push(header.parts[0].seqs().first.counter());
+            Ok(())
+        });
+        (firsts, replayed.unwrap().damages.len())
+    }
+
+    #[test]
+    fn a_log_cut_at_any_byte_of_its_last_frame_gives_back_the_frames_before_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let whole = [frame(1), frame(3), frame(5)].concat();
+        let last = frame(5).len();
+        for cut in whole.len() - last..whole.len() {
+            let replayed = replayed(dir.path(), &whole[..cut]);
+            assert_eq!(replayed, (vec![1, 3], 0), "cut at {cut}");
+            let kept = fs::metadata(dir.path().join(name_of(1))).unwrap().len();
+            assert_eq!(kept, (whole.len() - last) as u64, "the torn bytes are gone");
+        }
+        assert_eq!(replayed(dir.path(), &whole), (vec![1, 3, 5], 0));
+    }
+
+    #[test]
+    fn a_flipped_bit_in_any_byte_of_a_middle_frame_costs_that_frame_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let (first, middle) = (frame(1).len(), frame(3).len());
+        let whole = [frame(1), frame(3), frame(5)].concat();
+        for at in first..first + middle {
+            let mut bytes = whole.clone();
+            bytes[at] ^= 0x10;
+            assert_eq!(replayed(dir.path(), &bytes), (vec![1, 5], 1), "flipped byte {at}");
+            let kept = fs::read(dir.path().join(name_of(1))).unwrap();
+            assert_eq!(kept, [frame(1), frame(5)].concat(), "only good frames stay in use");
+        }
+        let aside = fs::read_dir(dir.path()).unwrap().count() - 1;
+        assert_eq!(aside, middle, "every damaged segment is kept");
+    }
 }

@@ -227,7 +227,8 @@ impl Log {
         sealed_to: impl Fn(&str) -> Option<Seq>,
     ) -> io::Result<()> {
         let done = |segment: &ClosedSegment| {
-            let sealed = |(table, last): &(String, Seq)| sealed_to(table).is_none_or(|s| *last <= s);
+            let sealed =
+                |(table, last): &(String, Seq)| sealed_to(table).is_none_or(|s| *last <= s);
             segment.keep_until <= now && segment.last.iter().all(sealed)
         };
         let gone: Vec<_> = self.closed().extract_if(.., |segment| done(segment)).collect();
@@ -334,8 +335,8 @@ impl Writer {
             return Some(now);
         }
         let waiting = !queue.entries.is_empty() || !self.backlog.is_empty();
-        let commit = (queue.sync_wanted || self.sync_wanted)
-            && (waiting || self.unsynced_since.is_some());
+        let commit =
+            (queue.sync_wanted || self.sync_wanted) && (waiting || self.unsynced_since.is_some());
         if self.retry_at.is_some() {
             return self.retry_at;
         }

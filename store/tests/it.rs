@@ -1,0 +1,9 @@
+//! The store as its users see it.
+
+mod it {
+    mod crash;
+    mod fixture;
+    mod limits;
+    mod model;
+    mod race;
+}

@@ -1,0 +1,267 @@
+//! Any sequence of operations gives the answers that a `Vec` of the rows gives.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+use undine_schema::{
+    Append, AppendError, Clock, Durability, Feed, Frame, ManualClock, Part, Seq, TimeNs,
+};
+use undine_store::{Config, Store};
+
+use super::fixture::{
+    NOTES, REQUESTS, Row, SECOND, clock, config, copy, groups_in, groups_of, hot_rows, integers,
+    lost_places, notes, requests,
+};
+
+#[derive(Clone, Debug)]
+enum Step {
+    Append { rows: Vec<(u8, i64, i64)>, path_bytes: usize, durability: Durability, notes: usize },
+    Seal,
+    MergeHot,
+    Tidy,
+    Wait(u64),
+    Restart,
+    Crash,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let durability = prop_oneof![
+        3 => Just(Durability::Interval),
+        2 => Just(Durability::Commit),
+        1 => Just(Durability::Memory),
+    ];
+    let row = (0..30_u8, -40_000..40_000_i64, 0..100_000_i64);
+    let path_bytes = prop_oneof![8 => 0..20_usize, 3 => 10_000..20_000_usize];
+    let append = (prop::collection::vec(row, 1..12), path_bytes, durability, 0..3_usize);
+    prop_oneof![
+        12 => append.prop_map(|(rows, path_bytes, durability, notes)| {
+            Step::Append { rows, path_bytes, durability, notes }
+        }),
+        3 => Just(Step::Seal),
+        2 => Just(Step::MergeHot),
+        1 => Just(Step::Tidy),
+        1 => (1..100_u64).prop_map(Step::Wait),
+        1 => Just(Step::Restart),
+        1 => Just(Step::Crash),
+    ]
+}
+
+/// The store under test beside what it should hold.
+struct World {
+    runtime: Runtime,
+    dir: TempDir,
+    clock: Arc<ManualClock>,
+    store: Option<Store>,
+    /// Every row that was accepted, with how safe it had to be.
+    rows: BTreeMap<Seq, (Row, Durability)>,
+    notes: BTreeMap<Seq, (i64, Durability)>,
+    forgotten_notes: BTreeSet<Seq>,
+    /// Rows that went with a process, as they were to.
+    forgotten: BTreeSet<Seq>,
+    cursor: Seq,
+    seen_or_missed: u64,
+    next_note: i64,
+}
+
+impl World {
+    fn new() -> Self {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let (dir, clock) = (TempDir::new().unwrap(), clock());
+        let mut world = Self {
+            runtime,
+            dir,
+            clock,
+            store: None,
+            rows: BTreeMap::new(),
+            notes: BTreeMap::new(),
+            forgotten: BTreeSet::new(),
+            forgotten_notes: BTreeSet::new(),
+            cursor: Seq::ZERO,
+            seen_or_missed: 0,
+            next_note: 0,
+        };
+        world.open();
+        world
+    }
+
+    fn open(&mut self) {
+        let clock: Arc<ManualClock> = Arc::clone(&self.clock);
+        let config = Config { hot_bytes_max: 1 << 20, ..config(self.dir.path(), clock) };
+        self.store = Some(config.build().unwrap());
+    }
+
+    fn store(&self) -> &Store {
+        self.store.as_ref().unwrap()
+    }
+
+    fn run(&mut self, step: &Step) {
+        match step {
+            Step::Append { rows, path_bytes, durability, notes } => {
+                self.append(rows, *path_bytes, *durability, *notes);
+            }
+            Step::Seal => {
+                self.runtime.block_on(self.store().seal()).unwrap();
+            }
+            Step::MergeHot => self.runtime.block_on(self.store().merge_hot()).unwrap(),
+            Step::Tidy => {
+                self.runtime.block_on(self.store().tidy()).unwrap();
+            }
+            Step::Wait(seconds) => self.clock.advance(SECOND * u32::try_from(*seconds).unwrap()),
+            Step::Restart => {
+                self.forget();
+                self.store = None;
+                self.open();
+            }
+            Step::Crash => {
+                self.forget();
+                let copied = TempDir::new().unwrap();
+                copy(self.dir.path(), copied.path());
+                self.store = None;
+                self.dir = copied;
+                self.open();
+            }
+        }
+    }
+
+    fn append(
+        &mut self,
+        rows: &[(u8, i64, i64)],
+        path_bytes: usize,
+        durability: Durability,
+        notes_count: usize,
+    ) {
+        let now = self.clock.now().get();
+        let rows: Vec<_> = rows
+            .iter()
+            .map(|&(kind, ms, value)| Row { time: now + ms * 1_000_000, kind, value, path_bytes })
+            .collect();
+        let ids: Vec<_> = (0..notes_count)
+            .map(|_| {
+                self.next_note += 1;
+                self.next_note
+            })
+            .collect();
+        let mut parts = vec![Part { table: &REQUESTS, rows: requests(&rows) }];
+        if !ids.is_empty() {
+            parts.push(Part { table: &NOTES, rows: notes(&ids, now) });
+        }
+        let before = self.store().stats().table("requests").unwrap().evicted_rows;
+        let frame = Frame { parts, durability, retry_key: None };
+        let pending = match self.store().append(frame) {
+            Ok(pending) => pending,
+            Err(AppendError::Full { .. }) => return,
+            Err(error) => panic!("{error}"),
+        };
+        let seqs = self.runtime.block_on(pending.durable()).unwrap();
+        for (at, row) in rows.into_iter().enumerate() {
+            let seq = Seq::from_raw(seqs[0].first.raw() + at as u64);
+            assert!(self.rows.insert(seq, (row, durability)).is_none(), "a place is given once");
+        }
+        for (at, id) in ids.into_iter().enumerate() {
+            let seq = Seq::from_raw(seqs[1].first.raw() + at as u64);
+            assert!(self.notes.insert(seq, (id, durability)).is_none(), "a place is given once");
+        }
+        if self.store().stats().table("requests").unwrap().evicted_rows > before {
+            self.runtime.block_on(self.store().merge_hot()).unwrap();
+        }
+    }
+
+    /// Rows that were in memory only go with the process.
+    fn forget(&mut self) {
+        let sealed_to = self.store().stats().table("requests").unwrap().sealed_to;
+        let unsealed = self.rows.range(Seq::from_raw(sealed_to.raw() + 1)..);
+        let memory = unsealed.filter(|(_, (_, durability))| *durability == Durability::Memory);
+        self.forgotten.extend(memory.map(|(&seq, _)| seq));
+        let sealed_to = self.store().stats().table(NOTES.name).unwrap().sealed_to;
+        let unsealed = self.notes.range(Seq::from_raw(sealed_to.raw() + 1)..);
+        let memory = unsealed.filter(|(_, (_, durability))| *durability == Durability::Memory);
+        self.forgotten_notes.extend(memory.map(|(&seq, _)| seq));
+    }
+
+    fn check(&mut self) {
+        let store = self.store.clone().unwrap();
+        let dir = self.dir.path().to_owned();
+        let lost = lost_places(&dir, &store, &REQUESTS);
+        for seq in &lost {
+            let (_, durability) = &self.rows[seq];
+            assert_ne!(*durability, Durability::Commit, "{seq} was acknowledged and is lost");
+        }
+        let kept = |seq: &Seq| !lost.contains(seq) && !self.forgotten.contains(seq);
+        let expected: BTreeMap<Seq, Row> = self
+            .rows
+            .iter()
+            .filter(|(seq, _)| kept(seq))
+            .map(|(&seq, (row, _))| (seq, row.clone()))
+            .collect();
+        let snapshot = store.snapshot(&REQUESTS);
+        assert_eq!(snapshot.tiers.len(), 2);
+        for tier in &snapshot.tiers {
+            let exact = groups_of(expected.values(), tier.width);
+            assert_eq!(groups_in(&dir, &snapshot, tier), exact, "tier {:?}", tier.width);
+        }
+        let mut sizes: Vec<_> = expected.values().map(|row| row.value).collect();
+        sizes.sort_unstable();
+        assert_eq!(integers(&dir, &snapshot, "size"), sizes, "raw rows");
+        let hot = hot_rows(&snapshot, Seq::ZERO);
+        for (seq, row) in &hot {
+            assert_eq!(expected.get(seq), Some(row), "hot row {seq}");
+        }
+        for (seq, row) in &expected {
+            let promised = TimeNs::new(row.time) >= snapshot.hot_complete_from;
+            assert!(!promised || hot.contains_key(seq), "{seq} is not hot, as it should be");
+        }
+        let lost = lost_places(&dir, &store, &NOTES);
+        let kept = self
+            .notes
+            .iter()
+            .filter(|(seq, _)| !lost.contains(seq) && !self.forgotten_notes.contains(seq));
+        let mut ids: Vec<_> = kept.map(|(_, &(id, _))| id).collect();
+        ids.sort_unstable();
+        assert_eq!(integers(&dir, &store.snapshot(&NOTES), "id"), ids, "notes");
+        let stats = store.stats();
+        assert!(stats.hot_bytes <= 1 << 21, "{stats:?}");
+        self.follow(&store);
+    }
+
+    fn follow(&mut self, store: &Store) {
+        loop {
+            let progress = store.read(&REQUESTS, self.cursor, 7).unwrap();
+            let mut next = None;
+            for slice in &progress.slices {
+                assert!(slice.seqs.first > self.cursor, "no row is given twice");
+                assert!(
+                    next.is_none_or(|next| next == slice.seqs.first),
+                    "slices follow each other"
+                );
+                next = Some(Seq::from_raw(slice.seqs.last.raw() + 1));
+                self.seen_or_missed += slice.seqs.rows();
+            }
+            self.seen_or_missed += progress.missed_rows;
+            if progress.cursor == self.cursor {
+                break;
+            }
+            self.cursor = progress.cursor;
+        }
+        assert_eq!(self.seen_or_missed, self.rows.len() as u64, "each row is seen or missed");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 24, failure_persistence: None, max_shrink_iters: 60, ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn any_history_of_a_store_gives_the_answers_of_a_list_of_its_rows(
+        steps in prop::collection::vec(step(), 1..30),
+    ) {
+        let mut world = World::new();
+        for step in &steps {
+            world.run(step);
+            world.check();
+        }
+    }
+}
