@@ -165,7 +165,7 @@ export class Incidents {
     });
     const list = Array.isArray(incident.contributions) ? incident.contributions : [];
     const requests = Array.isArray(incident.samples) ? incident.samples : [];
-    const section = (title, content, className) => h("section", { class: className }, h("h3", {}, title), content);
+    const section = (title, content, className) => h("section", { class: className }, h("h2", {}, title), content);
     box.append(
       h("summary", {},
         severityTag(incident),

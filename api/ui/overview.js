@@ -314,7 +314,7 @@ export class Overview {
       ["p99", "p99", true],
       [null, "Throughput", false],
       [null, "State", false],
-      [null, "", false],
+      [null, h("span", { class: "visually-hidden" }, "Endpoints"), false],
     ];
     const { by, descending } = this.sort;
     const value = (row) => (by === "service" ? row.service : number(by === "rate" ? row.requests : row[by]));
