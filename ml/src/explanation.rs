@@ -18,7 +18,7 @@ use crate::learner::Unusual;
 /// Name and version of the model, in the table `anomalies`.
 pub(crate) const MODEL: &str = "robust-baseline/1";
 /// How far before an incident's start its script begins.
-const LEAD: Duration = Duration::from_secs(300);
+const LEAD: Duration = Duration::from_mins(5);
 /// Samples in an incident.
 const SAMPLES_MAX: usize = 5;
 
@@ -268,7 +268,7 @@ mod tests {
 
     #[test]
     fn numbers_are_told_with_four_digits() {
-        assert_eq!(rounded(123_456.0), 123_500.0);
+        assert_eq!(rounded(123_456.0).to_string(), "123500");
         assert_eq!(rounded(-0.0).to_string(), "0");
         assert_eq!(rounded(f64::NAN).to_string(), "0");
     }

@@ -327,7 +327,8 @@ impl Features {
                 return ahead;
             }
             if self.open.is_empty() {
-                self.next = Some(number.saturating_sub(self.slots as i64 - 1));
+                let behind = i64::try_from(self.slots - 1).unwrap_or(i64::MAX);
+                self.next = Some(number.saturating_sub(behind));
             } else {
                 closed.push(self.close_oldest(next));
             }
@@ -581,6 +582,151 @@ impl<'a> Rows<'a> {
             path: path[..end].to_owned(),
             status: self.status.value(row),
             latency_ns: self.latency.value(row),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use undine_schema::tables::{HttpEvent, HttpEvents};
+
+    use super::*;
+
+    const SECOND: i64 = 1_000_000_000;
+    const LATEST: TimeNs = TimeNs::new(1_000 * SECOND);
+
+    fn features(entities_max: usize) -> Features {
+        Features::new(5 * SECOND, SECOND, Limits { entities_max, edges_max: 10 })
+    }
+
+    fn row(second: i64, service: &str, status: i64) -> HttpEvent<'_> {
+        let time_ = TimeNs::new(second * SECOND);
+        HttpEvent { time_, service, resp_status: status, trace_role: 2, ..HttpEvent::default() }
+    }
+
+    fn batch(rows: &[HttpEvent<'_>]) -> RecordBatch {
+        let mut builder = HttpEvents::new(rows.len());
+        for row in rows {
+            builder.push(row);
+        }
+        builder.finish()
+    }
+
+    /// Service, requests and errors of each entity of each window.
+    fn told(closed: &[ClosedWindow]) -> Vec<(i64, String, u64, u64)> {
+        let of = |window: &ClosedWindow| {
+            let start = window.start.get() / SECOND;
+            let entities = window.entities.iter();
+            entities
+                .map(|e| (start, e.service.clone(), e.cells.requests, e.cells.errors))
+                .collect::<Vec<_>>()
+        };
+        closed.iter().flat_map(of).collect()
+    }
+
+    #[test]
+    fn faults_of_the_server_are_errors_and_mistakes_of_the_client_are_not() {
+        let (mut features, mut closed) = (features(10), Vec::new());
+        let rows = [200, 404, 499, 500, 503, 0].map(|status| row(101, "a", status));
+        features.take(&batch(&rows), LATEST, &mut closed);
+        features.close_until(TimeNs::new(105 * SECOND), &mut closed);
+        assert_eq!(told(&closed), [(100, "a".to_owned(), 6, 3)]);
+    }
+
+    #[test]
+    fn a_row_may_be_late_by_the_lateness_and_is_counted_beyond_it() {
+        let (mut features, mut closed) = (features(10), Vec::new());
+        let rows = [row(101, "a", 200), row(106, "a", 200), row(104, "a", 200)];
+        let taken = features.take(&batch(&rows), LATEST, &mut closed);
+        assert_eq!(taken, Taken { rows: 3, ..Taken::default() });
+        features.close_until(TimeNs::new(106 * SECOND), &mut closed);
+        assert_eq!(told(&closed), [(100, "a".to_owned(), 2, 0)]);
+        let taken = features.take(&batch(&[row(104, "a", 200)]), LATEST, &mut closed);
+        assert_eq!((taken.rows, taken.late), (1, 1));
+    }
+
+    #[test]
+    fn a_row_from_the_future_does_not_close_the_present() {
+        let (mut features, mut closed) = (features(10), Vec::new());
+        let rows = [row(101, "a", 200), row(900_000, "a", 200), row(102, "a", 200)];
+        let taken = features.take(&batch(&rows), LATEST, &mut closed);
+        assert_eq!((taken.ahead, taken.late, closed.len()), (1, 0, 0));
+    }
+
+    #[test]
+    fn rows_that_go_on_close_the_windows_before_without_a_clock() {
+        let (mut features, mut closed) = (features(10), Vec::new());
+        let rows = [101, 107, 112, 500].map(|second| row(second, "a", 200));
+        features.take(&batch(&rows), LATEST, &mut closed);
+        let starts: Vec<i64> = closed.iter().map(|w| w.start.get() / SECOND).collect();
+        assert_eq!(starts, [100, 105, 110], "the silence up to 495 was not watched");
+    }
+
+    #[test]
+    fn a_clients_row_counts_for_the_peer_that_nobody_watches() {
+        let (mut features, mut closed) = (features(10), Vec::new());
+        let remote = HttpEvent {
+            remote_addr: "10.0.0.7",
+            remote_port: 80,
+            trace_role: 1,
+            ..row(101, "web", 500)
+        };
+        let known = HttpEvent { remote_service: "pay", trace_role: 1, ..row(101, "web", 200) };
+        features.take(&batch(&[remote, known]), LATEST, &mut closed);
+        features.close_until(TimeNs::new(105 * SECOND), &mut closed);
+        let expected = [(100, "10.0.0.7:80".to_owned(), 1, 1), (100, "pay".to_owned(), 1, 0)];
+        assert_eq!(told(&closed), expected);
+        assert!(closed[0].entities.iter().all(|entity| entity.side == Side::Peer));
+        let edges: Vec<_> = closed[0].edges.iter().map(|e| (&*e.caller, &*e.callee)).collect();
+        assert_eq!(edges, [("web", "10.0.0.7:80"), ("web", "pay")]);
+    }
+
+    #[test]
+    fn names_of_all_lengths_are_told_apart() {
+        let long = "a-service-whose-name-is-longer-than-sixteen";
+        let names = ["", "a", "b", "ab", "ba", "exactly8", "exactly9!", long];
+        let other = long.replace("whose", "which");
+        let (mut features, mut closed) = (features(100), Vec::new());
+        for _ in 0..3 {
+            let rows: Vec<_> =
+                names.iter().chain([&&*other]).map(|name| row(101, name, 200)).collect();
+            features.take(&batch(&rows), LATEST, &mut closed);
+        }
+        features.close_until(TimeNs::new(105 * SECOND), &mut closed);
+        assert_eq!(closed[0].entities.len(), names.len() + 1);
+        assert!(closed[0].entities.iter().all(|entity| entity.cells.requests == 3));
+    }
+
+    #[test]
+    fn busy_services_push_out_idle_ones_and_what_found_no_room_is_counted() {
+        let (mut features, mut closed) = (features(2), Vec::new());
+        let early = [row(101, "idle", 200), row(101, "busy", 200), row(102, "busy", 200)];
+        features.take(&batch(&early), LATEST, &mut closed);
+        let taken = features.take(&batch(&[row(103, "new", 200)]), LATEST, &mut closed);
+        assert_eq!(taken.unmodelled, 1);
+        features.close_until(TimeNs::new(105 * SECOND), &mut closed);
+        assert_eq!(features.shed(|_| false), [("idle".to_owned(), String::new())]);
+        assert_eq!(features.shed(|_| false), []);
+        let taken = features.take(&batch(&[row(106, "new", 200)]), LATEST, &mut closed);
+        assert_eq!(taken.unmodelled, 0);
+        closed.clear();
+        features.close_until(TimeNs::new(110 * SECOND), &mut closed);
+        assert_eq!(told(&closed), [(105, "new".to_owned(), 1, 0)]);
+    }
+
+    #[test]
+    fn open_windows_survive_being_saved() {
+        let (mut features, mut closed) = (features(10), Vec::new());
+        features.take(&batch(&[row(101, "a", 200), row(106, "b", 0)]), LATEST, &mut closed);
+        let text = serde_json::to_string(&features).unwrap();
+        let mut loaded: Features = serde_json::from_str(&text).unwrap();
+        loaded.reindex();
+        for features in [&mut features, &mut loaded] {
+            closed.clear();
+            features.take(&batch(&[row(107, "b", 200)]), LATEST, &mut closed);
+            features.close_until(TimeNs::new(110 * SECOND), &mut closed);
+            let expected = [(100, "a".to_owned(), 1, 0), (105, "b".to_owned(), 2, 1)];
+            assert_eq!(told(&closed), expected);
         }
     }
 }

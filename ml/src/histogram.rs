@@ -110,15 +110,18 @@ impl From<Sparse> for Histogram {
 
 fn bucket(latency_ns: i64) -> usize {
     let ns = u64::try_from(latency_ns).unwrap_or(0).max(1 << FIRST_OCTAVE);
-    let octave = 63 - ns.leading_zeros();
+    let octave = ns.ilog2();
     if octave > LAST_OCTAVE {
         return BUCKETS - 1;
     }
     let sub = (ns >> (octave - SUB_BITS)) & ((1 << SUB_BITS) - 1);
-    (u64::from(octave - FIRST_OCTAVE) << SUB_BITS | sub) as usize
+    #[expect(clippy::cast_possible_truncation, reason = "there are 960 buckets")]
+    let index = (u64::from(octave - FIRST_OCTAVE) << SUB_BITS | sub) as usize;
+    index
 }
 
 fn edges(index: usize) -> (f64, f64) {
+    #[expect(clippy::cast_possible_truncation, reason = "there are 960 buckets")]
     let octave = (index >> SUB_BITS) as u32 + FIRST_OCTAVE;
     let sub = (index & ((1 << SUB_BITS) - 1)) as u64;
     let step = 1_u64 << (octave - SUB_BITS);
@@ -144,7 +147,7 @@ mod tests {
                 histogram.add(scale * step);
             }
             for q in [0.5, 0.9, 0.99] {
-                let truth = scale as f64 * (q * 999.0 + 1.0);
+                let truth = as_f64(scale.unsigned_abs()) * (q * 999.0 + 1.0);
                 let found = histogram.quantile(q).unwrap();
                 assert!((found / truth - 1.0).abs() < 0.02, "{q} of {scale}: {found}, not {truth}");
             }

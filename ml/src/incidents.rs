@@ -395,7 +395,7 @@ impl Incidents {
             incident.symptoms.iter().position(|s| s.contribution.service == service.service);
         match known {
             Some(at) if size(&incident.symptoms[at]) < size(&symptom) => {
-                incident.symptoms[at] = symptom
+                incident.symptoms[at] = symptom;
             }
             None if incident.symptoms.len() < SYMPTOMS_MAX => incident.symptoms.push(symptom),
             Some(_) | None => {}

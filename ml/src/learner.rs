@@ -285,7 +285,7 @@ impl Learner {
             };
             model.learn(settings, weight);
             if standing.symptoms.contains(name) {
-                model.detectors(|detector| detector.settle());
+                model.detectors(Detector::settle);
             }
         }
         for change in changes {

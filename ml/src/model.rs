@@ -183,7 +183,7 @@ impl Config {
         let out =
             |key, value: String, allowed| Err(BuildError::OutOfBounds { key, value, allowed });
         let shown = |duration: Duration| format!("{duration:?}");
-        let hour = Duration::from_secs(3600);
+        let hour = Duration::from_hours(1);
         if self.window < Duration::from_millis(100) || self.window > hour {
             return out("window", shown(self.window), "100 ms to 1 h");
         }

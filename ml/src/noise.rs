@@ -1,5 +1,12 @@
 //! Repeatable noise for tests.
 
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
+    reason = "the numbers of a simulation are small"
+)]
+
 use std::f64::consts::TAU;
 
 /// A small generator (splitmix64); the same seed gives the same numbers everywhere.

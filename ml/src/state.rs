@@ -22,13 +22,14 @@ const FILE_BYTES_MAX: u64 = 256 * 1024 * 1024;
 /// What is saved.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Saved {
-    format: String,
+    #[serde(rename = "format")]
+    kind: String,
     version: u32,
     window_ns: u64,
     /// The last row that was taken in.
     cursor: u64,
     /// When it was saved, in nanoseconds since the epoch.
-    saved_at_ns: i64,
+    at_ns: i64,
     learner: Box<Learner>,
 }
 
@@ -87,18 +88,18 @@ impl Saved {
     /// A state to save.
     pub(crate) fn new(learner: Box<Learner>, window: Duration, cursor: Seq, at: TimeNs) -> Self {
         Self {
-            format: FORMAT.to_owned(),
+            kind: FORMAT.to_owned(),
             version: VERSION,
             window_ns: nanos(window),
             cursor: cursor.raw(),
-            saved_at_ns: at.get(),
+            at_ns: at.get(),
             learner,
         }
     }
 
     /// The learner, the cursor and when they were saved.
     pub(crate) fn into_parts(self) -> (Box<Learner>, Seq, TimeNs) {
-        (self.learner, Seq::from_raw(self.cursor), TimeNs::new(self.saved_at_ns))
+        (self.learner, Seq::from_raw(self.cursor), TimeNs::new(self.at_ns))
     }
 
     /// Writes it in place of the file at `path`.

@@ -1,5 +1,11 @@
 //! The state machine on hand-made verdicts.
 
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    reason = "the numbers of a simulation are small"
+)]
+
 use super::*;
 
 const SECOND: i64 = 1_000_000_000;

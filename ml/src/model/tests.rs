@@ -117,13 +117,13 @@ fn config(state_path: Option<&Path>) -> Config {
         memory_windows: 120,
         open_decades: 5.0,
         resolve_windows: 4,
-        relearn_after: Duration::from_secs(1800),
+        relearn_after: Duration::from_mins(30),
         latency_resolution: Duration::from_millis(1),
         silence: Silence::Incident,
         entities_max: 100,
         edges_max: 100,
         state_path: state_path.map(Path::to_owned),
-        state_interval: Duration::from_secs(60),
+        state_interval: Duration::from_mins(1),
     }
 }
 
