@@ -4,6 +4,9 @@
 //! and, in `txn`, the place up to which the tier holds every row, so both change together. Whoever
 //! finds its number taken by another life of the node stops writing.
 
+mod checkpoint;
+
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -17,6 +20,22 @@ use crate::durable;
 
 /// The application id of the time from which a tier is complete.
 const COMPLETE_FROM: &str = "undine/complete_from";
+/// How often old commits are looked for.
+const COMMITS_LOOKED_AT_EVERY: Duration = Duration::from_secs(3600);
+
+/// What a reader and a writer must know.
+struct Protocol {
+    reader: u64,
+    writer: u64,
+}
+
+const PROTOCOL: Protocol = Protocol { reader: 1, writer: 2 };
+
+impl Protocol {
+    fn action(&self) -> Value {
+        json!({"minReaderVersion": self.reader, "minWriterVersion": self.writer})
+    }
+}
 
 /// A file of the present version.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,6 +102,7 @@ pub(crate) struct DeltaLog {
     /// Whether the disk may hold a commit that is not known here.
     stale: bool,
     fenced: Option<(PathBuf, u64)>,
+    commits_collected: Option<TimeNs>,
     state: State,
 }
 
@@ -94,8 +114,12 @@ struct State {
     files: Vec<FileStats>,
     /// Files that went, and when.
     removed: Vec<(String, TimeNs)>,
-    schema: Option<String>,
     last_epoch: u64,
+    /// The last version's own `metaData`, `txn`s by application and `add`s by path, as they were
+    /// written.
+    meta_data: Option<Value>,
+    txns: BTreeMap<String, Value>,
+    adds: BTreeMap<String, Value>,
 }
 
 impl DeltaLog {
@@ -108,6 +132,7 @@ impl DeltaLog {
             epoch: 0,
             stale: false,
             fenced: None,
+            commits_collected: None,
             state: State::default(),
         };
         log.state = log.load()?;
@@ -199,6 +224,12 @@ impl DeltaLog {
         }
         self.state.apply_all(&text, &self.app_id).map_err(|what| corrupt(&path, what))?;
         self.state.next_version = version + 1;
+        if version > 0 && version.is_multiple_of(checkpoint::INTERVAL) {
+            let actions = self.state.actions();
+            if let Err(error) = checkpoint::write(&self.log_dir(), version, &actions) {
+                tracing::warn!(dir = %self.dir.display(), %error, "a checkpoint cannot be written");
+            }
+        }
         Ok(())
     }
 
@@ -213,6 +244,7 @@ impl DeltaLog {
         for (name, _) in &gone {
             deleted += remove_existing(&self.dir.join(name))?;
         }
+        self.collect_commits(now, keep)?;
         for entry in fs::read_dir(&self.dir)? {
             let entry = entry?;
             let name = entry.file_name();
@@ -220,13 +252,35 @@ impl DeltaLog {
             let known = self.state.files.iter().any(|file| file.name == name)
                 || self.state.removed.iter().any(|(removed, _)| removed == name);
             let ours = name.ends_with(".parquet") || name.ends_with(".tmp");
-            let changed = entry.metadata()?.modified()?.duration_since(std::time::UNIX_EPOCH);
-            let changed = TimeNs::ZERO.saturating_add(changed.unwrap_or_default());
-            if ours && !known && now.since(changed) >= keep {
+            if ours && !known && now.since(changed_at(&entry)?) >= keep {
                 deleted += remove_existing(&entry.path())?;
             }
         }
         Ok(deleted)
+    }
+
+    /// Deletes old commits and checkpoints that the newest checkpoint stands for.
+    fn collect_commits(&mut self, now: TimeNs, keep: Duration) -> io::Result<()> {
+        let last = self.state.next_version.saturating_sub(1);
+        let newest = last - last % checkpoint::INTERVAL;
+        let dir = self.log_dir();
+        let looked =
+            self.commits_collected.is_some_and(|at| now.since(at) < COMMITS_LOOKED_AT_EVERY);
+        if looked || newest == 0 || !checkpoint::exists(&dir, newest) {
+            return Ok(());
+        }
+        self.commits_collected = Some(now);
+        for entry in fs::read_dir(dir)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let digits = name.to_str().and_then(|name| name.get(..20)?.parse::<u64>().ok());
+            if digits.is_some_and(|version| version < newest)
+                && now.since(changed_at(&entry)?) >= keep
+            {
+                remove_existing(&entry.path())?;
+            }
+        }
+        Ok(())
     }
 
     fn log_dir(&self) -> PathBuf {
@@ -267,9 +321,9 @@ impl DeltaLog {
             "writerEpoch": self.epoch,
         }})];
         if self.state.next_version == 0 {
-            actions.push(json!({"protocol": {"minReaderVersion": 1, "minWriterVersion": 2}}));
+            actions.push(json!({"protocol": PROTOCOL.action()}));
         }
-        if self.state.schema.as_ref() != Some(&self.schema) {
+        if self.state.schema() != Some(&self.schema) {
             actions.push(json!({"metaData": {
                 "id": uuid(ulid::Ulid::generate().0),
                 "name": self.app_id,
@@ -315,9 +369,15 @@ impl DeltaLog {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(State::default()),
             Err(error) => return Err(io_error("list", &dir)(error)),
         };
-        names.retain(|name| name.len() == 25 && name.ends_with(".json"));
-        names.sort_unstable();
         let mut state = State::default();
+        let checkpoint = checkpoint::read(&dir).map_err(|(path, what)| corrupt(&path, what))?;
+        if let Some((version, actions)) = checkpoint {
+            let applied = actions.iter().try_for_each(|action| state.apply(action, &self.app_id));
+            applied.map_err(|what| corrupt(&dir, what))?;
+            state.next_version = version + 1;
+        }
+        names.retain(|name| version_of(name).is_some_and(|v| v >= state.next_version));
+        names.sort_unstable();
         for (at, name) in names.iter().enumerate() {
             let path = dir.join(name);
             if path != self.commit_path(state.next_version) {
@@ -343,6 +403,25 @@ impl DeltaLog {
 }
 
 impl State {
+    fn schema(&self) -> Option<&str> {
+        self.meta_data.as_ref()?["schemaString"].as_str()
+    }
+
+    /// The actions that give this state, for a checkpoint.
+    fn actions(&self) -> Vec<Value> {
+        let mut actions = vec![json!({"protocol": PROTOCOL.action()})];
+        actions.extend(self.meta_data.iter().map(|action| json!({"metaData": action})));
+        actions.extend(self.txns.values().map(|action| json!({"txn": action})));
+        actions.extend(self.removed.iter().map(|(name, at)| {
+            let at = at.get() / 1_000_000;
+            json!({"remove": {"path": name, "deletionTimestamp": at, "dataChange": false}})
+        }));
+        // In the order in which they came, which is the order in which they are merged.
+        let adds = self.files.iter().filter_map(|file| self.adds.get(&file.name));
+        actions.extend(adds.map(|action| json!({"add": action})));
+        actions
+    }
+
     fn apply_all(&mut self, text: &str, app_id: &str) -> Result<(), String> {
         for line in text.lines().filter(|line| !line.is_empty()) {
             let action: Value = serde_json::from_str(line).map_err(|error| error.to_string())?;
@@ -357,27 +436,34 @@ impl State {
             return Err("an action is no object".to_owned());
         };
         match kind.as_str() {
-            "add" => self.files.push(FileStats::parse(action)?),
+            "add" => {
+                let file = FileStats::parse(action)?;
+                self.adds.insert(file.name.clone(), action.clone());
+                self.files.push(file);
+            }
             "remove" => {
                 let name = action["path"].as_str().ok_or("a removal names no path")?;
+                self.adds.remove(name);
                 let at = action["deletionTimestamp"].as_i64().unwrap_or(0);
                 self.files.retain(|file| file.name != name);
                 self.removed.push((name.to_owned(), TimeNs::new(at.saturating_mul(1_000_000))));
             }
             "txn" => {
                 let version = action["version"].as_i64().ok_or("a txn has no version")?;
+                let application = action["appId"].as_str().ok_or("a txn has no appId")?;
+                self.txns.insert(application.to_owned(), action.clone());
                 if action["appId"] == app_id {
                     self.sealed_to = Seq::from_raw(version.cast_unsigned());
                 } else if action["appId"] == COMPLETE_FROM {
                     self.complete_from = Some(TimeNs::new(version));
                 }
             }
-            "metaData" => self.schema = action["schemaString"].as_str().map(str::to_owned),
+            "metaData" => self.meta_data = Some(action.clone()),
             "commitInfo" => {
                 let epoch = action["writerEpoch"].as_u64().unwrap_or(0);
                 self.last_epoch = self.last_epoch.max(epoch);
             }
-            "protocol" if action["minReaderVersion"].as_u64() > Some(1) => {
+            "protocol" if action["minReaderVersion"].as_u64() > Some(PROTOCOL.reader) => {
                 return Err("another program has raised the table's reader version".to_owned());
             }
             _ => {}
@@ -467,6 +553,11 @@ fn set_aside(path: &Path, what: &str) -> io::Result<()> {
     durable::sync_dir(durable::parent(path))
 }
 
+/// The version that a file of the log commits.
+fn version_of(name: &str) -> Option<u64> {
+    name.strip_suffix(".json").filter(|digits| digits.len() == 20)?.parse().ok()
+}
+
 fn check(text: &str) -> Result<(), String> {
     let mut actions = 0;
     for line in text.lines().filter(|line| !line.is_empty()) {
@@ -474,6 +565,11 @@ fn check(text: &str) -> Result<(), String> {
         actions += 1;
     }
     if actions == 0 { Err("it is empty".to_owned()) } else { Ok(()) }
+}
+
+fn changed_at(entry: &fs::DirEntry) -> io::Result<TimeNs> {
+    let changed = entry.metadata()?.modified()?.duration_since(std::time::UNIX_EPOCH);
+    Ok(TimeNs::ZERO.saturating_add(changed.unwrap_or_default()))
 }
 
 fn remove_existing(path: &Path) -> io::Result<u64> {
@@ -638,6 +734,56 @@ mod tests {
         let schema = Schema::empty();
         let error = DeltaLog::open(dir.path().to_owned(), "x".to_owned(), &schema).unwrap_err();
         assert!(error.to_string().contains("00000000000000000000.json"), "{error}");
+    }
+
+    #[test]
+    fn a_log_with_a_checkpoint_needs_no_commit_before_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut log = begun(dir.path(), 1);
+        for seq in 1..=checkpoint::INTERVAL {
+            write(&mut log, seq, &format!("f{seq}")).unwrap();
+        }
+        let change = Change {
+            operation: "OPTIMIZE",
+            sealed_to: None,
+            complete_from: Some(TimeNs::new(5)),
+            add: vec![],
+            remove: vec!["f1".to_owned()],
+        };
+        log.commit(change, TimeNs::new(7_000_000)).unwrap();
+        for version in 0..checkpoint::INTERVAL {
+            fs::remove_file(log.commit_path(version)).unwrap();
+        }
+        let mut read = open(dir.path());
+        assert_eq!(read.files(), log.files());
+        assert_eq!(read.files().len(), 99);
+        assert_eq!(read.sealed_to(), Seq::from_raw(checkpoint::INTERVAL));
+        assert_eq!(read.complete_from(), TimeNs::new(5));
+        assert_eq!(read.state.actions(), log.state.actions());
+        read.begin(2, Seq::ZERO, None, TimeNs::ZERO).unwrap();
+        write(&mut read, 200, "g").unwrap();
+        assert_eq!(open(dir.path()).files().len(), 100);
+        fs::remove_file(dir.path().join("_delta_log/_last_checkpoint")).unwrap();
+        let schema = Schema::empty();
+        let error = DeltaLog::open(dir.path().to_owned(), "x".to_owned(), &schema).unwrap_err();
+        assert!(error.to_string().contains("commit 0 before it is missing"), "{error}");
+    }
+
+    #[test]
+    fn old_commits_go_once_a_checkpoint_stands_for_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut log = begun(dir.path(), 1);
+        for seq in 1..=checkpoint::INTERVAL {
+            write(&mut log, seq, &format!("f{seq}")).unwrap();
+        }
+        let now = changed_at(&fs::read_dir(dir.path()).unwrap().next().unwrap().unwrap()).unwrap();
+        let hour = Duration::from_secs(3600);
+        log.collect_garbage(now, hour).unwrap();
+        assert!(log.commit_path(0).exists(), "it is young");
+        log.collect_garbage(now.saturating_add(hour * 2), hour).unwrap();
+        assert!(!log.commit_path(0).exists() && !log.commit_path(99).exists());
+        assert!(log.commit_path(100).exists());
+        assert_eq!(open(dir.path()).files().len(), 100);
     }
 
     #[test]

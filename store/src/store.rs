@@ -111,12 +111,18 @@ impl Store {
             if let Err(error) = self.merge_hot().await {
                 tracing::error!(%error, "evicted rows cannot be reported");
             }
-            if pressed || next_seal <= Instant::now() {
-                let sealed = self.seal().await;
-                if let Err(error) = sealed.map(drop).and(self.tidy().await.map(drop)) {
-                    tracing::error!(%error, cause = %Causes(&error), "a seal failed; it is tried again");
+            if !pressed && Instant::now() < next_seal {
+                continue;
+            }
+            next_seal = Instant::now() + self.inner.config.seal_interval;
+            let sealed = self.seal().await;
+            if let Err(error) = sealed.map(drop).and(self.tidy().await.map(drop)) {
+                tracing::error!(%error, cause = %Causes(&error), "a seal failed; it is tried again");
+                // Without a pause, a full disk and full memory would call for seal after seal.
+                tokio::select! {
+                    () = shutdown.cancelled() => break,
+                    () = tokio::time::sleep(UPKEEP_INTERVAL) => {}
                 }
-                next_seal = Instant::now() + self.inner.config.seal_interval;
             }
         }
         self.inner.hot.lock().stopping = true;

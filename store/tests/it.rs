@@ -3,6 +3,7 @@
 mod it {
     mod crash;
     mod fixture;
+    mod interop;
     mod limits;
     mod model;
     mod race;

@@ -224,11 +224,12 @@ mod tests {
     }
 
     #[test]
-    fn a_flipped_bit_in_any_byte_of_a_middle_frame_costs_that_frame_alone() {
+    fn a_flipped_bit_in_a_middle_frame_costs_that_frame_alone() {
         let dir = tempfile::tempdir().unwrap();
         let (first, middle) = (frame(1).len(), frame(3).len());
         let whole = [frame(1), frame(3), frame(5)].concat();
-        for at in first..first + middle {
+        let flipped = (first..first + middle).step_by(7);
+        for at in flipped.clone() {
             let mut bytes = whole.clone();
             bytes[at] ^= 0x10;
             assert_eq!(replayed(dir.path(), &bytes), (vec![1, 5], 1), "flipped byte {at}");
@@ -236,6 +237,6 @@ mod tests {
             assert_eq!(kept, [frame(1), frame(5)].concat(), "only good frames stay in use");
         }
         let aside = fs::read_dir(dir.path()).unwrap().count() - 1;
-        assert_eq!(aside, middle, "every damaged segment is kept");
+        assert_eq!(aside, flipped.count(), "every damaged segment is kept");
     }
 }

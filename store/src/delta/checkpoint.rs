@@ -1,0 +1,130 @@
+//! A Delta log's state in one Parquet file, so that neither we nor other engines read every commit.
+//!
+//! Written every [`INTERVAL`] commits beside them; `_last_checkpoint` names the newest. Commits
+//! before it are deleted when they are as old as deleted files may get.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, Fields, Schema};
+use arrow::error::ArrowError;
+use arrow::json::{LineDelimitedWriter, ReaderBuilder};
+use parquet::arrow::ArrowWriter;
+use parquet::errors::ParquetError;
+use serde_json::{Value, json};
+
+use crate::durable;
+use crate::segment_file;
+
+/// Commits between two checkpoints.
+pub(super) const INTERVAL: u64 = 100;
+
+const POINTER: &str = "_last_checkpoint";
+
+/// Writes the state at `version`, one action a row, and points to it.
+pub(super) fn write(dir: &Path, version: u64, actions: &[Value]) -> Result<(), ParquetError> {
+    let schema = Arc::new(schema());
+    let mut decoder = ReaderBuilder::new(Arc::clone(&schema))
+        .with_batch_size(actions.len().max(1))
+        .build_decoder()?;
+    decoder.serialize(actions)?;
+    let rows = decoder.flush()?.ok_or_else(|| ParquetError::General("no action".to_owned()))?;
+    let path = path_of(dir, version);
+    let tmp = path.with_extension(format!("{}.tmp", ulid::Ulid::generate()));
+    let mut writer = ArrowWriter::try_new(File::create(&tmp)?, schema, None)?;
+    writer.write(&rows)?;
+    writer.into_inner()?.sync_all()?;
+    fs::rename(&tmp, &path)?;
+    durable::sync_dir(dir)?;
+    let pointer = json!({"version": version, "size": actions.len()}).to_string();
+    durable::replace(&dir.join(POINTER), pointer.as_bytes())?;
+    Ok(())
+}
+
+/// The newest checkpoint's version and actions; none where there is none.
+pub(super) fn read(dir: &Path) -> Result<Option<(u64, Vec<Value>)>, (PathBuf, String)> {
+    let pointer = dir.join(POINTER);
+    let text = match fs::read(&pointer) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err((pointer, error.to_string())),
+    };
+    let value: Value =
+        serde_json::from_slice(&text).map_err(|error| (pointer.clone(), error.to_string()))?;
+    let version =
+        value["version"].as_u64().ok_or_else(|| (pointer, "it names no version".to_owned()))?;
+    let path = path_of(dir, version);
+    let actions = read_actions(&path).map_err(|error| (path, error.to_string()))?;
+    Ok(Some((version, actions)))
+}
+
+/// Whether the checkpoint of `version` is there.
+pub(super) fn exists(dir: &Path, version: u64) -> bool {
+    path_of(dir, version).exists()
+}
+
+fn read_actions(path: &Path) -> Result<Vec<Value>, ParquetError> {
+    let mut json = LineDelimitedWriter::new(Vec::new());
+    for batch in segment_file::read(path)? {
+        json.write(&batch)?;
+    }
+    json.finish()?;
+    let lines = json.into_inner();
+    let values = serde_json::Deserializer::from_slice(&lines).into_iter();
+    let values: Result<Vec<_>, _> = values.collect();
+    values.map_err(|error| ArrowError::ExternalError(error.into()).into())
+}
+
+fn path_of(dir: &Path, version: u64) -> PathBuf {
+    dir.join(format!("{version:020}.checkpoint.parquet"))
+}
+
+/// The protocol's schema of a checkpoint, as far as these logs use it.
+fn schema() -> Schema {
+    let text = |name: &str| Field::new(name, DataType::Utf8, true);
+    let long = |name: &str| Field::new(name, DataType::Int64, true);
+    let int = |name: &str| Field::new(name, DataType::Int32, true);
+    let flag = |name: &str| Field::new(name, DataType::Boolean, true);
+    let map = |name: &str| {
+        let entry = vec![Field::new("key", DataType::Utf8, false), text("value")];
+        let entries = Field::new("key_value", DataType::Struct(Fields::from(entry)), false);
+        Field::new(name, DataType::Map(Arc::new(entries), false), true)
+    };
+    let structure = |name: &str, fields: Vec<Field>| {
+        Field::new(name, DataType::Struct(Fields::from(fields)), true)
+    };
+    let format = structure("format", vec![text("provider"), map("options")]);
+    let columns = Field::new("element", DataType::Utf8, true);
+    let columns = Field::new("partitionColumns", DataType::List(Arc::new(columns)), true);
+    Schema::new(vec![
+        structure("txn", vec![text("appId"), long("version"), long("lastUpdated")]),
+        structure(
+            "add",
+            vec![
+                text("path"),
+                map("partitionValues"),
+                long("size"),
+                long("modificationTime"),
+                flag("dataChange"),
+                text("stats"),
+                map("tags"),
+            ],
+        ),
+        structure("remove", vec![text("path"), long("deletionTimestamp"), flag("dataChange")]),
+        structure(
+            "metaData",
+            vec![
+                text("id"),
+                text("name"),
+                format,
+                text("schemaString"),
+                columns,
+                map("configuration"),
+                long("createdTime"),
+            ],
+        ),
+        structure("protocol", vec![int("minReaderVersion"), int("minWriterVersion")]),
+    ])
+}
