@@ -6,7 +6,8 @@
 //! ```
 //!
 //! A request is answered once its rows are on the disk, so what a client was told is accepted is
-//! there; an identical retry is acknowledged without being stored again. Logs are left out.
+//! there; an identical retry is acknowledged without being stored again. Logs are not taken. What a
+//! span or point carries that has no column (events, links, exemplars) is counted as lost.
 
 mod attributes;
 mod metrics;
@@ -132,6 +133,33 @@ impl Stats {
 struct Mapped {
     rows: Option<RecordBatch>,
     refused: Refused,
+    /// Parts of accepted items that no column holds: a span's events and links, exemplars.
+    left_out: usize,
+}
+
+impl Mapped {
+    /// What `data_loss` is told of the request, none where nothing was lost.
+    fn loss(&self, table: &TableDef, at: TimeNs) -> Option<RecordBatch> {
+        let mut rows = DataLosses::new(2);
+        let lost =
+            DataLoss { time_: at, source_table: table.name, stage: "otlp", ..DataLoss::default() };
+        if self.refused.total() > 0 {
+            let items = self.refused.total_signed();
+            let detail = &self.refused.to_string();
+            rows.push(&DataLoss {
+                reason: "invalid",
+                rows_min: items,
+                rows_max: items,
+                detail,
+                ..lost
+            });
+        }
+        if self.left_out > 0 {
+            let detail = &format!("{} span events, links or exemplars", self.left_out);
+            rows.push(&DataLoss { reason: "no_column", detail, ..lost });
+        }
+        (!rows.is_empty()).then(|| rows.finish())
+    }
 }
 
 /// A positive time that fits a signed 64-bit number of nanoseconds.
@@ -248,17 +276,17 @@ impl Taker {
         self.stats.requests.fetch_add(1, Ordering::Relaxed);
         let text_bytes_max = self.text_bytes_max;
         let work = move || (map(&request, text_bytes_max), retry_key(table, &request));
-        let (Mapped { rows, refused }, retry_key) =
-            tokio::task::spawn_blocking(work).await.map_err(|error| {
-                tracing::error!(%error, table = table.name, "mapping an OTLP request panicked");
-                Status::internal("the request could not be mapped to rows")
-            })?;
+        let (mapped, retry_key) = tokio::task::spawn_blocking(work).await.map_err(|error| {
+            tracing::error!(%error, table = table.name, "mapping an OTLP request panicked");
+            Status::internal("the request could not be mapped to rows")
+        })?;
+        let loss = mapped.loss(table, self.clock.now());
+        let Mapped { rows, refused, .. } = mapped;
+        self.stats.refused_rows.fetch_add(refused.total(), Ordering::Relaxed);
         let row_count = rows.as_ref().map_or(0, RecordBatch::num_rows) as u64;
-        let mut parts: Vec<Part> = rows.map(|rows| Part { table, rows }).into_iter().collect();
-        if refused.total() > 0 {
-            self.stats.refused_rows.fetch_add(refused.total(), Ordering::Relaxed);
-            parts.push(Part { table: &DATA_LOSS, rows: self.loss(table, &refused) });
-        }
+        let rows = rows.map(|rows| Part { table, rows });
+        let loss = loss.map(|rows| Part { table: &DATA_LOSS, rows });
+        let parts: Vec<Part> = rows.into_iter().chain(loss).collect();
         if parts.is_empty() {
             return Ok(refused);
         }
@@ -267,21 +295,6 @@ impl Taker {
         pending.durable().await.map_err(|error| self.push_back(&error))?;
         self.stats.accepted_rows.fetch_add(row_count, Ordering::Relaxed);
         Ok(refused)
-    }
-
-    fn loss(&self, table: &TableDef, refused: &Refused) -> RecordBatch {
-        let mut rows = DataLosses::new(1);
-        rows.push(&DataLoss {
-            time_: self.clock.now(),
-            source_table: table.name,
-            stage: "otlp",
-            reason: "invalid",
-            rows_min: refused.total_signed(),
-            rows_max: refused.total_signed(),
-            detail: &refused.to_string(),
-            ..DataLoss::default()
-        });
-        rows.finish()
     }
 
     /// The answer to a request that was not stored.

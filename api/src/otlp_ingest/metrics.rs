@@ -21,6 +21,7 @@ use super::{Mapped, time};
 pub(super) fn rows(request: &ExportMetricsServiceRequest, text_bytes_max: usize) -> Mapped {
     let mut rows = OtelMetrics::new(0);
     let mut refused = Refused::default();
+    let mut left_out = 0;
     let mut budget = TextBudget::new(text_bytes_max);
     for resource in &request.resource_metrics {
         let origin = Origin::new(resource.resource.as_ref());
@@ -29,17 +30,19 @@ pub(super) fn rows(request: &ExportMetricsServiceRequest, text_bytes_max: usize)
             for metric in &scope.metrics {
                 let series = Series { origin: &origin, scope: scope_name, metric };
                 for point in points(metric) {
-                    let pushed =
-                        point.and_then(|point| series.push(&mut rows, &mut budget, &point));
-                    if let Err(refusal) = pushed {
-                        refused.add(refusal);
+                    let pushed = point.and_then(|point| {
+                        series.push(&mut rows, &mut budget, &point).map(|()| point.exemplars)
+                    });
+                    match pushed {
+                        Ok(exemplars) => left_out += exemplars,
+                        Err(refusal) => refused.add(refusal),
                     }
                 }
             }
         }
     }
     let rows = (!rows.is_empty()).then(|| rows.finish());
-    Mapped { rows, refused }
+    Mapped { rows, refused, left_out }
 }
 
 /// What all points of one metric share.
@@ -61,6 +64,8 @@ struct Point<'a> {
     count: u64,
     sum: f64,
     distribution: String,
+    /// How many exemplars it has.
+    exemplars: usize,
 }
 
 impl Series<'_> {
@@ -166,6 +171,7 @@ fn number_point<'a>(
         count: 1,
         sum: value,
         distribution: String::new(),
+        exemplars: point.exemplars.len(),
     })
 }
 
@@ -194,6 +200,7 @@ fn histogram_point(point: &HistogramDataPoint, temporality: i32) -> Result<Point
         count: point.count,
         sum: point.sum.unwrap_or(0.0),
         distribution: Value::Object(distribution).to_string(),
+        exemplars: point.exemplars.len(),
     })
 }
 
@@ -224,6 +231,7 @@ fn exponential_point(
         count: point.count,
         sum: point.sum.unwrap_or(0.0),
         distribution: Value::Object(distribution).to_string(),
+        exemplars: point.exemplars.len(),
     })
 }
 
@@ -244,6 +252,7 @@ fn summary_point(point: &SummaryDataPoint) -> Result<Point<'_>, Refusal> {
         count: point.count,
         sum: point.sum,
         distribution: json!({"quantiles": quantiles.collect::<Vec<_>>()}).to_string(),
+        exemplars: 0,
     })
 }
 
@@ -270,7 +279,8 @@ mod tests {
     use arrow::util::pretty::pretty_format_batches;
     use opentelemetry_proto::tonic::metrics::v1::summary_data_point::ValueAtQuantile;
     use opentelemetry_proto::tonic::metrics::v1::{
-        ExponentialHistogram, Gauge, Histogram, ResourceMetrics, ScopeMetrics, Sum, Summary,
+        Exemplar, ExponentialHistogram, Gauge, Histogram, ResourceMetrics, ScopeMetrics, Sum,
+        Summary,
     };
 
     use super::*;
@@ -375,6 +385,14 @@ mod tests {
             | 20    | 0          | exponential_histogram | 2           | false     | 3.0   | 3     | 9.0  | {"scale":2,"zero_count":1,"zero_threshold":0.0,"positive":{"offset":-1,"counts":[2]}} |
             | 20    | 0          | summary               | 0           | false     | 1.5   | 2     | 3.0  | {"quantiles":[{"quantile":0.5,"value":1.0}]}                                          |
             +-------+------------+-----------------------+-------------+-----------+-------+-------+------+---------------------------------------------------------------------------------------+"#]].assert_eq(&shown(&mapped.rows.unwrap()));
+    }
+
+    #[test]
+    fn exemplars_have_no_column_and_are_counted() {
+        let exemplars = vec![Exemplar::default(); 2];
+        let point = NumberDataPoint { exemplars, ..reading(Some(Number::AsInt(1))) };
+        let data = Data::Gauge(Gauge { data_points: vec![point] });
+        assert_eq!(rows(&request(vec![data]), usize::MAX).left_out, 2);
     }
 
     #[test]

@@ -13,20 +13,22 @@ use super::{Mapped, time};
 pub(super) fn rows(request: &ExportTraceServiceRequest, text_bytes_max: usize) -> Mapped {
     let mut rows = OtelSpans::new(span_count(request));
     let mut refused = Refused::default();
+    let mut left_out = 0;
     let mut budget = TextBudget::new(text_bytes_max);
     for resource in &request.resource_spans {
         let origin = Origin::new(resource.resource.as_ref());
         for scope in &resource.scope_spans {
             let scope_name = scope.scope.as_ref().map_or("", |scope| &scope.name);
             for span in &scope.spans {
-                if let Err(refusal) = push(&mut rows, &mut budget, &origin, scope_name, span) {
-                    refused.add(refusal);
+                match push(&mut rows, &mut budget, &origin, scope_name, span) {
+                    Ok(()) => left_out += span.events.len() + span.links.len(),
+                    Err(refusal) => refused.add(refusal),
                 }
             }
         }
     }
     let rows = (!rows.is_empty()).then(|| rows.finish());
-    Mapped { rows, refused }
+    Mapped { rows, refused, left_out }
 }
 
 fn span_count(request: &ExportTraceServiceRequest) -> usize {
@@ -101,6 +103,7 @@ mod tests {
     use opentelemetry_proto::tonic::common::v1::any_value::Value;
     use opentelemetry_proto::tonic::common::v1::{AnyValue, InstrumentationScope, KeyValue};
     use opentelemetry_proto::tonic::resource::v1::Resource;
+    use opentelemetry_proto::tonic::trace::v1::span::{Event, Link};
     use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Status};
 
     use super::*;
@@ -151,6 +154,13 @@ mod tests {
             | 1250  | 1000       | abababababababababababababababab | 0101010101010101 |                | GET /cart | 2    | 2           | broken         | 250     | {"http.status":500} | {"service.name":"cart"} | lib   | cart    |     |           |      |
             +-------+------------+----------------------------------+------------------+----------------+-----------+------+-------------+----------------+---------+---------------------+-------------------------+-------+---------+-----+-----------+------+"#]]
         .assert_eq(&table);
+    }
+
+    #[test]
+    fn events_and_links_have_no_column_and_are_counted() {
+        let events = vec![Event::default(); 2];
+        let detailed = Span { events, links: vec![Link::default()], ..span() };
+        assert_eq!(rows(&request(vec![span(), detailed]), usize::MAX).left_out, 3);
     }
 
     #[test]

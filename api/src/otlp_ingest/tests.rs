@@ -7,6 +7,7 @@ use opentelemetry_proto::tonic::metrics::v1::number_data_point::Value;
 use opentelemetry_proto::tonic::metrics::v1::{
     Gauge, Metric, NumberDataPoint, ResourceMetrics, ScopeMetrics,
 };
+use opentelemetry_proto::tonic::trace::v1::span::Event;
 use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span};
 use tokio::task::JoinSet;
 use tonic::transport::Channel;
@@ -105,13 +106,15 @@ async fn spans_and_points_of_real_clients_are_rows_once_they_are_answered() {
 async fn invalid_spans_are_told_to_the_sender_and_counted_as_lost() {
     let server = Running::start().await;
     let spoilt = Span { trace_id: vec![1], ..span(1) };
-    let answer = server.traces().export(trace_request(vec![spoilt, span(2)])).await.unwrap();
+    let detailed = Span { events: vec![Event::default()], ..span(2) };
+    let answer = server.traces().export(trace_request(vec![spoilt, detailed])).await.unwrap();
     let partial = answer.into_inner().partial_success.unwrap();
     assert_eq!(partial.rejected_spans, 1);
     assert_eq!(partial.error_message, "refused 1 without a valid 16-byte trace id");
     assert_eq!(server.store.texts(&OTEL_SPANS, "name"), ["span 2"]);
-    assert_eq!(server.store.texts(&DATA_LOSS, "source_table"), ["otel_spans"]);
-    assert_eq!(server.store.ints(&DATA_LOSS, "rows_min"), [1]);
+    assert_eq!(server.store.texts(&DATA_LOSS, "source_table"), ["otel_spans"; 2]);
+    assert_eq!(server.store.texts(&DATA_LOSS, "reason"), ["invalid", "no_column"]);
+    assert_eq!(server.store.ints(&DATA_LOSS, "rows_min"), [1, 0]);
     server.stop().await;
 }
 
