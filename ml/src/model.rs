@@ -32,6 +32,8 @@ const CHUNK_ROWS_MAX: usize = 8_192;
 const FRAMES_MAX: usize = 256;
 /// What lasts for less, and for less than two windows, is no incident.
 const OPEN_AFTER: Duration = Duration::from_secs(8);
+/// Late rows are recorded at most this often.
+const LATE_INTERVAL: Duration = Duration::from_secs(10);
 /// Passes further apart than this, beyond the window, mean that the process did not run.
 const PAUSE_MAX: Duration = Duration::from_secs(10);
 
@@ -112,6 +114,7 @@ pub struct Model {
     unsaved_news: bool,
     is_stopping: bool,
     rows_late_told: u64,
+    late_told_at: TimeNs,
 }
 
 impl Config {
@@ -176,6 +179,7 @@ impl Config {
             unsaved_news: false,
             is_stopping: false,
             rows_late_told: 0,
+            late_told_at: now,
         })
     }
 
@@ -456,7 +460,9 @@ impl Model {
 
     fn count(&mut self) {
         let late = self.stats.snapshot().rows_late;
-        if late > self.rows_late_told {
+        let is_due = self.last_pass.since(self.late_told_at) >= LATE_INTERVAL;
+        if late > self.rows_late_told && is_due {
+            self.late_told_at = self.last_pass;
             let rows = late - self.rows_late_told;
             self.rows_late_told = late;
             self.miss(self.last_pass, "late", rows);

@@ -308,6 +308,22 @@ async fn rows_evicted_before_they_were_read_are_counted_and_recorded() {
 }
 
 #[tokio::test]
+async fn rows_that_come_too_late_are_seen_counted_and_recorded() {
+    let mut world = World::new(10);
+    let mut model = world.model(config(None));
+    world.play(&mut model, 30, 0..0).await;
+    let mut rows = HttpEvents::new(64);
+    world.scene.second(2, 40.0, &mut rows);
+    let late = rows.len() as u64;
+    world.rows += late;
+    world.memory.put(rows.finish());
+    world.play(&mut model, 60, 0..0).await;
+    let stats = model.stats().snapshot();
+    assert_eq!((stats.rows_seen, stats.rows_late), (world.rows, late));
+    assert_eq!(world.memory.column("data_loss", "reason"), ["late"]);
+}
+
+#[tokio::test]
 async fn findings_wait_while_the_store_is_full() {
     let mut world = World::new(6);
     let mut model = world.model(config(None));
