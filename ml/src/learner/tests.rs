@@ -299,7 +299,7 @@ fn clean_services_are_left_alone_for_days() {
             if since < 2 { 0.0 } else { 10.0 }
         }),
     ];
-    let (mut days, mut alarms, days_each) = (0, 0, 4);
+    let (mut days, mut alarms, days_each) = (0, 0, 2);
     for (seed, (name, link, rate)) in (11..).zip(scenes) {
         let mut scene = Scene::new(&[link], seed);
         let (_, told, findings) = play(&mut scene, days_each * 86_400, rate);
