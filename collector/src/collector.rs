@@ -191,8 +191,7 @@ impl Config {
         let recorder = match self.recording {
             None => None,
             Some(path) => {
-                let header =
-                    RecordingHeader { wall_minus_mono_ns: wall, node: self.node.clone() };
+                let header = RecordingHeader { wall_minus_mono_ns: wall, node: self.node.clone() };
                 Some(Recorder::create(&path, &header)?)
             }
         };
@@ -213,22 +212,32 @@ impl Config {
         let writer = Writer::new(append);
         let flush_interval = self.flush_interval;
         let reader = Reader::new(
-            source, pipeline, writer, recorder, receiver, stats, flush_interval, self.clock,
+            source,
+            pipeline,
+            writer,
+            recorder,
+            receiver,
+            stats,
+            flush_interval,
+            self.clock,
         );
         Ok(Collector { reader, handle })
     }
 
     fn check(&self) -> Result<(), BuildError> {
-        let setting = |name, value: String, bounds: String| {
-            Err(BuildError::Setting { name, value, bounds })
-        };
+        let setting =
+            |name, value: String, bounds: String| Err(BuildError::Setting { name, value, bounds });
         if self.flush_interval > FLUSH_INTERVAL_MAX {
             let bounds = format!("at most {FLUSH_INTERVAL_MAX:?}");
             return setting("flush_interval", format!("{:?}", self.flush_interval), bounds);
         }
         if self.conn_stats_interval < Duration::from_millis(100) {
             let bounds = "at least 100ms".to_owned();
-            return setting("conn_stats_interval", format!("{:?}", self.conn_stats_interval), bounds);
+            return setting(
+                "conn_stats_interval",
+                format!("{:?}", self.conn_stats_interval),
+                bounds,
+            );
         }
         if self.body_bytes_max > BODY_BYTES_MAX {
             let bounds = format!("at most {BODY_BYTES_MAX} bytes");

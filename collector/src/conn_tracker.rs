@@ -13,7 +13,7 @@ use crate::conn_stats::AccountKey;
 use crate::data_stream::{DataStreams, Delivery, Missing, Operation, Piece};
 use crate::endpoints::{Role, Tuple};
 use crate::event::{Flow, ProcessKey};
-use crate::protocol::exchange::{Exchange, Output};
+use crate::protocol::exchange::{Exchanges, Output};
 use crate::protocol::http1::{
     Cause, Http1, LostRows, Probe, REQUEST_BYTES_MIN, Start, probe_request,
 };
@@ -109,7 +109,7 @@ pub struct Connection {
     /// Which end keeps the rows.
     pub keeper: Keeper,
     /// Exchanges that wait until it is known which end keeps them.
-    pub waiting: Vec<Box<Exchange>>,
+    pub waiting: Exchanges,
     /// Bytes of each direction, lost ones included.
     pub bytes: [u64; 2],
     /// When its last message was sent.
@@ -388,7 +388,9 @@ impl Undecided {
             Verdict::NeedMore if self.is_full() => Verdict::Opaque,
             verdict => verdict,
         };
-        if verdict == Verdict::Opaque && let Some(cause) = self.gap {
+        if verdict == Verdict::Opaque
+            && let Some(cause) = self.gap
+        {
             // After a gap these may be the middle of anything, so only a yes counts.
             self.note_gap(flow, 0, cause);
             return Verdict::NeedMore;

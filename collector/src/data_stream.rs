@@ -301,10 +301,7 @@ mod tests {
         (cut.len, cut.uncaptured) = (100, Some(Uncaptured::Bypassed));
         streams.push(cut, &mut deliver);
         streams.finish([0, 110], 9, &mut deliver);
-        assert_eq!(
-            seen,
-            ["Egress head", "Egress -96 Uncaptured(Bypassed)", "Egress -10 Lost"]
-        );
+        assert_eq!(seen, ["Egress head", "Egress -96 Uncaptured(Bypassed)", "Egress -10 Lost"]);
     }
 
     #[test]

@@ -34,6 +34,7 @@ impl Tuple {
     }
 
     /// The same connection as its other end sees it.
+    #[must_use]
     pub const fn reversed(self) -> Self {
         Self {
             local: self.remote,

@@ -31,6 +31,7 @@ pub enum Flow {
 
 impl Flow {
     /// The other direction.
+    #[must_use]
     pub const fn opposite(self) -> Self {
         match self {
             Self::Ingress => Self::Egress,

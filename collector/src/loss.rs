@@ -182,7 +182,8 @@ impl LossLedger {
     }
 
     fn write_kernel(&mut self, rows: &mut DataLosses, time: TimeNs) {
-        let operations = self.kernel.dropped_operations.saturating_sub(self.reported.dropped_operations);
+        let operations =
+            self.kernel.dropped_operations.saturating_sub(self.reported.dropped_operations);
         let bytes = self.kernel.dropped_bytes.saturating_sub(self.reported.dropped_bytes);
         let messages = self.kernel.dropped.saturating_sub(self.reported.dropped);
         self.reported = self.kernel;
@@ -291,8 +292,9 @@ mod tests {
         assert_eq!(ledger.bounds(5), RowBounds { min: 1, max: 4 + 2 + 5 });
         assert_eq!(
             written(&mut ledger, None),
-            ["kernel ring_full 2 100 0 0", "http_events collector ring_full 0 0 1 4"]
-                .map(|line| if line.starts_with("kernel") { format!(" {line}") } else { line.to_owned() })
+            ["kernel ring_full 2 100 0 0", "http_events collector ring_full 0 0 1 4"].map(|line| {
+                if line.starts_with("kernel") { format!(" {line}") } else { line.to_owned() }
+            })
         );
         // What no connection accounts for is written once it is as old as the last write.
         assert_eq!(written(&mut ledger, None), ["http_events collector ring_full 0 0 0 2"]);

@@ -115,7 +115,8 @@ fn is_token(segment: &str) -> bool {
     if segment.len() < TOKEN_BYTES_MIN {
         return false;
     }
-    let plain = segment.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'='));
+    let plain =
+        segment.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'='));
     if !plain {
         return false;
     }

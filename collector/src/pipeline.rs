@@ -28,7 +28,7 @@ use crate::event::{Body, DecodeError, Event, Flow, ProcessKey};
 use crate::loss::{KernelTotals, LossLedger, RowBounds};
 use crate::peers::{PeerKey, PipeliningPeers};
 use crate::process::{FactSource, Facts, Processes};
-use crate::protocol::exchange::{Exchange, Output};
+use crate::protocol::exchange::{Exchanges, Output};
 use crate::redaction::Redaction;
 use crate::rows::{Origin, RowCounts, Rows};
 use crate::service_name::ServiceRule;
@@ -180,10 +180,10 @@ impl Pipeline {
         match &event.body {
             Body::Data { flow, payload } => self.data(event, *flow, payload),
             Body::Open(info) => {
-                self.open(event.header.conn, process, event.header.time_mono_ns, info)
+                self.open(event.header.conn, process, event.header.time_mono_ns, info);
             }
             Body::Close(totals) => {
-                self.closed(event.header.conn, totals, event.header.time_mono_ns)
+                self.closed(event.header.conn, totals, event.header.time_mono_ns);
             }
             Body::Fork(info) => self.processes.fork(process, info),
             Body::Exec(info) => self.processes.exec(process, info),
@@ -477,7 +477,7 @@ impl Pipeline {
     }
 
     /// Writes the exchanges that are complete, or lets them wait.
-    fn write_done(&mut self, id: u64, mut done: Vec<Box<Exchange>>) {
+    fn write_done(&mut self, id: u64, mut done: Exchanges) {
         let Some(conn) = self.tracker.get_mut(id) else { return };
         if conn.keeper == Keeper::Undecided && conn.ends.is_some() {
             // The server's end keeps; the client's where no other end is observed.
@@ -504,7 +504,7 @@ impl Pipeline {
         }
     }
 
-    fn wait(&mut self, id: u64, done: &mut Vec<Box<Exchange>>) {
+    fn wait(&mut self, id: u64, done: &mut Exchanges) {
         let Some(conn) = self.tracker.get_mut(id) else { return };
         if conn.waiting.is_empty() {
             self.waitings.push_back((self.watermark.max(conn.used_at), id));

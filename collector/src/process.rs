@@ -349,8 +349,7 @@ mod tests {
             let facts = Facts { exe: (*exe).to_owned(), ..Facts::default() };
             (key(*tgid), facts)
         });
-        let mut processes =
-            Processes::new(1, Vec::new(), FactSource::Recorded(facts.collect()));
+        let mut processes = Processes::new(1, Vec::new(), FactSource::Recorded(facts.collect()));
         for (tgid, _) in programs {
             processes.meet(key(*tgid));
         }

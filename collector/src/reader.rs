@@ -174,7 +174,8 @@ impl Reader {
             let target = told(control.counters()).map_or(0, |counters| counters.attempts);
             let work = &mut self.work;
             loop {
-                let dropped = told(control.counters()).map_or(u64::MAX, |counters| counters.dropped);
+                let dropped =
+                    told(control.counters()).map_or(u64::MAX, |counters| counters.dropped);
                 if kernel.consumed().saturating_add(dropped) >= target {
                     break;
                 }
@@ -304,7 +305,8 @@ impl Work {
             self.pipeline.kernel(totals);
             self.record(|recorder| recorder.kernel(&totals));
         }
-        for ConnectionState { conn, totals, .. } in told(control.take_closed()).unwrap_or_default() {
+        for ConnectionState { conn, totals, .. } in told(control.take_closed()).unwrap_or_default()
+        {
             self.pipeline.closed(conn, &totals, 0);
         }
     }

@@ -253,7 +253,9 @@ impl Replayer {
         if read_whole(&mut file, &mut fixed, 0)? != fixed.len() || fixed[..8] != MAGIC {
             return Err(RecordingError::NotARecording { path: path.to_owned() });
         }
-        let word = |at: usize| u32::from_le_bytes([fixed[at], fixed[at + 1], fixed[at + 2], fixed[at + 3]]);
+        let word = |at: usize| {
+            u32::from_le_bytes([fixed[at], fixed[at + 1], fixed[at + 2], fixed[at + 3]])
+        };
         for (what, found, expected) in
             [("format", word(8), FORMAT_VERSION), ("message", word(12), ABI_VERSION)]
         {
@@ -423,7 +425,10 @@ mod tests {
             complete += usize::from(error.is_none());
             if let Some(error) = error {
                 assert!(
-                    matches!(error, RecordingError::Cut { .. } | RecordingError::NotARecording { .. }),
+                    matches!(
+                        error,
+                        RecordingError::Cut { .. } | RecordingError::NotARecording { .. }
+                    ),
                     "{cut}: {error}"
                 );
             }

@@ -191,10 +191,10 @@ fn luhn(digits: &[u8]) -> bool {
         .enumerate()
         .map(|(place, &digit)| {
             let digit = u32::from(digit);
-            if place % 2 == 0 { digit } else { digit * 2 - if digit > 4 { 9 } else { 0 } }
+            if place.is_multiple_of(2) { digit } else { digit * 2 - if digit > 4 { 9 } else { 0 } }
         })
         .sum();
-    sum % 10 == 0
+    sum.is_multiple_of(10)
 }
 
 #[cfg(test)]

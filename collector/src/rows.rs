@@ -140,9 +140,9 @@ impl Rows {
         let remote_port = ends.map_or(0, |ends| ends.tuple.remote_port);
         let process = exchange.process;
         let service = processes.service(process, (role == Role::Server).then_some(local_port));
-        let remote_service = conn.peer_process.map(|peer| {
-            processes.service(peer, (role == Role::Client).then_some(remote_port))
-        });
+        let remote_service = conn
+            .peer_process
+            .map(|peer| processes.service(peer, (role == Role::Client).then_some(remote_port)));
         let known = processes.get(process);
         let peer = conn.peer_process.and_then(|peer| processes.get(peer));
         self.template.clear();

@@ -67,11 +67,7 @@ impl NamedBy {
 }
 
 /// Names the service of a process that serves at `port`, if it serves.
-pub fn service_name(
-    rules: &[ServiceRule],
-    facts: &Facts,
-    port: Option<u16>,
-) -> (String, NamedBy) {
+pub fn service_name(rules: &[ServiceRule], facts: &Facts, port: Option<u16>) -> (String, NamedBy) {
     if let Some(rule) = rules.iter().find(|rule| rule.matches(facts, port)) {
         return (rule.service.clone(), NamedBy::Rule);
     }
@@ -159,7 +155,7 @@ fn pod_uid(part: &str) -> Option<String> {
     };
     let uid = uid.replace('_', "-");
     let hex = uid.bytes().filter(u8::is_ascii_hexdigit).count();
-    let is_uid = uid.len() == 36 && hex == 32 || uid.len() == 32 && hex == 32;
+    let is_uid = hex == 32 && matches!(uid.len(), 32 | 36);
     is_uid.then_some(uid)
 }
 
@@ -169,15 +165,20 @@ fn program(args: &[String]) -> Option<String> {
     let rest = &args[1..];
     let stem = interpreter.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.');
     match stem {
-        "python" | "pypy" => script(rest, &["-m"], &["-c"], &["-W", "-X", "--check-hash-based-pycs"]),
-        "node" | "nodejs" | "bun" | "deno" => {
-            script(rest, &[], &["-e", "-p", "--eval", "--print"], &["-r", "--require", "--import", "--loader"])
+        "python" | "pypy" => {
+            script(rest, &["-m"], &["-c"], &["-W", "-X", "--check-hash-based-pycs"])
         }
+        "node" | "nodejs" | "bun" | "deno" => script(
+            rest,
+            &[],
+            &["-e", "-p", "--eval", "--print"],
+            &["-r", "--require", "--import", "--loader"],
+        ),
         "ruby" | "perl" | "php" | "lua" | "Rscript" => {
             script(rest, &[], &["-e", "-r"], &["-I", "-d", "-c"])
         }
         "java" => java(rest),
-        "dotnet" => rest.iter().find(|arg| arg.ends_with(".dll")).map(|arg| file_stem(arg)),
+        "dotnet" => rest.iter().find(|arg| !arg.starts_with('-')).map(|arg| file_stem(arg)),
         _ => None,
     }
 }
@@ -208,7 +209,9 @@ fn java(args: &[String]) -> Option<String> {
         match arg {
             "-jar" => return args.next().map(file_stem),
             "-m" | "--module" => {
-                return args.next().map(|module| module.split('/').next().unwrap_or(module).to_owned());
+                return args
+                    .next()
+                    .map(|module| module.split('/').next().unwrap_or(module).to_owned());
             }
             "-cp" | "-classpath" | "--class-path" | "-p" | "--module-path" | "--add-modules" => {
                 args.next();
@@ -234,7 +237,8 @@ fn file_stem(path: &str) -> String {
 
 /// Whether `text` matches `pattern`, in which `*` stands for any characters and `?` for one.
 pub fn glob(pattern: &str, text: &str) -> bool {
-    let (pattern, text): (Vec<char>, Vec<char>) = (pattern.chars().collect(), text.chars().collect());
+    let (pattern, text): (Vec<char>, Vec<char>) =
+        (pattern.chars().collect(), text.chars().collect());
     let (mut p, mut t) = (0, 0);
     let mut star = None;
     while t < text.len() {
@@ -292,7 +296,10 @@ mod tests {
             ("/user.slice/user@1000.service", "cart by Program".to_owned()),
             (&format!("/system.slice/docker-{id}.scope"), "4f1c4f1c4f1c by Container".to_owned()),
             (&format!("/docker/{id}"), "4f1c4f1c4f1c by Container".to_owned()),
-            (&format!("/machine.slice/libpod-{id}.scope/container"), "4f1c4f1c4f1c by Container".to_owned()),
+            (
+                &format!("/machine.slice/libpod-{id}.scope/container"),
+                "4f1c4f1c4f1c by Container".to_owned(),
+            ),
             (
                 &format!(
                     "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{}.slice/cri-containerd-{id}.scope",

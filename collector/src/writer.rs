@@ -7,22 +7,22 @@ use arrow::array::RecordBatch;
 use undine_schema::{Append, AppendError, Frame, TableDef};
 
 /// Most batches that wait for room in the store; then the oldest go.
-pub const REFUSED_BATCHES_MAX: usize = 64;
+pub(crate) const REFUSED_BATCHES_MAX: usize = 64;
 
 /// Rows of a table that are not stored, and why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Refused {
+pub(crate) struct Refused {
     /// The table.
-    pub table: &'static str,
+    pub(crate) table: &'static str,
     /// Why.
-    pub reason: &'static str,
+    pub(crate) reason: &'static str,
     /// How many.
-    pub rows: u64,
+    pub(crate) rows: u64,
 }
 
 /// The way to the store.
 #[derive(Debug)]
-pub struct Writer {
+pub(crate) struct Writer {
     append: Arc<dyn Append>,
     waiting: VecDeque<(&'static TableDef, RecordBatch)>,
     refused_rows: u64,
@@ -30,17 +30,17 @@ pub struct Writer {
 
 impl Writer {
     /// A way to `append`.
-    pub const fn new(append: Arc<dyn Append>) -> Self {
+    pub(crate) const fn new(append: Arc<dyn Append>) -> Self {
         Self { append, waiting: VecDeque::new(), refused_rows: 0 }
     }
 
     /// Rows that are not stored.
-    pub const fn refused_rows(&self) -> u64 {
+    pub(crate) const fn refused_rows(&self) -> u64 {
         self.refused_rows
     }
 
     /// Hands over what waits and `batches`; what is not stored is told to `refused`.
-    pub fn write(
+    pub(crate) fn write(
         &mut self,
         batches: Vec<(&'static TableDef, RecordBatch)>,
         refused: &mut dyn FnMut(Refused),
@@ -68,7 +68,7 @@ impl Writer {
     }
 
     /// Gives up what waits.
-    pub fn give_up(&mut self, refused: &mut dyn FnMut(Refused)) {
+    pub(crate) fn give_up(&mut self, refused: &mut dyn FnMut(Refused)) {
         while let Some((table, rows)) = self.waiting.pop_front() {
             self.refuse(table, &rows, "full", refused);
         }

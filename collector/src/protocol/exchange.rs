@@ -140,6 +140,9 @@ impl Exchange {
     }
 }
 
+/// Exchanges on their way.
+pub type Exchanges = Vec<Box<Exchange>>;
+
 /// What parsers share and where they put what they found.
 #[derive(Debug)]
 pub struct Output {
@@ -148,12 +151,12 @@ pub struct Output {
     /// Most bytes that are kept of a body.
     pub body_bytes_max: usize,
     /// Exchanges that are complete, in order.
-    pub done: Vec<Box<Exchange>>,
+    pub done: Exchanges,
     /// Set by a parser that saw a client send a request before it had the last response.
     pub pipelining_seen: bool,
     /// Whether the connection's peer is known to do so.
     pub peer_pipelines: bool,
-    pool: Vec<Box<Exchange>>,
+    pool: Exchanges,
 }
 
 impl Output {

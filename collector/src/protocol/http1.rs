@@ -596,7 +596,13 @@ impl Http1 {
         self.finish_front(out);
     }
 
-    fn body_hole(&mut self, is_request: bool, missing: u64, operation: Operation, out: &mut Output) {
+    fn body_hole(
+        &mut self,
+        is_request: bool,
+        missing: u64,
+        operation: Operation,
+        out: &mut Output,
+    ) {
         let exchange =
             if is_request { self.in_flight.back_mut() } else { self.in_flight.front_mut() };
         let Some(exchange) = exchange else { return };

@@ -304,13 +304,13 @@ impl Framing {
 
     /// Goes on after a response's head.
     pub(super) fn next_response(&mut self, facts: &HeaderFacts, head_only: bool) {
-        *self = Self::at(match (head_only, facts.chunked, facts.other_coding, facts.content_length)
-        {
-            (true, ..) | (_, false, false, Some(0)) => State::Head,
-            (_, true, ..) => State::ChunkSize,
-            (_, _, false, Some(left)) => State::Fixed { left },
-            _ => State::UntilClose,
-        });
+        *self =
+            Self::at(match (head_only, facts.chunked, facts.other_coding, facts.content_length) {
+                (true, ..) | (_, false, false, Some(0)) => State::Head,
+                (_, true, ..) => State::ChunkSize,
+                (_, _, false, Some(left)) => State::Fixed { left },
+                _ => State::UntilClose,
+            });
     }
 
     /// Ends the wait for the answer to a CONNECT and gives back what came meanwhile.
@@ -331,7 +331,7 @@ fn front(rest: &[u8], left: u64) -> &[u8] {
 fn chunk_size(line: &[u8]) -> Option<u64> {
     let digits = line.iter().take_while(|b| b.is_ascii_hexdigit()).count();
     let after = line[digits..].trim_ascii_start().first();
-    if digits == 0 || digits > 16 || !after.is_none_or(|b| *b == b';') {
+    if digits == 0 || digits > 16 || after.is_some_and(|b| *b != b';') {
         return None;
     }
     u64::from_str_radix(std::str::from_utf8(&line[..digits]).ok()?, 16).ok()

@@ -231,9 +231,8 @@ mod tests {
 
     fn headers(mode: Mode, head: &str) -> (String, HeaderFacts) {
         let mut json = String::new();
-        let parsed = response(head.as_bytes(), |response| {
-            headers_into(response.headers, mode, &mut json)
-        });
+        let parsed =
+            response(head.as_bytes(), |response| headers_into(response.headers, mode, &mut json));
         let Parsed::Complete(length, facts) = parsed else { panic!("{head:?}: {parsed:?}") };
         assert_eq!(length, head.len());
         (json, facts)
@@ -279,7 +278,8 @@ mod tests {
 
     #[test]
     fn a_head_with_many_headers_is_parsed_up_to_the_limit() {
-        for (count, fits) in [(1, true), (65, true), (HEADERS_MAX, true), (HEADERS_MAX + 1, false)] {
+        for (count, fits) in [(1, true), (65, true), (HEADERS_MAX, true), (HEADERS_MAX + 1, false)]
+        {
             let head = format!("GET / HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(count));
             let parsed = request(head.as_bytes(), |request| request.headers.len());
             assert_eq!(parsed == Parsed::Complete(head.len(), count), fits, "{count}");

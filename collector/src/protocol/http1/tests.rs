@@ -103,10 +103,15 @@ fn a_request_and_its_response_are_one_exchange() {
 fn headers_are_kept_as_json() {
     let mut run = Run::new();
     run.send(&c(GET));
-    run.send(&s("HTTP/1.1 404 Not Found\r\nContent-Type: application/json\r\nContent-Length: 0\r\n\r\n"));
+    run.send(&s(
+        "HTTP/1.1 404 Not Found\r\nContent-Type: application/json\r\nContent-Length: 0\r\n\r\n",
+    ));
     let exchange = &run.out.done[0];
     assert_eq!(exchange.req_headers, r#"{"Host":"h"}"#);
-    assert_eq!(exchange.resp_headers, r#"{"Content-Type":"application/json","Content-Length":"0"}"#);
+    assert_eq!(
+        exchange.resp_headers,
+        r#"{"Content-Type":"application/json","Content-Length":"0"}"#
+    );
     assert_eq!(exchange.content_type, crate::protocol::exchange::ContentType::Json);
     assert_eq!(exchange.minor_version, 1);
 }
@@ -165,7 +170,9 @@ fn an_interim_response_does_not_answer_the_request() {
             c("PUT /u HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n"),
             s("HTTP/1.1 100 Continue\r\n\r\n"),
             c("data"),
-            s("HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n"),
+            s(
+                "HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n",
+            ),
         ],
         &expect![[r#"PUT /u 4:"data" -> 201 Created 0:"" q0 3"#]],
     );
@@ -204,7 +211,12 @@ fn after_an_upgrade_nothing_is_parsed() {
 fn a_tunnel_is_opaque_and_a_refused_one_goes_on() {
     let connect = "CONNECT h:443 HTTP/1.1\r\n\r\n";
     check(
-        &[c(connect), c("\x16early"), s("HTTP/1.1 200 Connection established\r\n\r\n"), c("\x16tls")],
+        &[
+            c(connect),
+            c("\x16early"),
+            s("HTTP/1.1 200 Connection established\r\n\r\n"),
+            c("\x16tls"),
+        ],
         &expect![[r#"CONNECT h:443 0:"" -> 200 Connection established 0:"" q0 2"#]],
     );
     check(
@@ -384,7 +396,12 @@ fn records(pieces: &[Sent]) -> Vec<String> {
     run.finish()
 }
 
-fn cut(text: &str, cuts: &mut impl Iterator<Item = usize>, make: fn(&str) -> Sent, out: &mut Vec<Sent>) {
+fn cut(
+    text: &str,
+    cuts: &mut impl Iterator<Item = usize>,
+    make: fn(&str) -> Sent,
+    out: &mut Vec<Sent>,
+) {
     let mut rest = text;
     while !rest.is_empty() {
         let (piece, tail) = rest.split_at(cuts.next().unwrap_or(1).clamp(1, rest.len()));

@@ -1,0 +1,8 @@
+//! The collector as a whole: on the real kernel, and from recordings.
+
+mod it {
+    mod memory;
+    mod http;
+    mod kernel;
+    mod replay;
+}

@@ -1,0 +1,159 @@
+//! A server and a client in processes of their own: this binary, started again.
+//!
+//! Undine never watches itself, so traffic has to come from other processes. They do nothing until
+//! they are told on their standard input, so that they can be watched from their first byte.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+/// A process that answers or sends requests. Killed when it is dropped.
+pub(crate) struct Program {
+    child: Child,
+    stdin: ChildStdin,
+    stdout: BufReader<ChildStdout>,
+}
+
+impl Program {
+    pub(crate) fn start() -> Self {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "it::http::program", "--ignored", "--nocapture", "--test-threads=1"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stdin = child.stdin.take().unwrap();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        Self { child, stdin, stdout }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(crate) fn tell(&mut self, line: &str) {
+        writeln!(self.stdin, "{line}").unwrap();
+        self.stdin.flush().unwrap();
+    }
+
+    /// The next line that starts with `word`, without it.
+    pub(crate) fn hear(&mut self, word: &str) -> String {
+        let mut line = String::new();
+        loop {
+            line.clear();
+            assert!(
+                self.stdout.read_line(&mut line).unwrap() > 0,
+                "the program ended without {word}"
+            );
+            if let Some(rest) = line.trim_end().strip_prefix(word) {
+                return rest.trim().to_owned();
+            }
+        }
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// What a started program runs: `serve`, or `load PORT CONNECTIONS REQUESTS` any number of times.
+#[test]
+#[ignore = "a program that other tests start"]
+fn program() {
+    for line in std::io::stdin().lock().lines() {
+        let line = line.unwrap();
+        let words: Vec<&str> = line.split(' ').collect();
+        match words[..] {
+            ["serve"] => {
+                let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+                println!("\nport {}", listener.local_addr().unwrap().port());
+                std::thread::spawn(move || {
+                    for stream in listener.incoming() {
+                        std::thread::spawn(move || serve(stream.unwrap()));
+                    }
+                });
+            }
+            ["load", port, connections, requests] => {
+                let port: u16 = port.parse().unwrap();
+                let requests: usize = requests.parse().unwrap();
+                let threads: Vec<_> = (0..connections.parse().unwrap())
+                    .map(|connection| std::thread::spawn(move || load(port, connection, requests)))
+                    .collect();
+                threads.into_iter().for_each(|thread| thread.join().unwrap());
+                println!("\nloaded");
+            }
+            _ => return,
+        }
+    }
+}
+
+/// Answers with the path in a header, a status that the path names, and as many bytes as it names.
+fn serve(mut stream: TcpStream) {
+    stream.set_nodelay(true).unwrap();
+    let mut buffer = Vec::new();
+    let mut chunk = [0; 16 * 1024];
+    loop {
+        let end = loop {
+            if let Some(at) = buffer.windows(4).position(|window| window == b"\r\n\r\n") {
+                break at + 4;
+            }
+            match stream.read(&mut chunk).unwrap() {
+                0 => return,
+                read => buffer.extend_from_slice(&chunk[..read]),
+            }
+        };
+        let head = String::from_utf8(buffer[..end].to_vec()).unwrap();
+        let length = head
+            .split("Content-Length: ")
+            .nth(1)
+            .map_or(0, |rest| rest.split("\r\n").next().unwrap().parse::<usize>().unwrap());
+        while buffer.len() < end + length {
+            match stream.read(&mut chunk).unwrap() {
+                0 => return,
+                read => buffer.extend_from_slice(&chunk[..read]),
+            }
+        }
+        buffer.drain(..end + length);
+        let path = head.split(' ').nth(1).unwrap();
+        let bytes: usize = path.rsplit('/').next().unwrap().parse().unwrap();
+        let status = if bytes % 5 == 4 { "404 Not Found" } else { "200 OK" };
+        let mut answer =
+            format!("HTTP/1.1 {status}\r\nX-Path: {path}\r\nContent-Length: {bytes}\r\n\r\n")
+                .into_bytes();
+        answer.resize(answer.len() + bytes, b'.');
+        stream.write_all(&answer).unwrap();
+    }
+}
+
+/// Sends requests one after the other; every third has a body.
+fn load(port: u16, connection: usize, requests: usize) {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.set_nodelay(true).unwrap();
+    let mut chunk = [0; 16 * 1024];
+    let mut buffer = Vec::new();
+    for request in 0..requests {
+        let bytes = request * 7 % 300;
+        let path = format!("/of/{connection}/{request}/{bytes}");
+        let text = if request % 3 == 2 {
+            format!("POST {path} HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello")
+        } else {
+            format!("GET {path} HTTP/1.1\r\nHost: h\r\n\r\n")
+        };
+        stream.write_all(text.as_bytes()).unwrap();
+        buffer.clear();
+        loop {
+            let read = stream.read(&mut chunk).unwrap();
+            assert!(read > 0, "the server closed");
+            buffer.extend_from_slice(&chunk[..read]);
+            if let Some(at) = buffer.windows(4).position(|window| window == b"\r\n\r\n")
+                && buffer.len() >= at + 4 + bytes
+            {
+                break;
+            }
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! On the real kernel, with processes of the test's own as the only ones in scope.
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use undine_collector::{
+    Collector, Config, Mode, Redaction, Scope, ScopeDefault, ScopeGuard, SourceConfig, Target,
+};
+use undine_schema::SystemClock;
+
+use super::http::Program;
+use super::memory::Memory;
+
+/// Kernel tests run one at a time.
+static ALONE: Mutex<()> = Mutex::new(());
+
+/// Whether this process may load kernel programs; says so where it may not.
+pub(crate) fn may_load() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let root = status
+        .lines()
+        .any(|line| line.starts_with("CapEff:") && !line.ends_with("0000000000000000"));
+    if !root {
+        println!("skipped: loading kernel programs needs root");
+    }
+    root
+}
+
+pub(crate) fn config(pids: &[u32], ring_bytes: u32, recording: Option<PathBuf>) -> Config {
+    Config {
+        source: SourceConfig::Kernel {
+            scope: Scope {
+                default: ScopeDefault::TargetsOnly,
+                include: pids.iter().map(|pid| Target::Pid(*pid)).collect(),
+                exclude: Vec::new(),
+            },
+            guard: ScopeGuard::Required,
+            hooks: None,
+            ring_bytes,
+        },
+        node: "knot".to_owned(),
+        asid: 1,
+        connections_max: 4096,
+        body_bytes_max: 64,
+        redaction: Redaction { headers: Mode::Full, bodies: Mode::Full },
+        service_rules: Vec::new(),
+        conn_stats_interval: Duration::from_secs(1),
+        flush_interval: Duration::from_millis(100),
+        recording,
+        clock: Arc::new(SystemClock),
+    }
+}
+
+/// A server and a client, watched from before their first byte.
+struct Scene {
+    server: Program,
+    client: Program,
+    port: String,
+    memory: Arc<Memory>,
+    collector: Collector,
+}
+
+fn scene(ring_bytes: u32, recording: Option<PathBuf>) -> Scene {
+    let (mut server, client) = (Program::start(), Program::start());
+    let memory = Arc::new(Memory::default());
+    let append = Arc::clone(&memory);
+    let collector =
+        config(&[server.pid(), client.pid()], ring_bytes, recording).build(append).unwrap();
+    server.tell("serve");
+    let port = server.hear("port");
+    Scene { server, client, port, memory, collector }
+}
+
+/// Checks that every row is a request that was sent, once, with its own response.
+fn check_pairs(memory: &Memory) -> usize {
+    let columns = [
+        "req_path",
+        "resp_headers",
+        "trace_role",
+        "resp_body_size",
+        "resp_status",
+        "req_body_size",
+        "req_method",
+    ];
+    let rows = memory.rows("http_events", &columns);
+    let mut seen = HashSet::new();
+    for row in &rows {
+        let [path, headers, role, size, status, sent, method] = &row[..] else { unreachable!() };
+        assert!(seen.insert(path.clone()), "{path} is stored twice");
+        assert!(
+            headers.contains(&format!("\"X-Path\":\"{path}\"")),
+            "{path} is paired with {headers}"
+        );
+        assert_eq!(role, "2");
+        assert_eq!(path.rsplit('/').next().unwrap(), size);
+        let bytes: usize = size.parse().unwrap();
+        assert_eq!(status, if bytes % 5 == 4 { "404" } else { "200" });
+        assert_eq!(sent, if method == "POST" { "5" } else { "0" });
+    }
+    rows.len()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_request_is_a_row_and_nothing_is_lost() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    if !may_load() {
+        return;
+    }
+    let Scene { server, mut client, port, memory, collector } = scene(4 << 20, None);
+    let handle = collector.handle();
+    let shutdown = CancellationToken::new();
+    let running = collector.run(shutdown.clone());
+    let test = async {
+        client.tell(&format!("load {port} 8 500"));
+        tokio::task::block_in_place(|| client.hear("loaded"));
+        let stats = handle.drain().await.unwrap();
+        assert!(stats.drained, "{stats:?}");
+        assert_eq!(stats.kernel.dropped, 0);
+        assert_eq!(stats.consumed, stats.emitted());
+        assert_eq!(check_pairs(&memory), 4000);
+        // Connections that live for one request.
+        for _ in 0..40 {
+            client.tell(&format!("load {port} 1 1"));
+            tokio::task::block_in_place(|| client.hear("loaded"));
+        }
+        let stats = handle.drain().await.unwrap();
+        assert_eq!(memory.rows("http_events", &["req_path"]).len(), 4040);
+        assert_eq!(stats.pipeline.rows_of_other_end, 4040);
+        assert_eq!(stats.missing_rows.max, 0, "{stats:?}");
+        shutdown.cancel();
+    };
+    let (result, ()) = tokio::join!(running, test);
+    result.unwrap();
+    drop(server);
+    let losses = memory.rows("data_loss", &["reason", "rows_max", "bytes"]);
+    assert_eq!(losses, Vec::<Vec<String>>::new());
+    let stats = memory
+        .rows("conn_stats", &["trace_role", "protocol", "bytes_sent", "bytes_recv", "conn_open"]);
+    let last = |role: &str| {
+        let rows: Vec<_> = stats.iter().filter(|row| row[0] == role && row[1] == "1").collect();
+        rows.last().map(|row| row[2..].to_vec()).unwrap()
+    };
+    let (client, server) = (last("1"), last("2"));
+    assert_eq!(
+        (&client[0], &client[1]),
+        (&server[1], &server[0]),
+        "what one end sends the other receives"
+    );
+    assert_eq!((client[2].as_str(), server[2].as_str()), ("48", "48"));
+    assert!(!memory.rows("probe_status", &["tracepoint"]).is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_ring_that_is_too_small_loses_rows_within_bounds_and_never_pairs_wrong() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    if !may_load() {
+        return;
+    }
+    let Scene { server, mut client, port, memory, collector } = scene(64 * 1024, None);
+    // Nobody reads yet, so the ring fills.
+    client.tell(&format!("load {port} 4 300"));
+    tokio::task::block_in_place(|| client.hear("loaded"));
+    let handle = collector.handle();
+    let shutdown = CancellationToken::new();
+    let running = collector.run(shutdown.clone());
+    let test = async {
+        client.tell(&format!("load {port} 16 600"));
+        tokio::task::block_in_place(|| client.hear("loaded"));
+        let stats = handle.drain().await.unwrap();
+        assert!(stats.drained, "{stats:?}");
+        assert!(stats.kernel.dropped > 0);
+        assert_eq!(stats.consumed, stats.emitted());
+        shutdown.cancel();
+        stats
+    };
+    let (result, stats) = tokio::join!(running, test);
+    result.unwrap();
+    drop(server);
+    // The paths of the two rounds overlap, so pairs are checked by their headers only.
+    let rows = memory.rows("http_events", &["req_path", "resp_headers"]);
+    for row in &rows {
+        assert!(row[1].contains(&format!("\"X-Path\":\"{}\"", row[0])), "{row:?}");
+    }
+    let missing = (4 * 300 + 16 * 600 - rows.len()) as u64;
+    let (min, max) = (memory.sum("data_loss", "rows_min"), memory.sum("data_loss", "rows_max"));
+    println!("missing {missing} in {min}..={max}, {} messages dropped", stats.kernel.dropped);
+    assert!(min <= missing && missing <= max, "{min} <= {missing} <= {max}");
+    assert!(stats.missing_rows.min <= missing && missing <= stats.missing_rows.max, "{stats:?}");
+    assert_eq!(memory.sum("data_loss", "operations"), stats.kernel.dropped_operations);
+    assert_eq!(memory.sum("data_loss", "bytes"), stats.kernel.dropped_bytes);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_recording_of_the_kernel_replays_to_the_same_rows() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    if !may_load() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("capture.undine");
+    let Scene { server, mut client, port, memory, collector } = scene(4 << 20, Some(path.clone()));
+    let handle = collector.handle();
+    let shutdown = CancellationToken::new();
+    let running = collector.run(shutdown.clone());
+    let test = async {
+        client.tell(&format!("load {port} 4 50"));
+        tokio::task::block_in_place(|| client.hear("loaded"));
+        handle.drain().await.unwrap();
+        shutdown.cancel();
+    };
+    let (result, ()) = tokio::join!(running, test);
+    result.unwrap();
+    drop(server);
+    let columns = ["req_path", "resp_headers", "latency", "service", "remote_service", "resp_body"];
+    let captured = memory.rows("http_events", &columns);
+    assert_eq!(captured.len(), 200);
+    let replayed = super::replay::replay(&path).await;
+    assert_eq!(replayed.rows("http_events", &columns), captured);
+}

@@ -1,0 +1,57 @@
+//! A store that keeps batches in memory, and ways to look into them.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use arrow::array::{Array, Int64Array, RecordBatch, StringArray};
+use undine_schema::{Append, AppendError, Frame, Pending};
+
+#[derive(Debug, Default)]
+pub(crate) struct Memory {
+    tables: Mutex<HashMap<&'static str, Vec<RecordBatch>>>,
+    full: Mutex<bool>,
+}
+
+impl Append for Memory {
+    fn append(&self, frame: Frame) -> Result<Pending, AppendError> {
+        if *self.full.lock().unwrap() {
+            return Err(AppendError::Full { retry_after: Duration::from_millis(1) });
+        }
+        let mut tables = self.tables.lock().unwrap();
+        for part in frame.parts {
+            assert_eq!(part.rows.schema(), part.table.arrow_schema());
+            tables.entry(part.table.name).or_default().push(part.rows);
+        }
+        Ok(Pending::new(Vec::new(), std::future::ready(Ok(()))))
+    }
+}
+
+impl Memory {
+    pub(crate) fn set_full(&self, full: bool) {
+        *self.full.lock().unwrap() = full;
+    }
+
+    /// Each row of a table as its values in `columns`.
+    pub(crate) fn rows(&self, table: &str, columns: &[&str]) -> Vec<Vec<String>> {
+        let tables = self.tables.lock().unwrap();
+        let mut rows = Vec::new();
+        for batch in tables.get(table).into_iter().flatten() {
+            for row in 0..batch.num_rows() {
+                let cell = |column: &&str| {
+                    let array = batch.column_by_name(column).unwrap().as_any();
+                    match array.downcast_ref::<StringArray>() {
+                        Some(texts) => texts.value(row).to_owned(),
+                        None => array.downcast_ref::<Int64Array>().unwrap().value(row).to_string(),
+                    }
+                };
+                rows.push(columns.iter().map(cell).collect());
+            }
+        }
+        rows
+    }
+
+    pub(crate) fn sum(&self, table: &str, column: &str) -> u64 {
+        self.rows(table, &[column]).iter().map(|row| row[0].parse::<u64>().unwrap()).sum()
+    }
+}
