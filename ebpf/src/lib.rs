@@ -11,6 +11,8 @@
 //! `bytes = captured + truncated + dropped + bypassed` ([`Direction`]).
 #![no_std]
 
+pub mod load;
+
 /// Changes whenever a layout here changes.
 pub const ABI_VERSION: u32 = 1;
 

@@ -25,6 +25,7 @@ pub(crate) fn test() -> Vec<Step> {
     vec![
         Step { name: "format", minutes_max: 1, check: format },
         Step { name: "deny", minutes_max: 1, check: || deny::check().map(passed) },
+        Step { name: "object", minutes_max: 1, check: || bpf::check().map(passed) },
         Step { name: "build", minutes_max: 30, check: build },
         Step { name: "tests", minutes_max: 8, check: tests },
         Step { name: "clippy", minutes_max: 9, check: clippy },

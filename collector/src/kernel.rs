@@ -1,0 +1,302 @@
+//! The kernel side of the collector: loads the programs, tells them whom to watch, and hands out
+//! their messages in the order of the ring.
+//!
+//! It knows no protocol, no table and no runtime. A thread of the owner calls
+//! [`KernelSource::poll`]; everything else goes through [`Control`], which may be cloned to other
+//! threads.
+//!
+//! ```text
+//! Config ─build─► KernelSource ──poll──► messages (bytes of undine_ebpf::Header and its body)
+//!                     └─control─► Control: targets, counters, totals of connections, probes
+//! ```
+
+mod cgroups;
+mod counters;
+mod doctor;
+mod listeners;
+mod offsets;
+mod process_tree;
+mod programs;
+mod ring;
+mod scope;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use undine_ebpf::{ConnTotals, load};
+
+pub use counters::Counters;
+pub use doctor::{Check, check_host};
+pub use offsets::OffsetsError;
+pub use programs::{Outcome, ProbeReport, probe_report};
+pub use ring::PollOutcome;
+pub use scope::{Scope, ScopeDefault, ScopeError, ScopeGuard, Target, TargetParseError, Verdict};
+
+use programs::Programs;
+use ring::RingReader;
+
+/// Fewest bytes of the ring: room for a few of the largest messages.
+pub const RING_BYTES_MIN: u32 = 64 * 1024;
+
+/// Most bytes of the ring.
+pub const RING_BYTES_MAX: u32 = 512 * 1024 * 1024;
+
+/// Which kernel hooks see the bytes of sockets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Hooks {
+    /// The tracepoints `sock_send_length` and `sock_recv_length`; kernel 6.3 and later. Sees every
+    /// operation, also those of `io_uring`.
+    SocketLength,
+    /// The tracepoint `sys_exit` and a walk from the file descriptor to the socket. Costs every
+    /// system call of the host a little and does not see `io_uring`.
+    SysExit,
+}
+
+/// What to load and whom to watch.
+#[derive(Debug)]
+pub struct Config {
+    /// Whom to watch.
+    pub scope: Scope,
+    /// Whether a scope that names no one in particular is acceptable.
+    pub guard: ScopeGuard,
+    /// Bytes of the ring; a power of two from [`RING_BYTES_MIN`] to [`RING_BYTES_MAX`].
+    pub ring_bytes: u32,
+    /// Most connections that are watched at a time; operations on further ones are counted as
+    /// dropped.
+    pub connections_max: u32,
+    /// Which hooks to use; `None` takes the best that this kernel has.
+    pub hooks: Option<Hooks>,
+}
+
+/// Why the kernel side cannot be built.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// The scope is refused or names something that is not there.
+    #[error(transparent)]
+    Scope(#[from] ScopeError),
+    /// The ring's size is not one that the kernel takes.
+    #[error(
+        "a ring of {0} bytes is not possible; choose a power of two from {RING_BYTES_MIN} to \
+         {RING_BYTES_MAX}"
+    )]
+    RingBytes(u32),
+    /// There must be room for a connection.
+    #[error("connections_max is 0; at least one connection must have room")]
+    ConnectionsMax,
+    /// The kernel's types cannot be read.
+    #[error(transparent)]
+    Offsets(#[from] OffsetsError),
+    /// The object with the programs was refused as a whole.
+    #[error(
+        "the kernel refuses Undine's maps or programs; run `undine doctor`, which says what is missing"
+    )]
+    Load(#[source] Box<aya::EbpfError>),
+    /// A map is not there or has another type; the object does not fit this binary.
+    #[error("the kernel map {name} cannot be used; the kernel object does not fit this binary")]
+    Map {
+        /// Its name.
+        name: &'static str,
+        /// What is wrong with it.
+        #[source]
+        source: Option<Box<aya::maps::MapError>>,
+    },
+    /// Neither hook on the bytes of sockets could be attached, so nothing would be seen.
+    #[error(
+        "no hook on socket traffic can be attached: {}; run `undine doctor`, which says what is missing",
+        programs::refusals(.0)
+    )]
+    NoHooks(Vec<ProbeReport>),
+    /// The ring cannot be waited for.
+    #[error("cannot wait for the kernel's ring buffer")]
+    Wait(#[source] std::io::Error),
+}
+
+/// Why a running kernel side could not do what it was told.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// The target is refused or not there.
+    #[error(transparent)]
+    Scope(#[from] ScopeError),
+    /// A map could not be read or written.
+    #[error("cannot use the kernel map {name}")]
+    Map {
+        /// Its name.
+        name: &'static str,
+        /// What the kernel said.
+        #[source]
+        source: Box<aya::maps::MapError>,
+    },
+}
+
+/// Loaded and attached programs, and the reader of their ring.
+///
+/// Dropping it and every [`Control`] detaches the programs.
+#[derive(Debug)]
+pub struct KernelSource {
+    ring: RingReader,
+    control: Control,
+}
+
+/// A hand on running programs; cheap to clone, usable from any thread.
+#[derive(Clone, Debug)]
+pub struct Control(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    programs: Mutex<Programs>,
+    probes: Vec<ProbeReport>,
+    hooks: Hooks,
+    guard: ScopeGuard,
+}
+
+/// A connection as the kernel counts it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConnectionState {
+    /// As in `Header::conn`.
+    pub conn: u64,
+    /// Process that used it first, as in `Header::tgid`.
+    pub tgid: u32,
+    /// Start of that process, as in `Header::process_start_ns`.
+    pub process_start_ns: u64,
+    /// 1 this end connected, 2 this end accepted, 0 unknown.
+    pub role: u8,
+    /// Exact totals of both directions.
+    pub totals: ConnTotals,
+}
+
+impl Config {
+    /// Checks the scope, loads the programs and attaches them; messages wait in the ring from
+    /// here on. Takes some 100 to 300 ms, so it must not run on an async worker.
+    ///
+    /// # Errors
+    /// Where the scope is refused (before anything is loaded), or the kernel refuses everything.
+    pub fn build(self) -> Result<KernelSource, BuildError> {
+        self.guard.admit(&self.scope)?;
+        let ring_ok = self.ring_bytes.is_power_of_two()
+            && (RING_BYTES_MIN..=RING_BYTES_MAX).contains(&self.ring_bytes);
+        if !ring_ok {
+            return Err(BuildError::RingBytes(self.ring_bytes));
+        }
+        if self.connections_max == 0 {
+            return Err(BuildError::ConnectionsMax);
+        }
+        let guard = self.guard;
+        let loaded = programs::load(self)?;
+        let ring = RingReader::new(loaded.ring).map_err(BuildError::Wait)?;
+        let shared = Shared {
+            programs: Mutex::new(loaded.programs),
+            probes: loaded.probes,
+            hooks: loaded.hooks,
+            guard,
+        };
+        Ok(KernelSource { ring, control: Control(Arc::new(shared)) })
+    }
+}
+
+impl KernelSource {
+    /// Hands every message that is in the ring to `sink`, at most [`ring::BATCH_MAX`] of them;
+    /// where there is none, waits up to `wait` first. Messages are emitted without a wake-up
+    /// unless the ring is more than a quarter full, so `wait` bounds how old a message can
+    /// get: 1 to 2 ms under load.
+    ///
+    /// A message is the bytes of a [`undine_ebpf::Header`] and its body; it may be followed by
+    /// bytes that belong to nothing.
+    pub fn poll(&mut self, wait: Duration, sink: &mut dyn FnMut(&[u8])) -> PollOutcome {
+        self.ring.poll(wait, sink)
+    }
+
+    /// Messages that [`Self::poll`] has handed out since the programs were loaded.
+    pub fn consumed(&self) -> u64 {
+        self.ring.consumed()
+    }
+
+    /// A hand on the programs for this and other threads.
+    pub fn control(&self) -> Control {
+        self.control.clone()
+    }
+}
+
+impl Control {
+    fn programs(&self) -> MutexGuard<'_, Programs> {
+        self.0.programs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the programs have counted since they were loaded, over all CPUs.
+    ///
+    /// The kernel is drained up to this call once [`KernelSource::consumed`] has reached
+    /// [`Counters::emitted`].
+    pub fn counters(&self) -> Result<Counters, ControlError> {
+        self.programs().counters()
+    }
+
+    /// The counters of each CPU.
+    pub fn counters_per_cpu(&self) -> Result<Vec<Counters>, ControlError> {
+        self.programs().counters_per_cpu()
+    }
+
+    /// Connections that ended while the ring had no room to say so; each is told once. Call it
+    /// about once a second, and once after the last message when draining.
+    pub fn take_closed(&self) -> Result<Vec<ConnectionState>, ControlError> {
+        self.programs().take_closed()
+    }
+
+    /// Connections that are open now and were announced by a message, with their totals.
+    pub fn connections(&self) -> Result<Vec<ConnectionState>, ControlError> {
+        self.programs().connections()
+    }
+
+    /// Watches, or never watches, what `target` names, from now on.
+    ///
+    /// # Errors
+    /// Where the target is not there, or [`ScopeGuard::Required`] forbids to include by name.
+    pub fn add_target(&self, target: &Target, verdict: Verdict) -> Result<(), ControlError> {
+        self.0.guard.admit_target(target, verdict)?;
+        self.programs().add_target(target, verdict)
+    }
+
+    /// Forgets a target; processes that were watched because of it are no longer.
+    pub fn remove_target(&self, target: &Target) -> Result<(), ControlError> {
+        self.programs().remove_target(target)
+    }
+
+    /// How each probe fared when the programs were loaded.
+    pub fn probes(&self) -> &[ProbeReport] {
+        &self.0.probes
+    }
+
+    /// Which hooks see the bytes of sockets.
+    pub fn hooks(&self) -> Hooks {
+        self.0.hooks
+    }
+
+    /// Detaches all programs. Messages that are in the ring and all counters stay readable, so
+    /// that the owner can drain.
+    pub fn detach(&self) {
+        self.programs().detach();
+    }
+}
+
+/// Nanoseconds to add to `CLOCK_MONOTONIC`, which messages carry, to get wall-clock time now.
+/// The wall clock may be stepped, so ask again about once a second.
+pub fn wall_minus_mono_ns() -> i64 {
+    ring::wall_minus_mono_ns()
+}
+
+/// The object with the kernel programs, aligned as an ELF parser wants it.
+fn object() -> &'static [u8] {
+    #[repr(C, align(64))]
+    struct Aligned<Bytes: ?Sized>(Bytes);
+    static OBJECT: &Aligned<[u8]> =
+        &Aligned(*include_bytes!("../../ebpf/undine.bpf.o"));
+    &OBJECT.0
+}
+
+/// Version of the kernel messages that this binary understands.
+pub const ABI_VERSION: u32 = undine_ebpf::ABI_VERSION;
+
+/// Kernel counter names for metrics, in the order of [`Counters::values`].
+pub const COUNTER_NAMES: [&str; load::COUNTERS] = counters::NAMES;

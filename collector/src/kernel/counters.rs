@@ -1,0 +1,85 @@
+//! What the kernel programs have counted.
+
+use undine_ebpf::{Counter, load};
+
+/// Counters of the kernel programs since they were loaded.
+///
+/// `attempts = emitted + dropped` holds for each CPU at any time; a message that is being sent
+/// while they are read may be counted as emitted for a moment before it is counted as dropped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Messages that were to be sent.
+    pub attempts: u64,
+    /// Messages for which the ring had no room.
+    pub dropped: u64,
+    /// Stream bytes that those messages covered.
+    pub dropped_bytes: u64,
+    /// Operations in scope that moved at least one byte.
+    pub operations: u64,
+    /// Bytes that they moved.
+    pub operation_bytes: u64,
+    /// Operations in scope of which no data message reached the ring.
+    pub dropped_operations: u64,
+    /// Operations seen outside the scope.
+    pub out_of_scope: u64,
+    /// Operations that only looked (`MSG_PEEK`).
+    pub peeks: u64,
+    /// Reads of a process's memory that failed.
+    pub faults: u64,
+    /// Connections that could not be entered in a map.
+    pub conn_map_full: u64,
+}
+
+/// Names for metrics, in the order of [`Counters::values`].
+pub(super) const NAMES: [&str; load::COUNTERS] = [
+    "attempts",
+    "dropped",
+    "dropped_bytes",
+    "operations",
+    "operation_bytes",
+    "dropped_operations",
+    "out_of_scope",
+    "peeks",
+    "faults",
+    "conn_map_full",
+];
+
+impl Counters {
+    /// Messages that are or were in the ring.
+    pub fn emitted(&self) -> u64 {
+        self.attempts.saturating_sub(self.dropped)
+    }
+
+    /// All counters, in the order of [`Counter`].
+    pub fn values(&self) -> [u64; load::COUNTERS] {
+        [
+            self.attempts,
+            self.dropped,
+            self.dropped_bytes,
+            self.operations,
+            self.operation_bytes,
+            self.dropped_operations,
+            self.out_of_scope,
+            self.peeks,
+            self.faults,
+            self.conn_map_full,
+        ]
+    }
+
+    /// From values in the order of [`Counter`].
+    pub(super) fn from_values(values: &[u64; load::COUNTERS]) -> Self {
+        let of = |counter: Counter| values[counter as usize];
+        Self {
+            attempts: of(Counter::Attempts),
+            dropped: of(Counter::Dropped),
+            dropped_bytes: of(Counter::DroppedBytes),
+            operations: of(Counter::Operations),
+            operation_bytes: of(Counter::OperationBytes),
+            dropped_operations: of(Counter::DroppedOperations),
+            out_of_scope: of(Counter::OutOfScope),
+            peeks: of(Counter::Peeks),
+            faults: of(Counter::Faults),
+            conn_map_full: of(Counter::ConnMapFull),
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! Where the fields that the kernel programs read are in this kernel's structures.
+
+use std::path::Path;
+
+use btf_rs::{Btf, Struct, Type};
+use undine_ebpf::load::{self, Offset};
+
+/// The kernel's own description of its types.
+pub(super) const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
+
+/// Why the offsets cannot be known.
+#[derive(Debug, thiserror::Error)]
+pub enum OffsetsError {
+    /// The description of types is not there or not readable.
+    #[error(
+        "cannot read the kernel's types from {VMLINUX}; Undine needs a kernel built with \
+         CONFIG_DEBUG_INFO_BTF"
+    )]
+    Btf(#[source] btf_rs::Error),
+    /// A field is missing.
+    #[error("this kernel has no {0}; report it with the output of `uname -r`")]
+    Field(&'static str),
+    /// A field lies where no structure reaches.
+    #[error("this kernel's {0} is at an impossible place; report it with the output of `uname -r`")]
+    Place(&'static str),
+}
+
+/// A field: its structure and the way to it.
+struct Field {
+    offset: Offset,
+    name: &'static str,
+    path: &'static [&'static str],
+}
+
+const fn field(offset: Offset, name: &'static str, path: &'static [&'static str]) -> Field {
+    Field { offset, name, path }
+}
+
+/// In the order of [`Offset`], but for [`Offset::SocketInode`], which is a sum.
+const FIELDS: [Field; load::OFFSETS] = [
+    field(Offset::TaskFlags, "task_struct.flags", &["task_struct", "flags"]),
+    field(Offset::TaskTgid, "task_struct.tgid", &["task_struct", "tgid"]),
+    field(Offset::TaskPid, "task_struct.pid", &["task_struct", "pid"]),
+    field(Offset::TaskGroupLeader, "task_struct.group_leader", &["task_struct", "group_leader"]),
+    field(Offset::TaskRealParent, "task_struct.real_parent", &["task_struct", "real_parent"]),
+    field(Offset::TaskStartBoottime, "task_struct.start_boottime", &["task_struct", "start_boottime"]),
+    field(Offset::TaskComm, "task_struct.comm", &["task_struct", "comm"]),
+    field(Offset::TaskExitCode, "task_struct.exit_code", &["task_struct", "exit_code"]),
+    field(Offset::TaskSignal, "task_struct.signal", &["task_struct", "signal"]),
+    field(Offset::TaskNsproxy, "task_struct.nsproxy", &["task_struct", "nsproxy"]),
+    field(Offset::TaskCgroups, "task_struct.cgroups", &["task_struct", "cgroups"]),
+    field(Offset::TaskFiles, "task_struct.files", &["task_struct", "files"]),
+    field(
+        Offset::TaskThreadStatus,
+        "task_struct.thread_info.status",
+        &["task_struct", "thread_info", "status"],
+    ),
+    field(Offset::SignalLive, "signal_struct.live", &["signal_struct", "live"]),
+    field(Offset::NsproxyNet, "nsproxy.net_ns", &["nsproxy", "net_ns"]),
+    field(Offset::NetInum, "net.ns.inum", &["net", "ns", "inum"]),
+    field(Offset::CssSetDefault, "css_set.dfl_cgrp", &["css_set", "dfl_cgrp"]),
+    field(Offset::CgroupNode, "cgroup.kn", &["cgroup", "kn"]),
+    field(Offset::NodeId, "kernfs_node.id", &["kernfs_node", "id"]),
+    field(Offset::SockFamily, "sock.skc_family", &["sock", "__sk_common", "skc_family"]),
+    field(Offset::SockLocalPort, "sock.skc_num", &["sock", "__sk_common", "skc_num"]),
+    field(Offset::SockRemotePort, "sock.skc_dport", &["sock", "__sk_common", "skc_dport"]),
+    field(Offset::SockLocalV4, "sock.skc_rcv_saddr", &["sock", "__sk_common", "skc_rcv_saddr"]),
+    field(Offset::SockRemoteV4, "sock.skc_daddr", &["sock", "__sk_common", "skc_daddr"]),
+    field(Offset::SockLocalV6, "sock.skc_v6_rcv_saddr", &["sock", "__sk_common", "skc_v6_rcv_saddr"]),
+    field(Offset::SockRemoteV6, "sock.skc_v6_daddr", &["sock", "__sk_common", "skc_v6_daddr"]),
+    field(Offset::SockNet, "sock.skc_net", &["sock", "__sk_common", "skc_net"]),
+    field(Offset::SockProtocol, "sock.sk_protocol", &["sock", "sk_protocol"]),
+    field(Offset::SockSocket, "sock.sk_socket", &["sock", "sk_socket"]),
+    field(Offset::SocketFile, "socket.file", &["socket", "file"]),
+    field(Offset::SocketSock, "socket.sk", &["socket", "sk"]),
+    field(Offset::SocketInode, "socket_alloc.vfs_inode.i_ino", &["socket_alloc", "vfs_inode", "i_ino"]),
+    field(Offset::FilesTable, "files_struct.fdt", &["files_struct", "fdt"]),
+    field(Offset::TableFiles, "fdtable.fd", &["fdtable", "fd"]),
+    field(Offset::TableMax, "fdtable.max_fds", &["fdtable", "max_fds"]),
+    field(Offset::FilePrivate, "file.private_data", &["file", "private_data"]),
+    field(Offset::FileInode, "file.f_inode", &["file", "f_inode"]),
+    field(Offset::InodeMode, "inode.i_mode", &["inode", "i_mode"]),
+];
+
+/// The offsets of this kernel, in the order of [`Offset`].
+pub(super) fn of_running_kernel() -> Result<[u32; load::OFFSETS], OffsetsError> {
+    let btf = Btf::from_file(Path::new(VMLINUX)).map_err(OffsetsError::Btf)?;
+    let mut offsets = [0; load::OFFSETS];
+    for field in &FIELDS {
+        offsets[field.offset as usize] = offset_of(&btf, field)?;
+    }
+    Ok(offsets)
+}
+
+fn offset_of(btf: &Btf, field: &Field) -> Result<u32, OffsetsError> {
+    let missing = || OffsetsError::Field(field.name);
+    let (structure, way) = field.path.split_first().ok_or_else(missing)?;
+    let candidates = btf.resolve_types_by_name(structure).map_err(OffsetsError::Btf)?;
+    let bits = candidates
+        .into_iter()
+        .find_map(|candidate| match candidate {
+            Type::Struct(found) => bits_along(btf, &found, way),
+            _ => None,
+        })
+        .ok_or_else(missing)?;
+    let bytes = bits / 8;
+    if bits % 8 != 0 || bytes > u32::from(u16::MAX) {
+        return Err(OffsetsError::Place(field.name));
+    }
+    // A socket and its inode are neighbours in one allocation.
+    match field.offset {
+        Offset::SocketInode => {
+            let socket = bits_along_named(btf, "socket_alloc", &["socket"]).ok_or_else(missing)?;
+            bytes.checked_sub(socket / 8).ok_or(OffsetsError::Place(field.name))
+        }
+        _ => Ok(bytes),
+    }
+}
+
+fn bits_along_named(btf: &Btf, structure: &str, way: &[&str]) -> Option<u32> {
+    btf.resolve_types_by_name(structure).ok()?.into_iter().find_map(|candidate| match candidate {
+        Type::Struct(found) => bits_along(btf, &found, way),
+        _ => None,
+    })
+}
+
+/// How many bits into `structure` the field at the end of `way` is.
+fn bits_along(btf: &Btf, structure: &Struct, way: &[&str]) -> Option<u32> {
+    let (first, rest) = way.split_first()?;
+    for member in &structure.members {
+        let name = btf.resolve_name(member).ok()?;
+        let inside = if name == *first {
+            if rest.is_empty() {
+                return Some(member.bit_offset());
+            }
+            rest
+        } else if name.is_empty() {
+            // The members of an anonymous union or structure count as its parent's.
+            way
+        } else {
+            continue;
+        };
+        let found = match structure_of(btf, member) {
+            Some(inner) => bits_along(btf, &inner, inside),
+            None => None,
+        };
+        match found {
+            Some(bits) => return Some(member.bit_offset() + bits),
+            None if name.is_empty() => {}
+            None => return None,
+        }
+    }
+    None
+}
+
+/// The structure or union that a member is, under whatever names and qualifiers.
+fn structure_of(btf: &Btf, member: &btf_rs::Member) -> Option<Struct> {
+    let mut kind = btf.resolve_chained_type(member).ok()?;
+    loop {
+        kind = match kind {
+            Type::Struct(found) | Type::Union(found) => return Some(found),
+            Type::Typedef(name) => btf.resolve_chained_type(&name).ok()?,
+            Type::Const(inner) => btf.resolve_chained_type(&inner).ok()?,
+            Type::Volatile(inner) => btf.resolve_chained_type(&inner).ok()?,
+            _ => return None,
+        };
+    }
+}

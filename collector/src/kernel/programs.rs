@@ -1,0 +1,529 @@
+//! Loading the programs, attaching them, and their maps.
+#![expect(unsafe_code, reason = "aya asks for a promise that map values are plain bytes")]
+
+use std::{collections::BTreeMap, fmt, io};
+
+use aya::{
+    Ebpf, EbpfLoader, Pod,
+    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
+    programs::{ProgramError, RawTracePoint, raw_trace_point::RawTracePointLinkId},
+};
+use undine_ebpf::load::{
+    COUNTERS, Connection, KIND_CGROUP, KIND_COMM, KIND_NETNS, KIND_TGID, ListenKey,
+    ProcessVerdict, SCRATCH_PER_CPU, Settings,
+};
+
+use super::{
+    BuildError, Config, ConnectionState, ControlError, Counters, Hooks, RING_BYTES_MIN, Scope,
+    ScopeDefault, ScopeGuard, Target, Verdict, listeners, object, offsets, process_tree,
+    ring, scope::Resolved,
+};
+
+/// Most rounds in which the descendants of a process are looked for; each finds those that were
+/// forked while the one before looked.
+const TREE_ROUNDS_MAX: usize = 8;
+
+/// A program of the object and where it belongs.
+struct Probe {
+    name: &'static str,
+    without: &'static str,
+}
+
+const SOCKET_LENGTH: [Probe; 2] = [
+    Probe { name: "sock_send_length", without: "falls back to sys_exit" },
+    Probe { name: "sock_recv_length", without: "falls back to sys_exit" },
+];
+
+const SYS_EXIT: [Probe; 1] =
+    [Probe { name: "sys_exit", without: "no traffic is seen without sock_send_length" }];
+
+/// Programs that are used with either hooks.
+const OTHERS: [Probe; 5] = [
+    Probe { name: "inet_sock_set_state", without: "who connected is inferred from the traffic" },
+    Probe { name: "tcp_destroy_sock", without: "the end of a connection is not seen" },
+    Probe { name: "sched_process_fork", without: "children of a target are not watched" },
+    Probe { name: "sched_process_exec", without: "new programs are found by scanning /proc" },
+    Probe { name: "sched_process_exit", without: "ended processes are found by scanning /proc" },
+];
+
+/// How a probe fared.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It runs.
+    Attached,
+    /// The kernel takes it, but another one does its work.
+    Standby,
+    /// The kernel has no such attach point.
+    Missing(String),
+    /// This process has not the right.
+    Denied(String),
+    /// The kernel does not accept the program.
+    Refused(String),
+}
+
+/// How a probe fared, and what can be done about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProbeReport {
+    /// Name of the program.
+    pub probe: &'static str,
+    /// The kernel's attach point.
+    pub attach_point: String,
+    /// How it fared.
+    pub outcome: Outcome,
+    /// What is lost without it and what to do; empty where it runs.
+    pub remedy: String,
+}
+
+/// The refusals in `reports` in one line.
+pub(super) fn refusals(reports: &[ProbeReport]) -> String {
+    let of = |report: &ProbeReport| match &report.outcome {
+        Outcome::Attached | Outcome::Standby => None,
+        Outcome::Missing(why) | Outcome::Denied(why) | Outcome::Refused(why) => {
+            Some(format!("{}: {why}", report.probe))
+        }
+    };
+    reports.iter().filter_map(of).collect::<Vec<_>>().join("; ")
+}
+
+/// A value of a map, which aya moves as bytes.
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+struct Plain<T: Copy>(T);
+
+// SAFETY: only used with the types of `undine_ebpf::load`, which are `repr(C)` integers without
+// padding throughout.
+unsafe impl<T: Copy + 'static> Pod for Plain<T> {}
+
+/// Everything that was loaded.
+pub(super) struct Loaded {
+    pub(super) ring: RingBuf<MapData>,
+    pub(super) programs: Programs,
+    pub(super) probes: Vec<ProbeReport>,
+    pub(super) hooks: Hooks,
+}
+
+/// The loaded programs and their maps.
+pub(super) struct Programs {
+    ebpf: Ebpf,
+    counters: PerCpuArray<MapData, u64>,
+    connections: HashMap<MapData, u64, Plain<Connection>>,
+    closed: HashMap<MapData, u64, Plain<Connection>>,
+    settings: Array<MapData, Plain<Settings>>,
+    tgids: HashMap<MapData, u32, Plain<ProcessVerdict>>,
+    cgroups: HashMap<MapData, u64, u32>,
+    netns: HashMap<MapData, u32, u32>,
+    comms: HashMap<MapData, [u8; 16], u32>,
+    listen: HashMap<MapData, Plain<ListenKey>, u64>,
+    targets: BTreeMap<Target, (Resolved, u32)>,
+    default: ScopeDefault,
+}
+
+impl fmt::Debug for Programs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Programs")
+            .field("targets", &self.targets)
+            .field("default", &self.default)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Loads the object, sets the scope, and attaches what the kernel accepts.
+pub(super) fn load(config: Config) -> Result<Loaded, BuildError> {
+    let (mut programs, ring) = load_object(&config)?;
+    programs.set_scope(&config.scope).map_err(|error| match error {
+        ControlError::Scope(cause) => BuildError::Scope(cause),
+        ControlError::Map { name, source } => BuildError::Map { name, source: Some(source) },
+    })?;
+    let mut probes = Vec::new();
+    let hooks = programs.attach_hooks(config.hooks, &mut probes)?;
+    for probe in &OTHERS {
+        probes.push(programs.attach(probe));
+    }
+    programs.seed_listeners();
+    Ok(Loaded { ring, programs, probes, hooks })
+}
+
+/// Tries every probe with a scope in which there is no one, and takes them away again.
+///
+/// For `undine doctor`: nothing is watched meanwhile. What `sys_exit` is for is only loaded, since
+/// attaching it costs every system call of the host.
+///
+/// # Errors
+/// Where the kernel refuses the object as a whole.
+pub fn probe_report() -> Result<Vec<ProbeReport>, BuildError> {
+    let scope =
+        Scope { default: ScopeDefault::TargetsOnly, include: Vec::new(), exclude: Vec::new() };
+    let (ring_bytes, connections_max) = (RING_BYTES_MIN, 16);
+    let guard = ScopeGuard::Open;
+    let config = Config { scope, guard, ring_bytes, connections_max, hooks: None };
+    let (mut programs, _ring) = load_object(&config)?;
+    let mut reports: Vec<_> =
+        SOCKET_LENGTH.iter().chain(&OTHERS).map(|probe| programs.attach(probe)).collect();
+    for probe in &SYS_EXIT {
+        let outcome = programs.load(probe).map_or_else(|error| outcome_of(&error), |()| Outcome::Standby);
+        reports.push(report(probe, outcome));
+    }
+    Ok(reports)
+}
+
+fn load_object(config: &Config) -> Result<(Programs, RingBuf<MapData>), BuildError> {
+    let offsets = offsets::of_running_kernel()?;
+    let own_tgid = std::process::id();
+    let wakeup_bytes = u64::from(config.ring_bytes / 4);
+    let cpus = u32::try_from(aya::util::nr_cpus().map_err(|(_, cause)| BuildError::Wait(cause))?)
+        .unwrap_or(u32::MAX / SCRATCH_PER_CPU);
+    let mut ebpf = EbpfLoader::new()
+        .override_global("OFFSETS", &offsets, true)
+        .override_global("OWN_TGID", &own_tgid, true)
+        .override_global("WAKEUP_BYTES", &wakeup_bytes, true)
+        .map_max_entries("RING", config.ring_bytes)
+        .map_max_entries("CONNECTIONS", config.connections_max)
+        .map_max_entries("SCRATCH", cpus.saturating_mul(SCRATCH_PER_CPU))
+        .load(object())
+        .map_err(|cause| BuildError::Load(Box::new(cause)))?;
+    let ring = take(&mut ebpf, "RING")?;
+    // Numbers of connections go on where those of an earlier start cannot have come.
+    // The map is only borrowed: it must stay open until the programs are loaded.
+    let next = ebpf.map_mut("NEXT_CONN").ok_or(BuildError::Map { name: "NEXT_CONN", source: None })?;
+    let mut next = Array::<&mut MapData, u64>::try_from(next).map_err(map_error("NEXT_CONN"))?;
+    let first = ring::clock_ns(libc::CLOCK_BOOTTIME).cast_unsigned().max(1);
+    next.set(0, first, 0).map_err(map_error("NEXT_CONN"))?;
+    let programs = Programs {
+        counters: take(&mut ebpf, "COUNTERS")?,
+        connections: take(&mut ebpf, "CONNECTIONS")?,
+        closed: take(&mut ebpf, "CLOSED")?,
+        settings: take(&mut ebpf, "SETTINGS")?,
+        tgids: take(&mut ebpf, "SCOPE_TGID")?,
+        cgroups: take(&mut ebpf, "SCOPE_CGROUP")?,
+        netns: take(&mut ebpf, "SCOPE_NETNS")?,
+        comms: take(&mut ebpf, "SCOPE_COMM")?,
+        listen: take(&mut ebpf, "LISTEN_PORTS")?,
+        targets: BTreeMap::new(),
+        default: config.scope.default,
+        ebpf,
+    };
+    Ok((programs, ring))
+}
+
+fn take<T>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, BuildError>
+where
+    T: TryFrom<Map, Error = MapError>,
+{
+    let map = ebpf.take_map(name).ok_or(BuildError::Map { name, source: None })?;
+    T::try_from(map).map_err(map_error(name))
+}
+
+fn map_error(name: &'static str) -> impl Fn(MapError) -> BuildError {
+    move |cause| BuildError::Map { name, source: Some(Box::new(cause)) }
+}
+
+fn unusable(name: &'static str) -> impl Fn(MapError) -> ControlError {
+    move |cause| ControlError::Map { name, source: Box::new(cause) }
+}
+
+impl Programs {
+    fn attach_hooks(
+        &mut self,
+        wanted: Option<Hooks>,
+        probes: &mut Vec<ProbeReport>,
+    ) -> Result<Hooks, BuildError> {
+        if wanted != Some(Hooks::SysExit) {
+            if self.attach_all(&SOCKET_LENGTH, probes) {
+                return Ok(Hooks::SocketLength);
+            }
+            if wanted.is_some() {
+                return Err(BuildError::NoHooks(std::mem::take(probes)));
+            }
+            // One without the other would see half of every conversation.
+            for probe in &SOCKET_LENGTH {
+                self.unload(probe);
+            }
+        }
+        if self.attach_all(&SYS_EXIT, probes) {
+            return Ok(Hooks::SysExit);
+        }
+        Err(BuildError::NoHooks(std::mem::take(probes)))
+    }
+
+    /// Attaches all of `wanted`. Gives whether all run.
+    fn attach_all(&mut self, wanted: &[Probe], probes: &mut Vec<ProbeReport>) -> bool {
+        let mut all = true;
+        for probe in wanted {
+            let report = self.attach(probe);
+            all &= report.outcome == Outcome::Attached;
+            probes.push(report);
+        }
+        all
+    }
+
+    fn attach(&mut self, probe: &Probe) -> ProbeReport {
+        let attached = self.load(probe).and_then(|()| self.attach_loaded(probe));
+        let outcome = attached.map_or_else(|error| outcome_of(&error), |_| Outcome::Attached);
+        report(probe, outcome)
+    }
+
+    fn load(&mut self, probe: &Probe) -> Result<(), ProgramError> {
+        self.program(probe)?.load()
+    }
+
+    fn attach_loaded(&mut self, probe: &Probe) -> Result<RawTracePointLinkId, ProgramError> {
+        self.program(probe)?.attach(probe.name)
+    }
+
+    fn program(&mut self, probe: &Probe) -> Result<&mut RawTracePoint, ProgramError> {
+        let missing = || ProgramError::InvalidName { name: probe.name.to_owned() };
+        self.ebpf.program_mut(probe.name).ok_or_else(missing)?.try_into()
+    }
+
+    /// Takes a program out of the kernel, where it is in it.
+    fn unload(&mut self, probe: &Probe) {
+        if let Ok(program) = self.program(probe)
+            && let Err(error) = program.unload()
+            && !matches!(error, ProgramError::NotLoaded)
+        {
+            tracing::warn!(probe = probe.name, %error, "a kernel program could not be unloaded");
+        }
+    }
+
+    pub(super) fn detach(&mut self) {
+        for probe in SOCKET_LENGTH.iter().chain(&SYS_EXIT).chain(&OTHERS) {
+            self.unload(probe);
+        }
+    }
+
+    pub(super) fn counters(&self) -> Result<Counters, ControlError> {
+        let mut values = [0; COUNTERS];
+        for (index, value) in (0..).zip(&mut values) {
+            let cpus = self.counters.get(&index, 0).map_err(unusable("COUNTERS"))?;
+            *value = cpus.iter().sum();
+        }
+        Ok(Counters::from_values(&values))
+    }
+
+    pub(super) fn counters_per_cpu(&self) -> Result<Vec<Counters>, ControlError> {
+        let mut cpus: Vec<[u64; COUNTERS]> = Vec::new();
+        for index in 0..COUNTERS {
+            let key = u32::try_from(index).unwrap_or(u32::MAX);
+            let values = self.counters.get(&key, 0).map_err(unusable("COUNTERS"))?;
+            cpus.resize(values.len(), [0; COUNTERS]);
+            for (cpu, value) in cpus.iter_mut().zip(values.iter()) {
+                cpu[index] = *value;
+            }
+        }
+        Ok(cpus.iter().map(Counters::from_values).collect())
+    }
+
+    pub(super) fn take_closed(&mut self) -> Result<Vec<ConnectionState>, ControlError> {
+        let ended = self.closed.iter().collect::<Result<Vec<_>, _>>().map_err(unusable("CLOSED"))?;
+        for (conn, _) in &ended {
+            self.closed.remove(conn).map_err(unusable("CLOSED"))?;
+        }
+        Ok(ended.into_iter().map(|(_, Plain(connection))| state_of(&connection)).collect())
+    }
+
+    pub(super) fn connections(&self) -> Result<Vec<ConnectionState>, ControlError> {
+        let mut open = Vec::new();
+        for entry in self.connections.iter() {
+            let (_, Plain(connection)) = entry.map_err(unusable("CONNECTIONS"))?;
+            if connection.announced != 0 {
+                open.push(state_of(&connection));
+            }
+        }
+        Ok(open)
+    }
+
+    fn set_scope(&mut self, scope: &Scope) -> Result<(), ControlError> {
+        // What is excluded comes first, so that it is never watched, not even for a moment.
+        for target in &scope.exclude {
+            self.add_target(target, Verdict::Exclude)?;
+        }
+        for target in &scope.include {
+            self.add_target(target, Verdict::Include)?;
+        }
+        self.write_settings()
+    }
+
+    pub(super) fn add_target(
+        &mut self,
+        target: &Target,
+        verdict: Verdict,
+    ) -> Result<(), ControlError> {
+        let resolved = target.resolve()?;
+        let known = self.targets.get(target).map_or(0, |(_, bits)| *bits);
+        let bits = known | verdict.bits();
+        self.targets.insert(target.clone(), (resolved.clone(), bits));
+        match &resolved {
+            Resolved::Cgroup(id, _) => {
+                self.cgroups.insert(id, bits, 0).map_err(unusable("SCOPE_CGROUP"))?;
+            }
+            Resolved::Netns(inode) => {
+                self.netns.insert(inode, bits, 0).map_err(unusable("SCOPE_NETNS"))?;
+            }
+            Resolved::Comm(name) => {
+                self.comms.insert(name, bits, 0).map_err(unusable("SCOPE_COMM"))?;
+            }
+            Resolved::Process(_) => {}
+        }
+        // Before the tree is looked through, so that whatever it forks meanwhile inherits.
+        self.write_settings()?;
+        if let Resolved::Process(root) = resolved {
+            self.add_tree(root, bits)?;
+        }
+        if verdict == Verdict::Include {
+            self.seed_listeners_of(resolved.processes());
+        }
+        Ok(())
+    }
+
+    fn add_tree(&mut self, root: u32, verdict: u32) -> Result<(), ControlError> {
+        let mut known = 0;
+        for _ in 0..TREE_ROUNDS_MAX {
+            let tree = process_tree::descendants(root);
+            for pid in &tree {
+                // Where two trees meet, both have a say.
+                let before = self.tgids.get(pid, 0).map_or(0, |Plain(entry)| entry.verdict);
+                let entry = ProcessVerdict { verdict: before | verdict, root_tgid: root };
+                self.tgids.insert(pid, Plain(entry), 0).map_err(unusable("SCOPE_TGID"))?;
+            }
+            if tree.len() == known {
+                break;
+            }
+            known = tree.len();
+        }
+        Ok(())
+    }
+
+    pub(super) fn remove_target(&mut self, target: &Target) -> Result<(), ControlError> {
+        let Some((resolved, _)) = self.targets.remove(target) else { return Ok(()) };
+        match resolved {
+            Resolved::Cgroup(id, _) => gone(self.cgroups.remove(&id), "SCOPE_CGROUP")?,
+            Resolved::Netns(inode) => gone(self.netns.remove(&inode), "SCOPE_NETNS")?,
+            Resolved::Comm(name) => gone(self.comms.remove(&name), "SCOPE_COMM")?,
+            Resolved::Process(root) => self.remove_tree(root)?,
+        }
+        self.write_settings()
+    }
+
+    fn remove_tree(&mut self, root: u32) -> Result<(), ControlError> {
+        for _ in 0..TREE_ROUNDS_MAX {
+            let mut members = Vec::new();
+            for entry in self.tgids.iter() {
+                let (pid, Plain(verdict)) = entry.map_err(unusable("SCOPE_TGID"))?;
+                if verdict.root_tgid == root {
+                    members.push(pid);
+                }
+            }
+            if members.is_empty() {
+                break;
+            }
+            for pid in members {
+                gone(self.tgids.remove(&pid), "SCOPE_TGID")?;
+            }
+        }
+        Ok(())
+    }
+
+    fn write_settings(&mut self) -> Result<(), ControlError> {
+        let kinds = self.targets.values().fold(0, |kinds, (resolved, _)| {
+            kinds
+                | match resolved {
+                    Resolved::Process(_) => KIND_TGID,
+                    Resolved::Cgroup(..) => KIND_CGROUP,
+                    Resolved::Netns(_) => KIND_NETNS,
+                    Resolved::Comm(_) => KIND_COMM,
+                }
+        });
+        let watch_others = u32::from(self.default == ScopeDefault::WholeHost);
+        let settings = Plain(Settings { watch_others, kinds });
+        self.settings.set(0, settings, 0).map_err(unusable("SETTINGS"))
+    }
+
+    /// Tells the programs which ports the watched processes listen on already, so that they know
+    /// which of their connections were accepted.
+    fn seed_listeners(&mut self) {
+        if self.default == ScopeDefault::WholeHost {
+            self.seed_listeners_of(process_tree::all());
+        }
+    }
+
+    fn seed_listeners_of(&mut self, processes: Vec<u32>) {
+        for (port, listeners) in listeners::listening(processes) {
+            let key = Plain(listeners::key(port));
+            // A port that the programs know already they count themselves.
+            let seeded = self.listen.insert(key, listeners, u64::from(BPF_NOEXIST));
+            if let Err(error) = seeded
+                && !is(&error, libc::EEXIST)
+            {
+                tracing::warn!(port = port.1, %error, "a listening port could not be noted");
+            }
+        }
+    }
+}
+
+/// Flag of a map's insertion: only where there is no such key.
+const BPF_NOEXIST: u32 = 1;
+
+/// Removing what is not there any more is fine.
+fn gone(removed: Result<(), MapError>, name: &'static str) -> Result<(), ControlError> {
+    match removed {
+        Err(MapError::KeyNotFound) => Ok(()),
+        Err(error) if is(&error, libc::ENOENT) => Ok(()),
+        other => other.map_err(unusable(name)),
+    }
+}
+
+fn is(error: &MapError, code: i32) -> bool {
+    matches!(error, MapError::SyscallError(cause) if cause.io_error.raw_os_error() == Some(code))
+}
+
+fn state_of(connection: &Connection) -> ConnectionState {
+    ConnectionState {
+        conn: connection.conn,
+        tgid: connection.tgid,
+        process_start_ns: connection.process_start_ns,
+        role: u8::try_from(connection.role).unwrap_or_default(),
+        totals: connection.totals,
+    }
+}
+
+fn report(probe: &Probe, outcome: Outcome) -> ProbeReport {
+    let advice = match &outcome {
+        Outcome::Attached | Outcome::Standby => String::new(),
+        Outcome::Missing(_) => format!("this kernel is too old for it; {}", probe.without),
+        Outcome::Denied(_) => {
+            format!("run Undine as root or with CAP_BPF and CAP_PERFMON; {}", probe.without)
+        }
+        Outcome::Refused(_) => {
+            format!("report it with the output of `undine doctor`; {}", probe.without)
+        }
+    };
+    ProbeReport {
+        probe: probe.name,
+        attach_point: format!("raw_tracepoint:{}", probe.name),
+        outcome,
+        remedy: advice,
+    }
+}
+
+fn outcome_of(error: &ProgramError) -> Outcome {
+    match error {
+        ProgramError::LoadError { io_error, verifier_log } => {
+            let log = verifier_log.to_string();
+            let lines: Vec<_> = log.lines().rev().take(6).collect();
+            let end = lines.into_iter().rev().collect::<Vec<_>>().join(" | ");
+            by_code(io_error, format!("{io_error}: {end}"))
+        }
+        ProgramError::SyscallError(cause) => {
+            by_code(&cause.io_error, format!("{}: {}", cause.call, cause.io_error))
+        }
+        other => Outcome::Refused(other.to_string()),
+    }
+}
+
+fn by_code(error: &io::Error, text: String) -> Outcome {
+    match error.raw_os_error() {
+        Some(libc::EPERM | libc::EACCES) if !text.contains("processed") => Outcome::Denied(text),
+        Some(libc::ENOENT) => Outcome::Missing(text),
+        _ => Outcome::Refused(text),
+    }
+}

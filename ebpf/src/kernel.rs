@@ -1,0 +1,14 @@
+//! The programs and what they are made of.
+
+mod buffer;
+mod connection;
+mod fields;
+mod maps;
+mod operation;
+mod process_events;
+mod ring;
+mod scope;
+mod sock_state;
+mod socket_length;
+mod sys_exit;
+mod task;

@@ -1,0 +1,111 @@
+//! The maps, and the globals that user space sets before it loads the programs.
+
+use core::ptr::{addr_of, read_volatile};
+
+use aya_ebpf::{
+    macros::map,
+    maps::{Array, HashMap, PerCpuArray, RingBuf},
+};
+use undine_ebpf::{
+    Counter,
+    load::{
+        CLOSED_MAX, COUNTERS as COUNTERS_LEN, Connection, LISTEN_PORTS_MAX, ListenKey, OFFSETS as OFFSETS_LEN,
+        Offset, ProcessVerdict, Scratch, Settings, TARGETS_MAX,
+    },
+};
+
+/// All messages.
+#[map]
+pub(crate) static RING: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
+/// See [`Counter`].
+#[map]
+pub(crate) static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTERS_LEN as u32, 0);
+/// Open connections by the address of their socket.
+#[map]
+pub(crate) static CONNECTIONS: HashMap<u64, Connection> = HashMap::with_max_entries(1024, 0);
+/// Connections whose end the ring had no room for, by their number.
+#[map]
+pub(crate) static CLOSED: HashMap<u64, Connection> = HashMap::with_max_entries(CLOSED_MAX, 0);
+/// The number of the next connection.
+#[map]
+pub(crate) static NEXT_CONN: Array<u64> = Array::with_max_entries(1, 0);
+/// See [`Scratch`].
+#[map]
+pub(crate) static SCRATCH: Array<Scratch> = Array::with_max_entries(2, 0);
+/// The only [`Settings`].
+#[map]
+pub(crate) static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
+/// Processes with a verdict of their own.
+#[map]
+pub(crate) static SCOPE_TGID: HashMap<u32, ProcessVerdict> = HashMap::with_max_entries(TARGETS_MAX, 0);
+/// Cgroups with a verdict, by their id.
+#[map]
+pub(crate) static SCOPE_CGROUP: HashMap<u64, u32> = HashMap::with_max_entries(TARGETS_MAX, 0);
+/// Network namespaces with a verdict, by their inode.
+#[map]
+pub(crate) static SCOPE_NETNS: HashMap<u32, u32> = HashMap::with_max_entries(TARGETS_MAX, 0);
+/// Process names with a verdict, padded with zeros.
+#[map]
+pub(crate) static SCOPE_COMM: HashMap<[u64; 2], u32> = HashMap::with_max_entries(TARGETS_MAX, 0);
+/// How many sockets listen on a port.
+#[map]
+pub(crate) static LISTEN_PORTS: HashMap<ListenKey, u64> = HashMap::with_max_entries(LISTEN_PORTS_MAX, 0);
+/// Listening sockets that were seen to begin, by their address.
+#[map]
+pub(crate) static LISTENERS: HashMap<u64, ListenKey> = HashMap::with_max_entries(LISTEN_PORTS_MAX, 0);
+
+#[unsafe(no_mangle)]
+static OFFSETS: [u32; OFFSETS_LEN] = [0; OFFSETS_LEN];
+#[unsafe(no_mangle)]
+static OWN_TGID: u32 = 0;
+#[unsafe(no_mangle)]
+static WAKEUP_BYTES: u64 = 0;
+
+/// The offset of a kernel field. The verifier knows it as a constant.
+#[inline(always)]
+pub(crate) fn offset(field: Offset) -> usize {
+    // SAFETY: `field` is a place inside the array.
+    unsafe { read_volatile(addr_of!(OFFSETS).cast::<u32>().add(field as usize)) as usize }
+}
+
+/// Undine's own process.
+#[inline(always)]
+pub(crate) fn own_tgid() -> u32 {
+    // SAFETY: a global is always readable.
+    unsafe { read_volatile(addr_of!(OWN_TGID)) }
+}
+
+/// How full the ring is when the reader is woken.
+#[inline(always)]
+pub(crate) fn wakeup_bytes() -> u64 {
+    // SAFETY: as above.
+    unsafe { read_volatile(addr_of!(WAKEUP_BYTES)) }
+}
+
+/// Adds to a counter of this CPU and gives what it was.
+///
+/// Atomic although the counter belongs to one CPU, since a softirq may come between.
+#[inline(always)]
+pub(crate) fn count(counter: Counter, by: u64) -> u64 {
+    match COUNTERS.get_ptr_mut(counter as u32) {
+        Some(value) => add(value, by),
+        None => 0,
+    }
+}
+
+/// Adds to a number in a map atomically and gives what it was.
+#[inline(always)]
+pub(crate) fn add(value: *mut u64, by: u64) -> u64 {
+    let mut before = by;
+    // SAFETY: callers pass addresses of map values, which are aligned and stay while the program
+    // runs. In assembly since Rust offers this target no atomic operations; kernel 5.12 has it.
+    unsafe {
+        core::arch::asm!(
+            "{before} = atomic_fetch_add((u64 *)({value} + 0), {before})",
+            before = inout(reg) before,
+            value = in(reg) value,
+            options(nostack),
+        );
+    }
+    before
+}

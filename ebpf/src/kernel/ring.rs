@@ -1,0 +1,118 @@
+//! Sending messages, and counting those for which there is no room.
+
+use aya_ebpf::{
+    bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
+    helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_ns, bpf_ringbuf_output},
+};
+use undine_ebpf::{Counter, Header, Kind, PAYLOAD_BYTES_MAX, load::Scratch};
+
+use super::maps::{RING, count, wakeup_bytes};
+
+/// `bpf_ringbuf_query`: bytes that wait to be read.
+const BPF_RB_AVAIL_DATA: u64 = 0;
+
+/// No system call.
+pub(crate) const NO_SYSCALL: u16 = 0xffff;
+
+/// The number of this CPU.
+#[inline(always)]
+pub(crate) fn cpu() -> u32 {
+    // SAFETY: the helper has no preconditions.
+    unsafe { bpf_get_smp_processor_id() }
+}
+
+/// The monotonic clock, in nanoseconds.
+#[inline(always)]
+pub(crate) fn now_ns() -> u64 {
+    // SAFETY: the helper has no preconditions.
+    unsafe { bpf_ktime_get_ns() }
+}
+
+/// Takes the number of the next attempt on this CPU.
+#[inline(always)]
+fn next_attempt() -> u64 {
+    count(Counter::Attempts, 1) + 1
+}
+
+/// The reader looks by itself every millisecond or two; it is woken only where the ring fills.
+#[inline(always)]
+fn wakeup() -> u64 {
+    if RING.query(BPF_RB_AVAIL_DATA) > wakeup_bytes() {
+        u64::from(BPF_RB_FORCE_WAKEUP)
+    } else {
+        u64::from(BPF_RB_NO_WAKEUP)
+    }
+}
+
+/// Writes what every message about a process has in common.
+#[inline(always)]
+pub(crate) fn fill(header: *mut Header, kind: Kind, tgid: u32, tid: u32, process_start_ns: u64) {
+    // SAFETY: callers pass a header in the ring or in a map.
+    unsafe {
+        (*header).kind = kind as u8;
+        (*header).flags = 0;
+        (*header).direction = 0;
+        (*header).reserved = 0;
+        (*header).cpu = cpu() as u16;
+        (*header).syscall = NO_SYSCALL;
+        (*header).time_mono_ns = now_ns();
+        (*header).conn = 0;
+        (*header).tgid = tgid;
+        (*header).tid = tid;
+        (*header).pos = 0;
+        (*header).len = 0;
+        (*header).captured = 0;
+        (*header).process_start_ns = process_start_ns;
+    }
+}
+
+/// Sends a message of fixed size that `write` fills in, but for its attempt number. Gives whether
+/// there was room.
+#[inline(always)]
+pub(crate) fn send<Message: 'static>(write: impl FnOnce(*mut Message)) -> bool {
+    let attempt = next_attempt();
+    let Some(mut room) = RING.reserve::<Message>(0) else {
+        count(Counter::Dropped, 1);
+        return false;
+    };
+    write(room.as_mut_ptr());
+    // SAFETY: every message begins with a header.
+    unsafe { (*room.as_mut_ptr().cast::<Header>()).cpu_seq = attempt };
+    room.submit(wakeup());
+    true
+}
+
+/// Sends the data message in `scratch` with its first `captured` payload bytes. Gives whether
+/// there was room.
+#[inline(always)]
+pub(crate) fn send_data(scratch: *mut Scratch, captured: u64) -> bool {
+    // SAFETY: `scratch` is a map value, and the mask keeps the length inside it.
+    let refused = unsafe {
+        (*scratch).header.cpu_seq = next_attempt();
+        let bytes = size_of::<Header>() as u64 + at_most_32k(captured);
+        bpf_ringbuf_output(&raw const RING as *mut _, scratch.cast(), bytes, wakeup())
+    };
+    if refused != 0 {
+        count(Counter::Dropped, 1);
+    }
+    refused == 0
+}
+
+/// `value`, in a way that lets the verifier see that it is below 32 KiB.
+#[inline(always)]
+pub(crate) fn at_most_32k(mut value: u64) -> u64 {
+    const { assert!(PAYLOAD_BYTES_MAX < 0x7fff) };
+    // SAFETY: a plain mask. In assembly because the compiler knows that the value is small and
+    // would leave the mask out, whereas the verifier does not.
+    unsafe { core::arch::asm!("{0} &= 0x7fff", inout(reg) value, options(pure, nomem, nostack)) };
+    value
+}
+
+/// `value`, in a way that lets the verifier see that it is below 16 KiB.
+#[inline(always)]
+pub(crate) fn below_16k(mut value: u64) -> u64 {
+    const { assert!(PAYLOAD_BYTES_MAX == 0x4000) };
+    // SAFETY: as above.
+    unsafe { core::arch::asm!("{0} &= 0x3fff", inout(reg) value, options(pure, nomem, nostack)) };
+    value
+}

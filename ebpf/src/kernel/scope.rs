@@ -1,0 +1,71 @@
+//! Whether a process is watched.
+//!
+//! Undine itself never is. Then whatever a target excludes is not watched, whatever a target
+//! includes is, and [`Settings::watch_others`](undine_ebpf::load::Settings) decides the rest.
+
+use aya_ebpf::helpers::generated::bpf_get_current_ancestor_cgroup_id;
+use undine_ebpf::load::{
+    CGROUP_LEVELS_MAX, KIND_CGROUP, KIND_COMM, KIND_NETNS, KIND_TGID, VERDICT_EXCLUDE,
+    VERDICT_INCLUDE,
+};
+
+use super::{
+    maps::{SCOPE_CGROUP, SCOPE_COMM, SCOPE_NETNS, SCOPE_TGID, SETTINGS, own_tgid},
+    task::Current,
+};
+
+/// Whether `current` is watched; `netns` gives the network namespace that is meant and is only
+/// asked where it matters. Must not be called in a softirq, where there is no current process.
+#[inline(always)]
+pub(crate) fn watches(current: Current, netns: impl Fn() -> u32) -> bool {
+    if current.tgid == own_tgid() || current.is_kernel() {
+        return false;
+    }
+    let Some(settings) = SETTINGS.get(0) else { return false };
+    let kinds = settings.kinds;
+    let mut verdict = 0;
+    // SAFETY (of every `get` here): an entry that is replaced meanwhile yields one of the two
+    // verdicts, and either is right at that moment.
+    if kinds & KIND_TGID != 0 {
+        if let Some(found) = unsafe { SCOPE_TGID.get(current.tgid) } {
+            verdict |= found.verdict;
+        }
+    }
+    if kinds & KIND_CGROUP != 0 {
+        verdict |= cgroup_verdict();
+    }
+    if kinds & KIND_NETNS != 0 {
+        if let Some(found) = unsafe { SCOPE_NETNS.get(netns()) } {
+            verdict |= *found;
+        }
+    }
+    if kinds & KIND_COMM != 0 {
+        if let Some(found) = unsafe { SCOPE_COMM.get(current.comm()) } {
+            verdict |= *found;
+        }
+    }
+    if verdict & VERDICT_EXCLUDE != 0 {
+        return false;
+    }
+    verdict & VERDICT_INCLUDE != 0 || settings.watch_others != 0
+}
+
+/// What the current process's cgroup and all above it say together.
+#[inline(always)]
+fn cgroup_verdict() -> u32 {
+    let mut verdict = 0;
+    let mut level = 0;
+    while level < CGROUP_LEVELS_MAX {
+        // SAFETY: the helper gives 0 where there is no such level.
+        let id = unsafe { bpf_get_current_ancestor_cgroup_id(level as i32) };
+        if id == 0 {
+            break;
+        }
+        // SAFETY: as above.
+        if let Some(found) = unsafe { SCOPE_CGROUP.get(id) } {
+            verdict |= *found;
+        }
+        level += 1;
+    }
+    verdict
+}

@@ -1,0 +1,163 @@
+//! The tracepoints that say how many bytes an operation on a socket moved; kernel 6.3 and later.
+//!
+//! They run inside the system call, so its arguments are still in the process's registers. They
+//! also run where there is no such call: for `io_uring`, `sendfile` and `splice`, whose bytes are
+//! only counted.
+
+use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
+use undine_ebpf::{Counter, EGRESS, INGRESS};
+
+use super::{
+    buffer::Buffer,
+    connection::{Sock, find},
+    maps::count,
+    operation::Operation,
+    ring::NO_SYSCALL,
+    scope::watches,
+    task::Current,
+};
+
+/// Looks without taking.
+pub(crate) const MSG_PEEK: u64 = 0x2;
+/// Takes without copying, on a TCP socket.
+pub(crate) const MSG_TRUNC: u64 = 0x20;
+/// Takes a byte that is not part of the stream.
+pub(crate) const MSG_OOB: u64 = 0x1;
+/// Reads the socket's errors.
+pub(crate) const MSG_ERRQUEUE: u64 = 0x2000;
+
+/// Indices in `struct pt_regs` of x86-64.
+pub(crate) mod register {
+    /// Fourth argument of a system call.
+    pub(crate) const R10: usize = 7;
+    /// Result; minus `ENOSYS` while the call runs.
+    pub(crate) const RAX: usize = 10;
+    /// Third argument.
+    pub(crate) const RDX: usize = 12;
+    /// Second argument.
+    pub(crate) const RSI: usize = 13;
+    /// First argument.
+    pub(crate) const RDI: usize = 14;
+    /// Number of the call.
+    pub(crate) const ORIG_RAX: usize = 15;
+}
+
+/// What the kernel puts in the result register until the call is over.
+const ENOSYS: u64 = -38_i64 as u64;
+
+#[raw_tracepoint]
+pub(crate) fn sock_send_length(ctx: RawTracePointContext) -> i32 {
+    observe(&ctx, EGRESS);
+    0
+}
+
+#[raw_tracepoint]
+pub(crate) fn sock_recv_length(ctx: RawTracePointContext) -> i32 {
+    observe(&ctx, INGRESS);
+    0
+}
+
+#[inline(always)]
+fn observe(ctx: &RawTracePointContext, direction: u8) {
+    let moved: i32 = ctx.arg(1);
+    if moved <= 0 {
+        return;
+    }
+    let sock = Sock(ctx.arg(0));
+    if !sock.is_inet() {
+        return;
+    }
+    let known = find(sock);
+    if known.is_none() && !(sock.is_tcp() && sock.has_file()) {
+        return;
+    }
+    let current = Current::get();
+    let netns = || match known {
+        // SAFETY: a map value.
+        Some(connection) => unsafe { (*connection).netns },
+        None => sock.netns(),
+    };
+    if !watches(current, netns) {
+        count(Counter::OutOfScope, 1);
+        return;
+    }
+    let flags = u64::from(ctx.arg::<u32>(2));
+    if flags & MSG_PEEK != 0 {
+        count(Counter::Peeks, 1);
+        return;
+    }
+    if flags & MSG_ERRQUEUE != 0 {
+        return;
+    }
+    let (syscall, buffer) = running_call(current, direction, moved as u64);
+    let copied = direction == EGRESS || flags & (MSG_TRUNC | MSG_OOB) == 0;
+    let buffer = if copied { buffer } else { None };
+    Operation { sock, direction, len: moved as u32, syscall, buffer }.record(current);
+}
+
+/// The system call that `current` is in and where its bytes are.
+#[inline(always)]
+fn running_call(current: Current, direction: u8, moved: u64) -> (u16, Option<Buffer>) {
+    let registers = current.user_registers();
+    if registers.is_null() {
+        return (NO_SYSCALL, None);
+    }
+    // SAFETY: the kernel gave this `struct pt_regs`; the indices are inside it.
+    let (result, number, second, third) = unsafe {
+        (
+            *registers.add(register::RAX),
+            *registers.add(register::ORIG_RAX),
+            *registers.add(register::RSI),
+            *registers.add(register::RDX),
+        )
+    };
+    // Work of `io_uring` also runs after a system call, or in a thread that made none.
+    if result != ENOSYS {
+        return (NO_SYSCALL, None);
+    }
+    (number as u16, locate(number, direction, second, third, moved))
+}
+
+/// Where the bytes of system call `number` are, by its second and third argument.
+#[inline(always)]
+pub(crate) fn locate(
+    number: u64,
+    direction: u8,
+    second: u64,
+    third: u64,
+    moved: u64,
+) -> Option<Buffer> {
+    if direction == INGRESS {
+        match number {
+            READ | RECVFROM => Some(Buffer::contiguous(second, moved)),
+            READV | PREADV2 => Some(Buffer::vectored(second, third)),
+            RECVMSG => Some(Buffer::message(second)),
+            // Which of several messages this is, cannot be told.
+            RECVMMSG if third == 1 => Some(Buffer::message(second)),
+            _ => None,
+        }
+    } else {
+        match number {
+            WRITE | SENDTO => Some(Buffer::contiguous(second, moved)),
+            WRITEV | PWRITEV2 => Some(Buffer::vectored(second, third)),
+            SENDMSG => Some(Buffer::message(second)),
+            SENDMMSG if third == 1 => Some(Buffer::message(second)),
+            _ => None,
+        }
+    }
+}
+
+pub(crate) const READ: u64 = 0;
+pub(crate) const WRITE: u64 = 1;
+pub(crate) const READV: u64 = 19;
+pub(crate) const WRITEV: u64 = 20;
+pub(crate) const SENDFILE: u64 = 40;
+pub(crate) const SENDTO: u64 = 44;
+pub(crate) const RECVFROM: u64 = 45;
+pub(crate) const SENDMSG: u64 = 46;
+pub(crate) const RECVMSG: u64 = 47;
+pub(crate) const SPLICE: u64 = 275;
+pub(crate) const RECVMMSG: u64 = 299;
+pub(crate) const SENDMMSG: u64 = 307;
+pub(crate) const PREADV2: u64 = 327;
+pub(crate) const PWRITEV2: u64 = 328;

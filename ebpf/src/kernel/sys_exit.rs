@@ -1,0 +1,147 @@
+//! The same operations seen from the end of system calls, for kernels without the tracepoints of
+//! [`super::socket_length`]: the socket is found through the process's file descriptors.
+//!
+//! `io_uring` and calls of 32-bit programs are not seen.
+
+use aya_ebpf::{helpers::bpf_probe_read_user, macros::raw_tracepoint, programs::RawTracePointContext};
+use undine_ebpf::{Counter, EGRESS, INGRESS, load::Offset};
+
+use super::{
+    buffer::Buffer,
+    connection::Sock,
+    fields::{read, read_at},
+    maps::count,
+    operation::Operation,
+    scope::watches,
+    socket_length::{
+        MSG_ERRQUEUE, MSG_OOB, MSG_PEEK, MSG_TRUNC, PREADV2, PWRITEV2, READ, READV, RECVFROM,
+        RECVMMSG, RECVMSG, SENDFILE, SENDMMSG, SENDMSG, SENDTO, SPLICE, WRITE, WRITEV, locate,
+        register,
+    },
+    task::Current,
+};
+
+const S_IFMT: u16 = 0o170_000;
+const S_IFSOCK: u16 = 0o140_000;
+
+/// `thread_info.status`: a system call of a 32-bit program.
+const TS_COMPAT: u32 = 2;
+
+/// Most messages of a `sendmmsg` or `recvmmsg` whose bytes are added up; the kernel takes no more.
+const MESSAGES_MAX: u64 = 1024;
+
+/// Bytes of a `struct mmsghdr`, and where the length is in it.
+const MMSGHDR_BYTES: u64 = 64;
+const MMSGHDR_LEN: u64 = 56;
+
+#[raw_tracepoint]
+pub(crate) fn sys_exit(ctx: RawTracePointContext) -> i32 {
+    let result: i64 = ctx.arg(1);
+    if result <= 0 {
+        return 0;
+    }
+    let registers: u64 = ctx.arg(0);
+    let number = register_at(registers, register::ORIG_RAX);
+    let direction = match number {
+        READ | READV | RECVFROM | RECVMSG | RECVMMSG | PREADV2 | SPLICE => INGRESS,
+        WRITE | WRITEV | SENDTO | SENDMSG | SENDMMSG | PWRITEV2 | SENDFILE => EGRESS,
+        _ => return 0,
+    };
+    let first = register_at(registers, register::RDI);
+    observe(registers, first, number, direction, result as u64);
+    if number == SPLICE {
+        let third = register_at(registers, register::RDX);
+        observe(registers, third, number, EGRESS, result as u64);
+    }
+    0
+}
+
+#[inline(always)]
+fn register_at(registers: u64, index: usize) -> u64 {
+    read_at(registers.wrapping_add(index as u64 * 8))
+}
+
+/// Accounts for a call of `current` that moved bytes to or from `descriptor`. Not inlined, since
+/// it is needed in two places and is long.
+#[inline(never)]
+fn observe(registers: u64, descriptor: u64, number: u64, direction: u8, result: u64) {
+    let current = Current::get();
+    let Some(sock) = socket_of(current, descriptor) else { return };
+    if !sock.is_inet() || !sock.is_tcp() {
+        return;
+    }
+    if !watches(current, || sock.netns()) {
+        count(Counter::OutOfScope, 1);
+        return;
+    }
+    let second = register_at(registers, register::RSI);
+    let third = register_at(registers, register::RDX);
+    let flags = match number {
+        RECVMSG => third,
+        RECVFROM | RECVMMSG => register_at(registers, register::R10),
+        _ => 0,
+    };
+    if flags & MSG_PEEK != 0 {
+        count(Counter::Peeks, 1);
+        return;
+    }
+    if flags & MSG_ERRQUEUE != 0 {
+        return;
+    }
+    let several = number == RECVMMSG || number == SENDMMSG;
+    let moved = if several { bytes_of_messages(second, result) } else { result };
+    let moved = moved as u32;
+    if moved == 0 {
+        return;
+    }
+    let copied = direction == EGRESS || flags & (MSG_TRUNC | MSG_OOB) == 0;
+    let buffer: Option<Buffer> =
+        if copied { locate(number, direction, second, third, u64::from(moved)) } else { None };
+    Operation { sock, direction, len: moved, syscall: number as u16, buffer }.record(current);
+}
+
+/// The socket that `descriptor` of `current` refers to.
+#[inline(always)]
+fn socket_of(current: Current, descriptor: u64) -> Option<Sock> {
+    let task = current.as_address();
+    if read::<u32>(task, Offset::TaskThreadStatus) & TS_COMPAT != 0 {
+        return None;
+    }
+    let table = read(read(task, Offset::TaskFiles), Offset::FilesTable);
+    let descriptor = descriptor & 0xffff_ffff;
+    if descriptor >= u64::from(read::<u32>(table, Offset::TableMax)) {
+        return None;
+    }
+    let files: u64 = read(table, Offset::TableFiles);
+    let file: u64 = read_at(files.wrapping_add(descriptor * 8));
+    if file == 0 {
+        return None;
+    }
+    let mode: u16 = read(read(file, Offset::FileInode), Offset::InodeMode);
+    if mode & S_IFMT != S_IFSOCK {
+        return None;
+    }
+    let socket: u64 = read(file, Offset::FilePrivate);
+    if read::<u64>(socket, Offset::SocketFile) != file {
+        return None;
+    }
+    let sock: u64 = read(socket, Offset::SocketSock);
+    (sock != 0).then_some(Sock(sock))
+}
+
+/// Bytes that the first `messages` of the array at `vector` moved.
+#[inline(always)]
+fn bytes_of_messages(vector: u64, messages: u64) -> u64 {
+    let mut total = 0;
+    let mut index = 0;
+    while index < MESSAGES_MAX {
+        if index >= messages {
+            break;
+        }
+        let place = vector.wrapping_add(index * MMSGHDR_BYTES + MMSGHDR_LEN);
+        // SAFETY: the helper checks the address.
+        total += u64::from(unsafe { bpf_probe_read_user(place as *const u32) }.unwrap_or_default());
+        index += 1;
+    }
+    total
+}

@@ -1,0 +1,103 @@
+//! The task on whose behalf a program runs, and others.
+
+use aya_ebpf::{bindings::task_struct, helpers::{bpf_get_current_pid_tgid, generated::{bpf_get_current_cgroup_id, bpf_get_current_task_btf, bpf_task_pt_regs}}};
+use undine_ebpf::load::Offset;
+
+use super::fields::read;
+
+/// `task_struct.flags`: a thread of the kernel itself.
+const PF_KTHREAD: u32 = 0x0020_0000;
+
+/// The task on whose behalf the program runs. Means nothing in a softirq.
+#[derive(Clone, Copy)]
+pub(crate) struct Current {
+    task: *mut task_struct,
+    /// Process id as the host sees it.
+    pub(crate) tgid: u32,
+    /// Thread id as the host sees it.
+    pub(crate) tid: u32,
+}
+
+impl Current {
+    #[inline(always)]
+    pub(crate) fn get() -> Self {
+        let ids = bpf_get_current_pid_tgid();
+        // SAFETY: the helper has no preconditions.
+        let task = unsafe { bpf_get_current_task_btf() };
+        Self { task, tgid: (ids >> 32) as u32, tid: ids as u32 }
+    }
+
+    #[inline(always)]
+    fn address(self) -> u64 {
+        self.task as u64
+    }
+
+    /// Whether this is a thread of the kernel itself.
+    #[inline(always)]
+    pub(crate) fn is_kernel(self) -> bool {
+        read::<u32>(self.address(), Offset::TaskFlags) & PF_KTHREAD != 0
+    }
+
+    /// When its process started, in nanoseconds since boot.
+    #[inline(always)]
+    pub(crate) fn process_start_ns(self) -> u64 {
+        process_start_ns(self.address())
+    }
+
+    /// Name of its process.
+    #[inline(always)]
+    pub(crate) fn comm(self) -> [u64; 2] {
+        comm(read(self.address(), Offset::TaskGroupLeader))
+    }
+
+    /// Inode of its network namespace.
+    #[inline(always)]
+    pub(crate) fn netns(self) -> u32 {
+        netns_inode(read(read(self.address(), Offset::TaskNsproxy), Offset::NsproxyNet))
+    }
+
+    /// Its unified cgroup.
+    #[inline(always)]
+    pub(crate) fn cgroup(self) -> u64 {
+        // SAFETY: the helper has no preconditions.
+        unsafe { bpf_get_current_cgroup_id() }
+    }
+
+    /// Its registers as they were when it entered the kernel.
+    #[inline(always)]
+    pub(crate) fn user_registers(self) -> *const u64 {
+        // SAFETY: `task` comes from the helper that gives what this one takes.
+        unsafe { bpf_task_pt_regs(self.task) as *const u64 }
+    }
+
+    /// The address of its `task_struct`, for reading further fields.
+    #[inline(always)]
+    pub(crate) fn as_address(self) -> u64 {
+        self.address()
+    }
+}
+
+/// Start of the process of the task at `task`, in nanoseconds since boot.
+#[inline(always)]
+pub(crate) fn process_start_ns(task: u64) -> u64 {
+    read(read(task, Offset::TaskGroupLeader), Offset::TaskStartBoottime)
+}
+
+/// Name of the task at `task`.
+#[inline(always)]
+pub(crate) fn comm(task: u64) -> [u64; 2] {
+    read(task, Offset::TaskComm)
+}
+
+/// Unified cgroup of the task at `task`.
+#[inline(always)]
+pub(crate) fn cgroup(task: u64) -> u64 {
+    let set = read(task, Offset::TaskCgroups);
+    read(read(read(set, Offset::CssSetDefault), Offset::CgroupNode), Offset::NodeId)
+}
+
+/// Inode of the network namespace at `net`.
+#[inline(always)]
+pub(crate) fn netns_inode(net: u64) -> u32 {
+    read(net, Offset::NetInum)
+}

@@ -1,0 +1,193 @@
+//! What user space tells the kernel programs when it loads them, and the maps that both sides use.
+//!
+//! None of this is in a recording; both sides always come from the same build.
+
+use crate::{ConnTotals, Counter};
+
+/// How many counters the map `COUNTERS` has.
+pub const COUNTERS: usize = Counter::Count as usize;
+
+/// Deepest level of a watched process's cgroup at which a target is found; the root is level 0.
+pub const CGROUP_LEVELS_MAX: u32 = 32;
+
+/// Most targets of one kind, and most processes that are watched because of their ancestor.
+pub const TARGETS_MAX: u32 = 16 * 1024;
+
+/// Most ports that are known to be listened on.
+pub const LISTEN_PORTS_MAX: u32 = 16 * 1024;
+
+/// Most connections that ended while the ring was full and that user space has not taken yet.
+pub const CLOSED_MAX: u32 = 16 * 1024;
+
+/// Slots of the map `SCRATCH` for each CPU: one for each direction, so that two programs that
+/// interrupt each other never share one.
+pub const SCRATCH_PER_CPU: u32 = 2;
+
+/// A field of a kernel structure, by its place in the global `OFFSETS`.
+///
+/// All offsets are in bytes, from the start of the structure that the name begins with.
+#[repr(usize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Offset {
+    /// `task_struct.flags`
+    TaskFlags,
+    /// `task_struct.tgid`
+    TaskTgid,
+    /// `task_struct.pid`
+    TaskPid,
+    /// `task_struct.group_leader`
+    TaskGroupLeader,
+    /// `task_struct.real_parent`
+    TaskRealParent,
+    /// `task_struct.start_boottime`
+    TaskStartBoottime,
+    /// `task_struct.comm`
+    TaskComm,
+    /// `task_struct.exit_code`
+    TaskExitCode,
+    /// `task_struct.signal`
+    TaskSignal,
+    /// `task_struct.nsproxy`
+    TaskNsproxy,
+    /// `task_struct.cgroups`
+    TaskCgroups,
+    /// `task_struct.files`
+    TaskFiles,
+    /// `task_struct.thread_info.status`, where `TS_COMPAT` is
+    TaskThreadStatus,
+    /// `signal_struct.live`
+    SignalLive,
+    /// `nsproxy.net_ns`
+    NsproxyNet,
+    /// `net.ns.inum`
+    NetInum,
+    /// `css_set.dfl_cgrp`
+    CssSetDefault,
+    /// `cgroup.kn`
+    CgroupNode,
+    /// `kernfs_node.id`
+    NodeId,
+    /// `sock.__sk_common.skc_family`
+    SockFamily,
+    /// `sock.__sk_common.skc_num`
+    SockLocalPort,
+    /// `sock.__sk_common.skc_dport`
+    SockRemotePort,
+    /// `sock.__sk_common.skc_rcv_saddr`
+    SockLocalV4,
+    /// `sock.__sk_common.skc_daddr`
+    SockRemoteV4,
+    /// `sock.__sk_common.skc_v6_rcv_saddr`
+    SockLocalV6,
+    /// `sock.__sk_common.skc_v6_daddr`
+    SockRemoteV6,
+    /// `sock.__sk_common.skc_net`
+    SockNet,
+    /// `sock.sk_protocol`
+    SockProtocol,
+    /// `sock.sk_socket`
+    SockSocket,
+    /// `socket.file`
+    SocketFile,
+    /// `socket.sk`
+    SocketSock,
+    /// `socket_alloc.vfs_inode` + `inode.i_ino`, from the `socket`
+    SocketInode,
+    /// `files_struct.fdt`
+    FilesTable,
+    /// `fdtable.fd`
+    TableFiles,
+    /// `fdtable.max_fds`
+    TableMax,
+    /// `file.private_data`
+    FilePrivate,
+    /// `file.f_inode`
+    FileInode,
+    /// `inode.i_mode`
+    InodeMode,
+    /// How many there are.
+    Count,
+}
+
+/// How many offsets the global `OFFSETS` has.
+pub const OFFSETS: usize = Offset::Count as usize;
+
+/// [`Settings::kinds`]: the map `SCOPE_TGID` has entries.
+pub const KIND_TGID: u32 = 1;
+/// [`Settings::kinds`]: the map `SCOPE_CGROUP` has entries.
+pub const KIND_CGROUP: u32 = 2;
+/// [`Settings::kinds`]: the map `SCOPE_NETNS` has entries.
+pub const KIND_NETNS: u32 = 4;
+/// [`Settings::kinds`]: the map `SCOPE_COMM` has entries.
+pub const KIND_COMM: u32 = 8;
+
+/// The verdict of a target: what it names is watched.
+pub const VERDICT_INCLUDE: u32 = 1;
+/// The verdict of a target: what it names is never watched, whatever else includes it.
+pub const VERDICT_EXCLUDE: u32 = 2;
+
+/// The only entry of the map `SETTINGS`; user space may change it at any time.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// 1 where whoever no target names is watched.
+    pub watch_others: u32,
+    /// A sum of `KIND_…`, so that empty maps cost nothing.
+    pub kinds: u32,
+}
+
+/// An entry of the map `SCOPE_TGID`. A child gets its parent's when it is forked.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ProcessVerdict {
+    /// A sum of `VERDICT_…`.
+    pub verdict: u32,
+    /// The process that the user named.
+    pub root_tgid: u32,
+}
+
+/// Key of the map `LISTEN_PORTS`; the value is the number of listening sockets.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct ListenKey {
+    /// Inode of the network namespace.
+    pub netns: u32,
+    /// In host order.
+    pub port: u32,
+}
+
+/// Value of the map `CONNECTIONS`, keyed by the address of the socket, and of the map `CLOSED`,
+/// keyed by [`Self::conn`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Connection {
+    /// As in [`crate::Header::conn`].
+    pub conn: u64,
+    /// As in [`crate::Header::process_start_ns`].
+    pub process_start_ns: u64,
+    /// Process that used it first.
+    pub tgid: u32,
+    /// Inode of the network namespace.
+    pub netns: u32,
+    /// As in [`crate::ConnInfo::role`].
+    pub role: u32,
+    /// Not 0 once a [`crate::Kind::Open`] has reached the ring.
+    pub announced: u32,
+    /// Exact counts so far.
+    pub totals: ConnTotals,
+}
+
+/// The memory in which a program puts a data message together.
+///
+/// It is larger than a message so that the kernel's verifier, which only knows masks, sees that no
+/// write leaves it: the payload starts below 16 KiB and is shorter than 32 KiB.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Scratch {
+    /// The message's header.
+    pub header: crate::Header,
+    /// Its payload, then room that is never used.
+    pub payload: [u8; 48 * 1024],
+    /// A connection before it enters the map.
+    pub fresh: Connection,
+}
