@@ -306,9 +306,7 @@ mod tests {
 
     fn batch() -> RecordBatch {
         let upids = [Upid::new(1, 42, 7), Upid::new(0, 0, 0)];
-        let upids = FixedSizeBinaryArray::from(
-            upids.iter().map(|upid| upid.as_bytes().as_slice()).collect::<Vec<_>>(),
-        );
+        let upids = FixedSizeBinaryArray::try_from_iter(upids.iter().map(Upid::as_bytes)).unwrap();
         RecordBatch::try_from_iter([
             ("time_", Arc::new(Int64Array::from(vec![1_795_236_763_123_456_789, -1])) as ArrayRef),
             ("upid", Arc::new(upids)),
