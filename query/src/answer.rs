@@ -1,0 +1,155 @@
+//! What a script answers.
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use undine_schema::TimeNs;
+
+use crate::otel::Export;
+
+/// Everything that one run gives.
+#[derive(Clone, Debug, Default)]
+pub struct Answer {
+    /// What the script displays, in order.
+    pub tables: Vec<ResultTable>,
+    /// What it exports, in order.
+    pub exports: Vec<Export>,
+}
+
+/// One table of an answer.
+#[derive(Clone, Debug)]
+pub struct ResultTable {
+    /// Its name.
+    pub name: String,
+    /// Its columns, with `PxL` type and meaning in each field's metadata.
+    pub schema: SchemaRef,
+    /// Its rows; none of the columns holds nulls.
+    pub batches: Vec<RecordBatch>,
+    /// What to know about the rows.
+    pub notes: Vec<Note>,
+    /// Where the rows come from.
+    pub sources: Vec<SourceUse>,
+}
+
+impl ResultTable {
+    /// How many rows it has.
+    pub fn rows(&self) -> usize {
+        self.batches.iter().map(RecordBatch::num_rows).sum()
+    }
+}
+
+/// Something to know about an answer.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Note {
+    /// Rows were cut off at the limit for one table.
+    RowsCut {
+        /// The limit.
+        rows_max: usize,
+    },
+    /// Single rows of a table do not reach back as far as was asked.
+    Clipped {
+        /// The table.
+        table: &'static str,
+        /// First time that was asked for; none means all there is.
+        asked: Option<TimeNs>,
+        /// First time that is answered.
+        from: TimeNs,
+        /// Why summaries could not stand in.
+        reason: String,
+    },
+    /// The range of an aggregate was widened to the windows of a summary.
+    Widened {
+        /// The table.
+        table: &'static str,
+        /// First time that is answered.
+        from: TimeNs,
+        /// First time that is no longer answered.
+        until: TimeNs,
+        /// Width of the windows, in nanoseconds.
+        width_ns: i64,
+    },
+    /// A column was replaced by its template, since summaries keep only that.
+    Templated {
+        /// The table.
+        table: &'static str,
+        /// The column.
+        column: &'static str,
+        /// What stands in for it.
+        template: &'static str,
+    },
+    /// Summaries do not reach back as far as was asked.
+    SummariesStart {
+        /// The table.
+        table: &'static str,
+        /// First time that is complete.
+        from: TimeNs,
+    },
+}
+
+impl std::fmt::Display for Note {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        use crate::time_text::{show, show_width};
+        match self {
+            Self::RowsCut { rows_max } => write!(
+                f,
+                "only the first {rows_max} rows are shown; \
+                 `#px:set max_output_rows_per_table=N` allows more"
+            ),
+            Self::Clipped { table, from, reason, .. } => write!(
+                f,
+                "{table}: single rows are kept since {} only, and {reason}; \
+                 the answer starts there",
+                show(from.get())
+            ),
+            Self::Widened { table, from, until, width_ns } => write!(
+                f,
+                "{table}: summaries of {} cover {} to {}",
+                show_width(*width_ns),
+                show(from.get()),
+                show(until.get())
+            ),
+            Self::Templated { table, column, template } => {
+                write!(f, "{table}: {column} stands for {template}, since older rows are summarised")
+            }
+            Self::SummariesStart { table, from } => {
+                write!(f, "{table}: nothing is kept from before {}", show(from.get()))
+            }
+        }
+    }
+}
+
+/// One place that rows were read from.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct SourceUse {
+    /// The table.
+    pub table: &'static str,
+    /// Which part of the store.
+    pub tier: Tier,
+    /// Rows, or states of a summary, that were offered to the query.
+    pub rows: u64,
+    /// First time that is answered from here, and the first that no longer is.
+    pub range: (TimeNs, TimeNs),
+}
+
+/// A part of the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Tier {
+    /// Rows in memory.
+    Hot,
+    /// Rows on disk.
+    Raw,
+    /// Summaries of windows of this many nanoseconds.
+    Summary {
+        /// The width.
+        width_ns: i64,
+    },
+}
+
+impl std::fmt::Display for Tier {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Hot => f.write_str("hot"),
+            Self::Raw => f.write_str("raw"),
+            Self::Summary { width_ns } => f.write_str(&crate::time_text::show_width(*width_ns)),
+        }
+    }
+}

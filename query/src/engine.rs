@@ -1,0 +1,536 @@
+//! The engine: one object that runs scripts.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::{AsArray, RecordBatch};
+use arrow::compute::cast;
+use arrow::datatypes::{Field, Int64Type, Schema, SchemaRef};
+use datafusion::common::DataFusionError;
+use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
+use datafusion::execution::memory_pool::GreedyMemoryPool;
+use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
+use datafusion::logical_expr::LogicalPlanBuilder;
+use datafusion::prelude::{SessionConfig, SessionContext};
+use tokio::sync::{Semaphore, oneshot};
+use undine_schema::column::{PXL_TYPE_KEY, SEMANTIC_TYPE_KEY};
+use undine_schema::{Clock, tables};
+use undine_store::Store;
+
+use crate::answer::{Answer, Note, ResultTable};
+use crate::diagnostics::Diagnostics;
+use crate::eval::{self, FunctionCall, PluginWindow, Program, Sink, Surroundings};
+use crate::expr::TypedKind;
+use crate::functions::Needs;
+use crate::functions::environment::{Environment, Process};
+use crate::otel::{self, Endpoint, Export};
+use crate::parse::{self, Limits};
+use crate::plan::{Fault, Moment, Origin, Planned, Planner, bare};
+use crate::pragma::{self, Pragmas};
+use crate::provider::{Sources, Span, zero_filled};
+use crate::relation::{Column, Op, Relation};
+use crate::scripts::{self, BuiltIn};
+
+/// Stack of the thread that compiles a script: a tree as deep as a script is long can be dropped.
+pub(crate) const COMPILER_STACK_BYTES: usize = 256 << 20;
+
+/// Processes that scripts can look up by upid.
+const PROCESSES_MAX: usize = 1_000_000;
+
+/// Settings of an engine. [`build`](Self::build) checks them.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where the rows are.
+    pub store: Store,
+    /// Where the time comes from.
+    pub clock: Arc<dyn Clock>,
+    /// Name of this node: `px._exec_hostname()`.
+    pub node: String,
+    /// Name of what this node is part of: `px.vizier_name()`, and by it `px.vizier_id()`.
+    pub cluster: String,
+    /// Bytes that all runs together may hold in memory.
+    pub memory_bytes_max: usize,
+    /// How long one run may take.
+    pub timeout: Duration,
+    /// Runs at a time; more wait.
+    pub runs_max: usize,
+    /// Rows of one result unless the script says otherwise.
+    pub rows_max: usize,
+    /// Bytes of one script.
+    pub script_bytes_max: usize,
+    /// Levels of nesting in a script.
+    pub depth_max: usize,
+    /// Relations that one script may build.
+    pub nodes_max: usize,
+    /// Threads that one run may keep busy. With 1, rows stay in the order of their arrival.
+    pub partitions: usize,
+}
+
+/// Why an engine cannot be built.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// A setting is out of its bounds.
+    #[error("query setting {key} is {value}: {remedy}")]
+    Setting {
+        /// The setting's name.
+        key: &'static str,
+        /// Its value.
+        value: String,
+        /// What it should be.
+        remedy: &'static str,
+    },
+    /// The engine below cannot be set up.
+    #[error("cannot set up the query engine")]
+    Runtime(#[source] Box<DataFusionError>),
+}
+
+/// What to run.
+#[derive(Clone, Debug, Default)]
+pub struct Request {
+    /// The script's text.
+    pub script: String,
+    /// Functions to call after the script itself was evaluated. If there are any, what the script
+    /// displays by itself is left out.
+    pub functions: Vec<FunctionCall>,
+    /// The window of a scheduled run.
+    pub plugin: Option<PluginWindow>,
+    /// Where exports without an endpoint of their own go.
+    pub plugin_endpoint: Option<Endpoint>,
+    /// Whether an answer over fewer rows than asked for is an error instead of a note.
+    pub strict: bool,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The script is wrong; shows each mistake under its line.
+    #[error("{0}")]
+    Script(Diagnostics),
+    /// The SQL is wrong.
+    #[error("cannot run the SQL: {0}")]
+    Sql(String),
+    /// The run took too long.
+    #[error("the run took longer than {0:?}; ask for a shorter range or fewer columns")]
+    Timeout(Duration),
+    /// The run needs more memory than there is.
+    #[error("the run needs more than the {bytes_max} bytes of memory that queries may use; ask for a shorter range or fewer columns")]
+    Memory {
+        /// The limit over all runs.
+        bytes_max: usize,
+        /// The cause.
+        #[source]
+        source: Box<DataFusionError>,
+    },
+    /// The run failed though the script is right.
+    #[error("the run failed")]
+    Run(#[source] Box<DataFusionError>),
+    /// The compiler's thread could not be started or died.
+    #[error("the script could not be compiled")]
+    Compiler,
+}
+
+/// Runs scripts. Clones are one engine.
+#[derive(Clone, Debug)]
+pub struct Engine {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    config: Config,
+    runtime: Arc<RuntimeEnv>,
+    runs: Semaphore,
+    since: i64,
+}
+
+impl Config {
+    /// Checks the settings and builds the engine.
+    ///
+    /// # Errors
+    /// See [`BuildError`].
+    pub fn build(self) -> Result<Engine, BuildError> {
+        for (key, value) in [
+            ("memory_bytes_max", self.memory_bytes_max),
+            ("runs_max", self.runs_max),
+            ("rows_max", self.rows_max),
+            ("script_bytes_max", self.script_bytes_max),
+            ("depth_max", self.depth_max),
+            ("nodes_max", self.nodes_max),
+            ("partitions", self.partitions),
+        ] {
+            if value == 0 {
+                let value = value.to_string();
+                return Err(BuildError::Setting { key, value, remedy: "it must be at least 1" });
+            }
+        }
+        if self.depth_max > 200 {
+            let value = self.depth_max.to_string();
+            let remedy = "it must be at most 200";
+            return Err(BuildError::Setting { key: "depth_max", value, remedy });
+        }
+        let runtime = RuntimeEnvBuilder::new()
+            .with_memory_pool(Arc::new(GreedyMemoryPool::new(self.memory_bytes_max)))
+            .with_disk_manager_builder(
+                DiskManagerBuilder::default().with_mode(DiskManagerMode::Disabled),
+            )
+            .build_arc()
+            .map_err(|error| BuildError::Runtime(Box::new(error)))?;
+        let (runs, since) = (Semaphore::new(self.runs_max), self.clock.now().get());
+        Ok(Engine { inner: Arc::new(Inner { config: self, runtime, runs, since }) })
+    }
+}
+
+impl Engine {
+    /// The scripts that come with Undine.
+    pub fn scripts() -> &'static [BuiltIn] {
+        scripts::ALL
+    }
+
+    /// The script that comes with Undine under `name`.
+    pub fn script(name: &str) -> Option<&'static BuiltIn> {
+        scripts::ALL.iter().find(|script| script.name == name)
+    }
+
+    /// Everything that is wrong with `script`, without running it. It is checked as a scheduled
+    /// script that may export.
+    pub fn check(&self, script: &str) -> Diagnostics {
+        let now = self.inner.config.clock.now();
+        let surroundings = Surroundings {
+            plugin: Some(PluginWindow { start: now, end: now }),
+            has_plugin_endpoint: true,
+            ..self.surroundings(&Request::default())
+        };
+        let (source, rows_max) = (script.to_owned(), self.inner.config.rows_max);
+        let compiled = on_large_stack(move || compile(&source, &surroundings, rows_max));
+        match compiled {
+            Some(Err(diagnostics)) => diagnostics,
+            Some(Ok(_)) | None => Diagnostics::new(script, Vec::new()),
+        }
+    }
+
+    /// Runs a script.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn run(&self, request: Request) -> Result<Answer, Error> {
+        let timeout = self.inner.config.timeout;
+        match tokio::time::timeout(timeout, self.run_untimed(request)).await {
+            Ok(result) => result,
+            Err(_elapsed) => Err(Error::Timeout(timeout)),
+        }
+    }
+
+    async fn run_untimed(&self, request: Request) -> Result<Answer, Error> {
+        let _running = self.inner.runs.acquire().await.map_err(|_closed| Error::Compiler)?;
+        let surroundings = self.surroundings(&request);
+        let now = surroundings.now;
+        let (source, rows_max) = (request.script.clone(), self.inner.config.rows_max);
+        let (program, pragmas) = compile_elsewhere(source, surroundings, rows_max).await?;
+        let moment = Moment { now, since: self.inner.since, strict: request.strict };
+        let mut run = Run {
+            engine: self,
+            source: &request.script,
+            rows_max: pragmas.rows_max,
+            planner: self.planner(moment, &program).await?,
+        };
+        let roots: Vec<_> = program.sinks.iter().map(|sink| Arc::clone(sink.relation())).collect();
+        let shared = run.planner.share(&roots).await;
+        shared.map_err(|fault| run.error(fault))?;
+        let mut answer = Answer::default();
+        for sink in &program.sinks {
+            match sink {
+                Sink::Table { name, relation } => {
+                    answer.tables.push(run.table(name.clone(), relation).await?);
+                }
+                Sink::Export { relation, spec } => {
+                    let table = run.table(String::new(), relation).await?;
+                    let rows = table.rows();
+                    let messages = otel::build(spec, relation, &table.batches);
+                    let endpoint = spec.endpoint.clone().or_else(|| request.plugin_endpoint.clone());
+                    answer.exports.push(Export {
+                        endpoint,
+                        metrics: messages.metrics,
+                        spans: messages.spans,
+                        rows,
+                        notes: table.notes,
+                    });
+                }
+            }
+        }
+        Ok(answer)
+    }
+
+    fn surroundings(&self, request: &Request) -> Surroundings {
+        let config = &self.inner.config;
+        Surroundings {
+            now: config.clock.now().get(),
+            plugin: request.plugin,
+            has_plugin_endpoint: request.plugin_endpoint.is_some(),
+            functions: request.functions.clone(),
+            parse_limits: Limits {
+                script_bytes_max: config.script_bytes_max,
+                depth_max: config.depth_max,
+            },
+            nodes_max: config.nodes_max,
+        }
+    }
+
+    pub(crate) fn config(&self) -> &Config {
+        &self.inner.config
+    }
+
+    /// A session of its own for one run.
+    pub(crate) fn session(&self) -> SessionContext {
+        let mut config = SessionConfig::new()
+            .with_target_partitions(self.inner.config.partitions)
+            .with_information_schema(false);
+        let options = config.options_mut();
+        options.execution.parquet.schema_force_view_types = false;
+        options.execution.parquet.pushdown_filters = true;
+        options.sql_parser.map_string_types_to_utf8view = false;
+        options.sql_parser.enable_ident_normalization = false;
+        options.catalog.create_default_catalog_and_schema = true;
+        SessionContext::new_with_config_rt(config, Arc::clone(&self.inner.runtime))
+    }
+
+    pub(crate) fn sources(&self) -> Sources {
+        Sources::new(self.inner.config.store.clone())
+    }
+
+    fn environment(&self) -> Environment {
+        let config = &self.inner.config;
+        let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        Environment {
+            node: config.node.clone(),
+            cluster: config.cluster.clone(),
+            cpus: i64::try_from(cpus).unwrap_or(1),
+            processes: HashMap::new(),
+        }
+    }
+
+    async fn planner(&self, moment: Moment, program: &Program) -> Result<Planner, Error> {
+        let mut environment = self.environment();
+        if program.sinks.iter().any(|sink| needs_processes(sink.relation())) {
+            environment.processes = self.processes(moment).await?;
+        }
+        let environment = Arc::new(environment);
+        Ok(Planner::new(self.session(), self.sources(), environment, moment))
+    }
+
+    pub(crate) fn plain_planner(&self, context: SessionContext, moment: Moment) -> Planner {
+        Planner::new(context, self.sources(), Arc::new(self.environment()), moment)
+    }
+
+    /// What is known of each process, the newest version of it.
+    async fn processes(&self, moment: Moment) -> Result<HashMap<[u8; 16], Process>, Error> {
+        let mut planner = self.plain_planner(self.session(), moment);
+        let snapshot = planner.snapshot(&tables::PROCESSES);
+        let everything = Span { from: i64::MIN, until: i64::MAX };
+        let mut origin = Origin::default();
+        let fields = ["cmdline", "service", "pod", "namespace", "node", "container", "container_id"];
+        let collected = async {
+            let rows =
+                planner.rows_in(&tables::PROCESSES, &snapshot, everything, &mut origin)?;
+            let columns = ["time_", "upid"].into_iter().chain(fields).map(bare);
+            let plan = LogicalPlanBuilder::from(rows).project(columns)?.build()?;
+            planner.execute(plan).await
+        };
+        let batches = collected.await.map_err(|fault| self.run_error(fault))?;
+        let mut processes: HashMap<[u8; 16], (i64, Process)> = HashMap::new();
+        for batch in &batches {
+            let times = batch.column(0).as_primitive::<Int64Type>();
+            let upids = batch.column(1).as_fixed_size_binary();
+            for row in 0..batch.num_rows() {
+                let Ok(upid) = <[u8; 16]>::try_from(upids.value(row)) else { continue };
+                let time = times.value(row);
+                let known = processes.get(&upid);
+                let newer = known.is_none_or(|(before, _)| *before <= time);
+                if !newer || (known.is_none() && processes.len() == PROCESSES_MAX) {
+                    continue;
+                }
+                let text = |at: usize| batch.column(at + 2).as_string::<i32>().value(row).to_owned();
+                let process = Process {
+                    cmdline: text(0),
+                    service: text(1),
+                    pod: text(2),
+                    namespace: text(3),
+                    node: text(4),
+                    container: text(5),
+                    container_id: text(6),
+                };
+                processes.insert(upid, (time, process));
+            }
+        }
+        Ok(processes.into_iter().map(|(upid, (_, process))| (upid, process)).collect())
+    }
+
+    pub(crate) fn run_error(&self, fault: Fault) -> Error {
+        match fault {
+            Fault::Script(diagnostic) => {
+                Error::Script(Diagnostics::new("", vec![diagnostic]))
+            }
+            Fault::Engine(error) => match error.find_root() {
+                DataFusionError::ResourcesExhausted(_) => Error::Memory {
+                    bytes_max: self.inner.config.memory_bytes_max,
+                    source: Box::new(error),
+                },
+                _ => Error::Run(Box::new(error)),
+            },
+        }
+    }
+}
+
+/// One run of one script.
+struct Run<'a> {
+    engine: &'a Engine,
+    source: &'a str,
+    rows_max: usize,
+    planner: Planner,
+}
+
+impl Run<'_> {
+    fn error(&self, fault: Fault) -> Error {
+        match fault {
+            Fault::Script(diagnostic) => {
+                Error::Script(Diagnostics::new(self.source, vec![diagnostic]))
+            }
+            other => self.engine.run_error(other),
+        }
+    }
+
+    async fn table(
+        &mut self,
+        name: String,
+        relation: &Arc<Relation>,
+    ) -> Result<ResultTable, Error> {
+        let lowered = self.planner.lower(relation, None);
+        let Planned { plan, origin } = lowered.map_err(|fault| self.error(fault))?;
+        let Origin { mut notes, sources } = origin;
+        let schema = answer_schema(&relation.columns);
+        // One row more than may be shown tells whether any was cut.
+        let visible: Vec<_> = relation.columns.iter().map(|column| bare(&column.name)).collect();
+        let limited = LogicalPlanBuilder::from(plan)
+            .limit(0, Some(self.rows_max.saturating_add(1)))
+            .and_then(|plan| plan.project(visible))
+            .and_then(LogicalPlanBuilder::build);
+        let plan = limited.map_err(|error| self.error(error.into()))?;
+        let executed = self.planner.execute(plan).await;
+        let batches = executed.map_err(|fault| self.error(fault))?;
+        let mut room = self.rows_max;
+        let mut kept = Vec::with_capacity(batches.len());
+        for batch in batches {
+            let cut = batch.slice(0, batch.num_rows().min(room));
+            if cut.num_rows() < batch.num_rows() {
+                notes.push(Note::RowsCut { rows_max: self.rows_max });
+            }
+            room -= cut.num_rows();
+            if cut.num_rows() > 0 {
+                kept.push(conform(&cut, &schema).map_err(|error| self.error(error.into()))?);
+            }
+        }
+        notes.dedup();
+        Ok(ResultTable { name, schema, batches: kept, notes, sources })
+    }
+}
+
+/// The schema of a result: never null, with type and meaning in each field's metadata.
+pub(crate) fn answer_schema(columns: &[Column]) -> SchemaRef {
+    let fields: Vec<Field> = columns
+        .iter()
+        .map(|column| {
+            Field::new(&*column.name, column.pxl_type.arrow(), false).with_metadata(
+                [
+                    (PXL_TYPE_KEY.to_owned(), column.pxl_type.name().to_owned()),
+                    (SEMANTIC_TYPE_KEY.to_owned(), column.semantic.name().to_owned()),
+                ]
+                .into(),
+            )
+        })
+        .collect();
+    Arc::new(Schema::new(fields))
+}
+
+/// The rows with exactly the answer's types and no nulls.
+fn conform(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, DataFusionError> {
+    let columns = batch
+        .columns()
+        .iter()
+        .zip(schema.fields())
+        .map(|(array, field)| zero_filled(&cast(array, field.data_type())?))
+        .collect::<Result<Vec<_>, DataFusionError>>()?;
+    let rows = arrow::array::RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    Ok(RecordBatch::try_new_with_options(Arc::clone(schema), columns, &rows)?)
+}
+
+fn compile(
+    source: &str,
+    surroundings: &Surroundings,
+    rows_max: usize,
+) -> Result<(Program, Pragmas), Diagnostics> {
+    let compiled = pragma::read(source, rows_max).and_then(|pragmas| {
+        let script = parse::script(source, surroundings.parse_limits)?;
+        Ok((eval::evaluate(&script, surroundings)?, pragmas))
+    });
+    compiled.map_err(|mistakes| Diagnostics::new(source, mistakes))
+}
+
+async fn compile_elsewhere(
+    source: String,
+    surroundings: Surroundings,
+    rows_max: usize,
+) -> Result<(Program, Pragmas), Error> {
+    let (send, receive) = oneshot::channel();
+    let spawned = std::thread::Builder::new()
+        .name("pxl-compile".to_owned())
+        .stack_size(COMPILER_STACK_BYTES)
+        .spawn(move || {
+            // The run may have been given up meanwhile.
+            drop(send.send(compile(&source, &surroundings, rows_max)));
+        });
+    if spawned.is_err() {
+        return Err(Error::Compiler);
+    }
+    match receive.await {
+        Ok(compiled) => compiled.map_err(Error::Script),
+        Err(_died) => Err(Error::Compiler),
+    }
+}
+
+/// Waits for `work` on a thread with room for deep trees; none if it could not be done.
+fn on_large_stack<T: Send>(work: impl FnOnce() -> T + Send) -> Option<T> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new()
+            .name("pxl-compile".to_owned())
+            .stack_size(COMPILER_STACK_BYTES)
+            .spawn_scoped(scope, work)
+            .ok()?;
+        thread.join().ok()
+    })
+}
+
+/// Whether anything below asks about processes by upid.
+fn needs_processes(root: &Arc<Relation>) -> bool {
+    let mut seen = std::collections::HashSet::new();
+    let mut stack = vec![root];
+    let mut needed = false;
+    while let Some(relation) = stack.pop() {
+        if !seen.insert(relation.id()) {
+            continue;
+        }
+        let mut check = |expr: &crate::expr::Typed| {
+            expr.walk(&mut |part| {
+                if let TypedKind::Call { overload, .. } = &part.kind {
+                    needed |= overload.needs == Needs::Processes;
+                }
+            });
+        };
+        match &relation.op {
+            Op::Map { exprs, .. } => exprs.iter().for_each(|(_, expr)| check(expr)),
+            Op::Filter { predicate, .. } => check(predicate),
+            _ => {}
+        }
+        stack.extend(relation.inputs());
+    }
+    needed
+}

@@ -1,0 +1,255 @@
+//! What a name can stand for while a script is evaluated.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use undine_schema::{PxlType, SemanticType};
+
+use crate::ast::Def;
+use crate::diagnostics::Range;
+use crate::expr::{Annotation, Symbol};
+use crate::otel::{Endpoint, ExportSpec, Signal};
+use crate::relation::{AggregateKind, Listing, Relation};
+use crate::scalar::{Const, Scalar};
+
+#[derive(Clone, Debug)]
+pub(crate) enum Value {
+    None,
+    Scalar(Scalar),
+    List(Arc<[(Self, Range)]>),
+    Tuple(Arc<[(Self, Range)]>),
+    Dict(Arc<[Entry]>),
+    /// An expression on columns of whatever DataFrame it ends up in.
+    Column(Arc<Symbol>),
+    Frame(Frame),
+    /// `df.groupby(…)`
+    Grouped { frame: Frame, keys: Arc<[(Arc<str>, Range)]> },
+    /// `df.ctx`
+    Context,
+    Method { frame: Frame, method: Method },
+    Grouping { frame: Frame, keys: Arc<[(Arc<str>, Range)]> },
+    Function(Arc<UserFunction>),
+    Native(Native),
+    /// A function on rows.
+    Scalarwise(&'static str),
+    Aggregate(AggregateKind),
+    Listing(Listing),
+    Module(Module),
+    Type(Annotation),
+    ListType,
+    FrameType,
+    Endpoint(Arc<Endpoint>),
+    Signal(Arc<(Signal, Range)>),
+    Export(Arc<ExportSpec>),
+    /// What came of a mistake that is reported already.
+    Poison,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Entry {
+    pub(crate) key: (Value, Range),
+    pub(crate) value: (Value, Range),
+}
+
+/// A DataFrame: a relation, and columns that a projection named though they are not there. The very
+/// next assignment may still bring them in, as upstream allows.
+#[derive(Clone, Debug)]
+pub(crate) struct Frame {
+    pub(crate) relation: Arc<Relation>,
+    pub(crate) absent: Option<Arc<Absent>>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Absent {
+    /// The whole projection, in order.
+    pub(crate) wanted: Vec<Arc<str>>,
+    /// Those of it that are missing.
+    pub(crate) missing: Vec<(Arc<str>, Range)>,
+}
+
+impl Frame {
+    pub(crate) fn new(relation: Arc<Relation>) -> Self {
+        Self { relation, absent: None }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct UserFunction {
+    pub(crate) def: Arc<Def>,
+    /// The values around a function that stands in another.
+    pub(crate) around: Option<Arc<HashMap<Arc<str>, Value>>>,
+    pub(crate) annotations: Vec<Option<Value>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Method {
+    Merge,
+    Agg,
+    Map,
+    Drop,
+    Head,
+    Filter,
+    Groupby,
+    Append,
+    Rolling,
+    Stream,
+}
+
+impl Method {
+    pub(crate) const ALL: [(&'static str, Self); 10] = [
+        ("merge", Self::Merge),
+        ("agg", Self::Agg),
+        ("map", Self::Map),
+        ("drop", Self::Drop),
+        ("head", Self::Head),
+        ("filter", Self::Filter),
+        ("groupby", Self::Groupby),
+        ("append", Self::Append),
+        ("rolling", Self::Rolling),
+        ("stream", Self::Stream),
+    ];
+
+    pub(crate) fn find(name: &str) -> Option<Self> {
+        Self::ALL.iter().find(|(other, _)| *other == name).map(|(_, method)| *method)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Module {
+    Px,
+    Otel,
+    OtelMetric,
+    OtelTrace,
+    Plugin,
+}
+
+impl Module {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Px => "px",
+            Self::Otel => "px.otel",
+            Self::OtelMetric => "px.otel.metric",
+            Self::OtelTrace => "px.otel.trace",
+            Self::Plugin => "px.plugin",
+        }
+    }
+}
+
+/// Functions that run while the script is compiled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Native {
+    DataFrame,
+    Display,
+    Debug,
+    Export,
+    Now,
+    ParseTime,
+    ParseDuration,
+    FormatDuration,
+    /// A number of units of this many nanoseconds.
+    Units(i64),
+    ScriptReference,
+    EqualsAny,
+    Uint128,
+    MakeUpid,
+    OtelData,
+    OtelEndpoint,
+    OtelGauge,
+    OtelSummary,
+    OtelSpan,
+}
+
+impl Native {
+    pub(crate) const PX: [(&'static str, Self); 18] = [
+        ("DataFrame", Self::DataFrame),
+        ("days", Self::Units(86_400_000_000_000)),
+        ("debug", Self::Debug),
+        ("display", Self::Display),
+        ("equals_any", Self::EqualsAny),
+        ("export", Self::Export),
+        ("format_duration", Self::FormatDuration),
+        ("hours", Self::Units(3_600_000_000_000)),
+        ("make_upid", Self::MakeUpid),
+        ("microseconds", Self::Units(1_000)),
+        ("milliseconds", Self::Units(1_000_000)),
+        ("minutes", Self::Units(60_000_000_000)),
+        ("now", Self::Now),
+        ("parse_duration", Self::ParseDuration),
+        ("parse_time", Self::ParseTime),
+        ("script_reference", Self::ScriptReference),
+        ("seconds", Self::Units(1_000_000_000)),
+        ("uint128", Self::Uint128),
+    ];
+}
+
+pub(crate) const LISTINGS: [(&str, Listing); 7] = [
+    ("GetAgentStatus", Listing::Agents),
+    ("GetSchemas", Listing::Schemas),
+    ("GetTables", Listing::Tables),
+    ("GetTracepointStatus", Listing::Tracepoints),
+    ("GetUDAList", Listing::Aggregates),
+    ("GetUDFList", Listing::Functions),
+    ("GetUDTFList", Listing::TableFunctions),
+];
+
+const fn annotation(name: &'static str, pxl_type: PxlType, semantic: SemanticType) -> Annotation {
+    Annotation { name, pxl_type, semantic }
+}
+
+/// Types that stand in `px`.
+pub(crate) const CASTS: [Annotation; 10] = [
+    annotation("Bytes", PxlType::Int64, SemanticType::Bytes),
+    annotation("Container", PxlType::String, SemanticType::ContainerName),
+    annotation("DurationNanos", PxlType::Int64, SemanticType::DurationNs),
+    annotation("Namespace", PxlType::String, SemanticType::NamespaceName),
+    annotation("Node", PxlType::String, SemanticType::NodeName),
+    annotation("Percent", PxlType::Float64, SemanticType::Percent),
+    annotation("Pod", PxlType::String, SemanticType::PodName),
+    annotation("Service", PxlType::String, SemanticType::ServiceName),
+    annotation("Time", PxlType::Time64Ns, SemanticType::TimeNs),
+    annotation("UPID", PxlType::Uint128, SemanticType::Upid),
+];
+
+/// Types that are there without an import.
+pub(crate) const TYPES: [Annotation; 4] = [
+    annotation("bool", PxlType::Boolean, SemanticType::None),
+    annotation("float", PxlType::Float64, SemanticType::None),
+    annotation("int", PxlType::Int64, SemanticType::None),
+    annotation("str", PxlType::String, SemanticType::None),
+];
+
+impl Value {
+    pub(crate) fn text(text: impl Into<Arc<str>>) -> Self {
+        Self::constant(Const::Str(text.into()))
+    }
+
+    pub(crate) fn constant(value: Const) -> Self {
+        Self::Scalar(value.into())
+    }
+
+    /// What it is, for messages.
+    pub(crate) fn describe(&self) -> String {
+        match self {
+            Self::None => "None".to_owned(),
+            Self::Scalar(scalar) => format!("a constant of type {}", scalar.value.pxl_type().name()),
+            Self::List(_) => "a list".to_owned(),
+            Self::Tuple(_) => "a tuple".to_owned(),
+            Self::Dict(_) => "a dict".to_owned(),
+            Self::Column(_) => "a column".to_owned(),
+            Self::Frame(_) => "a DataFrame".to_owned(),
+            Self::Grouped { .. } => "a grouped DataFrame".to_owned(),
+            Self::Context => "a DataFrame's ctx".to_owned(),
+            Self::Method { .. } | Self::Grouping { .. } => "a method".to_owned(),
+            Self::Function(_) | Self::Native(_) | Self::Scalarwise(_) | Self::Listing(_) => {
+                "a function".to_owned()
+            }
+            Self::Aggregate(_) => "an aggregate".to_owned(),
+            Self::Module(module) => format!("the module {}", module.name()),
+            Self::Type(_) | Self::ListType | Self::FrameType => "a type".to_owned(),
+            Self::Endpoint(_) => "an endpoint".to_owned(),
+            Self::Signal(_) => "a metric or span".to_owned(),
+            Self::Export(_) => "an export target".to_owned(),
+            Self::Poison => "nothing".to_owned(),
+        }
+    }
+}

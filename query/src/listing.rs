@@ -1,0 +1,167 @@
+//! Tables that describe Undine itself: `px.GetTables()` and its like.
+
+use std::sync::Arc;
+
+use arrow::array::{
+    ArrayRef, BooleanArray, FixedSizeBinaryArray, Int64Array, RecordBatch, StringArray,
+};
+use arrow::error::ArrowError;
+use serde_json::json;
+use undine_schema::{PxlType, Role, SemanticType, tables};
+
+use crate::answer_schema;
+use crate::functions::environment::Environment;
+use crate::functions::{self, identity};
+use crate::relation::{AggregateKind, Column, Listing};
+
+/// The columns of a listing.
+pub(crate) fn columns(listing: Listing) -> Vec<Column> {
+    use PxlType::{Boolean, Int64, String, Time64Ns, Uint128};
+    let named: &[(&str, PxlType)] = match listing {
+        Listing::Tables => &[("table_name", String), ("table_desc", String)],
+        Listing::Schemas => &[
+            ("table_name", String),
+            ("column_name", String),
+            ("column_type", String),
+            ("pattern_type", String),
+            ("column_desc", String),
+        ],
+        Listing::Functions | Listing::Aggregates => {
+            &[("name", String), ("return_type", String), ("args", String)]
+        }
+        Listing::TableFunctions => &[
+            ("name", String),
+            ("executor", String),
+            ("init_args", String),
+            ("output_relation", String),
+        ],
+        Listing::Agents => &[
+            ("agent_id", Uint128),
+            ("asid", Int64),
+            ("hostname", String),
+            ("ip_address", String),
+            ("agent_state", String),
+            ("create_time", Time64Ns),
+            ("last_heartbeat_ns", Int64),
+            ("kernel_headers_installed", Boolean),
+        ],
+        Listing::Tracepoints => &[
+            ("tracepoint_id", Uint128),
+            ("name", String),
+            ("state", String),
+            ("status", String),
+            ("output_tables", String),
+        ],
+    };
+    named
+        .iter()
+        .map(|(name, pxl_type)| Column {
+            name: (*name).into(),
+            pxl_type: *pxl_type,
+            semantic: if *pxl_type == Time64Ns { SemanticType::TimeNs } else { SemanticType::None },
+        })
+        .collect()
+}
+
+/// The rows of a listing, as of `now`; this node runs since `since`.
+pub(crate) fn rows(
+    listing: Listing,
+    environment: &Environment,
+    since: i64,
+) -> Result<RecordBatch, ArrowError> {
+    let schema = answer_schema(&columns(listing));
+    let arrays = match listing {
+        Listing::Tables => texts(tables::ALL.iter().map(|t| [t.name.into(), t.doc.trim().into()])),
+        Listing::Schemas => texts(tables::ALL.iter().flat_map(|table| {
+            table.visible_columns().map(|column| {
+                [
+                    table.name.to_owned(),
+                    column.name.to_owned(),
+                    column.pxl_type.name().to_owned(),
+                    pattern(column.role).to_owned(),
+                    column.doc.trim().to_owned(),
+                ]
+            })
+        })),
+        Listing::Functions => {
+            let public = functions::all().filter(|overload| !overload.function.starts_with('_'));
+            texts(public.map(|overload| {
+                let args: Vec<_> = overload.args.iter().map(|arg| arg.name()).collect();
+                let args = serde_json::Value::from(args).to_string();
+                [overload.function.to_owned(), overload.result.name().to_owned(), args]
+            }))
+        }
+        Listing::Aggregates => texts(AggregateKind::ALL.iter().flat_map(|(name, kind)| {
+            [PxlType::Int64, PxlType::Float64, PxlType::String, PxlType::Boolean]
+                .into_iter()
+                .filter_map(|arg| {
+                    let args = serde_json::Value::from(vec![arg.name()]).to_string();
+                    Some([(*name).to_owned(), kind.result(arg)?.name().to_owned(), args])
+                })
+        })),
+        Listing::TableFunctions => texts(LISTED.iter().map(|(name, listing)| {
+            let relation: Vec<_> = columns(*listing)
+                .iter()
+                .map(|c| json!({"name": &*c.name, "type": c.pxl_type.name()}))
+                .collect();
+            let relation = serde_json::Value::from(relation).to_string();
+            [(*name).to_owned(), "UDTF_ONE_KELVIN".to_owned(), "[]".to_owned(), relation]
+        })),
+        Listing::Agents => agent(environment, since)?,
+        Listing::Tracepoints => {
+            let mut arrays = texts(std::iter::empty::<[String; 4]>());
+            arrays.insert(0, uuids(&[])?);
+            arrays
+        }
+    };
+    RecordBatch::try_new(schema, arrays)
+}
+
+const LISTED: [(&str, Listing); 7] = [
+    ("GetAgentStatus", Listing::Agents),
+    ("GetSchemas", Listing::Schemas),
+    ("GetTables", Listing::Tables),
+    ("GetTracepointStatus", Listing::Tracepoints),
+    ("GetUDAList", Listing::Aggregates),
+    ("GetUDFList", Listing::Functions),
+    ("GetUDTFList", Listing::TableFunctions),
+];
+
+fn pattern(role: Role) -> &'static str {
+    match role {
+        Role::Time | Role::Detail => "GENERAL",
+        Role::Dimension => "GENERAL_ENUM",
+        Role::Measure | Role::Sketched => "METRIC_GAUGE",
+    }
+}
+
+fn texts<const N: usize>(rows: impl Iterator<Item = [String; N]>) -> Vec<ArrayRef> {
+    let rows: Vec<[String; N]> = rows.collect();
+    (0..N)
+        .map(|at| -> ArrayRef {
+            Arc::new(StringArray::from_iter_values(rows.iter().map(|row| row[at].as_str())))
+        })
+        .collect()
+}
+
+fn uuids(values: &[[u8; 16]]) -> Result<ArrayRef, ArrowError> {
+    if values.is_empty() {
+        return Ok(arrow::array::new_empty_array(&PxlType::Uint128.arrow()));
+    }
+    Ok(Arc::new(FixedSizeBinaryArray::try_from_iter(values.iter())?))
+}
+
+fn agent(environment: &Environment, since: i64) -> Result<Vec<ArrayRef>, ArrowError> {
+    let id = identity::node_id(&environment.node);
+    let agent_id = i128::from(id).to_be_bytes();
+    Ok(vec![
+        uuids(&[agent_id])?,
+        Arc::new(Int64Array::from(vec![id])),
+        Arc::new(StringArray::from(vec![environment.node.as_str()])),
+        Arc::new(StringArray::from(vec!["127.0.0.1"])),
+        Arc::new(StringArray::from(vec!["AGENT_STATE_HEALTHY"])),
+        Arc::new(Int64Array::from(vec![since])),
+        Arc::new(Int64Array::from(vec![0])),
+        Arc::new(BooleanArray::from(vec![true])),
+    ])
+}
