@@ -5,7 +5,6 @@
 //! of their own from before they start, and only that cgroup is watched.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -133,7 +132,7 @@ async fn send(
     requests: u32,
     case: &Case,
 ) -> Result<()> {
-    let mut command = cgroup.command(Path::new("/proc/self/exe"));
+    let mut command = cgroup.command(&std::env::current_exe()?);
     command.arg("client").arg("--server").arg(nginx.address.to_string());
     for (name, value) in [
         ("--first", first),

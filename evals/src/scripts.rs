@@ -64,7 +64,7 @@ async fn scenario(scripts: &[(PathBuf, String)], dir: &Path) -> Result<Report> {
         for mut export in answer.exports {
             // A script may name a collector that is not here; what counts is that it is sent.
             export.endpoint = Some(endpoint.clone());
-            sink.send(&export).await.with_context(|| format!("{name} exports"))?;
+            sink.send(&export.into()).await.with_context(|| format!("{name} exports"))?;
         }
         report.same(
             format!("points of {name} that arrived"),

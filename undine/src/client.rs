@@ -92,7 +92,8 @@ async fn ask(appliance: &Appliance, what: &str, body: &Value, table: Option<&str
     if let Some(table) = table {
         url += &format!("&table={table}");
     }
-    let request = client()?.post(url).json(body);
+    let request =
+        client()?.post(url).header("content-type", "application/json").body(body.to_string());
     let bytes = answer(appliance, request).await?;
     if appliance.output == Output::Table {
         print_answer(&serde_json::from_slice(&bytes).context("the answer is not JSON")?)

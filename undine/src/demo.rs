@@ -45,20 +45,24 @@ const HOT_SIZE_MAX: &str = "4MiB";
 /// How long the model may take to catch up after the load has stopped.
 const CATCH_UP_MAX: Duration = Duration::from_secs(10);
 
+/// Below this length there is no time to learn, to fail and to recover.
+const SECONDS_WITH_FAULT_MIN: u64 = 100;
+
 /// When what happens, from the start of the load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Schedule {
-    inject: Duration,
-    lift: Duration,
+    /// When the fault begins and ends; none in a run that is too short or a control run.
+    fault: Option<(Duration, Duration)>,
     stop: Duration,
 }
 
 impl Schedule {
     /// The model learns for a bit less than half of the time, the fault lasts a fifth of it, and
     /// the rest is for recovery.
-    fn of(seconds: u64) -> Self {
-        let total = Duration::from_secs(seconds);
-        Self { inject: total * 45 / 100, lift: total * 65 / 100, stop: total }
+    fn of(args: &Demo) -> Self {
+        let stop = Duration::from_secs(args.seconds);
+        let has_fault = !args.control && args.seconds >= SECONDS_WITH_FAULT_MIN;
+        Self { fault: has_fault.then_some((stop * 45 / 100, stop * 65 / 100)), stop }
     }
 }
 
@@ -150,7 +154,7 @@ pub(crate) async fn run(args: Demo) -> Result<ExitCode> {
     ));
     say(format!("try      undine run undine/http_stats --addr http://{}", handles.http));
 
-    let schedule = Schedule::of(args.seconds);
+    let schedule = Schedule::of(&args);
     let mut watch =
         Watch { args: &args, handles: &handles, children, receiver, story: Story::default() };
     watch.until_the_end(schedule).await?;
@@ -252,10 +256,8 @@ impl Watch<'_> {
     }
 
     fn act(&mut self, schedule: Schedule, now: Duration) -> Result<()> {
-        if self.args.control {
-            return Ok(());
-        }
-        if self.story.injected.is_none() && now >= schedule.inject {
+        let Some((inject, lift)) = schedule.fault else { return Ok(()) };
+        if self.story.injected.is_none() && now >= inject {
             self.children.inject()?;
             self.story.injected = Some(now);
             say(format!(
@@ -263,7 +265,7 @@ impl Watch<'_> {
                 now.as_secs_f64()
             ));
         }
-        if self.story.injected.is_some() && self.story.lifted.is_none() && now >= schedule.lift {
+        if self.story.injected.is_some() && self.story.lifted.is_none() && now >= lift {
             self.children.lift()?;
             self.story.lifted = Some(now);
             say(format!("{:>5.1}s   fault lifted", now.as_secs_f64()));
@@ -408,15 +410,18 @@ fn say(text: String) {
 mod tests {
     use super::*;
 
+    fn demo(seconds: u64, control: bool) -> Demo {
+        Demo { seconds, json: false, control, require_ebpf: false, listen: None }
+    }
+
     #[test]
-    fn a_demo_of_any_length_has_its_steps_in_order() {
-        for seconds in [5, 60, 180, 3600] {
-            let schedule = Schedule::of(seconds);
-            assert!(
-                Duration::ZERO < schedule.inject
-                    && schedule.inject < schedule.lift
-                    && schedule.lift < schedule.stop
-            );
+    fn a_demo_has_its_steps_in_order_or_leaves_the_fault_out() {
+        for seconds in [SECONDS_WITH_FAULT_MIN, 180, 3600] {
+            let schedule = Schedule::of(&demo(seconds, false));
+            let (inject, lift) = schedule.fault.unwrap();
+            assert!(Duration::ZERO < inject && inject < lift && lift < schedule.stop);
         }
+        assert_eq!(Schedule::of(&demo(SECONDS_WITH_FAULT_MIN - 1, false)).fault, None);
+        assert_eq!(Schedule::of(&demo(180, true)).fault, None);
     }
 }
