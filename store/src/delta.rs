@@ -16,12 +16,13 @@ use arrow::datatypes::{DataType, Schema};
 use serde_json::{Value, json};
 use undine_schema::{Seq, TimeNs};
 
+use self::checkpoint::Checkpoint;
 use crate::durable;
 
 /// The application id of the time from which a tier is complete.
 const COMPLETE_FROM: &str = "undine/complete_from";
 /// How often old commits are looked for.
-const COMMITS_LOOKED_AT_EVERY: Duration = Duration::from_secs(3600);
+const COMMITS_LOOKED_AT_EVERY: Duration = Duration::from_hours(1);
 
 /// What a reader and a writer must know.
 struct Protocol {
@@ -156,7 +157,7 @@ impl DeltaLog {
         let sealed_to = Some(sealed_to);
         let operation = "CREATE TABLE";
         self.commit(
-            Change { operation, sealed_to, complete_from, add: vec![], remove: vec![] },
+            &Change { operation, sealed_to, complete_from, add: vec![], remove: vec![] },
             now,
         )
     }
@@ -206,16 +207,16 @@ impl DeltaLog {
     }
 
     /// Commits the next version.
-    pub(crate) fn commit(&mut self, change: Change, now: TimeNs) -> Result<(), DeltaError> {
+    pub(crate) fn commit(&mut self, change: &Change, now: TimeNs) -> Result<(), DeltaError> {
         self.refresh()?;
         let version = self.state.next_version;
         let path = self.commit_path(version);
         let id = ulid::Ulid::generate().to_string();
-        let text = self.actions(&change, &id, now);
+        let text = self.actions(change, &id, now);
         match durable::publish_new(&path, text.as_bytes()) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                self.check_owner(&path, &id)?
+                self.check_owner(&path, &id)?;
             }
             Err(error) => {
                 self.stale = true;
@@ -251,7 +252,7 @@ impl DeltaLog {
             let Some(name) = name.to_str() else { continue };
             let known = self.state.files.iter().any(|file| file.name == name)
                 || self.state.removed.iter().any(|(removed, _)| removed == name);
-            let ours = name.ends_with(".parquet") || name.ends_with(".tmp");
+            let ours = [".parquet", ".tmp"].iter().any(|end| name.ends_with(end));
             if ours && !known && now.since(changed_at(&entry)?) >= keep {
                 deleted += remove_existing(&entry.path())?;
             }
@@ -371,7 +372,7 @@ impl DeltaLog {
         };
         let mut state = State::default();
         let checkpoint = checkpoint::read(&dir).map_err(|(path, what)| corrupt(&path, what))?;
-        if let Some((version, actions)) = checkpoint {
+        if let Some(Checkpoint { version, actions }) = checkpoint {
             let applied = actions.iter().try_for_each(|action| state.apply(action, &self.app_id));
             applied.map_err(|what| corrupt(&dir, what))?;
             state.next_version = version + 1;
@@ -388,7 +389,7 @@ impl DeltaLog {
             let mut next = State { next_version: state.next_version + 1, ..State::default() };
             match check(&text) {
                 Ok(()) => {
-                    state.apply_all(&text, &self.app_id).map_err(|what| corrupt(&path, what))?
+                    state.apply_all(&text, &self.app_id).map_err(|what| corrupt(&path, what))?;
                 }
                 Err(what) if at + 1 == names.len() => {
                     set_aside(&path, &what).map_err(io_error("rename", &path))?;
@@ -658,7 +659,7 @@ mod tests {
         let (operation, complete_from) = ("WRITE", None);
         let change =
             Change { operation, sealed_to, complete_from, add: vec![file(name)], remove: vec![] };
-        log.commit(change, TimeNs::ZERO)
+        log.commit(&change, TimeNs::ZERO)
     }
 
     #[test]
@@ -674,7 +675,7 @@ mod tests {
             add: vec![file("c")],
             remove: vec!["a".to_owned(), "b".to_owned()],
         };
-        log.commit(change, TimeNs::ZERO).unwrap();
+        log.commit(&change, TimeNs::ZERO).unwrap();
         for log in [log, open(dir.path())] {
             assert_eq!(log.sealed_to(), Seq::from_raw(9));
             assert_eq!(log.complete_from(), TimeNs::new(i64::MAX));
@@ -750,7 +751,7 @@ mod tests {
             add: vec![],
             remove: vec!["f1".to_owned()],
         };
-        log.commit(change, TimeNs::new(7_000_000)).unwrap();
+        log.commit(&change, TimeNs::new(7_000_000)).unwrap();
         for version in 0..checkpoint::INTERVAL {
             fs::remove_file(log.commit_path(version)).unwrap();
         }
@@ -777,7 +778,7 @@ mod tests {
             write(&mut log, seq, &format!("f{seq}")).unwrap();
         }
         let now = changed_at(&fs::read_dir(dir.path()).unwrap().next().unwrap().unwrap()).unwrap();
-        let hour = Duration::from_secs(3600);
+        let hour = Duration::from_hours(1);
         log.collect_garbage(now, hour).unwrap();
         assert!(log.commit_path(0).exists(), "it is young");
         log.collect_garbage(now.saturating_add(hour * 2), hour).unwrap();

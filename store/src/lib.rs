@@ -15,6 +15,7 @@
 mod config;
 mod store;
 mod open;
+mod recover;
 mod snapshot;
 mod hot_tables;
 mod hot;

@@ -11,24 +11,21 @@ use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
 use tokio::sync::Notify;
 use undine_schema::tables::DATA_LOSS;
-use undine_schema::{Durability, Incarnation, Seq, SeqRange, TableDef, TimeNs};
+use undine_schema::{Incarnation, Seq, SeqRange, TimeNs};
 
 use crate::allocated::{Allocated, NAME_BYTES_MAX};
 use crate::config::{BuildError, Config};
 use crate::delta::{DeltaError, DeltaLog, folder_of, tier_name};
 use crate::durable;
-use crate::hot::{Chunk, HotList, Measured};
-use crate::hot_tables::{Changes, HotTables, TableChanges, View};
+use crate::hot::Measured;
+use crate::hot_tables::{Changes, HotTables};
 use crate::lives::Lives;
-use crate::log::{
-    Content, Entry, EntryPart, Log, Options, RETRY_KEYS_FOR, decode_rows, key_of, replay,
-};
-use crate::loss::{Loss, Reason, rows_of};
-use crate::retry_keys::RetryKeys;
+use crate::log::{Log, Options, replay};
+use crate::recover::{Found, report, wait_synced};
 use crate::seal::{Sealer, TableTiers, Tier};
 use crate::state::{raw_schema, summary_schema};
 use crate::stats::Recovered;
-use crate::store::{Inner, Store, join};
+use crate::store::{Inner, Store};
 
 /// The least budget for rows in memory.
 const HOT_BYTES_MIN: usize = 1024 * 1024;
@@ -59,20 +56,7 @@ impl Config {
         let mut tiers = self.open_tiers(&tables_dir)?;
 
         let mut found = Found::new(&self.tables, &tiers);
-        let replayed = replay(&log_dir, &mut |header, body| {
-            let key = header.retry_key.as_deref().and_then(key_of);
-            found.retry_keys.extend(key.map(|key| (TimeNs::new(header.at), key)));
-            for part in &header.parts {
-                found.add(
-                    &part.table,
-                    part.seqs(),
-                    &part.content,
-                    header.commit,
-                    body_of(header, part, body),
-                )?;
-            }
-            Ok(())
-        })?;
+        let replayed = replay(&log_dir, &mut |header, body| found.add(header, body))?;
         for (table, &last) in &allocated {
             if last != Seq::ZERO {
                 lives.note(table, last);
@@ -86,7 +70,7 @@ impl Config {
         let newest = found.newest_life().max(newest_life(&tiers)).max(newest_of(&allocated));
         let incarnation = lives.begin(&self.dir, newest)?;
         let now = self.clock.now();
-        self.begin_tiers(&mut tiers, incarnation, now)?;
+        begin_tiers(&mut tiers, incarnation, now)?;
 
         let names = || self.tables.iter().map(|table| table.name);
         let log = Log::start(Options {
@@ -121,20 +105,16 @@ impl Config {
             refused_frames: 0,
             repeated_frames: 0,
         };
-        let mut recovered = Vec::new();
-        let mut views = Vec::new();
-        for (number, table) in found.tables.into_iter().enumerate() {
-            let lost_rows = losses[number].1.iter().map(SeqRange::rows).sum();
-            let places = TableChanges { sealed_to: table.sealed_to, ..TableChanges::default() };
-            recovered.push(Recovered { rows: table.rows(), lost_rows });
-            let newest = table.last.max(lives.newest(table.def.name));
-            let def = table.def;
-            let (view, bytes) = table.view(&sealer.tables[number], &sealer.objects);
-            changes.bytes += bytes;
-            changes.unsealed_bytes += bytes;
-            changes.tables.push(TableChanges { bytes, ..places });
-            views.push((def, view, newest));
-        }
+        let recovered: Vec<_> = found
+            .tables
+            .iter()
+            .zip(&losses)
+            .map(|(table, (_, lost))| Recovered {
+                rows: table.rows(),
+                lost_rows: lost.iter().map(SeqRange::rows).sum(),
+            })
+            .collect();
+        let views = found.into_views(&sealer, &lives, &mut changes);
         let hot = HotTables::new(views.into_iter(), self.hot_bytes_max, changes);
         if let Some(rows) = reported {
             let number = self.tables.iter().position(|table| **table == DATA_LOSS).unwrap_or(0);
@@ -156,6 +136,7 @@ impl Config {
         Ok(Store { inner: Arc::new(inner) })
     }
 
+    /// Whether every setting is within its bounds.
     fn check(&self) -> Result<(), BuildError> {
         let refused = |key, value: String, remedy| Err(BuildError::Setting { key, value, remedy });
         if self.node.is_empty() || self.node.len() > 200 {
@@ -231,235 +212,25 @@ impl Config {
         }
         Ok(all)
     }
-
-    /// Makes the catalogs that are missing. One that comes later than its table's others begins
-    /// where those stand, and says from which time on it is complete.
-    fn begin_tiers(
-        &self,
-        all: &mut [TableTiers],
-        incarnation: Incarnation,
-        now: TimeNs,
-    ) -> Result<(), BuildError> {
-        for table in all {
-            let old = || table.tiers.iter().filter(|tier| !tier.log.is_new());
-            let sealed_to = old().map(|tier| tier.log.sealed_to()).min().unwrap_or(Seq::ZERO);
-            let sealed = old().flat_map(|tier| tier.log.files()).map(|file| file.last_time).max();
-            let from = sealed.map(|last| TimeNs::new(last.get().saturating_add(1)));
-            for tier in &mut table.tiers {
-                tier.log.begin(incarnation.get(), sealed_to, from, now)?;
-            }
-        }
-        Ok(())
-    }
 }
 
-/// What the log holds.
-struct Found {
-    tables: Vec<FoundTable>,
-    retry_keys: Vec<(TimeNs, undine_schema::RetryKey)>,
-    order: u64,
-}
-
-/// What the log holds of one table.
-struct FoundTable {
-    def: &'static TableDef,
-    sealed_to: Seq,
-    /// The newest place that the log or a tier knows.
-    last: Seq,
-    chunks: BTreeMap<Seq, Chunk>,
-    /// Places whose rows are gone for a reason that is on record.
-    settled: Vec<SeqRange>,
-    evicted: Vec<SeqRange>,
-}
-
-impl Found {
-    fn new(tables: &[&'static TableDef], tiers: &[TableTiers]) -> Self {
-        let tables = tables.iter().zip(tiers).map(|(&def, tiers)| FoundTable {
-            def,
-            sealed_to: tiers.sealed_to(),
-            last: tiers.tiers.iter().map(|tier| tier.log.sealed_to()).max().unwrap_or(Seq::ZERO),
-            chunks: BTreeMap::new(),
-            settled: Vec::new(),
-            evicted: Vec::new(),
-        });
-        Self { tables: tables.collect(), retry_keys: Vec::new(), order: 0 }
-    }
-
-    fn add(
-        &mut self,
-        table: &str,
-        seqs: SeqRange,
-        content: &Content<u64>,
-        commit: bool,
-        body: &[u8],
-    ) -> Result<(), String> {
-        let Some(table) = self.tables.iter_mut().find(|found| found.def.name == table) else {
-            tracing::warn!(table, rows = seqs.rows(), "the log holds rows of an unknown table");
-            return Ok(());
-        };
-        table.last = table.last.max(seqs.last);
-        if seqs.last <= table.sealed_to {
-            return Ok(());
-        }
-        match content {
-            Content::Rows(_) => {
-                let rows = decode_rows(table.def, body).map_err(|error| error.to_string())?;
-                if rows.num_rows() as u64 != seqs.rows() {
-                    return Err(format!(
-                        "{} rows stand at {} places",
-                        rows.num_rows(),
-                        seqs.rows()
-                    ));
-                }
-                self.order += 1;
-                let chunk = Measured::new(rows).place(seqs, commit, self.order);
-                table.chunks.insert(seqs.first, chunk);
-            }
-            Content::Memory | Content::Lost => table.settled.push(seqs),
-            Content::Evicted => table.evicted.push(seqs),
-        }
-        Ok(())
-    }
-
-    fn newest_life(&self) -> u16 {
-        self.tables.iter().map(|table| table.last.incarnation().get()).max().unwrap_or(0)
-    }
-
-    fn retry_keys(&self, now: TimeNs) -> RetryKeys {
-        let mut keys = RetryKeys::default();
-        let young = self.retry_keys.iter().filter(|(at, _)| now.since(*at) < RETRY_KEYS_FOR);
-        young.for_each(|&(at, key)| keys.insert(key, 0, at));
-        keys
-    }
-}
-
-impl FoundTable {
-    fn note_in(&self, lives: &mut Lives) {
-        let chunks = self.chunks.values().map(|chunk| chunk.seqs.last);
-        let settled = self.settled.iter().chain(&self.evicted).map(|seqs| seqs.last);
-        for last in chunks.chain(settled).chain([self.last]) {
-            if last != Seq::ZERO {
-                lives.note(self.def.name, last);
-            }
-        }
-    }
-
-    /// Places above the tiers that were given out, and about which the log says nothing.
-    fn missing(&self, lives: &Lives) -> Vec<SeqRange> {
-        let known = self.chunks.values().map(|chunk| chunk.seqs);
-        let known: Vec<_> =
-            known.chain(self.settled.iter().chain(&self.evicted).copied()).collect();
-        let known = join(&known);
-        let mut missing = Vec::new();
-        for (&life, counters) in lives.ended.range(self.sealed_to.incarnation().get()..) {
-            let Some(&end) = counters.get(self.def.name) else { continue };
-            let life = Incarnation::new(life);
-            let mut next = Seq::new(life, 1);
-            if self.sealed_to.incarnation() == life {
-                next = Seq::new(life, self.sealed_to.counter() + 1);
-            }
-            let end = Seq::new(life, end);
-            for seqs in known.iter().filter(|seqs| seqs.first.incarnation() == life) {
-                if seqs.last < next || seqs.first > end {
-                    continue;
-                }
-                if next < seqs.first {
-                    let last = Seq::from_raw(seqs.first.raw() - 1);
-                    missing.push(SeqRange { first: next, last });
-                }
-                next = Seq::from_raw(seqs.last.raw() + 1);
-            }
-            if next <= end {
-                missing.push(SeqRange { first: next, last: end });
-            }
-        }
-        missing
-    }
-
-    fn rows(&self) -> u64 {
-        let kept = self.chunks.values().filter(|chunk| !self.is_evicted(chunk));
-        kept.map(|chunk| chunk.seqs.rows()).sum()
-    }
-
-    fn is_evicted(&self, chunk: &Chunk) -> bool {
-        let covers =
-            |seqs: &SeqRange| seqs.first <= chunk.seqs.first && chunk.seqs.last <= seqs.last;
-        self.evicted.iter().any(covers)
-    }
-
-    /// The table as readers first see it, and the bytes of its rows.
-    fn view(self, tiers: &TableTiers, objects: &Arc<dyn ObjectStore>) -> (View, u64) {
-        let gone = self.chunks.values().filter(|chunk| self.is_evicted(chunk));
-        let sealed = tiers.tiers.iter().flat_map(|tier| tier.log.files());
-        let times = gone.map(|chunk| chunk.last_time).chain(sealed.map(|file| file.last_time));
-        let after = times.max().map(|last| TimeNs::new(last.get().saturating_add(1)));
-        let expired = tiers.tiers.iter().map(|tier| tier.log.complete_from()).max();
-        let evicted = self.evicted;
-        let covered = |chunk: &Chunk| {
-            evicted.iter().any(|s| s.first <= chunk.seqs.first && chunk.seqs.last <= s.last)
-        };
-        let kept = self.chunks.into_values().filter(|chunk| !covered(chunk)).map(Arc::new);
-        let hot: HotList = kept.collect();
-        let bytes = hot.iter().map(|chunk| chunk.bytes).sum();
-        let least = TimeNs::new(i64::MIN);
-        let hot_complete_from = after.max(expired).unwrap_or(least).max(least);
-        (View { hot, hot_complete_from, cold: Arc::new(tiers.cold(objects)) }, bytes)
-    }
-}
-
-/// Logs what is missing, in one frame with the markers that keep it from being reported again.
-fn report(
-    log: &Log,
-    losses: &[(&'static TableDef, Vec<SeqRange>)],
-    damaged: bool,
+/// Makes the catalogs that are missing. One that comes later than its table's others begins where
+/// those stand, and says from which time on it is complete.
+fn begin_tiers(
+    all: &mut [TableTiers],
     incarnation: Incarnation,
     now: TimeNs,
-) -> Option<arrow::array::RecordBatch> {
-    let reason = if damaged { Reason::LogDamaged } else { Reason::Crash };
-    let lossy = || losses.iter().filter(|(_, missing)| !missing.is_empty());
-    let rows: Vec<_> =
-        lossy().map(|(table, missing)| Loss::of_places(table.name, reason, missing)).collect();
-    if rows.is_empty() {
-        return None;
-    }
-    for loss in &rows {
-        tracing::warn!(table = loss.table, rows = loss.rows, detail = loss.detail, "rows are lost");
-    }
-    let rows = rows_of(&rows, now);
-    let markers = lossy().flat_map(|&(table, ref missing)| {
-        missing.iter().map(move |&seqs| EntryPart { table, seqs, content: Content::Lost })
-    });
-    let seqs = SeqRange::new(Seq::new(incarnation, 1), rows.num_rows());
-    let content = Content::Rows(rows.clone());
-    let parts = markers.chain([EntryPart { table: &DATA_LOSS, seqs, content }]).collect();
-    let (durability, retry_key) = (Durability::Commit, None);
-    log.push(Entry { at: now, durability, retry_key, parts, bytes: 0 });
-    Some(rows)
-}
-
-fn wait_synced(log: &Log) -> io::Result<()> {
-    log.wait_synced().map_err(|error| match error {
-        undine_schema::AppendError::Log(cause) => io::Error::new(cause.kind(), cause),
-        other => io::Error::other(other),
-    })
-}
-
-/// The bytes of a part within its frame's body.
-fn body_of<'a>(
-    header: &crate::log::Header,
-    part: &crate::log::PartHeader,
-    body: &'a [u8],
-) -> &'a [u8] {
-    let mut at = 0;
-    for other in &header.parts {
-        let Content::Rows(bytes) = other.content else { continue };
-        let end = at + usize::try_from(bytes).unwrap_or(usize::MAX - at);
-        if std::ptr::eq(other, part) {
-            return body.get(at..end).unwrap_or_default();
+) -> Result<(), BuildError> {
+    for table in all {
+        let old = || table.tiers.iter().filter(|tier| !tier.log.is_new());
+        let sealed_to = old().map(|tier| tier.log.sealed_to()).min().unwrap_or(Seq::ZERO);
+        let sealed = old().flat_map(|tier| tier.log.files()).map(|file| file.last_time).max();
+        let from = sealed.map(|last| TimeNs::new(last.get().saturating_add(1)));
+        for tier in &mut table.tiers {
+            tier.log.begin(incarnation.get(), sealed_to, from, now)?;
         }
-        at = end;
     }
-    &[]
+    Ok(())
 }
 
 fn newest_life(tiers: &[TableTiers]) -> u16 {

@@ -234,7 +234,7 @@ impl TableTiers {
                 add: files,
                 remove: Vec::new(),
             };
-            let committed = tier.log.commit(change, plan.now);
+            let committed = tier.log.commit(&change, plan.now);
             committed.map_err(|source| SealError::Catalog { table: table.name, source })?;
         }
         Ok(report)

@@ -188,7 +188,6 @@ pub fn key_of(value: f64) -> i32 {
     if magnitude < f64::MIN_POSITIVE {
         return 0;
     }
-    #[expect(clippy::cast_possible_truncation, reason = "18 bits are left")]
     let key = (magnitude.to_bits() >> DROPPED_BITS) as i32;
     if value < 0.0 { -key } else { key }
 }
@@ -227,7 +226,9 @@ mod tests {
 
     fn sketch_of(values: &[f64]) -> Sketch {
         let mut sketch = Sketch::new();
-        values.iter().for_each(|&value| sketch.add(value));
+        for &value in values {
+            sketch.add(value);
+        }
         sketch
     }
 
@@ -262,9 +263,13 @@ mod tests {
             places in prop::collection::vec(0..5_usize, 200),
         ) {
             let mut parts = vec![Vec::new(); 5];
-            values.iter().zip(&places).for_each(|(&value, &place)| parts[place].push(value));
+            for (&value, &place) in values.iter().zip(&places) {
+                parts[place].push(value);
+            }
             let mut forwards = Sketch::new();
-            parts.iter().for_each(|part| forwards.merge(&sketch_of(part)));
+            for part in &parts {
+                forwards.merge(&sketch_of(part));
+            }
             let mut backwards = Sketch::new();
             for part in parts.iter().rev() {
                 let (keys, counts) = sketch_of(part).to_parts();

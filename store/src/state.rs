@@ -288,6 +288,7 @@ impl States {
     ) -> Result<Vec<usize>, ArrowError> {
         let dimensions = self.dimension_columns(batch)?;
         let keys = self.converter.convert_columns(&dimensions)?;
+        let foldable = foldable(self.table);
         let mut folded: Option<Rows> = None;
         let mut groups = Vec::with_capacity(times.len());
         let mut key = Vec::new();
@@ -298,18 +299,16 @@ impl States {
             let full = || {
                 self.groups_in_window.get(&window).is_some_and(|&n| n >= self.groups_per_window_max)
             };
-            if group.is_none() && full() {
-                if let Some(foldable) = foldable(self.table) {
-                    let folded = match &mut folded {
-                        Some(folded) => folded,
-                        none => none.insert(self.fold(&dimensions, foldable)?),
-                    };
-                    if folded.row(at) != keys.row(at) {
-                        self.folded_rows += weights[at].cast_unsigned();
-                    }
-                    put_key(&mut key, folded.row(at).data(), window);
-                    group = self.groups.get(key.as_slice()).copied();
+            if let Some(foldable) = foldable.filter(|_| group.is_none() && full()) {
+                let folded = match &mut folded {
+                    Some(folded) => folded,
+                    none => none.insert(self.fold(&dimensions, foldable)?),
+                };
+                if folded.row(at) != keys.row(at) {
+                    self.folded_rows += weights[at].cast_unsigned();
                 }
+                put_key(&mut key, folded.row(at).data(), window);
+                group = self.groups.get(key.as_slice()).copied();
             }
             groups.push(group.unwrap_or_else(|| self.new_group(&key, window)));
         }

@@ -83,7 +83,7 @@ impl Tier {
             remove: old.iter().map(|file| file.name.clone()).collect(),
         };
         let catalog = |source| SealError::Catalog { table: table.name, source };
-        self.log.commit(change, now).map_err(catalog)?;
+        self.log.commit(&change, now).map_err(catalog)?;
         Ok(old.iter().map(|file| file.rows).sum())
     }
 
@@ -120,7 +120,7 @@ impl Tier {
             remove: small.iter().map(|file| file.name.clone()).collect(),
         };
         let catalog = |source| SealError::Catalog { table: table.name, source };
-        self.log.commit(change, now).map_err(catalog)?;
+        self.log.commit(&change, now).map_err(catalog)?;
         Ok(small.len() as u64)
     }
 

@@ -1,5 +1,6 @@
 //! The store as its users see it.
 
+#[cfg(test)]
 mod it {
     mod crash;
     mod fixture;
@@ -7,4 +8,5 @@ mod it {
     mod limits;
     mod model;
     mod race;
+    mod speed;
 }

@@ -21,6 +21,12 @@ use crate::segment_file;
 /// Commits between two checkpoints.
 pub(super) const INTERVAL: u64 = 100;
 
+/// A version and the actions that give its state.
+pub(super) struct Checkpoint {
+    pub(super) version: u64,
+    pub(super) actions: Vec<Value>,
+}
+
 const POINTER: &str = "_last_checkpoint";
 
 /// Writes the state at `version`, one action a row, and points to it.
@@ -44,7 +50,7 @@ pub(super) fn write(dir: &Path, version: u64, actions: &[Value]) -> Result<(), P
 }
 
 /// The newest checkpoint's version and actions; none where there is none.
-pub(super) fn read(dir: &Path) -> Result<Option<(u64, Vec<Value>)>, (PathBuf, String)> {
+pub(super) fn read(dir: &Path) -> Result<Option<Checkpoint>, (PathBuf, String)> {
     let pointer = dir.join(POINTER);
     let text = match fs::read(&pointer) {
         Ok(text) => text,
@@ -57,7 +63,7 @@ pub(super) fn read(dir: &Path) -> Result<Option<(u64, Vec<Value>)>, (PathBuf, St
         value["version"].as_u64().ok_or_else(|| (pointer, "it names no version".to_owned()))?;
     let path = path_of(dir, version);
     let actions = read_actions(&path).map_err(|error| (path, error.to_string()))?;
-    Ok(Some((version, actions)))
+    Ok(Some(Checkpoint { version, actions }))
 }
 
 /// Whether the checkpoint of `version` is there.

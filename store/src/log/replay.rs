@@ -19,7 +19,7 @@ use crate::config::BuildError;
 use crate::durable;
 
 /// How long a retry key is remembered.
-pub(crate) const RETRY_KEYS_FOR: Duration = Duration::from_secs(600);
+pub(crate) const RETRY_KEYS_FOR: Duration = Duration::from_mins(10);
 
 /// What was found besides frames.
 #[derive(Debug, Default)]
@@ -37,11 +37,11 @@ pub(crate) struct Damage {
     pub(crate) bytes: u64,
 }
 
+/// Takes in a frame's header and body, or says what is wrong with them.
+type OnFrame<'a> = dyn FnMut(&Header, &[u8]) -> Result<(), String> + 'a;
+
 /// Hands every good frame of the log in `dir` to `on_frame`, oldest first.
-pub(crate) fn replay(
-    dir: &Path,
-    on_frame: &mut dyn FnMut(&Header, &[u8]) -> Result<(), String>,
-) -> Result<Replayed, BuildError> {
+pub(crate) fn replay(dir: &Path, on_frame: &mut OnFrame<'_>) -> Result<Replayed, BuildError> {
     let numbers = numbers(dir).map_err(io_error("list", dir))?;
     let mut replayed = Replayed { next_number: 1, ..Replayed::default() };
     for &number in &numbers {
@@ -137,17 +137,17 @@ fn scan(bytes: &[u8]) -> Scan {
     scan
 }
 
+/// Cuts a torn frame off and syncs the rest, which the last life may not have done.
 fn truncate(path: &Path, length: usize, good: usize) -> io::Result<()> {
-    if length == good {
-        return Ok(());
-    }
-    tracing::warn!(
-        segment = %path.display(),
-        bytes = length - good,
-        "cut a torn frame off the end of the log"
-    );
     let file = OpenOptions::new().write(true).open(path)?;
-    file.set_len(good as u64)?;
+    if length > good {
+        tracing::warn!(
+            segment = %path.display(),
+            bytes = length - good,
+            "cut a torn frame off the end of the log"
+        );
+        file.set_len(good as u64)?;
+    }
     file.sync_all()
 }
 
@@ -228,7 +228,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (first, middle) = (frame(1).len(), frame(3).len());
         let whole = [frame(1), frame(3), frame(5)].concat();
-        let flipped = (first..first + middle).step_by(7);
+        let flipped = (first..first + middle).step_by(31);
         for at in flipped.clone() {
             let mut bytes = whole.clone();
             bytes[at] ^= 0x10;

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -123,12 +124,12 @@ fn a_retry_is_acknowledged_once_more_and_stored_once_also_after_a_restart() {
     let append = |store: &undine_store::Store| {
         runtime.block_on(store.append(frame()).unwrap().durable()).unwrap()
     };
-    let store = config(dir.path(), clock.clone()).build().unwrap();
+    let store = config(dir.path(), Arc::clone(&clock)).build().unwrap();
     assert_eq!(append(&store).len(), 1);
     assert_eq!(append(&store), []);
     runtime.block_on(store.seal()).unwrap();
     drop(store);
-    let store = config(dir.path(), clock.clone()).build().unwrap();
+    let store = config(dir.path(), Arc::clone(&clock)).build().unwrap();
     assert_eq!(append(&store), [], "the key is in the log, though its rows are sealed");
     clock.advance(SECOND * 601);
     assert_eq!(append(&store).len(), 1, "after ten minutes it is a new request");
@@ -139,7 +140,7 @@ fn a_retry_is_acknowledged_once_more_and_stored_once_also_after_a_restart() {
 fn a_damaged_segment_is_kept_aside_and_its_rows_are_reported_once() {
     let (dir, clock) = (TempDir::new().unwrap(), clock());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let store = config(dir.path(), clock.clone()).build().unwrap();
+    let store = config(dir.path(), Arc::clone(&clock)).build().unwrap();
     for id in 1..=5 {
         let frame = Frame::committed(&NOTES, notes(&[id * 10, id * 10 + 1], 0));
         runtime.block_on(store.append(frame).unwrap().durable()).unwrap();
@@ -153,7 +154,7 @@ fn a_damaged_segment_is_kept_aside_and_its_rows_are_reported_once() {
     bytes[frames[2] + 100] ^= 1;
     std::fs::write(&segment, &bytes).unwrap();
     for _ in 0..2 {
-        let store = config(dir.path(), clock.clone()).build().unwrap();
+        let store = config(dir.path(), Arc::clone(&clock)).build().unwrap();
         let ids = integers(dir.path(), &store.snapshot(&NOTES), "id");
         assert_eq!(ids, [10, 11, 20, 21, 40, 41, 50, 51]);
         let losses = losses(dir.path(), &store);
@@ -168,7 +169,7 @@ fn a_damaged_segment_is_kept_aside_and_its_rows_are_reported_once() {
 fn the_log_is_deleted_when_its_rows_are_sealed_everywhere() {
     let (dir, clock) = (TempDir::new().unwrap(), clock());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let store = config(dir.path(), clock.clone()).build().unwrap();
+    let store = config(dir.path(), Arc::clone(&clock)).build().unwrap();
     let row = Row { time: 1, kind: 1, value: 1, path_bytes: 10 };
     store.append(Frame::captured(&REQUESTS, requests(&[row]))).unwrap();
     drop(store);

@@ -65,12 +65,12 @@ pub(crate) fn config(dir: &Path, clock: Arc<ManualClock>) -> Config {
         log_queue_bytes_max: 64 << 20,
         log_sync_interval: Duration::from_millis(200),
         commit_interval: Duration::from_millis(1),
-        seal_interval: Duration::from_secs(60),
-        tiers: vec![Duration::from_secs(10), Duration::from_secs(60)],
-        raw_for: Some(Duration::from_secs(3600)),
+        seal_interval: Duration::from_mins(1),
+        tiers: vec![Duration::from_secs(10), Duration::from_mins(1)],
+        raw_for: Some(Duration::from_hours(1)),
         groups_per_window_max: 1000,
         segments_max: 3,
-        deleted_files_for: Duration::from_secs(60),
+        deleted_files_for: Duration::from_mins(1),
         clock,
     }
 }
@@ -197,7 +197,7 @@ pub(crate) fn groups_in(dir: &Path, snapshot: &Snapshot, tier: &TierView) -> Gro
         let int = |name: &str| batch[name].as_primitive::<Int64Type>().clone();
         let float = |name: &str| batch[name].as_primitive::<Float64Type>().clone();
         let sketch = |name: &str, at: usize| {
-            let part = |part: &str| batch[format!("{name}_sketch_{part}").as_str()].clone();
+            let part = |part: &str| batch.column_by_name(&format!("{name}_sketch_{part}")).unwrap();
             let (keys, counts) = (part("keys"), part("counts"));
             let (keys, counts) =
                 (keys.as_list::<i32>().value(at), counts.as_list::<i32>().value(at));

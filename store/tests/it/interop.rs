@@ -17,10 +17,10 @@ fn a_folder_for_other_engines() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let store = config(Path::new(dir.trim()), clock()).build().unwrap();
     let mut sum = 0;
-    for round in 0..10_i64 {
-        let rows: Vec<_> = (0..5000_i64)
+    for round in 0..120_i64 {
+        let rows: Vec<_> = (0..400_i64)
             .map(|row| Row {
-                time: 1_700_000_000_000_000_000 + (round * 5000 + row) * 7_000_001,
+                time: 1_700_000_000_000_000_000 + (round * 400 + row) * 7_000_001,
                 kind: u8::try_from(row % 30).unwrap(),
                 value: row * round % 9999,
                 path_bytes: 10,
@@ -30,10 +30,10 @@ fn a_folder_for_other_engines() {
         store.append(Frame::captured(&REQUESTS, requests(&rows))).unwrap();
         store.append(Frame::captured(&NOTES, notes(&[round], rows[0].time))).unwrap();
         runtime.block_on(store.seal()).unwrap();
-        if round == 6 {
+        if round == 60 {
             let tidied = runtime.block_on(store.tidy()).unwrap();
             println!("tidied {tidied:?}");
         }
     }
-    println!("rows 50000, sum of sizes {sum}");
+    println!("rows 48000, sum of sizes {sum}");
 }

@@ -251,7 +251,7 @@ impl World {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: 24, failure_persistence: None, max_shrink_iters: 60, ..ProptestConfig::default()
+        cases: ProptestConfig::default().cases / 10, failure_persistence: None, max_shrink_iters: 60, ..ProptestConfig::default()
     })]
 
     #[test]

@@ -1,0 +1,259 @@
+//! What a folder's log says about its tables: rows that come back, and rows that do not.
+//!
+//! Places are dense, so whatever was given out, is not sealed and is in no frame has been lost. A
+//! marker in the log settles it once it is reported.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use object_store::ObjectStore;
+use undine_schema::tables::DATA_LOSS;
+use undine_schema::{
+    AppendError, Durability, Incarnation, RetryKey, Seq, SeqRange, TableDef, TimeNs,
+};
+
+use crate::hot::{Chunk, HotList, Measured};
+use crate::hot_tables::{Changes, TableChanges, View};
+use crate::lives::Lives;
+use crate::log::{
+    Content, Entry, EntryPart, Header, Log, PartHeader, RETRY_KEYS_FOR, decode_rows, key_of,
+};
+use crate::loss::{Loss, Reason, rows_of};
+use crate::retry_keys::RetryKeys;
+use crate::seal::{Sealer, TableTiers};
+use crate::store::join;
+
+/// What the log holds.
+pub(crate) struct Found {
+    pub(crate) tables: Vec<FoundTable>,
+    retry_keys: Vec<(TimeNs, RetryKey)>,
+    pub(crate) order: u64,
+}
+
+/// What the log holds of one table.
+pub(crate) struct FoundTable {
+    pub(crate) def: &'static TableDef,
+    pub(crate) sealed_to: Seq,
+    /// The newest place that the log or a tier knows.
+    pub(crate) last: Seq,
+    chunks: BTreeMap<Seq, Chunk>,
+    /// Places whose rows are gone for a reason that is on record.
+    settled: Vec<SeqRange>,
+    evicted: Vec<SeqRange>,
+}
+
+impl Found {
+    pub(crate) fn new(tables: &[&'static TableDef], tiers: &[TableTiers]) -> Self {
+        let tables = tables.iter().zip(tiers).map(|(&def, tiers)| FoundTable {
+            def,
+            sealed_to: tiers.sealed_to(),
+            last: tiers.tiers.iter().map(|tier| tier.log.sealed_to()).max().unwrap_or(Seq::ZERO),
+            chunks: BTreeMap::new(),
+            settled: Vec::new(),
+            evicted: Vec::new(),
+        });
+        Self { tables: tables.collect(), retry_keys: Vec::new(), order: 0 }
+    }
+
+    /// Takes in a frame.
+    pub(crate) fn add(&mut self, header: &Header, body: &[u8]) -> Result<(), String> {
+        let key = header.retry_key.as_deref().and_then(key_of);
+        self.retry_keys.extend(key.map(|key| (TimeNs::new(header.at), key)));
+        for part in &header.parts {
+            self.add_part(part, header.commit, body_of(header, part, body))?;
+        }
+        Ok(())
+    }
+
+    fn add_part(&mut self, part: &PartHeader, commit: bool, body: &[u8]) -> Result<(), String> {
+        let (name, seqs) = (part.table.as_str(), part.seqs());
+        let Some(table) = self.tables.iter_mut().find(|found| found.def.name == name) else {
+            tracing::warn!(
+                table = name,
+                rows = seqs.rows(),
+                "the log holds rows of an unknown table"
+            );
+            return Ok(());
+        };
+        table.last = table.last.max(seqs.last);
+        if seqs.last <= table.sealed_to {
+            return Ok(());
+        }
+        match part.content {
+            Content::Rows(_) => {
+                let rows = decode_rows(table.def, body).map_err(|error| error.to_string())?;
+                if rows.num_rows() as u64 != seqs.rows() {
+                    return Err(format!(
+                        "{} rows stand at {} places",
+                        rows.num_rows(),
+                        seqs.rows()
+                    ));
+                }
+                self.order += 1;
+                let chunk = Measured::new(rows).place(seqs, commit, self.order);
+                table.chunks.insert(seqs.first, chunk);
+            }
+            Content::Memory | Content::Lost => table.settled.push(seqs),
+            Content::Evicted => table.evicted.push(seqs),
+        }
+        Ok(())
+    }
+
+    pub(crate) fn newest_life(&self) -> u16 {
+        self.tables.iter().map(|table| table.last.incarnation().get()).max().unwrap_or(0)
+    }
+
+    /// The tables as readers first see them; what they hold is noted in `changes`.
+    pub(crate) fn into_views(
+        self,
+        sealer: &Sealer,
+        lives: &Lives,
+        changes: &mut Changes,
+    ) -> Vec<(&'static TableDef, View, Seq)> {
+        let tables = self.tables.into_iter().zip(&sealer.tables);
+        let views = tables.map(|(table, tiers)| {
+            let (def, sealed_to) = (table.def, table.sealed_to);
+            let newest = table.last.max(lives.newest(def.name));
+            let (view, bytes) = table.view(tiers, &sealer.objects);
+            changes.bytes += bytes;
+            changes.unsealed_bytes += bytes;
+            changes.tables.push(TableChanges { sealed_to, bytes, ..TableChanges::default() });
+            (def, view, newest)
+        });
+        views.collect()
+    }
+
+    pub(crate) fn retry_keys(&self, now: TimeNs) -> RetryKeys {
+        let mut keys = RetryKeys::default();
+        let young = self.retry_keys.iter().filter(|(at, _)| now.since(*at) < RETRY_KEYS_FOR);
+        young.for_each(|&(at, key)| keys.insert(key, 0, at));
+        keys
+    }
+}
+
+impl FoundTable {
+    pub(crate) fn note_in(&self, lives: &mut Lives) {
+        let chunks = self.chunks.values().map(|chunk| chunk.seqs.last);
+        let settled = self.settled.iter().chain(&self.evicted).map(|seqs| seqs.last);
+        for last in chunks.chain(settled).chain([self.last]) {
+            if last != Seq::ZERO {
+                lives.note(self.def.name, last);
+            }
+        }
+    }
+
+    /// Places above the tiers that were given out, and about which the log says nothing.
+    pub(crate) fn missing(&self, lives: &Lives) -> Vec<SeqRange> {
+        let known = self.chunks.values().map(|chunk| chunk.seqs);
+        let known: Vec<_> =
+            known.chain(self.settled.iter().chain(&self.evicted).copied()).collect();
+        let known = join(&known);
+        let mut missing = Vec::new();
+        for (&life, counters) in lives.ended.range(self.sealed_to.incarnation().get()..) {
+            let Some(&end) = counters.get(self.def.name) else { continue };
+            let life = Incarnation::new(life);
+            let mut next = Seq::new(life, 1);
+            if self.sealed_to.incarnation() == life {
+                next = Seq::new(life, self.sealed_to.counter() + 1);
+            }
+            let end = Seq::new(life, end);
+            for seqs in known.iter().filter(|seqs| seqs.first.incarnation() == life) {
+                if seqs.last < next || seqs.first > end {
+                    continue;
+                }
+                if next < seqs.first {
+                    let last = Seq::from_raw(seqs.first.raw() - 1);
+                    missing.push(SeqRange { first: next, last });
+                }
+                next = Seq::from_raw(seqs.last.raw() + 1);
+            }
+            if next <= end {
+                missing.push(SeqRange { first: next, last: end });
+            }
+        }
+        missing
+    }
+
+    pub(crate) fn rows(&self) -> u64 {
+        let kept = self.chunks.values().filter(|chunk| !self.is_evicted(chunk));
+        kept.map(|chunk| chunk.seqs.rows()).sum()
+    }
+
+    fn is_evicted(&self, chunk: &Chunk) -> bool {
+        let covers =
+            |seqs: &SeqRange| seqs.first <= chunk.seqs.first && chunk.seqs.last <= seqs.last;
+        self.evicted.iter().any(covers)
+    }
+
+    /// The table as readers first see it, and the bytes of its rows.
+    fn view(self, tiers: &TableTiers, objects: &Arc<dyn ObjectStore>) -> (View, u64) {
+        let gone = self.chunks.values().filter(|chunk| self.is_evicted(chunk));
+        let sealed = tiers.tiers.iter().flat_map(|tier| tier.log.files());
+        let times = gone.map(|chunk| chunk.last_time).chain(sealed.map(|file| file.last_time));
+        let after = times.max().map(|last| TimeNs::new(last.get().saturating_add(1)));
+        let expired = tiers.tiers.iter().map(|tier| tier.log.complete_from()).max();
+        let evicted = self.evicted;
+        let covered = |chunk: &Chunk| {
+            evicted.iter().any(|s| s.first <= chunk.seqs.first && chunk.seqs.last <= s.last)
+        };
+        let kept = self.chunks.into_values().filter(|chunk| !covered(chunk)).map(Arc::new);
+        let hot: HotList = kept.collect();
+        let bytes = hot.iter().map(|chunk| chunk.bytes).sum();
+        let least = TimeNs::new(i64::MIN);
+        let hot_complete_from = after.max(expired).unwrap_or(least).max(least);
+        (View { hot, hot_complete_from, cold: Arc::new(tiers.cold(objects)) }, bytes)
+    }
+}
+
+/// Logs what is missing, in one frame with the markers that keep it from being reported again.
+pub(crate) fn report(
+    log: &Log,
+    losses: &[(&'static TableDef, Vec<SeqRange>)],
+    damaged: bool,
+    incarnation: Incarnation,
+    now: TimeNs,
+) -> Option<RecordBatch> {
+    let reason = if damaged { Reason::LogDamaged } else { Reason::Crash };
+    let lossy = || losses.iter().filter(|(_, missing)| !missing.is_empty());
+    let rows: Vec<_> =
+        lossy().map(|(table, missing)| Loss::of_places(table.name, reason, missing)).collect();
+    if rows.is_empty() {
+        return None;
+    }
+    for loss in &rows {
+        tracing::warn!(table = loss.table, rows = loss.rows, detail = loss.detail, "rows are lost");
+    }
+    let rows = rows_of(&rows, now);
+    let markers = lossy().flat_map(|&(table, ref missing)| {
+        missing.iter().map(move |&seqs| EntryPart { table, seqs, content: Content::Lost })
+    });
+    let seqs = SeqRange::new(Seq::new(incarnation, 1), rows.num_rows());
+    let content = Content::Rows(rows.clone());
+    let parts = markers.chain([EntryPart { table: &DATA_LOSS, seqs, content }]).collect();
+    let (durability, retry_key) = (Durability::Commit, None);
+    log.push(Entry { at: now, durability, retry_key, parts, bytes: 0 });
+    Some(rows)
+}
+
+pub(crate) fn wait_synced(log: &Log) -> io::Result<()> {
+    log.wait_synced().map_err(|error| match error {
+        AppendError::Log(cause) => io::Error::new(cause.kind(), cause),
+        other => io::Error::other(other),
+    })
+}
+
+/// The bytes of a part within its frame's body.
+fn body_of<'a>(header: &Header, part: &PartHeader, body: &'a [u8]) -> &'a [u8] {
+    let mut at = 0;
+    for other in &header.parts {
+        let Content::Rows(bytes) = other.content else { continue };
+        let end = at + usize::try_from(bytes).unwrap_or(usize::MAX - at);
+        if std::ptr::eq(other, part) {
+            return body.get(at..end).unwrap_or_default();
+        }
+        at = end;
+    }
+    &[]
+}
