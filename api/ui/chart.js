@@ -4,7 +4,7 @@ import { h, svg, swatch, seriesColor } from "./dom.js";
 import { time } from "./format.js";
 
 const MARGIN = { top: 8, right: 8, bottom: 22, left: 52 };
-const STEPS_MS = [1e3, 2e3, 5e3, 10e3, 15e3, 30e3, 60e3, 120e3, 300e3, 600e3, 900e3, 1800e3, 3600e3, 2 * 3600e3, 3 * 3600e3, 6 * 3600e3, 12 * 3600e3, 86400e3, 7 * 86400e3];
+const STEPS_MS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 10e3, 15e3, 30e3, 60e3, 120e3, 300e3, 600e3, 900e3, 1800e3, 3600e3, 2 * 3600e3, 3 * 3600e3, 6 * 3600e3, 12 * 3600e3, 86400e3, 7 * 86400e3];
 
 /** What all charts of a page point at. */
 const cursor = { at: null, charts: new Set() };
@@ -44,6 +44,7 @@ function timeLabel(ms, step) {
   const two = (value) => String(value).padStart(2, "0");
   if (step >= 86400e3) return `${date.getMonth() + 1}/${date.getDate()}`;
   const minutes = `${two(date.getHours())}:${two(date.getMinutes())}`;
+  if (step < 1e3) return `${minutes}:${two(date.getSeconds())}.${String(date.getMilliseconds()).padStart(3, "0")}`;
   return step < 60e3 ? `${minutes}:${two(date.getSeconds())}` : minutes;
 }
 

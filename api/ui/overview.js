@@ -31,8 +31,9 @@ df = df.groupby(['service', 'time_']).agg(
     error_ratio=('failed', px.mean),
     latency=('latency', px.quantiles),
 )
-df.p50 = px.pluck_float64(df.latency, 'p50')
-df.p99 = px.pluck_float64(df.latency, 'p99')
+df.error_ratio = px.Percent(df.error_ratio)
+df.p50 = px.DurationNanos(px.floor(px.pluck_float64(df.latency, 'p50')))
+df.p99 = px.DurationNanos(px.floor(px.pluck_float64(df.latency, 'p99')))
 df = df[['time_', 'service', 'requests', 'error_ratio', 'p50', 'p99']]
 px.display(df, 'by_time')
 `;
@@ -51,8 +52,9 @@ df = df.groupby('service').agg(
     latency=('latency', px.quantiles),
     last_seen=('time_', px.max),
 )
-df.p50 = px.pluck_float64(df.latency, 'p50')
-df.p99 = px.pluck_float64(df.latency, 'p99')
+df.error_ratio = px.Percent(df.error_ratio)
+df.p50 = px.DurationNanos(px.floor(px.pluck_float64(df.latency, 'p50')))
+df.p99 = px.DurationNanos(px.floor(px.pluck_float64(df.latency, 'p99')))
 df = df[['service', 'requests', 'error_ratio', 'p50', 'p99', 'last_seen']]
 px.display(df, 'services')
 `;
@@ -71,6 +73,7 @@ df = df.groupby(['req_method', 'req_path']).agg(
     error_ratio=('failed', px.mean),
     latency=('latency', px.quantiles),
 )
+df.error_ratio = px.Percent(df.error_ratio)
 px.display(df, 'endpoints')
 `;
 

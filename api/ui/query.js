@@ -13,8 +13,8 @@ const CHART_SERIES_MAX = 8;
 const KEPT = "undine.script";
 const FIRST = `import px
 
-# The newest requests. Ctrl+Enter runs the script.
-df = px.DataFrame('http_events', start_time='-5m')
+# Requests of the last minute. Ctrl+Enter runs the script.
+df = px.DataFrame('http_events', start_time='-1m')
 df.service = df.ctx['service']
 df = df[['time_', 'service', 'req_method', 'req_path', 'resp_status', 'latency']]
 px.display(df.head(200))
@@ -155,6 +155,7 @@ export class Query {
   }
 
   refuse(problem, text) {
+    this.results.classList.add("stale");
     const diagnostics = problem.diagnostics ?? [];
     this.editor.mark(diagnostics);
     if (diagnostics.length) {
@@ -179,6 +180,7 @@ export class Query {
   }
 
   show(answer, text, sql) {
+    this.results.classList.remove("stale");
     const { tables } = answer;
     const parts = [];
     for (const sent of answer.exports ?? []) {
