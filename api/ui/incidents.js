@@ -25,13 +25,18 @@ function lasted(incident, now) {
 
 const severityTag = (incident) => h("span", { class: `tag ${incident.state === "resolved" ? "" : incident.severity === "critical" ? "is-bad" : "is-warn"}` }, incident.state === "resolved" ? "resolved" : incident.severity || "open");
 
+/** The summary with the service first and in bold; most summaries begin with it. */
+function headline({ service, summary }) {
+  const rest = service && summary.startsWith(service) ? summary.slice(service.length) : ` ${summary}`;
+  return [h("strong", {}, service || "unknown"), h("span", { class: "soft" }, rest)];
+}
+
 /** One line about an open incident, with a way to all of it. */
 export function brief(incident, now) {
   return h("a", { class: "card incident open", href: `#/incidents/${encodeURIComponent(incident.incident_id)}`, style: { display: "block", "text-decoration": "none", color: "inherit", "border-left-color": incident.severity === "critical" ? "var(--bad)" : "var(--warn)" } },
     h("div", { class: "row", style: { padding: "11px 16px" } },
       severityTag(incident),
-      h("strong", {}, incident.service || "unknown"),
-      h("span", { style: { flex: "1", "min-width": "220px" } }, incident.summary),
+      h("span", { style: { flex: "1", "min-width": "220px" } }, headline(incident)),
       h("span", { class: "soft" }, `for ${lasted(incident, now)}`)));
 }
 
@@ -43,11 +48,13 @@ function table(rows, columns) {
 
 function contributions(list) {
   const most = Math.max(...list.map(({ share }) => Number(share) || 0), 0);
+  const isOfOthers = list.some(({ role }) => role === "symptom");
   return table(list, [
+    ...(isOfOthers ? [{ name: "Service", show: (row) => row.service ?? "–" }] : []),
     { name: "Feature", show: (row) => row.feature ?? "–" },
     { name: "Seen", isRight: true, show: (row) => (row.value === undefined ? "–" : featureValue(row.feature, row.value)) },
     { name: "Expected", isRight: true, show: (row) => (row.expected === undefined ? "–" : featureValue(row.feature, row.expected)) },
-    { name: "Share", show: (row) => (row.share === undefined ? "–" : [h("span", { class: "bar-cell" }, h("i", { style: { width: `${most ? (100 * Number(row.share)) / most : 0}%` } })), percent(row.share)]) },
+    { name: isOfOthers ? "Explained" : "Share", show: (row) => (row.share === undefined ? "–" : [h("span", { class: "bar-cell" }, h("i", { style: { width: `${most ? (100 * Number(row.share)) / most : 0}%` } })), percent(row.share)]) },
   ]);
 }
 
@@ -62,7 +69,7 @@ function samples(list) {
     const text = typeof value === "object" ? JSON.stringify(value) : String(value);
     return h("span", { class: "cut", title: text }, text);
   };
-  return table(list, names.map((name) => ({ name, isRight: /latency|duration|status/.test(name), show: show(name) })));
+  return table(list, names.map((name) => ({ name: name.replace(/_(ns)?$/, ""), isRight: /latency|duration|status/.test(name), show: show(name) })));
 }
 
 function history(incident) {
@@ -163,18 +170,22 @@ export class Incidents {
       if (box.open) this.opened.add(incident.incident_id);
       else this.opened.delete(incident.incident_id);
     });
-    const list = Array.isArray(incident.contributions) ? incident.contributions : [];
+    const all = Array.isArray(incident.contributions) ? incident.contributions : [];
+    const list = all.filter(({ role }) => role !== "symptom");
+    const symptoms = all.filter(({ role }) => role === "symptom");
     const requests = Array.isArray(incident.samples) ? incident.samples : [];
     const section = (title, content, className) => h("section", { class: className }, h("h2", {}, title), content);
     box.append(
       h("summary", {},
         severityTag(incident),
-        h("span", { class: "what" }, h("strong", {}, incident.service || "unknown"), " ", h("span", { class: "soft" }, incident.summary)),
+        h("span", { class: "what" }, headline(incident)),
         h("span", { class: "when", "data-when": incident.incident_id }, this.when(incident))),
       h("div", { class: "body" },
         section("What changed", [h("p", {}, h("strong", {}, incident.feature), " was ", h("strong", {}, featureValue(incident.feature, incident.value)), " where ", h("strong", {}, featureValue(incident.feature, incident.expected)), " was expected. Score ", score(incident.score), incident.pod ? `, pod ${incident.pod}` : "", "."),
           incident.history?.length ? [h("h3", { style: { "margin-top": "18px" } }, "History"), history(incident)] : null]),
-        list.length ? section("Contributions", contributions(list)) : null,
+        list.length || symptoms.length ? section("Contributions", [
+          list.length ? contributions(list) : null,
+          symptoms.length ? [h("h3", { style: { "margin-top": "18px" } }, "Who suffers from it"), contributions(symptoms)] : null]) : null,
         requests.length ? section("Requests that show it", samples(requests), "wide") : null,
         incident.pxl ? section("The script that shows it", [
           h("pre", { class: "code-block", tabindex: "0" }, incident.pxl),
