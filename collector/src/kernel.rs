@@ -290,8 +290,7 @@ pub fn wall_minus_mono_ns() -> i64 {
 fn object() -> &'static [u8] {
     #[repr(C, align(64))]
     struct Aligned<Bytes: ?Sized>(Bytes);
-    static OBJECT: &Aligned<[u8]> =
-        &Aligned(*include_bytes!("../../ebpf/undine.bpf.o"));
+    static OBJECT: &Aligned<[u8]> = &Aligned(*include_bytes!("../../ebpf/undine.bpf.o"));
     &OBJECT.0
 }
 

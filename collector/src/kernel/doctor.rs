@@ -46,13 +46,13 @@ fn kernel() -> Check {
     let name = "kernel";
     match KernelVersion::current() {
         Ok(version) => {
-            let ok = version >= KernelVersion::new(5, 15, 0);
+            let ok = version >= KernelVersion::new(5, 17, 0);
             let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
             let hooks = if version >= KernelVersion::new(6, 3, 0) { "" } else { "; uses sys_exit" };
             let found = format!("{}{hooks}", release.trim());
-            check(name, ok, found, "Undine needs Linux 5.15, and likes 6.3 or later")
+            check(name, ok, found, "Undine needs Linux 5.17, and likes 6.3 or later")
         }
-        Err(error) => check(name, false, error.to_string(), "Undine needs Linux 5.15 or later"),
+        Err(error) => check(name, false, error.to_string(), "Undine needs Linux 5.17 or later"),
     }
 }
 
@@ -69,7 +69,12 @@ fn capabilities() -> Vec<Check> {
         }
         let ok = has(bit) || (bit >= 38 && has(CAP_SYS_ADMIN));
         let found = if ok { "granted" } else { "missing" };
-        checks.push(check(name, ok, found.to_owned(), "run as root, or give the binary the right with setcap"));
+        checks.push(check(
+            name,
+            ok,
+            found.to_owned(),
+            "run as root, or give the binary the right with setcap",
+        ));
     }
     checks
 }

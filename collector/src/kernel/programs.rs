@@ -9,14 +9,14 @@ use aya::{
     programs::{ProgramError, RawTracePoint, raw_trace_point::RawTracePointLinkId},
 };
 use undine_ebpf::load::{
-    COUNTERS, Connection, KIND_CGROUP, KIND_COMM, KIND_NETNS, KIND_TGID, ListenKey,
-    ProcessVerdict, SCRATCH_PER_CPU, Settings,
+    COUNTERS, Connection, KIND_CGROUP, KIND_COMM, KIND_NETNS, KIND_TGID, ListenKey, ProcessVerdict,
+    SCRATCH_PER_CPU, Settings,
 };
 
 use super::{
     BuildError, Config, ConnectionState, ControlError, Counters, Hooks, RING_BYTES_MIN, Scope,
-    ScopeDefault, ScopeGuard, Target, Verdict, listeners, object, offsets, process_tree,
-    ring, scope::Resolved,
+    ScopeDefault, ScopeGuard, Target, Verdict, listeners, object, offsets, process_tree, ring,
+    scope::Resolved,
 };
 
 /// Most rounds in which the descendants of a process are looked for; each finds those that were
@@ -160,7 +160,8 @@ pub fn probe_report() -> Result<Vec<ProbeReport>, BuildError> {
     let mut reports: Vec<_> =
         SOCKET_LENGTH.iter().chain(&OTHERS).map(|probe| programs.attach(probe)).collect();
     for probe in &SYS_EXIT {
-        let outcome = programs.load(probe).map_or_else(|error| outcome_of(&error), |()| Outcome::Standby);
+        let outcome =
+            programs.load(probe).map_or_else(|error| outcome_of(&error), |()| Outcome::Standby);
         reports.push(report(probe, outcome));
     }
     Ok(reports)
@@ -184,7 +185,8 @@ fn load_object(config: &Config) -> Result<(Programs, RingBuf<MapData>), BuildErr
     let ring = take(&mut ebpf, "RING")?;
     // Numbers of connections go on where those of an earlier start cannot have come.
     // The map is only borrowed: it must stay open until the programs are loaded.
-    let next = ebpf.map_mut("NEXT_CONN").ok_or(BuildError::Map { name: "NEXT_CONN", source: None })?;
+    let next =
+        ebpf.map_mut("NEXT_CONN").ok_or(BuildError::Map { name: "NEXT_CONN", source: None })?;
     let mut next = Array::<&mut MapData, u64>::try_from(next).map_err(map_error("NEXT_CONN"))?;
     let first = ring::clock_ns(libc::CLOCK_BOOTTIME).cast_unsigned().max(1);
     next.set(0, first, 0).map_err(map_error("NEXT_CONN"))?;
@@ -314,7 +316,8 @@ impl Programs {
     }
 
     pub(super) fn take_closed(&mut self) -> Result<Vec<ConnectionState>, ControlError> {
-        let ended = self.closed.iter().collect::<Result<Vec<_>, _>>().map_err(unusable("CLOSED"))?;
+        let ended =
+            self.closed.iter().collect::<Result<Vec<_>, _>>().map_err(unusable("CLOSED"))?;
         for (conn, _) in &ended {
             self.closed.remove(conn).map_err(unusable("CLOSED"))?;
         }

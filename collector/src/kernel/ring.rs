@@ -50,7 +50,12 @@ impl RingReader {
         let mut event = libc::epoll_event { events, u64: 0 };
         // SAFETY: `event` lives through the call.
         let added = unsafe {
-            libc::epoll_ctl(epoll.as_raw_fd(), libc::EPOLL_CTL_ADD, ring.as_raw_fd(), &raw mut event)
+            libc::epoll_ctl(
+                epoll.as_raw_fd(),
+                libc::EPOLL_CTL_ADD,
+                ring.as_raw_fd(),
+                &raw mut event,
+            )
         };
         if added < 0 {
             return Err(io::Error::last_os_error());

@@ -79,9 +79,7 @@ pub enum ScopeGuard {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TargetParseError {
     /// No known kind before the colon.
-    #[error(
-        "`{0}` is not a target; write pid:NUMBER, cgroup:PATH, netns:PATH or comm:NAME"
-    )]
+    #[error("`{0}` is not a target; write pid:NUMBER, cgroup:PATH, netns:PATH or comm:NAME")]
     Kind(String),
     /// Not a process id.
     #[error("`{0}` is not a process id; write pid: and a number from 1")]
@@ -130,7 +128,9 @@ pub enum ScopeError {
         source: io::Error,
     },
     /// The file is something else.
-    #[error("cannot watch {0}: it is not a network namespace; name a file such as /run/netns/NAME or /proc/PID/ns/net")]
+    #[error(
+        "cannot watch {0}: it is not a network namespace; name a file such as /run/netns/NAME or /proc/PID/ns/net"
+    )]
     NotNetns(Target),
 }
 
@@ -199,8 +199,10 @@ impl Target {
             Self::Pid(pid) if process_tree::is_process(*pid) => Ok(Resolved::Process(*pid)),
             Self::Pid(_) => Err(ScopeError::NoProcess(self.clone())),
             Self::Cgroup(path) => {
-                let directory = cgroups::directory(path).map_err(|cause| self.unusable(path, cause))?;
-                let id = cgroups::id(&directory).map_err(|cause| self.unusable(&directory, cause))?;
+                let directory =
+                    cgroups::directory(path).map_err(|cause| self.unusable(path, cause))?;
+                let id =
+                    cgroups::id(&directory).map_err(|cause| self.unusable(&directory, cause))?;
                 Ok(Resolved::Cgroup(id, directory))
             }
             Self::Netns(path) => self.resolve_netns(path),
@@ -242,7 +244,9 @@ impl Resolved {
             Self::Comm(padded) => {
                 let name = padded.split(|byte| *byte == 0).next().unwrap_or_default();
                 let mut all = process_tree::all();
-                all.retain(|pid| process_tree::comm(*pid).is_some_and(|comm| comm.as_bytes() == name));
+                all.retain(|pid| {
+                    process_tree::comm(*pid).is_some_and(|comm| comm.as_bytes() == name)
+                });
                 all
             }
         }
@@ -294,7 +298,10 @@ mod tests {
     #[test]
     fn a_target_is_what_its_text_says() {
         for text in ["pid:1", "cgroup:/a/b", "netns:/run/netns/x", "comm:nginx"] {
-            assert_eq!(text.parse::<Target>().map(|target| target.to_string()), Ok(text.to_owned()));
+            assert_eq!(
+                text.parse::<Target>().map(|target| target.to_string()),
+                Ok(text.to_owned())
+            );
         }
         let errors = ["nginx", "pid:x", "pid:0", "pid:", "port:80", "comm:a-name-of-16-byte"];
         for text in errors {

@@ -1,1 +1,479 @@
+//! On the real kernel: a child process in a cgroup and a network namespace of its own is the only
+//! one in scope, and says itself what it sent and received.
+#![expect(unsafe_code, reason = "every flavour of socket call is made as the C library has it")]
 
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{BufRead, BufReader, Write as _},
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use undine_ebpf::{
+    ConnInfo, ConnTotals, Direction, EGRESS, FLAG_BYPASSED, FLAG_CONTINUED, FLAG_TRUNCATED, Header,
+    INGRESS, Kind, PAYLOAD_BYTES_MAX,
+};
+
+use super::{
+    BuildError, Config, Counters, Hooks, KernelSource, Outcome, Scope, ScopeDefault, ScopeError,
+    ScopeGuard, Target, Verdict, cgroups, check_host, probe_report,
+};
+
+mod flavours;
+
+/// Kernel tests run one at a time.
+static ALONE: Mutex<()> = Mutex::new(());
+
+const WAIT: Duration = Duration::from_millis(2);
+
+/// Waits for its turn, or says why the test cannot run here.
+fn turn() -> Option<MutexGuard<'static, ()>> {
+    let guard = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let missing: Vec<_> = check_host().into_iter().filter(|check| !check.ok).collect();
+    if missing.is_empty() {
+        return Some(guard);
+    }
+    println!("skipped: {missing:?}");
+    None
+}
+
+/// A cgroup of the test's own.
+struct Cgroup(PathBuf);
+
+impl Cgroup {
+    fn new(name: &str) -> Self {
+        let mount = cgroups::unified_mount().unwrap().unwrap();
+        let directory = mount.join(format!("undine-test-{}-{name}", std::process::id()));
+        fs::create_dir(&directory).unwrap();
+        Self(directory)
+    }
+
+    fn take(&self, child: &Program) {
+        fs::write(self.0.join("cgroup.procs"), child.child.id().to_string()).unwrap();
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        if let Err(error) = fs::write(self.0.join("cgroup.kill"), "1") {
+            println!("cannot end the processes in {}: {error}", self.0.display());
+        }
+        let gone = || {
+            !fs::read_to_string(self.0.join("cgroup.events"))
+                .is_ok_and(|text| text.contains("populated 1"))
+        };
+        for _ in 0..1000 {
+            if gone() {
+                break;
+            }
+            std::thread::yield_now();
+        }
+        // The last process may take a moment to leave.
+        if let Err(error) = fs::remove_dir(&self.0) {
+            println!("cannot remove {}: {error}", self.0.display());
+        }
+    }
+}
+
+/// This test program again, as a child that plays a part when it is told to.
+struct Program {
+    child: Child,
+    output: BufReader<std::process::ChildStdout>,
+}
+
+impl Program {
+    fn start() -> Self {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "kernel::tests::plays_a_part", "--ignored", "--nocapture"])
+            .args(["--test-threads", "1"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let output = BufReader::new(child.stdout.take().unwrap());
+        let mut program = Self { child, output };
+        program.hear("ready");
+        program
+    }
+
+    fn tell(&mut self, line: &str) {
+        writeln!(self.child.stdin.as_mut().unwrap(), "{line}").unwrap();
+    }
+
+    /// Waits for a line that begins with `word` and gives the numbers after it.
+    fn hear(&mut self, word: &str) -> Vec<u64> {
+        loop {
+            let mut line = String::new();
+            assert_ne!(
+                self.output.read_line(&mut line).unwrap(),
+                0,
+                "the child ended before {word}"
+            );
+            // The test harness may have begun the line.
+            if let Some((_, numbers)) = line.split_once(&format!("#{word}")) {
+                return numbers.split_whitespace().map(|number| number.parse().unwrap()).collect();
+            }
+        }
+    }
+
+    fn end(mut self) {
+        drop(self.child.stdin.take());
+        self.child.wait().unwrap();
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        drop(self.child.stdin.take());
+        let _ended = self.child.kill();
+        let _reaped = self.child.wait();
+    }
+}
+
+/// What the children do; not a test of its own.
+#[test]
+#[ignore = "the part of a child process"]
+fn plays_a_part() {
+    flavours::enter_network();
+    println!("#ready");
+    for line in std::io::stdin().lock().lines() {
+        let line = line.unwrap();
+        let numbers = match line.split(' ').collect::<Vec<_>>()[..] {
+            ["flavours", uring] => flavours::all(uring == "uring"),
+            ["many", count, bytes] => {
+                flavours::many(count.parse().unwrap(), bytes.parse().unwrap())
+            }
+            ["spawn"] => {
+                let status = Command::new("/bin/true").status().unwrap();
+                vec![u64::from(status.success())]
+            }
+            _ => panic!("no part is called {line}"),
+        };
+        let numbers: Vec<_> = numbers.iter().map(u64::to_string).collect();
+        println!("#done {}", numbers.join(" "));
+    }
+}
+
+/// A message of the ring, kept.
+struct Message {
+    header: Header,
+    body: Vec<u8>,
+}
+
+impl Message {
+    fn of(bytes: &[u8]) -> Self {
+        // SAFETY: a header is plain numbers, and the length is checked.
+        let header = unsafe {
+            assert!(bytes.len() >= size_of::<Header>());
+            bytes.as_ptr().cast::<Header>().read_unaligned()
+        };
+        Self { header, body: bytes[size_of::<Header>()..].to_vec() }
+    }
+
+    fn kind(&self) -> Kind {
+        Kind::from_raw(self.header.kind).unwrap()
+    }
+
+    fn read<T: Copy>(&self) -> T {
+        assert!(self.body.len() >= size_of::<T>());
+        // SAFETY: bodies are plain numbers, and the length is checked.
+        unsafe { self.body.as_ptr().cast::<T>().read_unaligned() }
+    }
+}
+
+fn only(include: Vec<Target>, hooks: Option<Hooks>, ring_bytes: u32) -> Config {
+    let scope = Scope { default: ScopeDefault::TargetsOnly, include, exclude: Vec::new() };
+    Config { scope, guard: ScopeGuard::Required, ring_bytes, connections_max: 1024, hooks }
+}
+
+/// Reads until every message that was emitted has been read.
+fn drain(kernel: &mut KernelSource, into: &mut Vec<Message>) -> Counters {
+    loop {
+        let counters = kernel.control().counters().unwrap();
+        kernel.poll(WAIT, &mut |bytes| into.push(Message::of(bytes)));
+        if kernel.consumed() >= counters.emitted() {
+            return counters;
+        }
+    }
+}
+
+/// The connections in `messages`: how they began, their data, and how they ended.
+#[derive(Default)]
+struct Seen<'a> {
+    open: Option<ConnInfo>,
+    data: [Vec<&'a Message>; 2],
+    close: Option<ConnTotals>,
+}
+
+fn connections(messages: &[Message]) -> BTreeMap<u64, Seen<'_>> {
+    let mut all = BTreeMap::<u64, Seen<'_>>::new();
+    for message in messages {
+        let seen = match message.kind() {
+            Kind::Data | Kind::Open | Kind::Close => all.entry(message.header.conn).or_default(),
+            _ => continue,
+        };
+        match message.kind() {
+            Kind::Open => seen.open = Some(message.read()),
+            Kind::Close => seen.close = Some(message.read()),
+            _ => seen.data[usize::from(message.header.direction)].push(message),
+        }
+    }
+    all
+}
+
+/// Checks that messages follow each other without a gap and hold what the child sent.
+fn check_stream(messages: &[&Message]) -> Direction {
+    let mut sum = Direction::default();
+    for message in messages {
+        let header = &message.header;
+        assert_eq!(header.pos, sum.bytes, "{header:?}");
+        if header.flags & FLAG_CONTINUED == 0 {
+            sum.operations += 1;
+        }
+        let payload = &message.body[..header.captured as usize];
+        for (at, byte) in (header.pos..).zip(payload) {
+            assert_eq!(*byte, flavours::byte_at(at), "at {at} of {header:?}");
+        }
+        let missing = u64::from(header.len - header.captured);
+        sum.bytes += u64::from(header.len);
+        sum.captured_bytes += u64::from(header.captured);
+        if header.flags & FLAG_BYPASSED != 0 {
+            sum.bypassed_bytes += missing;
+        } else {
+            assert_eq!(missing != 0, header.flags & FLAG_TRUNCATED != 0);
+            sum.truncated_bytes += missing;
+        }
+    }
+    sum
+}
+
+fn run_flavours(hooks: Hooks) -> Option<(Vec<u64>, [Direction; 2])> {
+    let _alone = turn()?;
+    let cgroup = Cgroup::new("flavours");
+    let mut program = Program::start();
+    cgroup.take(&program);
+    let targets = vec![Target::Cgroup(cgroup.0.clone())];
+    let mut kernel = only(targets, Some(hooks), 8 << 20).build().unwrap();
+    assert_eq!(kernel.control().hooks(), hooks);
+    program.tell(if hooks == Hooks::SocketLength { "flavours uring" } else { "flavours plain" });
+    let said = program.hear("done");
+    let mut messages = Vec::new();
+    drain(&mut kernel, &mut messages);
+    let pid = program.child.id();
+    program.end();
+    let counters = drain(&mut kernel, &mut messages);
+    assert_eq!((counters.dropped, counters.faults), (0, 0));
+    assert!(
+        messages.iter().all(|message| message.header.tgid == pid),
+        "only the child is in scope"
+    );
+
+    let all = connections(&messages);
+    assert_eq!(all.len(), 2, "two ends of one connection");
+    let end = |role: u8| {
+        all.values().find(|seen| seen.open.is_some_and(|open| open.role == role)).unwrap()
+    };
+    let (client, server) = (end(1), end(2));
+    let (c, s) = (client.open.unwrap(), server.open.unwrap());
+    assert_eq!((c.local_port, c.remote_port), (s.remote_port, s.local_port));
+    assert_eq!((c.family, c.protocol, c.local_addr[..4].to_vec()), (2, 6, vec![127, 0, 0, 1]));
+    assert_eq!(c.netns, s.netns);
+    let sent = check_stream(&client.data[usize::from(EGRESS)]);
+    let received = check_stream(&server.data[usize::from(INGRESS)]);
+    // Both directions were checked against the messages; the kernel's own totals agree.
+    assert_eq!(client.close.unwrap().directions[usize::from(EGRESS)], sent);
+    assert_eq!(server.close.unwrap().directions[usize::from(INGRESS)], received);
+    assert_eq!(counters.operations, sent.operations + received.operations);
+    assert_eq!(counters.operation_bytes, sent.bytes + received.bytes);
+    assert!(kernel.control().connections().unwrap().is_empty());
+    Some((said, [received, sent]))
+}
+
+#[test]
+fn every_flavour_of_socket_call_is_seen_to_the_last_byte() {
+    let Some((said, [received, sent])) = run_flavours(Hooks::SocketLength) else { return };
+    let [bytes, operations_out, operations_in, bypassed_out, bypassed_in, beyond] = said[..] else {
+        panic!("{said:?}")
+    };
+    assert_eq!((sent.bytes, received.bytes), (bytes, bytes));
+    assert_eq!((sent.operations, received.operations), (operations_out, operations_in));
+    assert_eq!((sent.bypassed_bytes, received.bypassed_bytes), (bypassed_out, bypassed_in));
+    assert_eq!(sent.truncated_bytes, beyond);
+}
+
+#[test]
+fn sys_exit_sees_the_same_bytes_where_the_tracepoints_are_missing() {
+    let Some((said, [received, sent])) = run_flavours(Hooks::SysExit) else { return };
+    let [bytes, .., beyond] = said[..] else { panic!("{said:?}") };
+    assert_eq!((sent.bytes, received.bytes), (bytes, bytes));
+    assert_eq!(sent.truncated_bytes, beyond);
+}
+
+#[test]
+fn a_full_ring_loses_messages_but_never_count_of_them() {
+    let Some(_alone) = turn() else { return };
+    let cgroup = Cgroup::new("ring");
+    let mut program = Program::start();
+    cgroup.take(&program);
+    let targets = vec![Target::Cgroup(cgroup.0.clone())];
+    let mut kernel = only(targets, None, 64 * 1024).build().unwrap();
+    let mut messages = Vec::new();
+    // Nobody reads during the first round, so the ring is full when the connection ends.
+    program.tell("many 5000 300");
+    program.hear("done");
+    let closed = kernel.control().take_closed().unwrap();
+    assert!(kernel.control().take_closed().unwrap().is_empty(), "an end is told once");
+    drain(&mut kernel, &mut messages);
+    // What is left of the ring may hold one of them.
+    let told = messages.iter().filter(|message| message.kind() == Kind::Close).count();
+    assert_eq!(closed.len() + told, 2);
+    assert!(!closed.is_empty());
+    program.tell("many 20000 300");
+    let said = program.hear("done");
+    program.end();
+    let counters = drain(&mut kernel, &mut messages);
+    println!("{counters:?}");
+    assert!(counters.dropped > 0);
+    assert_eq!(counters.emitted(), messages.len() as u64);
+    for cpu in kernel.control().counters_per_cpu().unwrap() {
+        assert!(cpu.dropped <= cpu.attempts);
+    }
+    assert_eq!(counters.operations, 2 * 5000 + said[1] + said[2]);
+    let data: Vec<_> = messages.iter().filter(|message| message.kind() == Kind::Data).collect();
+    assert_eq!(counters.operations, data.len() as u64 + counters.dropped_operations);
+    let covered: u64 = data.iter().map(|message| u64::from(message.header.len)).sum();
+    assert_eq!(counters.operation_bytes, covered + counters.dropped_bytes);
+    // Per connection, too.
+    let told = connections(&messages);
+    let mut ends: BTreeMap<u64, ConnTotals> =
+        told.iter().filter_map(|(conn, seen)| Some((*conn, seen.close?))).collect();
+    ends.extend(closed.iter().map(|state| (state.conn, state.totals)));
+    let late = kernel.control().take_closed().unwrap();
+    ends.extend(late.iter().map(|state| (state.conn, state.totals)));
+    assert!(ends.len() >= 2);
+    for (conn, totals) in &ends {
+        for (direction, totals) in totals.directions.iter().enumerate() {
+            let whole = totals.captured_bytes
+                + totals.truncated_bytes
+                + totals.dropped_bytes
+                + totals.bypassed_bytes;
+            assert_eq!(totals.bytes, whole, "{conn} {totals:?}");
+            let seen = told.get(conn).map_or(0, |seen| seen.data[direction].len() as u64);
+            assert_eq!(totals.operations, seen + totals.dropped_messages);
+        }
+    }
+}
+
+#[test]
+fn who_is_not_in_scope_is_not_seen() {
+    let Some(_alone) = turn() else { return };
+    let cgroup = Cgroup::new("scope");
+    let (mut inside, mut outside) = (Program::start(), Program::start());
+    cgroup.take(&inside);
+    let targets = vec![Target::Cgroup(cgroup.0.clone())];
+    let mut kernel = only(targets, None, 1 << 20).build().unwrap();
+    let control = kernel.control();
+    let mut messages = Vec::new();
+    let mut round = |kernel: &mut KernelSource, inside: &mut Program, outside: &mut Program| {
+        for program in [&mut *inside, &mut *outside] {
+            program.tell("many 10 10");
+            program.hear("done");
+        }
+        messages.clear();
+        drain(kernel, &mut messages);
+        let of = |program: &Program| {
+            messages.iter().filter(|message| message.header.tgid == program.child.id()).count()
+        };
+        (of(inside), of(outside), messages.len())
+    };
+    // Two ends, each with an Open, ten Data and a Close.
+    assert_eq!(round(&mut kernel, &mut inside, &mut outside), (24, 0, 24));
+    let other = Target::Pid(outside.child.id());
+    control.add_target(&other, Verdict::Include).unwrap();
+    assert_eq!(round(&mut kernel, &mut inside, &mut outside), (24, 24, 48));
+    // What is excluded is not watched, whatever includes it.
+    let own = Target::Pid(inside.child.id());
+    control.add_target(&own, Verdict::Exclude).unwrap();
+    assert_eq!(round(&mut kernel, &mut inside, &mut outside), (0, 24, 24));
+    control.remove_target(&own).unwrap();
+    control.remove_target(&other).unwrap();
+    assert_eq!(round(&mut kernel, &mut inside, &mut outside), (24, 0, 24));
+    let unknown = control.add_target(&Target::Comm("sh".to_owned()), Verdict::Include);
+    assert!(unknown.is_err(), "the guard holds for a running scope too");
+}
+
+#[test]
+fn a_network_namespace_is_a_target() {
+    let Some(_alone) = turn() else { return };
+    let mut program = Program::start();
+    let pid = program.child.id();
+    // The part is played on a thread of its own, which alone is in the namespace.
+    let namespace = fs::read_dir(format!("/proc/{pid}/task"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path().join("ns/net"))
+        .find(|path| fs::read_link(path).unwrap() != fs::read_link("/proc/self/ns/net").unwrap())
+        .unwrap();
+    let mut kernel = only(vec![Target::Netns(namespace)], None, 1 << 20).build().unwrap();
+    program.tell("many 10 10");
+    program.hear("done");
+    let mut messages = Vec::new();
+    drain(&mut kernel, &mut messages);
+    assert_eq!(messages.len(), 24);
+    assert!(messages.iter().all(|message| message.header.tgid == pid));
+}
+
+#[test]
+fn children_of_a_target_are_in_scope_from_birth_to_end() {
+    let Some(_alone) = turn() else { return };
+    let mut program = Program::start();
+    let pid = program.child.id();
+    let mut kernel = only(vec![Target::Pid(pid)], None, 1 << 20).build().unwrap();
+    program.tell("spawn");
+    assert_eq!(program.hear("done"), [1]);
+    let mut messages = Vec::new();
+    drain(&mut kernel, &mut messages);
+    let of_child: Vec<_> =
+        messages.iter().filter(|message| message.header.tgid != pid).map(Message::kind).collect();
+    assert_eq!(of_child, [Kind::Fork, Kind::Exec, Kind::Exit]);
+    let info: undine_ebpf::ProcessInfo =
+        messages.iter().find(|message| message.kind() == Kind::Exec).map(Message::read).unwrap();
+    assert_eq!(info.parent_tgid, pid);
+    assert_eq!(info.comm[..5], *b"true\0");
+    assert!(messages.iter().all(|message| message.header.process_start_ns > 0));
+}
+
+#[test]
+fn a_scope_that_is_too_wide_loads_nothing() {
+    let mut config = only(Vec::new(), None, 1 << 20);
+    config.scope.default = ScopeDefault::WholeHost;
+    assert!(matches!(config.build(), Err(BuildError::Scope(ScopeError::WholeHost))));
+    let nobody = only(Vec::new(), None, 1 << 20).build();
+    assert!(matches!(nobody, Err(BuildError::Scope(ScopeError::NoTarget))));
+    let own = vec![Target::Pid(std::process::id())];
+    assert!(matches!(only(own, None, 100_000).build(), Err(BuildError::RingBytes(100_000))));
+}
+
+#[test]
+fn every_probe_runs_or_says_why_not() {
+    let Some(_alone) = turn() else { return };
+    let reports = probe_report().unwrap();
+    assert_eq!(reports.len(), 8);
+    for report in reports {
+        let runs = matches!(report.outcome, Outcome::Attached | Outcome::Standby);
+        assert_eq!(runs, report.remedy.is_empty(), "{report:?}");
+    }
+}
+
+#[test]
+fn a_message_has_room_for_what_one_may_carry() {
+    assert_eq!(PAYLOAD_BYTES_MAX, 16 * 1024);
+    let object = super::object();
+    assert_eq!(object.as_ptr() as usize % 64, 0);
+    for place in ["/home/", "/root/", "/work", ".cargo"] {
+        let inside = object.windows(place.len()).any(|window| window == place.as_bytes());
+        assert!(!inside, "the kernel object holds a path of the machine that built it: {place}");
+    }
+}

@@ -9,8 +9,8 @@ use aya_ebpf::{
 use undine_ebpf::{
     Counter,
     load::{
-        CLOSED_MAX, COUNTERS as COUNTERS_LEN, Connection, LISTEN_PORTS_MAX, ListenKey, OFFSETS as OFFSETS_LEN,
-        Offset, ProcessVerdict, Scratch, Settings, TARGETS_MAX,
+        CLOSED_MAX, COUNTERS as COUNTERS_LEN, Connection, LISTEN_PORTS_MAX, ListenKey,
+        OFFSETS as OFFSETS_LEN, Offset, ProcessVerdict, Scratch, Settings, TARGETS_MAX,
     },
 };
 
@@ -19,7 +19,8 @@ use undine_ebpf::{
 pub(crate) static RING: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
 /// See [`Counter`].
 #[map]
-pub(crate) static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTERS_LEN as u32, 0);
+pub(crate) static COUNTERS: PerCpuArray<u64> =
+    PerCpuArray::with_max_entries(COUNTERS_LEN as u32, 0);
 /// Open connections by the address of their socket.
 #[map]
 pub(crate) static CONNECTIONS: HashMap<u64, Connection> = HashMap::with_max_entries(1024, 0);
@@ -37,7 +38,8 @@ pub(crate) static SCRATCH: Array<Scratch> = Array::with_max_entries(2, 0);
 pub(crate) static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
 /// Processes with a verdict of their own.
 #[map]
-pub(crate) static SCOPE_TGID: HashMap<u32, ProcessVerdict> = HashMap::with_max_entries(TARGETS_MAX, 0);
+pub(crate) static SCOPE_TGID: HashMap<u32, ProcessVerdict> =
+    HashMap::with_max_entries(TARGETS_MAX, 0);
 /// Cgroups with a verdict, by their id.
 #[map]
 pub(crate) static SCOPE_CGROUP: HashMap<u64, u32> = HashMap::with_max_entries(TARGETS_MAX, 0);
@@ -49,10 +51,12 @@ pub(crate) static SCOPE_NETNS: HashMap<u32, u32> = HashMap::with_max_entries(TAR
 pub(crate) static SCOPE_COMM: HashMap<[u64; 2], u32> = HashMap::with_max_entries(TARGETS_MAX, 0);
 /// How many sockets listen on a port.
 #[map]
-pub(crate) static LISTEN_PORTS: HashMap<ListenKey, u64> = HashMap::with_max_entries(LISTEN_PORTS_MAX, 0);
+pub(crate) static LISTEN_PORTS: HashMap<ListenKey, u64> =
+    HashMap::with_max_entries(LISTEN_PORTS_MAX, 0);
 /// Listening sockets that were seen to begin, by their address.
 #[map]
-pub(crate) static LISTENERS: HashMap<u64, ListenKey> = HashMap::with_max_entries(LISTEN_PORTS_MAX, 0);
+pub(crate) static LISTENERS: HashMap<u64, ListenKey> =
+    HashMap::with_max_entries(LISTEN_PORTS_MAX, 0);
 
 #[unsafe(no_mangle)]
 static OFFSETS: [u32; OFFSETS_LEN] = [0; OFFSETS_LEN];

@@ -2,8 +2,8 @@
 
 use aya_ebpf::helpers::generated::{bpf_loop, bpf_probe_read_user};
 use undine_ebpf::{
-    CHUNKS_MAX, Counter, Direction, FLAG_BYPASSED, FLAG_CONTINUED, FLAG_FAULT, FLAG_TRUNCATED, Kind,
-    PAYLOAD_BYTES_MAX,
+    CHUNKS_MAX, Counter, Direction, FLAG_BYPASSED, FLAG_CONTINUED, FLAG_FAULT, FLAG_TRUNCATED,
+    Kind, PAYLOAD_BYTES_MAX,
     load::{Connection, SCRATCH_PER_CPU, Scratch},
 };
 
@@ -88,7 +88,8 @@ impl Operation {
         let state = output.state();
         // SAFETY: the state lies in the scratch memory.
         unsafe {
-            *state = State { buffer: Buffer::contiguous(0, 0), len, start, done: 0, used: 0, sent: 0 };
+            *state =
+                State { buffer: Buffer::contiguous(0, 0), len, start, done: 0, used: 0, sent: 0 };
         }
         match self.buffer {
             None => output.emit(len, 0, FLAG_BYPASSED),

@@ -3,7 +3,11 @@
 //!
 //! `io_uring` and calls of 32-bit programs are not seen.
 
-use aya_ebpf::{helpers::bpf_probe_read_user, macros::raw_tracepoint, programs::RawTracePointContext};
+use aya_ebpf::{
+    helpers::{bpf_probe_read_user, generated::bpf_loop},
+    macros::raw_tracepoint,
+    programs::RawTracePointContext,
+};
 use undine_ebpf::{Counter, EGRESS, INGRESS, load::Offset};
 
 use super::{
@@ -129,19 +133,29 @@ fn socket_of(current: Current, descriptor: u64) -> Option<Sock> {
     (sock != 0).then_some(Sock(sock))
 }
 
+/// An array of `struct mmsghdr` that is being added up.
+struct Messages {
+    vector: u64,
+    total: u64,
+}
+
 /// Bytes that the first `messages` of the array at `vector` moved.
 #[inline(always)]
 fn bytes_of_messages(vector: u64, messages: u64) -> u64 {
-    let mut total = 0;
-    let mut index = 0;
-    while index < MESSAGES_MAX {
-        if index >= messages {
-            break;
-        }
-        let place = vector.wrapping_add(index * MMSGHDR_BYTES + MMSGHDR_LEN);
-        // SAFETY: the helper checks the address.
-        total += u64::from(unsafe { bpf_probe_read_user(place as *const u32) }.unwrap_or_default());
-        index += 1;
+    let mut sum = Messages { vector, total: 0 };
+    let messages = if messages > MESSAGES_MAX { MESSAGES_MAX } else { messages };
+    // SAFETY: the helper calls `add_message` with this context and nothing else, while it lives.
+    unsafe { bpf_loop(messages as u32, add_message as *mut _, (&raw mut sum).cast(), 0) };
+    sum.total
+}
+
+/// Adds the length of message `index`.
+unsafe extern "C" fn add_message(index: u32, sum: *mut Messages) -> i64 {
+    // SAFETY: see `bytes_of_messages`; the helper checks the address in the process.
+    unsafe {
+        let place = (*sum).vector.wrapping_add(u64::from(index) * MMSGHDR_BYTES + MMSGHDR_LEN);
+        let len = bpf_probe_read_user(place as *const u32).unwrap_or_default();
+        (*sum).total += u64::from(len);
     }
-    total
+    0
 }

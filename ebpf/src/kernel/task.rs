@@ -1,6 +1,12 @@
 //! The task on whose behalf a program runs, and others.
 
-use aya_ebpf::{bindings::task_struct, helpers::{bpf_get_current_pid_tgid, generated::{bpf_get_current_cgroup_id, bpf_get_current_task_btf, bpf_task_pt_regs}}};
+use aya_ebpf::{
+    bindings::task_struct,
+    helpers::{
+        bpf_get_current_pid_tgid,
+        generated::{bpf_get_current_cgroup_id, bpf_get_current_task_btf, bpf_task_pt_regs},
+    },
+};
 use undine_ebpf::load::Offset;
 
 use super::fields::read;
