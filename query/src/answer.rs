@@ -108,7 +108,10 @@ impl std::fmt::Display for Note {
                 show(until.get())
             ),
             Self::Templated { table, column, template } => {
-                write!(f, "{table}: {column} stands for {template}, since older rows are summarised")
+                write!(
+                    f,
+                    "{table}: {column} stands for {template}, since older rows are summarised"
+                )
             }
             Self::SummariesStart { table, from } => {
                 write!(f, "{table}: nothing is kept from before {}", show(from.get()))

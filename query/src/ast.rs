@@ -23,10 +23,19 @@ pub(crate) struct Script {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Stmt {
     /// `import px as p`: the module and the name it gets.
-    Import { module: Name, name: Name },
+    Import {
+        module: Name,
+        name: Name,
+    },
     /// `from px import now as n`.
-    From { module: Name, names: Vec<(Name, Name)> },
-    Assign { target: Target, value: ExprAt },
+    From {
+        module: Name,
+        names: Vec<(Name, Name)>,
+    },
+    Assign {
+        target: Target,
+        value: ExprAt,
+    },
     Def(Arc<Def>),
     Return(Option<ExprAt>),
     Expr(ExprAt),
@@ -37,9 +46,15 @@ pub(crate) enum Stmt {
 pub(crate) enum Target {
     Name(Name),
     /// `base.attr = …`
-    Attribute { base: Name, attr: Name },
+    Attribute {
+        base: Name,
+        attr: Name,
+    },
     /// `base[key] = …`
-    Item { base: Name, key: ExprAt },
+    Item {
+        base: Name,
+        key: ExprAt,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq)]

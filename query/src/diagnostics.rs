@@ -35,11 +35,7 @@ pub struct Diagnostic {
 }
 
 impl Diagnostic {
-    pub(crate) fn new(
-        range: Range,
-        message: impl Into<String>,
-        label: impl Into<String>,
-    ) -> Self {
+    pub(crate) fn new(range: Range, message: impl Into<String>, label: impl Into<String>) -> Self {
         Self { range, message: message.into(), label: label.into(), help: None }
     }
 
@@ -165,7 +161,8 @@ pub(crate) fn closest<'a>(
     name: &str,
     candidates: impl IntoIterator<Item = &'a str>,
 ) -> Option<&'a str> {
-    let limit = (name.chars().count() / 3).max(1);
+    let length = name.chars().count();
+    let limit = (length / 3).max(usize::from(length > 2));
     candidates
         .into_iter()
         .map(|candidate| (edit_distance(name, candidate, limit), candidate))

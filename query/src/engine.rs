@@ -114,7 +114,9 @@ pub enum Error {
     #[error("the run took longer than {0:?}; ask for a shorter range or fewer columns")]
     Timeout(Duration),
     /// The run needs more memory than there is.
-    #[error("the run needs more than the {bytes_max} bytes of memory that queries may use; ask for a shorter range or fewer columns")]
+    #[error(
+        "the run needs more than the {bytes_max} bytes of memory that queries may use; ask for a shorter range or fewer columns"
+    )]
     Memory {
         /// The limit over all runs.
         bytes_max: usize,
@@ -247,7 +249,8 @@ impl Engine {
                     let table = run.table(String::new(), relation).await?;
                     let rows = table.rows();
                     let messages = otel::build(spec, relation, &table.batches);
-                    let endpoint = spec.endpoint.clone().or_else(|| request.plugin_endpoint.clone());
+                    let endpoint =
+                        spec.endpoint.clone().or_else(|| request.plugin_endpoint.clone());
                     answer.exports.push(Export {
                         endpoint,
                         metrics: messages.metrics,
@@ -328,10 +331,10 @@ impl Engine {
         let snapshot = planner.snapshot(&tables::PROCESSES);
         let everything = Span { from: i64::MIN, until: i64::MAX };
         let mut origin = Origin::default();
-        let fields = ["cmdline", "service", "pod", "namespace", "node", "container", "container_id"];
+        let fields =
+            ["cmdline", "service", "pod", "namespace", "node", "container", "container_id"];
         let collected = async {
-            let rows =
-                planner.rows_in(&tables::PROCESSES, &snapshot, everything, &mut origin)?;
+            let rows = planner.rows_in(&tables::PROCESSES, &snapshot, everything, &mut origin)?;
             let columns = ["time_", "upid"].into_iter().chain(fields).map(bare);
             let plan = LogicalPlanBuilder::from(rows).project(columns)?.build()?;
             planner.execute(plan).await
@@ -349,7 +352,8 @@ impl Engine {
                 if !newer || (known.is_none() && processes.len() == PROCESSES_MAX) {
                     continue;
                 }
-                let text = |at: usize| batch.column(at + 2).as_string::<i32>().value(row).to_owned();
+                let text =
+                    |at: usize| batch.column(at + 2).as_string::<i32>().value(row).to_owned();
                 let process = Process {
                     cmdline: text(0),
                     service: text(1),
@@ -367,9 +371,7 @@ impl Engine {
 
     pub(crate) fn run_error(&self, fault: Fault) -> Error {
         match fault {
-            Fault::Script(diagnostic) => {
-                Error::Script(Diagnostics::new("", vec![diagnostic]))
-            }
+            Fault::Script(diagnostic) => Error::Script(Diagnostics::new("", vec![diagnostic])),
             Fault::Engine(error) => match error.find_root() {
                 DataFusionError::ResourcesExhausted(_) => Error::Memory {
                     bytes_max: self.inner.config.memory_bytes_max,

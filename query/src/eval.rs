@@ -195,9 +195,10 @@ impl<'a> Evaluator<'a> {
         let name = match stmt {
             Stmt::Import { name, .. } => name,
             Stmt::Assign { target: Target::Name(name), .. } => name,
-            Stmt::Assign { target: Target::Attribute { base, .. } | Target::Item { base, .. }, .. } => {
-                base
-            }
+            Stmt::Assign {
+                target: Target::Attribute { base, .. } | Target::Item { base, .. },
+                ..
+            } => base,
             Stmt::Def(def) => &def.name,
             Stmt::From { .. } | Stmt::Return(_) | Stmt::Expr(_) => return,
         };
@@ -306,7 +307,9 @@ impl<'a> Evaluator<'a> {
                     return Err(self.not_assignable(base, &owner));
                 };
                 let name = match arguments::names(&column, key.range).as_deref() {
-                    Some([(name, range)]) if !matches!(column, Value::List(_) | Value::Tuple(_)) => {
+                    Some([(name, range)])
+                        if !matches!(column, Value::List(_) | Value::Tuple(_)) =>
+                    {
                         At { range: *range, node: Arc::clone(name) }
                     }
                     _ => {
@@ -595,7 +598,11 @@ impl<'a> Evaluator<'a> {
             Value::Column(symbol) => {
                 let SymbolKind::Column(name) = &symbol.kind else {
                     let message = "a column cannot be called";
-                    return Err(self.fail(Diagnostic::new(callee_range, message, "not a function")));
+                    return Err(self.fail(Diagnostic::new(
+                        callee_range,
+                        message,
+                        "not a function",
+                    )));
                 };
                 let message = format!("a DataFrame has no method `{name}`");
                 let help = did_you_mean(name, Method::ALL.iter().map(|(name, _)| *name));
@@ -679,7 +686,9 @@ impl<'a> Evaluator<'a> {
         let at = function.def.params.iter().position(|other| &*other.name.node == param);
         let annotation = at.and_then(|at| function.annotations.get(at)).and_then(Option::as_ref);
         let fits = match (annotation, value) {
-            (Some(Value::Type(to)), Value::Scalar(scalar)) => to.pxl_type == scalar.value.pxl_type(),
+            (Some(Value::Type(to)), Value::Scalar(scalar)) => {
+                to.pxl_type == scalar.value.pxl_type()
+            }
             (Some(Value::Type(_)), Value::Column(_)) | (None, _) => true,
             (Some(Value::FrameType), value) => matches!(value, Value::Frame(_)),
             (Some(Value::ListType), value) => matches!(value, Value::List(_) | Value::Tuple(_)),
@@ -758,9 +767,8 @@ impl<'a> Evaluator<'a> {
             return Err(self.fail(Diagnostic::new(range, message, "no type here").help(help)));
         };
         let parsed = match annotation {
-            Value::Type(to) => parse_argument(to.pxl_type, text).map(|value| {
-                Value::Scalar(Scalar { value, semantic: to.semantic })
-            }),
+            Value::Type(to) => parse_argument(to.pxl_type, text)
+                .map(|value| Value::Scalar(Scalar { value, semantic: to.semantic })),
             Value::ListType => match parse::expression(text, self.surroundings.parse_limits) {
                 Ok(expr) => match self.expr(&expr)? {
                     list @ Value::List(_) => Some(list),

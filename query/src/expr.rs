@@ -24,11 +24,21 @@ pub(crate) enum SymbolKind {
     /// `df.ctx['key']`
     Context(Arc<str>),
     Const(Scalar),
-    Call { function: Arc<str>, args: Vec<Arc<Symbol>> },
+    Call {
+        function: Arc<str>,
+        args: Vec<Arc<Symbol>>,
+    },
     /// `px.Pod(x)`: the value stays, the meaning changes.
-    Cast { to: Annotation, operand: Arc<Symbol> },
+    Cast {
+        to: Annotation,
+        operand: Arc<Symbol>,
+    },
     /// `px.script_reference(…)`: keys and values of a JSON object.
-    ScriptReference { label: Arc<Symbol>, script: Arc<Symbol>, args: Vec<(Arc<str>, Arc<Symbol>)> },
+    ScriptReference {
+        label: Arc<Symbol>,
+        script: Arc<Symbol>,
+        args: Vec<(Arc<str>, Arc<Symbol>)>,
+    },
 }
 
 impl Symbol {

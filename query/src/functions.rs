@@ -179,11 +179,6 @@ pub(crate) fn find(name: &str) -> Option<&'static Function> {
     FUNCTIONS.get(name)
 }
 
-/// The only form of a function that has one.
-pub(crate) fn only(name: &str) -> Option<&'static Overload> {
-    find(name)?.overloads.first()
-}
-
 /// The names of all functions, sorted.
 pub(crate) fn names() -> impl Iterator<Item = &'static str> {
     FUNCTIONS.keys().copied()
@@ -223,10 +218,8 @@ pub(crate) fn meaning(overload: &Overload, args: &[SemanticType]) -> SemanticTyp
         Meaning::Is(semantic) => semantic,
         Meaning::Agreed(from) => agreed(from),
         Meaning::Quantity => match agreed(0) {
-            kept @ (St::Bytes
-            | St::ThroughputPerNs
-            | St::ThroughputBytesPerNs
-            | St::DurationNs) => kept,
+            kept
+            @ (St::Bytes | St::ThroughputPerNs | St::ThroughputBytesPerNs | St::DurationNs) => kept,
             _ => St::None,
         },
         Meaning::Quotient => match args {

@@ -24,7 +24,7 @@ pub(crate) struct Limits {
 pub(crate) fn script(source: &str, limits: Limits) -> Result<Script, Vec<Diagnostic>> {
     check_size(source, limits)?;
     let parsed = parse_unchecked(source, ParseOptions::from(Mode::Module));
-    let mut reader = Reader::new(source, limits);
+    let mut reader = Reader::new(limits);
     let Some(module) = parsed.syntax().as_module() else {
         return Err(vec![Diagnostic::new(Range::default(), "not a script", "here")]);
     };
@@ -37,7 +37,7 @@ pub(crate) fn script(source: &str, limits: Limits) -> Result<Script, Vec<Diagnos
 pub(crate) fn expression(source: &str, limits: Limits) -> Result<ExprAt, Vec<Diagnostic>> {
     check_size(source, limits)?;
     let parsed = parse_unchecked(source, ParseOptions::from(Mode::Expression));
-    let mut reader = Reader::new(source, limits);
+    let mut reader = Reader::new(limits);
     let expr = parsed.syntax().as_expression().map(|module| reader.expr(&module.body));
     reader.syntax_errors(parsed.errors());
     match expr {
@@ -95,17 +95,16 @@ struct CallSite {
     forgiven: bool,
 }
 
-struct Reader<'a> {
-    source: &'a str,
+struct Reader {
     limits: Limits,
     depth: usize,
     calls: Vec<CallSite>,
     mistakes: Vec<Diagnostic>,
 }
 
-impl<'a> Reader<'a> {
-    fn new(source: &'a str, limits: Limits) -> Self {
-        Self { source, limits, depth: 0, calls: Vec::new(), mistakes: Vec::new() }
+impl Reader {
+    fn new(limits: Limits) -> Self {
+        Self { limits, depth: 0, calls: Vec::new(), mistakes: Vec::new() }
     }
 
     fn refuse(&mut self, range: impl Into<Range>, what: &str, help: &str) {
@@ -131,9 +130,13 @@ impl<'a> Reader<'a> {
 
     /// Forgives one missing comma per call, if a keyword argument starts where it is missed.
     fn forgive_comma(&mut self, at: Range) -> bool {
-        let inside = |call: &&mut CallSite| call.range.start <= at.start && at.end <= call.range.end;
-        let innermost =
-            self.calls.iter_mut().filter(inside).min_by_key(|call| call.range.end - call.range.start);
+        let inside =
+            |call: &&mut CallSite| call.range.start <= at.start && at.end <= call.range.end;
+        let innermost = self
+            .calls
+            .iter_mut()
+            .filter(inside)
+            .min_by_key(|call| call.range.end - call.range.start);
         match innermost {
             Some(call)
                 if !call.forgiven

@@ -14,14 +14,14 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
+use datafusion::catalog::TableProvider;
+use datafusion::common::TableReference;
 use datafusion::common::{Column, DataFusionError, Result};
 use datafusion::datasource::{MemTable, provider_as_source};
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
 use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
-use datafusion::catalog::TableProvider;
 use datafusion::prelude::SessionContext;
-use datafusion::common::TableReference;
 use futures::TryStreamExt;
 use object_store::ObjectStore;
 use undine_schema::TableDef;
@@ -225,8 +225,7 @@ fn shared(roots: &[Arc<Relation>]) -> Vec<Arc<Relation>> {
     for relation in order {
         let below = relation.inputs().iter().filter_map(|i| depths.get(&i.id())).max();
         let depth = below.copied().unwrap_or(0) + 1;
-        let heavy =
-            matches!(relation.op, Op::Aggregate { .. } | Op::Join(_) | Op::Union { .. });
+        let heavy = matches!(relation.op, Op::Aggregate { .. } | Op::Join(_) | Op::Union { .. });
         let read_twice = heavy && readers.get(&relation.id()).is_some_and(|&n| n > 1);
         if read_twice || depth == PLAN_DEPTH_MAX {
             depths.insert(relation.id(), 0);

@@ -39,9 +39,10 @@ fn set(pragmas: &mut Pragmas, setting: &str, range: Range) -> Result<(), Diagnos
     };
     match key {
         "max_output_rows_per_table" => {
-            pragmas.rows_max = value.parse().map_err(|_not_a_number: std::num::ParseIntError| {
-                Diagnostic::new(range, format!("`{value}` is no number of rows"), "here")
-            })?;
+            pragmas.rows_max =
+                value.parse().map_err(|_not_a_number: std::num::ParseIntError| {
+                    Diagnostic::new(range, format!("`{value}` is no number of rows"), "here")
+                })?;
             Ok(())
         }
         "explain" | "analyze" => Ok(()),

@@ -7,9 +7,7 @@
 use std::mem::size_of_val;
 use std::sync::Arc;
 
-use arrow::array::{
-    Array, ArrayRef, AsArray, BinaryArray, BooleanArray, StringArray,
-};
+use arrow::array::{Array, ArrayRef, AsArray, BinaryArray, BooleanArray, StringArray};
 use arrow::datatypes::{DataType, Field, FieldRef, Float64Type, Int32Type, Int64Type};
 use datafusion::common::{Result, ScalarValue, exec_datafusion_err, internal_err};
 use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
@@ -64,9 +62,8 @@ fn decimal(value: f64) -> String {
 
 /// The answer of `px.quantiles`; zeros of nothing.
 fn json(sketch: &Sketch) -> String {
-    let parts = QUANTILES.map(|(name, q)| {
-        format!("\"{name}\":{}", decimal(sketch.quantile(q).unwrap_or_default()))
-    });
+    let parts = QUANTILES
+        .map(|(name, q)| format!("\"{name}\":{}", decimal(sketch.quantile(q).unwrap_or_default())));
     format!("{{{}}}", parts.join(","))
 }
 

@@ -94,12 +94,27 @@ pub(crate) enum Op {
     /// Rows that describe Undine itself.
     Listing(Listing),
     /// New visible columns; hidden ones stay.
-    Map { input: Arc<Relation>, exprs: Vec<(Arc<str>, Typed)> },
-    Filter { input: Arc<Relation>, predicate: Typed },
-    Aggregate { input: Arc<Relation>, keys: Vec<Arc<str>>, values: Vec<Aggregated> },
+    Map {
+        input: Arc<Relation>,
+        exprs: Vec<(Arc<str>, Typed)>,
+    },
+    Filter {
+        input: Arc<Relation>,
+        predicate: Typed,
+    },
+    Aggregate {
+        input: Arc<Relation>,
+        keys: Vec<Arc<str>>,
+        values: Vec<Aggregated>,
+    },
     Join(Join),
-    Head { input: Arc<Relation>, rows: usize },
-    Union { inputs: Vec<Arc<Relation>> },
+    Head {
+        input: Arc<Relation>,
+        rows: usize,
+    },
+    Union {
+        inputs: Vec<Arc<Relation>>,
+    },
 }
 
 /// Rows of a table whose time lies in a range.
@@ -275,11 +290,8 @@ impl Relations {
     }
 
     pub(crate) fn scan(&mut self, scan: Scan, range: Range) -> Result<Arc<Relation>, TooMany> {
-        let column = |def: &ColumnDef, name| Column {
-            name,
-            pxl_type: def.pxl_type,
-            semantic: def.semantic,
-        };
+        let column =
+            |def: &ColumnDef, name| Column { name, pxl_type: def.pxl_type, semantic: def.semantic };
         let columns = scan
             .columns
             .iter()
@@ -328,7 +340,12 @@ impl Relations {
         if let Op::Map { input: below, exprs: inner } = &input.op
             && let Some(fused) = fuse(inner, &exprs)
         {
-            return self.make(Op::Map { input: Arc::clone(below), exprs: fused }, columns, hidden, range);
+            return self.make(
+                Op::Map { input: Arc::clone(below), exprs: fused },
+                columns,
+                hidden,
+                range,
+            );
         }
         self.make(Op::Map { input: Arc::clone(input), exprs }, columns, hidden, range)
     }
@@ -404,7 +421,10 @@ impl Relations {
 const FUSED_NODES_MAX: usize = 200;
 
 /// `outer` on top of `inner` as one list of expressions, if no computed column is used twice.
-fn fuse(inner: &[(Arc<str>, Typed)], outer: &[(Arc<str>, Typed)]) -> Option<Vec<(Arc<str>, Typed)>> {
+fn fuse(
+    inner: &[(Arc<str>, Typed)],
+    outer: &[(Arc<str>, Typed)],
+) -> Option<Vec<(Arc<str>, Typed)>> {
     let by_name: HashMap<&Arc<str>, &Typed> = inner.iter().map(|(name, e)| (name, e)).collect();
     let mut uses: HashMap<Arc<str>, usize> = HashMap::new();
     for (_, expr) in outer {

@@ -102,9 +102,7 @@ pub(crate) fn summarised(relation: &Relation) -> Result<Summarised, NeedsRows> {
     let chain = inline(input)?;
     let mut rewriter =
         Rewriter { table: chain.scan.table, bins: Vec::new(), templated: Vec::new() };
-    let column = |name: &Arc<str>| {
-        chain.columns.get(name).cloned().ok_or(NeedsRows::NotOneTable)
-    };
+    let column = |name: &Arc<str>| chain.columns.get(name).cloned().ok_or(NeedsRows::NotOneTable);
     let predicates = chain
         .predicates
         .iter()
@@ -129,10 +127,9 @@ pub(crate) fn summarised(relation: &Relation) -> Result<Summarised, NeedsRows> {
 /// The same on states: a state's time is the start of its window.
 pub(crate) fn on_states(expr: &Typed) -> Typed {
     match &expr.kind {
-        TypedKind::Column(name) if &**name == "time_" => Typed {
-            kind: TypedKind::Column("window_start".into()),
-            ..expr.clone()
-        },
+        TypedKind::Column(name) if &**name == "time_" => {
+            Typed { kind: TypedKind::Column("window_start".into()), ..expr.clone() }
+        }
         TypedKind::Column(_) | TypedKind::Const(_) => expr.clone(),
         TypedKind::Call { overload, args } => {
             let args = args.iter().map(|arg| Arc::new(on_states(arg))).collect();
@@ -184,9 +181,11 @@ fn inline(relation: &Relation) -> Result<Chain, NeedsRows> {
             }
             Ok(Chain { columns, ..chain })
         }
-        Op::Listing(_) | Op::Aggregate { .. } | Op::Join(_) | Op::Head { .. } | Op::Union { .. } => {
-            Err(NeedsRows::NotOneTable)
-        }
+        Op::Listing(_)
+        | Op::Aggregate { .. }
+        | Op::Join(_)
+        | Op::Head { .. }
+        | Op::Union { .. } => Err(NeedsRows::NotOneTable),
     }
 }
 
@@ -332,7 +331,9 @@ impl Rewriter {
                     let scaled = vec![self.extreme(a, which)?, (**b).clone()];
                     call(name, scaled).ok_or_else(|| self.not_kept("such a product"))
                 }
-                (name, _) => Err(self.not_kept(&format!("the {which} of `{name}` of its measures"))),
+                (name, _) => {
+                    Err(self.not_kept(&format!("the {which} of `{name}` of its measures")))
+                }
             },
             TypedKind::Const(_) => Ok(expr.clone()),
         }
@@ -343,10 +344,7 @@ impl Rewriter {
         if !matches!(definition.role, Role::Measure | Role::Sketched) {
             return Err(self.not_kept(&format!("{name} row by row")));
         }
-        Ok(Typed {
-            kind: TypedKind::Column(format!("{name}_{state}").into()),
-            ..expr.clone()
-        })
+        Ok(Typed { kind: TypedKind::Column(format!("{name}_{state}").into()), ..expr.clone() })
     }
 
     fn sketch(&self, expr: &Typed) -> Result<&'static str, NeedsRows> {

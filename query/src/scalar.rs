@@ -223,10 +223,7 @@ mod tests {
     fn constants_follow_the_arithmetic_of_the_language() {
         let fold = |f, a: Const, b: Const| super::fold(f, &[a.into(), b.into()]).map(|s| s.value);
         assert_eq!(fold("divide", Const::Int(1), Const::Int(4)), Some(Const::Float(0.25)));
-        assert_eq!(
-            fold("divide", Const::Int(1), Const::Int(0)),
-            Some(Const::Float(f64::INFINITY))
-        );
+        assert_eq!(fold("divide", Const::Int(1), Const::Int(0)), Some(Const::Float(f64::INFINITY)));
         assert_eq!(fold("modulo", Const::Int(-7), Const::Int(3)), Some(Const::Int(-1)));
         assert_eq!(fold("subtract", Const::Time(7), Const::Time(3)), Some(Const::Int(4)));
         assert_eq!(fold("add", Const::Str("a".into()), Const::Int(1)), None);

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use datafusion::catalog::TableProvider;
 use datafusion::catalog::view::ViewTable;
 use datafusion::common::DataFusionError;
+use datafusion::common::TableReference;
 use datafusion::datasource::MemTable;
 use datafusion::execution::context::SQLOptions;
 use datafusion::prelude::SessionContext;
-use datafusion::common::TableReference;
 use futures::TryStreamExt;
 use undine_schema::{TimeNs, tables};
 

@@ -13,8 +13,7 @@ const UNITS: [(&str, i64); 5] = [
 ];
 
 #[expect(clippy::unwrap_used, reason = "the pattern is a constant that a test compiles")]
-static RELATIVE: LazyLock<Regex> =
-    LazyLock::new(|| Regex::new("(-?[0-9]+)(ms|m|s|h|d)").unwrap());
+static RELATIVE: LazyLock<Regex> = LazyLock::new(|| Regex::new("(-?[0-9]+)(ms|m|s|h|d)").unwrap());
 
 /// Why a text is no time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -51,8 +50,10 @@ fn absolute(text: &str) -> Option<i64> {
 
 /// A duration in its largest whole unit, cut, with its sign.
 pub(crate) fn format_duration(ns: i64) -> String {
-    let (unit, width) =
-        UNITS.iter().find(|(_, width)| ns.unsigned_abs() >= width.unsigned_abs()).unwrap_or(&UNITS[4]);
+    let (unit, width) = UNITS
+        .iter()
+        .find(|(_, width)| ns.unsigned_abs() >= width.unsigned_abs())
+        .unwrap_or(&UNITS[4]);
     format!("{}{unit}", ns / width)
 }
 

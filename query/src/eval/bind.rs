@@ -59,10 +59,8 @@ impl Evaluator<'_> {
             }
             SymbolKind::Call { function, args } => {
                 let ranges: Vec<Range> = args.iter().map(|arg| arg.range).collect();
-                let args = args
-                    .iter()
-                    .map(|arg| self.bind(arg, relation))
-                    .collect::<Eval<Vec<_>>>()?;
+                let args =
+                    args.iter().map(|arg| self.bind(arg, relation)).collect::<Eval<Vec<_>>>()?;
                 self.bind_call(function, args, symbol.range, &ranges)
             }
             SymbolKind::ScriptReference { label, script, args } => {

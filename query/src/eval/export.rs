@@ -27,8 +27,11 @@ impl Evaluator<'_> {
         let (resource, resource_range) = bound.required(0);
         let resource = self.attributes_of((resource, resource_range), Literals::Allowed)?;
         if !resource.iter().any(|(key, _)| key == "service.name") {
-            let diagnostic =
-                Diagnostic::new(resource_range, "the resource lacks `service.name`", "missing here");
+            let diagnostic = Diagnostic::new(
+                resource_range,
+                "the resource lacks `service.name`",
+                "missing here",
+            );
             let help = "OpenTelemetry needs it: `'service.name': df.service`";
             return Err(self.fail(diagnostic.help(help)));
         }
@@ -73,7 +76,8 @@ impl Evaluator<'_> {
         let mut bound = args.bind(self, "Endpoint", names, 1)?;
         let url = bound.text(self, 0)?.to_string();
         if url.contains("://") {
-            let diagnostic = Diagnostic::new(bound.range, "an endpoint's url has no scheme", "here");
+            let diagnostic =
+                Diagnostic::new(bound.range, "an endpoint's url has no scheme", "here");
             return Err(self.fail(diagnostic.help("write host and port: 'localhost:4317'")));
         }
         let mut headers = Vec::new();
@@ -85,7 +89,9 @@ impl Evaluator<'_> {
         let insecure = bound.optional_flag(self, 2)?.unwrap_or(false);
         let timeout = match bound.optional(3) {
             None => 5,
-            Some((Value::Scalar(Scalar { value: Const::Int(seconds @ 1..=3600), .. }), _)) => seconds,
+            Some((Value::Scalar(Scalar { value: Const::Int(seconds @ 1..=3600), .. }), _)) => {
+                seconds
+            }
             Some((_, range)) => {
                 let message = "a timeout is a number of seconds from 1 to 3600";
                 return Err(self.fail(Diagnostic::new(range, message, "out of bounds")));
@@ -171,16 +177,8 @@ impl Evaluator<'_> {
             }
         };
         let kind = i32::try_from(kind).unwrap_or(0);
-        let signal = Signal::Span {
-            name,
-            start,
-            end,
-            trace_id,
-            span_id,
-            parent_span_id,
-            kind,
-            attributes,
-        };
+        let signal =
+            Signal::Span { name, start, end, trace_id, span_id, parent_span_id, kind, attributes };
         Ok(Value::Signal(Arc::new((signal, bound.range))))
     }
 
@@ -256,7 +254,8 @@ impl Evaluator<'_> {
             (Value::Scalar(_), Literals::Refused) => {
                 let diagnostic =
                     Diagnostic::new(range, "a span's attribute must be a column", "a literal");
-                Err(self.fail(diagnostic.help("assign it first: `df.kind = 'x'`, then use `df.kind`")))
+                Err(self
+                    .fail(diagnostic.help("assign it first: `df.kind = 'x'`, then use `df.kind`")))
             }
             _ => self.bare_column((value, range)).map(Source::Column),
         }
@@ -307,7 +306,14 @@ impl Evaluator<'_> {
                     attributes
                 }
                 Signal::Span {
-                    name, start, end, trace_id, span_id, parent_span_id, attributes, ..
+                    name,
+                    start,
+                    end,
+                    trace_id,
+                    span_id,
+                    parent_span_id,
+                    attributes,
+                    ..
                 } => {
                     for time in [start, end] {
                         self.check_column(time, &[PxlType::Time64Ns], relation, range)?;

@@ -99,13 +99,15 @@ impl Evaluator<'_> {
         range: Range,
     ) -> Eval<Value> {
         match item {
-            Value::Scalar(Scalar { value: Const::Str(name), .. }) => {
-                Ok(super::column(name, range))
-            }
+            Value::Scalar(Scalar { value: Const::Str(name), .. }) => Ok(super::column(name, range)),
             Value::List(_) | Value::Tuple(_) => {
                 let Some(names) = arguments::names(&item, item_range) else {
                     let message = "a projection is a list of column names";
-                    return Err(self.fail(Diagnostic::new(item_range, message, "not all are strings")));
+                    return Err(self.fail(Diagnostic::new(
+                        item_range,
+                        message,
+                        "not all are strings",
+                    )));
                 };
                 self.project(frame, &names, range)
             }
@@ -144,7 +146,8 @@ impl Evaluator<'_> {
         if predicate.pxl_type != PxlType::Boolean {
             let message = "a filter needs a condition";
             let label = format!("this is {}", predicate.pxl_type.name());
-            return Err(self.fail(Diagnostic::new(place, message, label).help("compare it: `df[df.c == …]`")));
+            return Err(self
+                .fail(Diagnostic::new(place, message, label).help("compare it: `df[df.c == …]`")));
         }
         let made = self.relations.filter(&relation, predicate, range);
         self.made(made, range).map(Value::Frame)
@@ -214,9 +217,10 @@ impl Evaluator<'_> {
                 return Err(self.no_column(name, *range, &relation));
             }
         }
-        let kept = relation.columns.iter().filter(|column| {
-            !names.iter().any(|(name, _)| *name == column.name)
-        });
+        let kept = relation
+            .columns
+            .iter()
+            .filter(|column| !names.iter().any(|(name, _)| *name == column.name));
         let exprs = kept.map(pass).collect();
         let made = self.relations.map(&relation, exprs, bound.range);
         self.made(made, bound.range).map(Value::Frame)
@@ -274,9 +278,10 @@ impl Evaluator<'_> {
     ) -> Eval<(Aggregated, Column)> {
         let parts = match value {
             Value::Tuple(items) => match &**items {
-                [(Value::Scalar(Scalar { value: Const::Str(column), .. }), at), (function, at_fn)] => {
-                    Some((column, *at, function, *at_fn))
-                }
+                [
+                    (Value::Scalar(Scalar { value: Const::Str(column), .. }), at),
+                    (function, at_fn),
+                ] => Some((column, *at, function, *at_fn)),
                 _ => None,
             },
             _ => None,
@@ -371,7 +376,9 @@ impl Evaluator<'_> {
                 let kinds = ["inner", "left", "right", "outer"];
                 let help = did_you_mean(other, kinds)
                     .unwrap_or_else(|| "use inner, left, right or outer".to_owned());
-                return Err(self.fail(Diagnostic::new(how_range, message, "in this call").help(help)));
+                return Err(
+                    self.fail(Diagnostic::new(how_range, message, "in this call").help(help))
+                );
             }
         };
         let left_on = bound.names(self, 2)?;
@@ -469,9 +476,7 @@ impl Evaluator<'_> {
             None
         };
         let hidden = hidden.map_or_else(Vec::new, |(side, hidden)| {
-            outputs.extend(
-                hidden.iter().map(|c| (side, Arc::clone(&c.name), Arc::clone(&c.name))),
-            );
+            outputs.extend(hidden.iter().map(|c| (side, Arc::clone(&c.name), Arc::clone(&c.name))));
             hidden
         });
         let join = Join { left, right, kind, keys, outputs };

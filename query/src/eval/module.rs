@@ -56,7 +56,9 @@ impl Evaluator<'_> {
         let Some(window) = self.surroundings.plugin else {
             let message = "`px.plugin` is known in scheduled scripts only";
             let diagnostic = Diagnostic::new(attr.range, message, "this run has no window");
-            return Err(self.fail(diagnostic.help("use a time such as '-30s', or schedule the script")));
+            return Err(
+                self.fail(diagnostic.help("use a time such as '-30s', or schedule the script"))
+            );
         };
         let time = if &*attr.node == "start_time" { window.start } else { window.end };
         Ok(Value::constant(Const::Int(time.get())))
@@ -74,9 +76,7 @@ impl Evaluator<'_> {
                 .collect(),
             Module::Otel => vec!["metric", "trace", "Data", "Endpoint"],
             Module::OtelMetric => vec!["Gauge", "Summary"],
-            Module::OtelTrace => {
-                SPAN_KINDS.iter().map(|(kind, _)| *kind).chain(["Span"]).collect()
-            }
+            Module::OtelTrace => SPAN_KINDS.iter().map(|(kind, _)| *kind).chain(["Span"]).collect(),
             Module::Plugin => vec!["start_time", "end_time"],
         };
         let help = did_you_mean(&attr.node, known);

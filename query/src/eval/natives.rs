@@ -35,7 +35,9 @@ impl Evaluator<'_> {
                     let message = "`px.export` needs a target";
                     let label = format!("this is {}", spec.describe());
                     let diagnostic = Diagnostic::new(range, message, label);
-                    return Err(self.fail(diagnostic.help("write `px.otel.Data(resource=…, data=[…])`")));
+                    return Err(
+                        self.fail(diagnostic.help("write `px.otel.Data(resource=…, data=[…])`"))
+                    );
                 };
                 let relation = self.settled(&frame)?;
                 self.check_export(&spec, &relation, range)?;

@@ -23,11 +23,20 @@ pub(crate) enum Value {
     Column(Arc<Symbol>),
     Frame(Frame),
     /// `df.groupby(…)`
-    Grouped { frame: Frame, keys: Arc<[(Arc<str>, Range)]> },
+    Grouped {
+        frame: Frame,
+        keys: Arc<[(Arc<str>, Range)]>,
+    },
     /// `df.ctx`
     Context,
-    Method { frame: Frame, method: Method },
-    Grouping { frame: Frame, keys: Arc<[(Arc<str>, Range)]> },
+    Method {
+        frame: Frame,
+        method: Method,
+    },
+    Grouping {
+        frame: Frame,
+        keys: Arc<[(Arc<str>, Range)]>,
+    },
     Function(Arc<UserFunction>),
     Native(Native),
     /// A function on rows.
@@ -231,7 +240,9 @@ impl Value {
     pub(crate) fn describe(&self) -> String {
         match self {
             Self::None => "None".to_owned(),
-            Self::Scalar(scalar) => format!("a constant of type {}", scalar.value.pxl_type().name()),
+            Self::Scalar(scalar) => {
+                format!("a constant of type {}", scalar.value.pxl_type().name())
+            }
             Self::List(_) => "a list".to_owned(),
             Self::Tuple(_) => "a tuple".to_owned(),
             Self::Dict(_) => "a dict".to_owned(),

@@ -33,9 +33,8 @@ pub(crate) fn declare(r: &mut Registry) {
 }
 
 fn part(upid: &[u8], from: usize) -> i64 {
-    upid.get(from..from + 4).map_or(0, |bytes| {
-        bytes.iter().fold(0, |number, byte| number << 8 | i64::from(*byte))
-    })
+    upid.get(from..from + 4)
+        .map_or(0, |bytes| bytes.iter().fold(0, |number, byte| number << 8 | i64::from(*byte)))
 }
 
 /// `asid:pid:start`

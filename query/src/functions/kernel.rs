@@ -168,27 +168,14 @@ pub(crate) fn prepared<P, R: ResultMarker>(
 ) -> Kernel {
     Box::new(move |_, inputs| {
         let prepared = prepare(inputs.constant::<S>(0)?.unwrap_or_default());
-        let views: Vec<View<'_, S>> =
-            (1..inputs.columns.len()).map(|index| inputs.column::<S>(index)).collect::<Result<_>>()?;
+        let views: Vec<View<'_, S>> = (1..inputs.columns.len())
+            .map(|index| inputs.column::<S>(index))
+            .collect::<Result<_>>()?;
         let mut row_values = Vec::with_capacity(views.len());
         Ok(R::gather((0..inputs.rows).map(|row| {
             row_values.clear();
             row_values.extend(views.iter().map(|view| view.at(row)));
             f(&prepared, &row_values)
-        })))
-    })
-}
-
-/// A kernel of any number of texts.
-pub(crate) fn texts(f: impl Fn(&[&str]) -> String + Send + Sync + 'static) -> Kernel {
-    Box::new(move |_, inputs| {
-        let views: Vec<View<'_, S>> =
-            (0..inputs.columns.len()).map(|index| inputs.column::<S>(index)).collect::<Result<_>>()?;
-        let mut row_values = Vec::with_capacity(views.len());
-        Ok(S::gather((0..inputs.rows).map(|row| {
-            row_values.clear();
-            row_values.extend(views.iter().map(|view| view.at(row)));
-            f(&row_values)
         })))
     })
 }

@@ -1,7 +1,7 @@
 //! Arithmetic, comparisons and logic, and `px.select` and `px.bin`.
 
-use datafusion::logical_expr::{Expr, Operator, binary_expr, cast, lit, not, when};
 use datafusion::arrow::datatypes::DataType;
+use datafusion::logical_expr::{Expr, Operator, binary_expr, cast, lit, not, when};
 
 use super::kernel::{self as k, one, two};
 use super::{B, Body, F, I, Meaning, Registry, S, T, U};
@@ -41,7 +41,13 @@ fn arithmetic(r: &mut Registry) {
     let quantity = Meaning::Quantity;
     r.add("add", &[I, I], I, quantity, Body::Native(|a| operator(a, Operator::Plus)));
     r.add("subtract", &[I, I], I, quantity, Body::Native(|a| operator(a, Operator::Minus)));
-    r.add("multiply", &[I, I], I, Meaning::Plain, Body::Native(|a| operator(a, Operator::Multiply)));
+    r.add(
+        "multiply",
+        &[I, I],
+        I,
+        Meaning::Plain,
+        Body::Native(|a| operator(a, Operator::Multiply)),
+    );
     for args in [[F, F], [F, I], [I, F]] {
         r.add("add", &args, F, quantity, Body::Native(|a| operator(doubles(a), Operator::Plus)));
         let minus = Body::Native(|a| operator(doubles(a), Operator::Minus));

@@ -73,7 +73,9 @@ impl Replacement {
         let (text, with) = (args[0], args[1]);
         match &self.0 {
             Err(error) => error.clone(),
-            Ok(regex) if !with.contains('\\') => regex.replace_all(text, NoExpand(with)).into_owned(),
+            Ok(regex) if !with.contains('\\') => {
+                regex.replace_all(text, NoExpand(with)).into_owned()
+            }
             Ok(regex) => regex
                 .replace_all(text, |captures: &regex::Captures<'_>| rewrite(with, captures))
                 .into_owned(),

@@ -30,7 +30,9 @@ fn parse(uri: &str) -> String {
                 parts.insert("userInfo".to_owned(), user.into());
             }
             let (host, port) = match host.rsplit_once(':') {
-                Some((host, port)) if !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()) => {
+                Some((host, port))
+                    if !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()) =>
+                {
                     (host, port.parse::<u16>().ok())
                 }
                 _ => (host, None),
@@ -76,7 +78,11 @@ fn recompose_kernel() -> Kernel {
     })
 }
 
-fn recompose([scheme, user, host]: [&str; 3], port: i64, [path, query, fragment]: [&str; 3]) -> String {
+fn recompose(
+    [scheme, user, host]: [&str; 3],
+    port: i64,
+    [path, query, fragment]: [&str; 3],
+) -> String {
     let mut uri = String::new();
     if !scheme.is_empty() {
         uri.push_str(scheme);
@@ -116,7 +122,9 @@ fn contains(cidr: &str, ip: IpAddr) -> Option<bool> {
     let (base, bits) = cidr.split_once('/')?;
     let bits: u32 = bits.parse().ok()?;
     let (base, ip, width) = match (base.parse().ok()?, ip) {
-        (IpAddr::V4(base), IpAddr::V4(ip)) => (u128::from(base.to_bits()), u128::from(ip.to_bits()), 32),
+        (IpAddr::V4(base), IpAddr::V4(ip)) => {
+            (u128::from(base.to_bits()), u128::from(ip.to_bits()), 32)
+        }
         (IpAddr::V6(base), IpAddr::V6(ip)) => (base.to_bits(), ip.to_bits(), 128),
         _ => return Some(false),
     };

@@ -253,9 +253,8 @@ impl Row<'_> {
     }
 
     fn span(&self, signal: &Signal) -> Option<Span> {
-        let Signal::Span {
-            name, start, end, trace_id, span_id, parent_span_id, kind, attributes
-        } = signal
+        let Signal::Span { name, start, end, trace_id, span_id, parent_span_id, kind, attributes } =
+            signal
         else {
             return None;
         };
@@ -263,7 +262,8 @@ impl Row<'_> {
             Source::Text(text) => text.clone(),
             Source::Column(column) => self.text(column),
         };
-        let id = |column: &Option<String>| column.as_ref().map(|c| self.text(c)).unwrap_or_default();
+        let id =
+            |column: &Option<String>| column.as_ref().map(|c| self.text(c)).unwrap_or_default();
         Some(Span {
             trace_id: trace(&id(trace_id)).unwrap_or_else(|| random().to_vec()),
             span_id: hex(&id(span_id), 8).unwrap_or_else(|| random()[8..].to_vec()),

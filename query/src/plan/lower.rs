@@ -101,8 +101,10 @@ impl Planner {
             }
             finished.push(finish(value.kind, pxl_type, &names).alias(&*value.name));
         }
-        let plan =
-            LogicalPlanBuilder::from(plan).aggregate(group, accumulated)?.project(finished)?.build()?;
+        let plan = LogicalPlanBuilder::from(plan)
+            .aggregate(group, accumulated)?
+            .project(finished)?
+            .build()?;
         Ok(Planned { plan, origin })
     }
 

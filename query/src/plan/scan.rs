@@ -25,8 +25,7 @@ impl Planner {
         reason: Option<&str>,
     ) -> Result<Planned, Fault> {
         let mut origin = Origin::default();
-        let (plan, ..) =
-            self.rows(scan, relation.range, reason.unwrap_or(ROWS), &mut origin)?;
+        let (plan, ..) = self.rows(scan, relation.range, reason.unwrap_or(ROWS), &mut origin)?;
         let columns = relation.all_columns().map(|column| {
             let own = column.name.strip_prefix('\u{1}').unwrap_or(&column.name);
             bare(own).alias(&*column.name)
@@ -82,11 +81,8 @@ impl Planner {
             return Ok(i64::MIN);
         }
         if self.strict && scan.start.is_some() {
-            let message = format!(
-                "rows of `{}` are kept since {} only",
-                scan.table.name,
-                show(horizon)
-            );
+            let message =
+                format!("rows of `{}` are kept since {} only", scan.table.name, show(horizon));
             let help = format!("{reason}; ask for a later start, or run without strict");
             return Err(Fault::Script(
                 Diagnostic::new(range, message, "reaches further back").help(help),

@@ -57,7 +57,12 @@ impl Planner {
     }
 
     /// The coarsest summary that is fine enough for the bins and for the range, and complete.
-    fn choose<'a>(&self, snapshot: &'a Snapshot, asked: Span, bins: &[i64]) -> Option<&'a TierView> {
+    fn choose<'a>(
+        &self,
+        snapshot: &'a Snapshot,
+        asked: Span,
+        bins: &[i64],
+    ) -> Option<&'a TierView> {
         let fits = |tier: &&TierView| {
             let width = width_ns(tier);
             width > 0 && bins.iter().all(|bin| bin % width == 0)
@@ -65,7 +70,8 @@ impl Planner {
         let fine_enough: Vec<&TierView> = snapshot.tiers.iter().filter(fits).collect();
         let reaches = |tier: &&&TierView| tier.complete_from.get() <= asked.from;
         let first = fine_enough.iter().map(|tier| tier.complete_from.get()).min()?;
-        let reaching: Vec<&&TierView> = match fine_enough.iter().filter(reaches).collect::<Vec<_>>() {
+        let reaching: Vec<&&TierView> = match fine_enough.iter().filter(reaches).collect::<Vec<_>>()
+        {
             none if none.is_empty() => {
                 fine_enough.iter().filter(|tier| tier.complete_from.get() == first).collect()
             }
@@ -78,10 +84,8 @@ impl Planner {
             .min();
         let from = asked.from.max(oldest.unwrap_or(asked.from));
         let length = asked.until.min(self.now).saturating_sub(from);
-        let coarse = reaching
-            .iter()
-            .rev()
-            .find(|tier| width_ns(tier).saturating_mul(WINDOWS_MIN) <= length);
+        let coarse =
+            reaching.iter().rev().find(|tier| width_ns(tier).saturating_mul(WINDOWS_MIN) <= length);
         coarse.or_else(|| reaching.first()).map(|tier| **tier)
     }
 
