@@ -97,7 +97,7 @@ fn parse(line: &str) -> Result<(u32, Logged)> {
         method: method.to_owned(),
         path: path.to_owned(),
         status: status.parse()?,
-        req_body_size: if request_body.is_empty() { 0 } else { request_body.parse()? },
+        req_body_size: if request_body == "-" { 0 } else { request_body.parse()? },
         resp_body_size: body_sent.parse()?,
     };
     Ok((id.parse()?, logged))
