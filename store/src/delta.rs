@@ -5,6 +5,7 @@
 //! finds its number taken by another life of the node stops writing.
 
 mod checkpoint;
+mod file_stats;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,6 +16,8 @@ use std::time::Duration;
 use arrow::datatypes::{DataType, Schema};
 use serde_json::{Value, json};
 use undine_schema::{Seq, TimeNs};
+
+pub(crate) use self::file_stats::FileStats;
 
 use self::checkpoint::Checkpoint;
 use crate::durable;
@@ -36,19 +39,6 @@ impl Protocol {
     fn action(&self) -> Value {
         json!({"minReaderVersion": self.reader, "minWriterVersion": self.writer})
     }
-}
-
-/// A file of the present version.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct FileStats {
-    pub(crate) name: String,
-    pub(crate) bytes: u64,
-    pub(crate) rows: u64,
-    pub(crate) source_rows: u64,
-    pub(crate) first_time: TimeNs,
-    pub(crate) last_time: TimeNs,
-    pub(crate) first_window: TimeNs,
-    pub(crate) last_window: TimeNs,
 }
 
 /// What a commit changes.
@@ -473,80 +463,6 @@ impl State {
     }
 }
 
-impl FileStats {
-    fn add(&self, now_ms: i64, data_change: bool, raw: bool) -> Value {
-        let (first, last) = (self.first_time.get(), self.last_time.get());
-        let windows = (self.first_window.get(), self.last_window.get());
-        let (least, most) = if raw {
-            (json!({"time_": first}), json!({"time_": last}))
-        } else {
-            let least = json!({"window_start": windows.0, "first_time": first});
-            (least, json!({"window_start": windows.1, "last_time": last}))
-        };
-        let stats = json!({"numRecords": self.rows, "minValues": least, "maxValues": most});
-        json!({"add": {
-            "path": self.name,
-            "partitionValues": {},
-            "size": self.bytes,
-            "modificationTime": now_ms,
-            "dataChange": data_change,
-            "stats": stats.to_string(),
-            "tags": {
-                "sourceRows": self.source_rows.to_string(),
-                "firstTime": first.to_string(),
-                "lastTime": last.to_string(),
-                "firstWindow": windows.0.to_string(),
-                "lastWindow": windows.1.to_string(),
-            },
-        }})
-    }
-
-    fn parse(add: &Value) -> Result<Self, String> {
-        let name = add["path"].as_str().ok_or("an added file has no path")?.to_owned();
-        let stats = add["stats"].as_str().unwrap_or("{}");
-        let stats: Value = serde_json::from_str(stats).map_err(|error| error.to_string())?;
-        let tag = |tag: &str| -> Result<i64, String> {
-            let value = add["tags"][tag].as_str().and_then(|text| text.parse().ok());
-            value.ok_or_else(|| format!("file {name} has no tag {tag}"))
-        };
-        let time = |name: &str| tag(name).map(TimeNs::new);
-        Ok(Self {
-            bytes: add["size"].as_u64().ok_or("an added file has no size")?,
-            rows: stats["numRecords"].as_u64().ok_or("an added file has no numRecords")?,
-            source_rows: tag("sourceRows")?.cast_unsigned(),
-            first_time: time("firstTime")?,
-            last_time: time("lastTime")?,
-            first_window: time("firstWindow")?,
-            last_window: time("lastWindow")?,
-            name,
-        })
-    }
-}
-
-/// The folder name of a table or node: letters, digits, `-`, `_` and `.` stay, anything else and a
-/// leading `.` or `_`, which would hide it from other engines, become `+` and two hexadecimal digits.
-pub(crate) fn folder_of(name: &str) -> String {
-    use std::fmt::Write;
-    let mut folder = String::with_capacity(name.len());
-    for (at, byte) in name.bytes().enumerate() {
-        let plain = byte.is_ascii_alphanumeric() || byte == b'-' || at > 0 && b"._".contains(&byte);
-        if plain {
-            folder.push(char::from(byte));
-        } else {
-            write!(folder, "+{byte:02X}").expect("a string takes every character");
-        }
-    }
-    folder
-}
-
-/// The folder name of a tier: its width in the largest unit that divides it, `raw` for zero.
-pub(crate) fn tier_name(width: Duration) -> String {
-    let seconds = width.as_secs();
-    let units = [(86_400, "d"), (3_600, "h"), (60, "m"), (1, "s")];
-    let unit = units.into_iter().find(|&(unit, _)| seconds > 0 && seconds.is_multiple_of(unit));
-    unit.map_or_else(|| "raw".to_owned(), |(unit, name)| format!("{}{name}", seconds / unit))
-}
-
 /// A commit that was cut short by a power loss counts as absent; its number is free again.
 fn set_aside(path: &Path, what: &str) -> io::Result<()> {
     tracing::warn!(commit = %path.display(), what, "set an unfinished commit aside");
@@ -785,24 +701,5 @@ mod tests {
         assert!(!log.commit_path(0).exists() && !log.commit_path(99).exists());
         assert!(log.commit_path(100).exists());
         assert_eq!(open(dir.path()).files().len(), 100);
-    }
-
-    #[test]
-    fn folders_are_visible_to_every_engine_and_never_meet() {
-        let names = ["http_events", "stack_traces.beta", "_a", ".a", "a/b", "a+b", "..", "é"];
-        let folders: Vec<_> = names.into_iter().map(folder_of).collect();
-        let expected = [
-            "http_events",
-            "stack_traces.beta",
-            "+5Fa",
-            "+2Ea",
-            "a+2Fb",
-            "a+2Bb",
-            "+2E.",
-            "+C3+A9",
-        ];
-        assert_eq!(folders, expected);
-        let tiers = [0, 10, 60, 90, 3600, 86_400].map(|s| tier_name(Duration::from_secs(s)));
-        assert_eq!(tiers, ["raw", "10s", "1m", "90s", "1h", "1d"]);
     }
 }

@@ -29,6 +29,7 @@ mod tidy;
 mod state;
 mod segment_file;
 mod delta;
+mod folder;
 mod loss;
 mod stats;
 pub mod sketch;

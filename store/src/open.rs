@@ -15,8 +15,9 @@ use undine_schema::{Incarnation, Seq, SeqRange, TimeNs};
 
 use crate::allocated::{Allocated, NAME_BYTES_MAX};
 use crate::config::{BuildError, Config};
-use crate::delta::{DeltaError, DeltaLog, folder_of, tier_name};
+use crate::delta::{DeltaError, DeltaLog};
 use crate::durable;
+use crate::folder::{folder_of, tier_name};
 use crate::hot::Measured;
 use crate::hot_tables::{Changes, HotTables};
 use crate::lives::Lives;

@@ -96,7 +96,10 @@ impl Found {
                 table.chunks.insert(seqs.first, chunk);
             }
             Content::Memory | Content::Lost => table.settled.push(seqs),
-            Content::Evicted => table.evicted.push(seqs),
+            Content::Evicted => match table.evicted.last_mut() {
+                Some(last) if last.last.raw() + 1 == seqs.first.raw() => last.last = seqs.last,
+                _ => table.evicted.push(seqs),
+            },
         }
         Ok(())
     }
