@@ -190,7 +190,8 @@ pub enum Counter {
     Operations = 3,
     /// Bytes that they moved.
     OperationBytes = 4,
-    /// Operations in scope for which no data message was emitted, because the ring had no room.
+    /// Operations in scope whose first data message found no room in the ring, so that
+    /// `operations = first messages consumed + this`.
     DroppedOperations = 5,
     /// Operations seen outside the scope.
     OutOfScope = 6,

@@ -18,7 +18,13 @@ use super::{
 /// asked where it matters. Must not be called in a softirq, where there is no current process.
 #[inline(always)]
 pub(crate) fn watches(current: Current, netns: impl Fn() -> u32) -> bool {
-    if current.tgid == own_tgid() || current.is_kernel() {
+    !current.is_kernel() && watches_process(current, netns)
+}
+
+/// As [`watches`], where it is known that `current` is not a thread of the kernel itself.
+#[inline(always)]
+pub(crate) fn watches_process(current: Current, netns: impl Fn() -> u32) -> bool {
+    if current.tgid == own_tgid() {
         return false;
     }
     let Some(settings) = SETTINGS.get(0) else { return false };

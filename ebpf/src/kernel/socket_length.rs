@@ -13,7 +13,7 @@ use super::{
     maps::count,
     operation::Operation,
     ring::NO_SYSCALL,
-    scope::watches,
+    scope::watches_process,
     task::Current,
 };
 
@@ -64,11 +64,8 @@ fn observe(ctx: &RawTracePointContext, direction: u8) {
         return;
     }
     let sock = Sock(ctx.arg(0));
-    if !sock.is_inet() {
-        return;
-    }
     let known = find(sock);
-    if known.is_none() && !(sock.is_tcp() && sock.has_file()) {
+    if known.is_none() && !sock.is_inet() {
         return;
     }
     let current = Current::get();
@@ -77,8 +74,17 @@ fn observe(ctx: &RawTracePointContext, direction: u8) {
         Some(connection) => unsafe { (*connection).netns },
         None => sock.netns(),
     };
-    if !watches(current, netns) {
+    let is_user = match known {
+        // The process that a connection was admitted for is not the kernel.
+        // SAFETY: as above.
+        Some(connection) if unsafe { (*connection).tgid } == current.tgid => true,
+        _ => !current.is_kernel(),
+    };
+    if !is_user || !watches_process(current, netns) {
         count(Counter::OutOfScope, 1);
+        return;
+    }
+    if known.is_none() && !(sock.is_tcp() && sock.has_file()) {
         return;
     }
     let flags = u64::from(ctx.arg::<u32>(2));
@@ -92,7 +98,7 @@ fn observe(ctx: &RawTracePointContext, direction: u8) {
     let (syscall, buffer) = running_call(current, direction, moved as u64);
     let copied = direction == EGRESS || flags & (MSG_TRUNC | MSG_OOB) == 0;
     let buffer = if copied { buffer } else { None };
-    Operation { sock, direction, len: moved as u32, syscall, buffer }.record(current);
+    Operation { sock, direction, len: moved as u32, syscall, buffer }.record(current, known);
 }
 
 /// The system call that `current` is in and where its bytes are.

@@ -12,7 +12,7 @@ use undine_ebpf::{Counter, EGRESS, INGRESS, load::Offset};
 
 use super::{
     buffer::Buffer,
-    connection::Sock,
+    connection::{Sock, find},
     fields::{read, read_at},
     maps::count,
     operation::Operation,
@@ -52,10 +52,10 @@ pub(crate) fn sys_exit(ctx: RawTracePointContext) -> i32 {
         _ => return 0,
     };
     let first = register_at(registers, register::RDI);
-    observe(registers, first, number, direction, result as u64);
+    observe(registers, first, direction, result as u64);
     if number == SPLICE {
         let third = register_at(registers, register::RDX);
-        observe(registers, third, number, EGRESS, result as u64);
+        observe(registers, third, EGRESS, result as u64);
     }
     0
 }
@@ -68,7 +68,9 @@ fn register_at(registers: u64, index: usize) -> u64 {
 /// Accounts for a call of `current` that moved bytes to or from `descriptor`. Not inlined, since
 /// it is needed in two places and is long.
 #[inline(never)]
-fn observe(registers: u64, descriptor: u64, number: u64, direction: u8, result: u64) {
+fn observe(registers: u64, descriptor: u64, direction: u8, result: u64) {
+    // Read again, so that the verifier goes through this once per direction and not per call.
+    let number = register_at(registers, register::ORIG_RAX);
     let current = Current::get();
     let Some(sock) = socket_of(current, descriptor) else { return };
     if !sock.is_inet() || !sock.is_tcp() {
@@ -101,7 +103,8 @@ fn observe(registers: u64, descriptor: u64, number: u64, direction: u8, result: 
     let copied = direction == EGRESS || flags & (MSG_TRUNC | MSG_OOB) == 0;
     let buffer: Option<Buffer> =
         if copied { locate(number, direction, second, third, u64::from(moved)) } else { None };
-    Operation { sock, direction, len: moved, syscall: number as u16, buffer }.record(current);
+    Operation { sock, direction, len: moved, syscall: number as u16, buffer }
+        .record(current, find(sock));
 }
 
 /// The socket that `descriptor` of `current` refers to.
