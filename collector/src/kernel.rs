@@ -185,7 +185,7 @@ impl Config {
             return Err(BuildError::ConnectionsMax);
         }
         let guard = self.guard;
-        let loaded = programs::load(self)?;
+        let loaded = programs::load(&self)?;
         let ring = RingReader::new(loaded.ring).map_err(BuildError::Wait)?;
         let shared = Shared {
             programs: Mutex::new(loaded.programs),

@@ -32,15 +32,12 @@ fn unescape(text: &str) -> String {
     while let Some((plain, escaped)) = rest.split_once('\\') {
         out.push_str(plain);
         let code = escaped.get(..3).and_then(|digits| u8::from_str_radix(digits, 8).ok());
-        match code {
-            Some(code) => {
-                out.push(char::from(code));
-                rest = &escaped[3..];
-            }
-            None => {
-                out.push('\\');
-                rest = escaped;
-            }
+        if let Some(code) = code {
+            out.push(char::from(code));
+            rest = &escaped[3..];
+        } else {
+            out.push('\\');
+            rest = escaped;
         }
     }
     out + rest

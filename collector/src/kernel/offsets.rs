@@ -165,15 +165,13 @@ fn bits_along(btf: &Btf, structure: &Struct, way: &[&str]) -> Option<u32> {
     None
 }
 
-/// The structure or union that a member is, under whatever names and qualifiers.
+/// The structure or union that a member is, under whatever names.
 fn structure_of(btf: &Btf, member: &btf_rs::Member) -> Option<Struct> {
     let mut kind = btf.resolve_chained_type(member).ok()?;
     loop {
         kind = match kind {
             Type::Struct(found) | Type::Union(found) => return Some(found),
             Type::Typedef(name) => btf.resolve_chained_type(&name).ok()?,
-            Type::Const(inner) => btf.resolve_chained_type(&inner).ok()?,
-            Type::Volatile(inner) => btf.resolve_chained_type(&inner).ok()?,
             _ => return None,
         };
     }

@@ -128,8 +128,8 @@ impl fmt::Debug for Programs {
 }
 
 /// Loads the object, sets the scope, and attaches what the kernel accepts.
-pub(super) fn load(config: Config) -> Result<Loaded, BuildError> {
-    let (mut programs, ring) = load_object(&config)?;
+pub(super) fn load(config: &Config) -> Result<Loaded, BuildError> {
+    let (mut programs, ring) = load_object(config)?;
     programs.set_scope(&config.scope).map_err(|error| match error {
         ControlError::Scope(cause) => BuildError::Scope(cause),
         ControlError::Map { name, source } => BuildError::Map { name, source: Some(source) },
@@ -326,7 +326,7 @@ impl Programs {
 
     pub(super) fn connections(&self) -> Result<Vec<ConnectionState>, ControlError> {
         let mut open = Vec::new();
-        for entry in self.connections.iter() {
+        for entry in &self.connections {
             let (_, Plain(connection)) = entry.map_err(unusable("CONNECTIONS"))?;
             if connection.announced != 0 {
                 open.push(state_of(&connection));
@@ -410,7 +410,7 @@ impl Programs {
     fn remove_tree(&mut self, root: u32) -> Result<(), ControlError> {
         for _ in 0..TREE_ROUNDS_MAX {
             let mut members = Vec::new();
-            for entry in self.tgids.iter() {
+            for entry in &self.tgids {
                 let (pid, Plain(verdict)) = entry.map_err(unusable("SCOPE_TGID"))?;
                 if verdict.root_tgid == root {
                     members.push(pid);

@@ -1,4 +1,9 @@
 //! Every flavour of socket call, made by a child process over one connection with itself.
+#![expect(
+    clippy::undocumented_unsafe_blocks,
+    reason = "one reason holds for all: buffers are as long as is said and outlive their call"
+)]
+#![expect(clippy::cast_ptr_alignment, reason = "the queue of io_uring is a page of its own")]
 
 use std::{
     io, mem,
@@ -8,7 +13,6 @@ use std::{
 };
 
 /// The byte at `at` of the stream.
-#[expect(clippy::cast_possible_truncation, reason = "a remainder of 251 is a byte")]
 pub(super) fn byte_at(at: u64) -> u8 {
     ((at * 7 + 13) % 251) as u8
 }
