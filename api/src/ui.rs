@@ -60,8 +60,8 @@ static ASSETS: LazyLock<Vec<Asset>> = LazyLock::new(|| {
     .into_iter()
     .map(|asset| {
         let digest = Sha256::digest(asset.content);
-        let hex: String = digest[..12].iter().map(|byte| format!("{byte:02x}")).collect();
-        Asset { etag: format!("\"{hex}\""), ..asset }
+        let number = digest.iter().take(12).fold(0, |number, byte| number << 8 | u128::from(*byte));
+        Asset { etag: format!("\"{number:024x}\""), ..asset }
     })
     .collect()
 });

@@ -1,5 +1,6 @@
 //! Sends what a script exports, and writes what it shows.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -267,7 +268,7 @@ fn put_header(headers: &mut axum::http::HeaderMap, name: HeaderName, value: &Val
             continue;
         }
         for unit in character.encode_utf16(&mut [0; 2]) {
-            text.push_str(&format!("\\u{unit:04x}"));
+            write!(text, "\\u{unit:04x}").expect("writing to a string cannot fail");
         }
     }
     let text =

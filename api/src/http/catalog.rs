@@ -49,10 +49,11 @@ pub(crate) struct Scripts {
 }
 
 #[derive(Debug, Serialize)]
+#[expect(clippy::struct_field_names, reason = "the names are those of the answer")]
 struct Script {
-    name: String,
-    doc: String,
-    script: String,
+    name: &'static str,
+    doc: &'static str,
+    script: &'static str,
 }
 
 /// `GET /api/v1/tables`.
@@ -115,11 +116,7 @@ fn kind(kind: TableKind) -> &'static str {
 pub(crate) async fn scripts() -> Json<Scripts> {
     let scripts = Engine::scripts()
         .iter()
-        .map(|script| Script {
-            name: script.name.to_string(),
-            doc: script.doc.to_string(),
-            script: script.text.to_string(),
-        })
+        .map(|script| Script { name: script.name, doc: script.doc, script: script.text })
         .collect();
     Json(Scripts { scripts })
 }

@@ -386,7 +386,8 @@ mod tests {
     fn an_answer_beyond_its_limit_is_an_error_in_every_format() {
         let batches = [batch()];
         let table = Table { name: "out", schema: batches[0].schema(), batches: &batches };
-        let writers: [&dyn Fn(&mut Bounded) -> Result<(), WriteError>; 4] = [
+        type Writer<'a> = &'a dyn Fn(&mut Bounded) -> Result<(), WriteError>;
+        let writers: [Writer<'_>; 4] = [
             &|out| rows(&table, 10, out).map(drop),
             &|out| ndjson(std::slice::from_ref(&table), out),
             &|out| csv(&table, out),

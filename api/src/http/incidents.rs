@@ -27,6 +27,7 @@ pub(crate) struct Parameters {
 }
 
 #[derive(Debug, Serialize)]
+#[expect(clippy::struct_field_names, reason = "the names are those of the answer")]
 pub(crate) struct Incidents {
     at: String,
     incidents: Vec<Incident>,
@@ -37,6 +38,7 @@ pub(crate) struct Incidents {
 
 /// An incident as it is now.
 #[derive(Debug, Serialize)]
+#[expect(clippy::struct_field_names, reason = "the names are those of the answer")]
 struct Incident {
     incident_id: String,
     state: String,

@@ -73,7 +73,8 @@ pub(crate) fn render(metrics: &[Metric]) -> String {
             MetricKind::Gauge => "gauge",
         };
         let Metric { name, help, .. } = metric;
-        text.push_str(&format!("# HELP {name} {help}\n# TYPE {name} {kind}\n"));
+        writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}")
+            .expect("writing to a string cannot fail");
         for sample in &metric.samples {
             text.push_str(name);
             for (at, (label, value)) in sample.labels.iter().enumerate() {

@@ -81,7 +81,7 @@ pub(crate) async fn ready(State(shared): AppState, RawQuery(query): RawQuery) ->
     }
     let mut text = String::new();
     for check in failing {
-        text.push_str(&format!("{}: {}\n", check.name, check.detail));
+        text.extend([check.name, ": ", &check.detail, "\n"]);
     }
     (status, if text.is_empty() { "ok\n".to_owned() } else { text }).into_response()
 }

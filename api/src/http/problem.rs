@@ -14,7 +14,10 @@ use undine_query::Placed;
 
 /// An answer that says what failed, on which value, and what to do.
 #[derive(Debug)]
-pub(crate) struct Problem {
+pub(crate) struct Problem(Box<Details>);
+
+#[derive(Debug)]
+struct Details {
     status: StatusCode,
     code: &'static str,
     detail: Cow<'static, str>,
@@ -48,7 +51,7 @@ impl Problem {
         code: &'static str,
         detail: impl Into<Cow<'static, str>>,
     ) -> Self {
-        Self {
+        Self(Box::new(Details {
             status,
             code,
             detail: detail.into(),
@@ -57,7 +60,7 @@ impl Problem {
             rendered: None,
             retry_after: None,
             id: Ulid::generate(),
-        }
+        }))
     }
 
     /// A request that cannot be understood.
@@ -79,49 +82,54 @@ impl Problem {
 
     /// Writes what the client is not told, under the id that it is told.
     pub(crate) fn log(&self, cause: &(dyn std::error::Error + 'static)) {
-        tracing::warn!(id = %self.id, code = self.code, cause, "request failed");
+        tracing::warn!(id = %self.0.id, code = self.0.code, cause, "request failed");
     }
 
     /// Adds what to do about it.
-    pub(crate) fn hint(self, hint: impl Into<Cow<'static, str>>) -> Self {
-        Self { hint: Some(hint.into()), ..self }
+    pub(crate) fn hint(mut self, hint: impl Into<Cow<'static, str>>) -> Self {
+        self.0.hint = Some(hint.into());
+        self
     }
 
     /// Adds where a script is wrong, and the same drawn under its source.
-    pub(crate) fn diagnosed(self, diagnostics: Vec<Placed>, rendered: String) -> Self {
-        Self { diagnostics, rendered: Some(rendered), ..self }
+    pub(crate) fn diagnosed(mut self, diagnostics: Vec<Placed>, rendered: String) -> Self {
+        self.0.diagnostics = diagnostics;
+        self.0.rendered = Some(rendered);
+        self
     }
 
     /// Adds when to come back.
-    pub(crate) fn retry_after(self, retry_after: Duration) -> Self {
-        Self { retry_after: Some(retry_after), ..self }
+    pub(crate) fn retry_after(mut self, retry_after: Duration) -> Self {
+        self.0.retry_after = Some(retry_after);
+        self
     }
 
     /// What kind of problem it is.
     #[cfg(test)]
     pub(crate) fn code(&self) -> &'static str {
-        self.code
+        self.0.code
     }
 }
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
+        let details = *self.0;
         let document = Document {
-            r#type: format!("urn:undine:problem:{}", self.code),
-            title: self.status.canonical_reason().unwrap_or("Problem"),
-            status: self.status.as_u16(),
-            code: self.code,
-            detail: &self.detail,
-            hint: self.hint.as_deref(),
-            diagnostics: &self.diagnostics,
-            rendered: self.rendered.as_deref(),
-            id: self.id.to_string(),
+            r#type: format!("urn:undine:problem:{}", details.code),
+            title: details.status.canonical_reason().unwrap_or("Problem"),
+            status: details.status.as_u16(),
+            code: details.code,
+            detail: &details.detail,
+            hint: details.hint.as_deref(),
+            diagnostics: &details.diagnostics,
+            rendered: details.rendered.as_deref(),
+            id: details.id.to_string(),
         };
         let body = serde_json::to_vec(&document).unwrap_or_default();
-        let mut response = (self.status, Body::from(body)).into_response();
+        let mut response = (details.status, Body::from(body)).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        if let Some(after) = self.retry_after {
+        if let Some(after) = details.retry_after {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(after.as_secs().max(1)));
         }
         response

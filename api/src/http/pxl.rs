@@ -8,6 +8,7 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::Response;
+use http_body_util::LengthLimitError;
 use serde::{Deserialize, Serialize};
 use undine_query as query;
 
@@ -261,7 +262,7 @@ async fn body(shared: &Shared, request: Request) -> Result<String, Problem> {
     let bytes_max = shared.body_bytes_max;
     let bytes = to_bytes(request.into_body(), bytes_max).await.map_err(|error| {
         let is_over = std::error::Error::source(&error)
-            .is_some_and(|source| source.is::<http_body_util::LengthLimitError>());
+            .is_some_and(<dyn std::error::Error>::is::<LengthLimitError>);
         if !is_over {
             return Problem::bad_request("incomplete_body", "the body ended early");
         }

@@ -202,7 +202,7 @@ mod tests {
         text
     }
 
-    const LONG: Duration = Duration::from_secs(60);
+    const LONG: Duration = Duration::from_mins(1);
 
     #[tokio::test]
     async fn a_request_in_flight_is_answered_after_the_stop() {

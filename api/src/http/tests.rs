@@ -342,7 +342,7 @@ async fn the_api_document_names_exactly_the_routes_that_there_are() {
         }
     }
     named.sort();
-    expect_test::expect![[r#"
+    expect_test::expect![[r"
         GET /api/v1/incidents
         GET /api/v1/openapi.json
         GET /api/v1/scripts
@@ -353,7 +353,7 @@ async fn the_api_document_names_exactly_the_routes_that_there_are() {
         GET /readyz
         POST /api/v1/pxl:check
         POST /api/v1/pxl:run
-        POST /api/v1/sql"#]]
+        POST /api/v1/sql"]]
     .assert_eq(&named.join("\n"));
     let source = include_str!("../http.rs");
     let routes = source.matches(".route(\"/").count();

@@ -279,12 +279,12 @@ fn store(dir: &std::path::Path, clock: &Arc<dyn Clock>) -> Store {
         log_queue_bytes_max: 16 << 20,
         log_sync_interval: Duration::from_secs(1),
         commit_interval: Duration::from_millis(10),
-        seal_interval: Duration::from_secs(3600),
-        tiers: vec![Duration::from_secs(10), Duration::from_secs(60)],
+        seal_interval: Duration::from_hours(1),
+        tiers: vec![Duration::from_secs(10), Duration::from_mins(1)],
         raw_for: None,
         groups_per_window_max: 1000,
         segments_max: 100,
-        deleted_files_for: Duration::from_secs(3600),
+        deleted_files_for: Duration::from_hours(1),
         clock: Arc::clone(clock),
     }
     .build()
