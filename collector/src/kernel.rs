@@ -48,11 +48,12 @@ pub const RING_BYTES_MAX: u32 = 512 * 1024 * 1024;
 /// Which kernel hooks see the bytes of sockets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Hooks {
-    /// The tracepoints `sock_send_length` and `sock_recv_length`; kernel 6.3 and later. Sees every
-    /// operation, also those of `io_uring`.
+    /// The tracepoints `sock_send_length` and `sock_recv_length`; kernel 6.3 and later. Also sees
+    /// `io_uring`, but not `splice` out of a socket, nor `TCP_ZEROCOPY_RECEIVE`.
     SocketLength,
-    /// The tracepoint `sys_exit` and a walk from the file descriptor to the socket. Costs every
-    /// system call of the host a little and does not see `io_uring`.
+    /// The tracepoint `sys_exit` and a walk from the file descriptor to the socket; kernel 5.17
+    /// and later. Costs every system call of the host a little, and does not see `io_uring` and
+    /// 32-bit programs.
     SysExit,
 }
 

@@ -1,8 +1,9 @@
 //! The tracepoints that say how many bytes an operation on a socket moved; kernel 6.3 and later.
 //!
 //! They run inside the system call, so its arguments are still in the process's registers. They
-//! also run where there is no such call: for `io_uring`, `sendfile` and `splice`, whose bytes are
-//! only counted.
+//! also run where there is no such call: for `io_uring`, `sendfile` and `splice` into a socket,
+//! whose bytes are only counted. They do not run for `splice` out of a socket, nor where a process
+//! maps what it receives (`TCP_ZEROCOPY_RECEIVE`): those bytes are not seen at all.
 
 use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
 use undine_ebpf::{Counter, EGRESS, INGRESS};
