@@ -22,7 +22,6 @@ use undine_schema::tables::HTTP_EVENTS;
 use undine_schema::{Append, Feed, Seq};
 use undine_store::Store;
 
-use crate::client;
 use crate::nginx::{Logged, Nginx};
 use crate::report::Report;
 use crate::require_scope;

@@ -17,8 +17,6 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 
-use report::Report;
-
 #[derive(Debug, Parser)]
 #[command(name = "evals", about = "Proves on real input that Undine does its job")]
 struct Cli {

@@ -49,8 +49,8 @@ impl Report {
     pub(crate) fn check(
         &mut self,
         name: impl Into<String>,
-        value: impl ToString,
-        target: impl ToString,
+        value: impl std::fmt::Display,
+        target: impl std::fmt::Display,
         ok: bool,
     ) {
         self.ok &= ok;
@@ -63,7 +63,7 @@ impl Report {
     }
 
     /// Requires that two values are the same.
-    pub(crate) fn same<T: PartialEq + ToString>(
+    pub(crate) fn same<T: PartialEq + std::fmt::Display>(
         &mut self,
         name: impl Into<String>,
         value: T,

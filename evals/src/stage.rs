@@ -20,12 +20,12 @@ pub(crate) fn store(dir: &Path, hot_bytes_max: usize) -> Result<Store> {
         log_queue_bytes_max: 256 << 20,
         log_sync_interval: Duration::from_millis(200),
         commit_interval: Duration::from_millis(10),
-        seal_interval: Duration::from_secs(3600),
-        tiers: vec![Duration::from_secs(10), Duration::from_secs(60)],
+        seal_interval: Duration::from_hours(1),
+        tiers: vec![Duration::from_secs(10), Duration::from_mins(1)],
         raw_for: None,
         groups_per_window_max: 10_000,
         segments_max: 64,
-        deleted_files_for: Duration::from_secs(24 * 3600),
+        deleted_files_for: Duration::from_hours(24),
         clock: Arc::new(SystemClock),
     };
     config.build().context("cannot open the store")

@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -39,7 +38,7 @@ px.display(df)
 /// Rows that are appended at a time.
 const BATCH_ROWS: u32 = 500;
 /// How far back the rows reach.
-const SPAN: Duration = Duration::from_secs(30 * 60);
+const SPAN: Duration = Duration::from_mins(30);
 
 type Key = (String, String, i64);
 

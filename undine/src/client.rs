@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::io::{IsTerminal, Read, Write};
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -15,7 +15,7 @@ use crate::cli::{Appliance, Get, Output, Query, Run};
 use crate::value;
 
 /// Longest time that an answer may take; the appliance has a shorter limit of its own.
-const ANSWER_TIME_MAX: Duration = Duration::from_secs(300);
+const ANSWER_TIME_MAX: Duration = Duration::from_mins(5);
 /// When somebody who waits is told so.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// Where the script cannot be read, the appliance cannot be reached or refuses the script.
 pub(crate) async fn run(args: Run) -> Result<()> {
     let mut body = json!({ "strict": args.strict });
-    match source(args.script, args.file)? {
+    match source(args.script.as_deref(), args.file.as_deref())? {
         Source::Name(name) => body["name"] = name.into(),
         Source::Text(text) => body["script"] = text.into(),
     }
@@ -70,9 +70,9 @@ enum Source {
     Text(String),
 }
 
-fn source(script: Option<String>, file: Option<PathBuf>) -> Result<Source> {
-    match (script.as_deref(), file) {
-        (_, Some(path)) => fs::read_to_string(&path)
+fn source(script: Option<&str>, file: Option<&Path>) -> Result<Source> {
+    match (script, file) {
+        (_, Some(path)) => fs::read_to_string(path)
             .map(Source::Text)
             .with_context(|| format!("cannot read the script {}", path.display())),
         (Some("-"), None) => standard_input().map(Source::Text),

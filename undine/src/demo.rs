@@ -143,7 +143,7 @@ pub(crate) async fn run(args: Demo) -> Result<ExitCode> {
     };
     let handles = appliance.handles();
     let shutdown = CancellationToken::new();
-    let running = tokio::task::JoinSet::from_iter([appliance.run(shutdown.clone())]);
+    let running = tokio::task::JoinSet::from_iter([Box::pin(appliance.run(shutdown.clone()))]);
 
     say(format!("page     http://{}/", handles.http));
     let stage = Stage { dir: dir.path(), cgroup: Some(&cgroup) };
@@ -168,7 +168,7 @@ pub(crate) async fn run(args: Demo) -> Result<ExitCode> {
 /// Says that nothing can be captured, and how it could.
 fn without_ebpf(args: &Demo, why: &anyhow::Error) -> Result<ExitCode> {
     say(format!("eBPF cannot be used: {why:#}"));
-    say("this gives the rights:\n    sudo ./target/release/undine demo".to_owned());
+    say("this gives the rights:\n    sudo ./target/release/undine demo");
     if args.require_ebpf {
         bail!("--require-ebpf was given");
     }
@@ -244,7 +244,7 @@ impl Watch<'_> {
             }
             let now = start.elapsed();
             self.act(schedule, now)?;
-            self.look(now).await?;
+            self.look(now)?;
             if now >= next_line {
                 next_line += Duration::from_secs(10);
                 self.status_line(now).await?;
@@ -273,7 +273,7 @@ impl Watch<'_> {
         Ok(())
     }
 
-    async fn look(&mut self, now: Duration) -> Result<()> {
+    fn look(&mut self, now: Duration) -> Result<()> {
         if self.story.first_row.is_none() && self.handles.table("http_events").appended_rows > 0 {
             self.story.first_row = Some(now);
             say(format!("{:>5.1}s   first row", now.as_secs_f64()));
@@ -374,7 +374,7 @@ impl Watch<'_> {
 }
 
 fn tell(report: &Report, args: &Demo) -> Result<()> {
-    say(String::new());
+    say("");
     for (service, sent) in &report.requests_sent {
         let rows = report.rows_captured.get(service).copied().unwrap_or(0);
         say(format!("{service:<12} {sent:>7} requests by its own record, {rows:>7} rows"));
@@ -390,11 +390,7 @@ fn tell(report: &Report, args: &Demo) -> Result<()> {
     for disagreement in &report.disagreements {
         say(format!("DISAGREES: {disagreement}"));
     }
-    say(if report.agreed {
-        "everything agrees".to_owned()
-    } else {
-        "not everything agrees".to_owned()
-    });
+    say(if report.agreed { "everything agrees" } else { "not everything agrees" });
     if args.json {
         say(serde_json::to_string(report)?);
     }
@@ -402,8 +398,8 @@ fn tell(report: &Report, args: &Demo) -> Result<()> {
 }
 
 #[expect(clippy::print_stdout, reason = "the demo is there to be read")]
-fn say(text: String) {
-    println!("{text}");
+fn say(text: impl AsRef<str>) {
+    println!("{}", text.as_ref());
 }
 
 #[cfg(test)]

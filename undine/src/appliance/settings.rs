@@ -49,7 +49,7 @@ pub(super) fn store(
         raw_for,
         groups_per_window_max: 10_000,
         segments_max: 64,
-        deleted_files_for: Duration::from_secs(24 * 3600),
+        deleted_files_for: Duration::from_hours(24),
         clock: Arc::clone(clock),
     }
 }
@@ -104,13 +104,13 @@ pub(super) fn model(config: &RawConfig) -> undine_ml::Config {
         memory_windows: 120,
         open_decades: 5.0,
         resolve_windows: 4,
-        relearn_after: Duration::from_secs(30 * 60),
+        relearn_after: Duration::from_mins(30),
         latency_resolution: Duration::from_millis(1),
         silence: undine_ml::Silence::AnomalyOnly,
         entities_max: 1000,
         edges_max: 4000,
         state_path: Some(config.data_dir.join("model.json")),
-        state_interval: Duration::from_secs(60),
+        state_interval: Duration::from_mins(1),
     }
 }
 
@@ -184,7 +184,7 @@ pub(super) fn api(config: &RawConfig) -> Result<undine_api::Config> {
     let scripts = config.export.iter().map(script).collect::<Result<_>>()?;
     let receivers = config.webhook.iter().map(receiver).collect::<Result<_>>()?;
     let retry =
-        RetryPolicy { first_delay: Duration::from_millis(500), delay_max: Duration::from_secs(60) };
+        RetryPolicy { first_delay: Duration::from_millis(500), delay_max: Duration::from_mins(1) };
     Ok(undine_api::Config {
         http: http::Config {
             listen: config.server.listen,
@@ -210,7 +210,7 @@ pub(super) fn api(config: &RawConfig) -> Result<undine_api::Config> {
             scripts,
             dir: config.data_dir.join("exports"),
             lateness: Duration::from_secs(2),
-            catch_up_max: Duration::from_secs(24 * 3600),
+            catch_up_max: Duration::from_hours(24),
             runs_max: 2,
             run_timeout: config.query.timeout,
             retry,
@@ -221,7 +221,7 @@ pub(super) fn api(config: &RawConfig) -> Result<undine_api::Config> {
             outbox_entries_max: 10_000,
             dead_entries_max: 1000,
             retry,
-            give_up_after: Duration::from_secs(24 * 3600),
+            give_up_after: Duration::from_hours(24),
             external_url: format!("http://{}", config.server.listen),
         },
     })

@@ -1,6 +1,6 @@
 //! A client that calls a service at a steady rate and counts what it sent.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -17,7 +17,7 @@ const IN_FLIGHT_MAX: usize = 64;
 
 /// What the client knows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LoadRecord {
+pub(super) struct LoadRecord {
     /// Requests for which it got an answer, of whatever status.
     pub answered: u64,
     /// Requests for which it got none.
@@ -42,10 +42,11 @@ pub(crate) async fn send(args: DemoLoad) -> Result<()> {
             _ = ticks.tick() => {}
         }
         while under_way.len() >= IN_FLIGHT_MAX {
-            count(&mut seen, under_way.join_next().await);
+            let Some(done) = under_way.join_next().await else { break };
+            count(&mut seen, &done);
         }
         while let Some(done) = under_way.try_join_next() {
-            count(&mut seen, Some(done));
+            count(&mut seen, &done);
         }
         let url = format!("http://{}{}", args.gateway, path(number));
         let client = client.clone();
@@ -61,16 +62,15 @@ pub(crate) async fn send(args: DemoLoad) -> Result<()> {
         }
     }
     while let Some(done) = under_way.join_next().await {
-        count(&mut seen, Some(done));
+        count(&mut seen, &done);
     }
     write_record(seen, &args.record)
 }
 
-fn count(seen: &mut LoadRecord, done: Option<Result<bool, tokio::task::JoinError>>) {
+fn count(seen: &mut LoadRecord, done: &Result<bool, tokio::task::JoinError>) {
     match done {
-        Some(Ok(true)) => seen.answered += 1,
-        Some(_) => seen.failed += 1,
-        None => {}
+        Ok(true) => seen.answered += 1,
+        Ok(false) | Err(_) => seen.failed += 1,
     }
 }
 
@@ -82,7 +82,7 @@ fn path(number: u64) -> String {
     }
 }
 
-fn write_record(seen: LoadRecord, path: &PathBuf) -> Result<()> {
+fn write_record(seen: LoadRecord, path: &Path) -> Result<()> {
     record::replace(path, &serde_json::to_string(&seen)?)
         .with_context(|| format!("cannot write {}", path.display()))
 }

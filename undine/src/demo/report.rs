@@ -8,8 +8,8 @@ use serde::Serialize;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Capture {
+    /// The running kernel.
     Ebpf,
-    Replay,
 }
 
 /// The final report. A step that was not reached is `None`, never true.

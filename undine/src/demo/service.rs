@@ -29,7 +29,7 @@ const TICK: Duration = Duration::from_millis(100);
 
 /// What a service knows of the requests that it answered.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ServiceRecord {
+pub(super) struct ServiceRecord {
     /// Where it listens.
     pub listen: String,
     /// Its process.
@@ -40,7 +40,7 @@ pub struct ServiceRecord {
 
 impl ServiceRecord {
     /// All requests answered.
-    pub fn requests(&self) -> u64 {
+    pub(super) fn requests(&self) -> u64 {
         self.by_status.values().sum()
     }
 }
