@@ -327,7 +327,7 @@ mod tests {
             order in any::<u64>(),
         ) {
             let total: usize = cuts.iter().sum();
-            let stream: Vec<u8> = (0..total).map(|at| (at % 251) as u8).collect();
+            let stream: Vec<u8> = (0..total).map(|at| u8::try_from(at % 251).unwrap()).collect();
             let mut pieces = Vec::new();
             let mut at = 0;
             for cut in cuts {

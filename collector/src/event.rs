@@ -426,7 +426,7 @@ mod tests {
         fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300), kind in 0_u8..9) {
             let mut bytes = bytes;
             if let Some(first) = bytes.first_mut() { *first = kind; }
-            let _ = Event::decode(&bytes);
+            let _outcome = Event::decode(&bytes);
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The collector as a whole: on the real kernel, and from recordings.
 
+#[cfg(test)]
 mod it {
     mod memory;
     mod http;

@@ -32,7 +32,7 @@ impl Machine {
             redaction: Redaction { headers: Mode::Full, bodies: Mode::Full },
             body_bytes_max: 1024,
             service_rules: Vec::new(),
-            conn_stats_interval: Duration::from_secs(3600),
+            conn_stats_interval: Duration::from_hours(1),
             connections_max: 1000,
             facts: FactSource::Recorded(
                 [(1, "/bin/client"), (2, "/bin/server")]
@@ -461,14 +461,14 @@ proptest! {
         let lost = |byte: u8, salt: u8| byte.wrapping_mul(31).wrapping_add(salt.wrapping_mul(97)) % 100 < percent;
         for (n, (a, b)) in fates.iter().enumerate() {
             let fate = (lost(*a, 1), lost(*b, 2), lost(a ^ b, 3), lost(a.wrapping_add(*b), 4));
-            exchange(&mut machine, 1 + (*a as u64 % 3), n, fate);
+            exchange(&mut machine, 1 + (u64::from(*a) % 3), n, fate);
             if idle >> (n % 64) & 1 == 1 {
                 machine.now += 2 * REORDER_NS_MAX;
                 machine.pipeline.advance(machine.now);
             }
         }
         for conn in 1..=3_u64 {
-            if close[conn as usize - 1] {
+            if close[usize::try_from(conn).unwrap() - 1] {
                 machine.close(conn + 100, 1);
                 machine.close(conn, 2);
             }
@@ -521,7 +521,7 @@ proptest! {
             let mut bytes = Vec::new();
             Event { header, body: Body::Data { flow: Flow::Ingress, payload: &payload } }.encode(&mut bytes);
             if kind != 1 { bytes.extend_from_slice(&[7; 200]); }
-            let _ = machine.pipeline.message(&bytes);
+            let _outcome = machine.pipeline.message(&bytes);
         }
         machine.drain();
     }

@@ -55,8 +55,8 @@ impl Program {
 impl Drop for Program {
     fn drop(&mut self) {
         // It may have ended by itself.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        drop(self.child.kill());
+        drop(self.child.wait());
     }
 }
 
@@ -83,7 +83,9 @@ fn program() {
                 let threads: Vec<_> = (0..connections.parse().unwrap())
                     .map(|connection| std::thread::spawn(move || load(port, connection, requests)))
                     .collect();
-                threads.into_iter().for_each(|thread| thread.join().unwrap());
+                for thread in threads {
+                    thread.join().unwrap();
+                }
                 println!("\nloaded");
             }
             _ => return,

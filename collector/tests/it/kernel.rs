@@ -2,9 +2,10 @@
 
 use std::collections::HashSet;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 use undine_collector::{
     Collector, Config, Mode, Redaction, Scope, ScopeDefault, ScopeGuard, SourceConfig, Target,
@@ -15,7 +16,7 @@ use super::http::Program;
 use super::memory::Memory;
 
 /// Kernel tests run one at a time.
-static ALONE: Mutex<()> = Mutex::new(());
+static ALONE: Mutex<()> = Mutex::const_new(());
 
 /// Whether this process may load kernel programs; says so where it may not.
 pub(crate) fn may_load() -> bool {
@@ -105,7 +106,7 @@ fn check_pairs(memory: &Memory) -> usize {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_request_is_a_row_and_nothing_is_lost() {
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let _alone = ALONE.lock().await;
     if !may_load() {
         return;
     }
@@ -155,7 +156,7 @@ async fn every_request_is_a_row_and_nothing_is_lost() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_ring_that_is_too_small_loses_rows_within_bounds_and_never_pairs_wrong() {
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let _alone = ALONE.lock().await;
     if !may_load() {
         return;
     }
@@ -195,7 +196,7 @@ async fn a_ring_that_is_too_small_loses_rows_within_bounds_and_never_pairs_wrong
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_recording_of_the_kernel_replays_to_the_same_rows() {
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let _alone = ALONE.lock().await;
     if !may_load() {
         return;
     }
@@ -217,6 +218,6 @@ async fn a_recording_of_the_kernel_replays_to_the_same_rows() {
     let columns = ["req_path", "resp_headers", "latency", "service", "remote_service", "resp_body"];
     let captured = memory.rows("http_events", &columns);
     assert_eq!(captured.len(), 200);
-    let replayed = super::replay::replay(&path).await;
+    let replayed = Box::pin(super::replay::replay(&path)).await;
     assert_eq!(replayed.rows("http_events", &columns), captured);
 }

@@ -86,7 +86,7 @@ async fn a_replay_gives_rows_with_the_times_of_the_recording() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.undine");
     record(&path, 3);
-    let memory = replay(&path).await;
+    let memory = Box::pin(replay(&path)).await;
     assert_eq!(
         memory.rows("http_events", &["time_", "req_path", "resp_message"]),
         [["7000", "/0", "0"], ["7001", "/1", "1"], ["7002", "/2", "2"]]
