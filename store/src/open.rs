@@ -132,7 +132,7 @@ impl Config {
             recovered,
             sealer: Mutex::new(sealer),
             pressed: Notify::new(),
-            _lock: lock,
+            lock,
         };
         Ok(Store { inner: Arc::new(inner) })
     }

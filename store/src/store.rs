@@ -46,7 +46,7 @@ pub(crate) struct Inner {
     /// Unsealed rows take much room.
     pub(crate) pressed: Notify,
     /// Keeps other processes away from the folder until the store is gone.
-    pub(crate) _lock: File,
+    pub(crate) lock: File,
 }
 
 impl Store {
@@ -375,5 +375,9 @@ impl Drop for Inner {
             tracing::error!(%error, "evicted rows cannot be reported");
         }
         self.log.stop();
+        // Closing is not enough: a child process between fork and exec holds the file open too.
+        if let Err(error) = self.lock.unlock() {
+            tracing::warn!(%error, "the folder stays locked until this process ends");
+        }
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tempfile::TempDir;
-use undine_schema::{Append, Durability, Frame, Part, RetryKey};
+use undine_schema::{Append, Clock, Durability, Frame, Part, RetryKey, SystemClock};
 use undine_store::Config;
 
 use super::fixture::{
@@ -105,7 +105,7 @@ fn a_child_that_appends_until_it_is_killed() {
             for _ in 0..20 {
                 captured += 1;
                 let value = life * 1_000_000_000 + captured;
-                let row = Row { time: value, kind: 1, value, path_bytes: 30 };
+                let row = Row { time: SystemClock.now().get(), kind: 1, value, path_bytes: 30 };
                 store.append(Frame::captured(&REQUESTS, requests(&[row]))).unwrap();
             }
         }
