@@ -384,9 +384,10 @@ mod tests {
 
     #[test]
     fn an_answer_beyond_its_limit_is_an_error_in_every_format() {
+        type Writer<'a> = &'a dyn Fn(&mut Bounded) -> Result<(), WriteError>;
+
         let batches = [batch()];
         let table = Table { name: "out", schema: batches[0].schema(), batches: &batches };
-        type Writer<'a> = &'a dyn Fn(&mut Bounded) -> Result<(), WriteError>;
         let writers: [Writer<'_>; 4] = [
             &|out| rows(&table, 10, out).map(drop),
             &|out| ndjson(std::slice::from_ref(&table), out),
