@@ -102,6 +102,7 @@ pub struct Request {
 }
 
 /// Why there is no answer.
+#[expect(clippy::error_impl_error, reason = "callers name it `query::Error`")]
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The script is wrong; shows each mistake under its line.
@@ -397,7 +398,7 @@ impl Run<'_> {
             Fault::Script(diagnostic) => {
                 Error::Script(Diagnostics::new(self.source, vec![diagnostic]))
             }
-            other => self.engine.run_error(other),
+            Fault::Engine(_) => self.engine.run_error(fault),
         }
     }
 

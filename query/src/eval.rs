@@ -193,8 +193,7 @@ impl<'a> Evaluator<'a> {
     /// What a wrong statement should have bound is known to be wrong, not missing.
     fn poison(&mut self, stmt: &Stmt) {
         let name = match stmt {
-            Stmt::Import { name, .. } => name,
-            Stmt::Assign { target: Target::Name(name), .. } => name,
+            Stmt::Import { name, .. } | Stmt::Assign { target: Target::Name(name), .. } => name,
             Stmt::Assign {
                 target: Target::Attribute { base, .. } | Target::Item { base, .. },
                 ..
@@ -461,14 +460,12 @@ impl<'a> Evaluator<'a> {
                 .collect::<Eval<Vec<_>>>()?;
             return self.apply(function.into(), args, range);
         };
-        match scalar::fold(function, &constants) {
-            Some(folded) => Ok(Value::Scalar(folded)),
-            None => {
-                let types: Vec<_> = constants.iter().map(|c| c.value.pxl_type().name()).collect();
-                let message = format!("`{function}` has no form for ({})", types.join(", "));
-                Err(self.fail(Diagnostic::new(range, message, "these types do not go together")))
-            }
-        }
+        let folded = scalar::fold(function, &constants).ok_or_else(|| {
+            let types: Vec<_> = constants.iter().map(|c| c.value.pxl_type().name()).collect();
+            let message = format!("`{function}` has no form for ({})", types.join(", "));
+            self.fail(Diagnostic::new(range, message, "these types do not go together"))
+        })?;
+        Ok(Value::Scalar(folded))
     }
 
     /// A call of a function on rows.
@@ -545,14 +542,14 @@ impl<'a> Evaluator<'a> {
             (
                 Value::List(items) | Value::Tuple(items),
                 Value::Scalar(Scalar { value: Const::Int(at), .. }),
-            ) => match usize::try_from(at).ok().and_then(|at| items.get(at)) {
-                Some((value, _)) => Ok(value.clone()),
-                None => {
+            ) => {
+                let found = usize::try_from(at).ok().and_then(|at| items.get(at));
+                found.map(|(value, _)| value.clone()).ok_or_else(|| {
                     let message = format!("there is no element {at}");
                     let label = format!("the list has {}", items.len());
-                    Err(self.fail(Diagnostic::new(item_range, message, label)))
-                }
-            },
+                    self.fail(Diagnostic::new(item_range, message, label))
+                })
+            }
             (Value::Poison, _) | (_, Value::Poison) => Err(Raised),
             (owner, _) => {
                 let message = format!("{} has no elements", owner.describe());
@@ -790,7 +787,8 @@ impl<'a> Evaluator<'a> {
             self.sinks.iter().any(|sink| matches!(sink, Sink::Table { name: n, .. } if n == name))
         };
         let name = if taken(&name) {
-            (1..).map(|n| format!("{name}_{n}")).find(|n| !taken(n)).unwrap_or(name)
+            let numbered = (1..=self.sinks.len()).map(|n| format!("{name}_{n}"));
+            numbered.into_iter().find(|name| !taken(name)).unwrap_or(name)
         } else {
             name
         };

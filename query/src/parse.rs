@@ -174,7 +174,7 @@ impl Reader {
             py::Stmt::Import(import) => self.import(import),
             py::Stmt::ImportFrom(import) => self.import_from(import),
             py::Stmt::Assign(assign) => self.assign(assign),
-            py::Stmt::FunctionDef(def) => self.def(def),
+            py::Stmt::FunctionDef(def) => Some(self.def(def)),
             py::Stmt::Return(ret) if kind == Block::Function => {
                 Some(Stmt::Return(ret.value.as_deref().map(|value| self.expr(value))))
             }
@@ -254,7 +254,7 @@ impl Reader {
         None
     }
 
-    fn def(&mut self, def: &py::StmtFunctionDef) -> Option<Stmt> {
+    fn def(&mut self, def: &py::StmtFunctionDef) -> Stmt {
         if def.is_async {
             self.refuse(def.range, "`async`", "write a plain `def`");
         }
@@ -286,7 +286,7 @@ impl Reader {
             self.block(&def.body, Block::Function)
         };
         self.depth -= 1;
-        Some(Stmt::Def(Arc::new(Def { name: identifier(&def.name), params, body })))
+        Stmt::Def(Arc::new(Def { name: identifier(&def.name), params, body }))
     }
 
     fn expr(&mut self, expr: &py::Expr) -> ExprAt {
@@ -540,7 +540,7 @@ mod tests {
 
     const LIMITS: Limits = Limits { script_bytes_max: 64 * 1024, depth_max: 100 };
 
-    fn refused(source: &str, expected: Expect) {
+    fn refused(source: &str, expected: &Expect) {
         let mistakes = script(source, LIMITS).expect_err("the script is wrong");
         expected.assert_eq(&Diagnostics::new(source, mistakes).to_string());
     }
@@ -558,12 +558,13 @@ mod tests {
     fn every_mistake_is_reported_with_its_remedy() {
         refused(
             "if x:\n  y = 1\ndf = a if b else c\n",
-            expect![[r#"
+            &expect![[r"
                 error: PxL has no `if`
                   |
                 1 | / if x:
                 2 | |   y = 1
                   | |_______^ not part of the language
+                  |
                   = help: filter with `df[condition]` or choose with `px.select`
 
                 error: PxL has no `a if c else b`
@@ -571,7 +572,7 @@ mod tests {
                 3 | df = a if b else c
                   |      ^^^^^^^^^^^^^ not part of the language
                   |
-                  = help: use `px.select(c, a, b)`"#]],
+                  = help: use `px.select(c, a, b)`"]],
         );
     }
 

@@ -53,8 +53,6 @@ fn set(pragmas: &mut Pragmas, setting: &str, range: Range) -> Result<(), Diagnos
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
     #[test]
     fn a_script_raises_its_own_limit_and_a_typo_is_told() {
         let read = |text| super::read(text, 10_000);

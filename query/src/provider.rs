@@ -88,12 +88,12 @@ pub(crate) fn segments_in(tier: &TierView, span: Span) -> Vec<Segment> {
 pub(crate) struct Segments {
     schema: SchemaRef,
     url: ObjectStoreUrl,
-    segments: Vec<Segment>,
+    files: Vec<Segment>,
 }
 
 impl Segments {
     pub(crate) fn new(schema: SchemaRef, url: ObjectStoreUrl, segments: Vec<Segment>) -> Self {
-        Self { schema, url, segments }
+        Self { schema, url, files: segments }
     }
 }
 
@@ -122,7 +122,7 @@ impl TableProvider for Segments {
         filters: &[Expr],
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        if self.segments.is_empty() {
+        if self.files.is_empty() {
             let schema = match projection {
                 Some(projection) => Arc::new(self.schema.project(projection)?),
                 None => Arc::clone(&self.schema),
@@ -137,7 +137,7 @@ impl TableProvider for Segments {
             source = source.with_predicate(state.create_physical_expr(predicate, &schema)?);
         }
         let files: FileGroup = self
-            .segments
+            .files
             .iter()
             .map(|segment| PartitionedFile::new(segment.path.to_string(), segment.bytes))
             .collect::<Vec<_>>()

@@ -192,8 +192,9 @@ impl AggregateKind {
         match (self, arg) {
             (Self::Count, _) | (Self::Sum, Int64 | Boolean) => Some(Int64),
             (Self::Sum, Float64) | (Self::Mean, Int64 | Float64 | Boolean) => Some(Float64),
-            (Self::Min | Self::Max, Int64 | Float64 | Time64Ns | String) => Some(arg),
-            (Self::Any, _) => Some(arg),
+            (Self::Min | Self::Max, Int64 | Float64 | Time64Ns | String) | (Self::Any, _) => {
+                Some(arg)
+            }
             (Self::Quantiles, Int64 | Float64) => Some(String),
             (Self::Sum | Self::Mean | Self::Quantiles, String | Time64Ns | Uint128)
             | (Self::Min | Self::Max, Boolean | Uint128)
@@ -206,7 +207,6 @@ impl AggregateKind {
         use SemanticType as St;
         let rate = matches!(arg, St::Bytes | St::ThroughputPerNs | St::ThroughputBytesPerNs);
         match self {
-            Self::Count => St::None,
             Self::Any => arg,
             Self::Quantiles if arg == St::DurationNs => St::DurationNsQuantiles,
             Self::Quantiles => St::Quantiles,
@@ -217,7 +217,7 @@ impl AggregateKind {
                 arg
             }
             Self::Min | Self::Max if arg == St::TimeNs => arg,
-            Self::Sum | Self::Mean | Self::Min | Self::Max => St::None,
+            Self::Count | Self::Sum | Self::Mean | Self::Min | Self::Max => St::None,
         }
     }
 }

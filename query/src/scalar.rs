@@ -221,14 +221,17 @@ mod tests {
 
     #[test]
     fn constants_follow_the_arithmetic_of_the_language() {
-        let fold = |f, a: Const, b: Const| super::fold(f, &[a.into(), b.into()]).map(|s| s.value);
-        assert_eq!(fold("divide", Const::Int(1), Const::Int(4)), Some(Const::Float(0.25)));
-        assert_eq!(fold("divide", Const::Int(1), Const::Int(0)), Some(Const::Float(f64::INFINITY)));
-        assert_eq!(fold("modulo", Const::Int(-7), Const::Int(3)), Some(Const::Int(-1)));
-        assert_eq!(fold("subtract", Const::Time(7), Const::Time(3)), Some(Const::Int(4)));
-        assert_eq!(fold("add", Const::Str("a".into()), Const::Int(1)), None);
+        let folded = |f, a: Const, b: Const| fold(f, &[a.into(), b.into()]).map(|s| s.value);
+        assert_eq!(folded("divide", Const::Int(1), Const::Int(4)), Some(Const::Float(0.25)));
         assert_eq!(
-            fold("equal", Const::Float(0.1 + 0.2), Const::Float(0.3)),
+            folded("divide", Const::Int(1), Const::Int(0)),
+            Some(Const::Float(f64::INFINITY))
+        );
+        assert_eq!(folded("modulo", Const::Int(-7), Const::Int(3)), Some(Const::Int(-1)));
+        assert_eq!(folded("subtract", Const::Time(7), Const::Time(3)), Some(Const::Int(4)));
+        assert_eq!(folded("add", Const::Str("a".into()), Const::Int(1)), None);
+        assert_eq!(
+            folded("equal", Const::Float(0.1 + 0.2), Const::Float(0.3)),
             Some(Const::Bool(true))
         );
     }

@@ -241,12 +241,10 @@ impl Evaluator<'_> {
         arg: &Typed,
         range: Range,
     ) -> Eval<(PxlType, SemanticType)> {
-        match kind.result(arg.pxl_type) {
-            Some(result) => Ok((result, kind.meaning(arg.semantic))),
-            None => {
-                let message = format!("`px.{}` does not take {}", kind.name(), arg.pxl_type.name());
-                Err(self.fail(Diagnostic::new(range, message, "of this type")))
-            }
-        }
+        let result = kind.result(arg.pxl_type).ok_or_else(|| {
+            let message = format!("`px.{}` does not take {}", kind.name(), arg.pxl_type.name());
+            self.fail(Diagnostic::new(range, message, "of this type"))
+        })?;
+        Ok((result, kind.meaning(arg.semantic)))
     }
 }

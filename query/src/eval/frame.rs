@@ -385,14 +385,15 @@ impl Evaluator<'_> {
         let right_on = bound.names(self, 3)?;
         let suffixes = match bound.optional(4) {
             None => ["_x".into(), "_y".into()],
-            Some((value, range)) => match arguments::names(&value, range).as_deref() {
-                Some([(left, _), (right, _)]) => [Arc::clone(left), Arc::clone(right)],
-                _ => {
+            Some((value, range)) => {
+                let names = arguments::names(&value, range);
+                let Some([(left, _), (right, _)]) = names.as_deref() else {
                     let message = "`suffixes` are two strings";
                     let label = format!("this is {}", value.describe());
                     return Err(self.fail(Diagnostic::new(range, message, label)));
-                }
-            },
+                };
+                [Arc::clone(left), Arc::clone(right)]
+            }
         };
         let (left, right) = (self.settled(frame)?, self.settled(&right)?);
         let keys = self.join_keys(&left, &right, &left_on, &right_on, bound.range)?;
@@ -487,8 +488,6 @@ impl Evaluator<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
     #[test]
     fn no_visible_column_can_be_called_like_a_hidden_one() {
         assert!(crate::relation::hidden_name("pod").chars().any(char::is_control));

@@ -1,5 +1,7 @@
 //! What stands in `px` and in the modules below it.
 
+use std::sync::Arc;
+
 use super::value::{CASTS, LISTINGS, Module, Native, Value};
 use super::{Eval, Evaluator};
 use crate::ast::Name;
@@ -20,7 +22,7 @@ const SPAN_KINDS: [(&str, i64); 6] = [
 impl Evaluator<'_> {
     pub(super) fn module_attribute(&mut self, module: Module, attr: &Name) -> Eval<Value> {
         let name: &str = &attr.node;
-        if let Some(assigned) = self.attributes.get(&(module.name(), attr.node.clone())) {
+        if let Some(assigned) = self.attributes.get(&(module.name(), Arc::clone(&attr.node))) {
             return Ok(assigned.clone());
         }
         let found = match module {

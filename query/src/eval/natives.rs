@@ -12,6 +12,28 @@ use crate::relation::{Listing, Scan};
 use crate::scalar::{Const, Scalar};
 use crate::time_text::{self, TimeError};
 
+/// Tables that upstream's scripts read and that nothing here fills.
+const NOT_CAPTURED: [&str; 18] = [
+    "amqp_events",
+    "cql_events",
+    "dns_events",
+    "jvm_stats",
+    "kafka_events.beta",
+    "mongodb_events",
+    "mux_events",
+    "mysql_events",
+    "nats_events.beta",
+    "network_stats",
+    "pgsql_events",
+    "proc_exit_events",
+    "process_stats",
+    "redis_events",
+    "stack_traces.beta",
+    "stirling_error",
+    "tcp_stats_events",
+    "tls_events",
+];
+
 /// Arguments that a script reference may have.
 const REFERENCE_ARGS_MAX: usize = 8;
 
@@ -76,13 +98,11 @@ impl Evaluator<'_> {
             Native::Uint128 => {
                 let mut bound = args.bind(self, "uint128", ["uuid"], 1)?;
                 let text = bound.text(self, 0)?;
-                match uuid(&text) {
-                    Some(value) => Ok(Value::constant(Const::Uint128(value))),
-                    None => {
-                        let message = format!("`{text}` is no UUID");
-                        Err(self.fail(Diagnostic::new(bound.range, message, "here")))
-                    }
-                }
+                let value = uuid(&text).ok_or_else(|| {
+                    let message = format!("`{text}` is no UUID");
+                    self.fail(Diagnostic::new(bound.range, message, "here"))
+                })?;
+                Ok(Value::constant(Const::Uint128(value)))
             }
             Native::MakeUpid => self.make_upid(args),
             Native::OtelData => self.otel_data(args),
@@ -132,6 +152,11 @@ impl Evaluator<'_> {
     }
 
     fn no_table(&mut self, name: &str, range: Range) -> super::Raised {
+        if NOT_CAPTURED.contains(&name) {
+            let message = format!("Undine does not capture `{name}` yet");
+            let help = "see `px.GetTables()` for the tables that there are";
+            return self.fail(Diagnostic::new(range, message, "no such rows").help(help));
+        }
         let message = format!("there is no table `{name}`");
         let known = tables::ALL.map(|table| table.name);
         let help = did_you_mean(name, known)
@@ -157,15 +182,13 @@ impl Evaluator<'_> {
         };
         let mut columns = Vec::with_capacity(wanted.len());
         for (name, range) in wanted {
-            match all().find(|column| **column == *name) {
-                Some(column) => columns.push(column),
-                None => {
-                    let message = format!("table `{}` has no column `{name}`", table.name);
-                    let help = did_you_mean(&name, all());
-                    let diagnostic = Diagnostic::new(range, message, "unknown column");
-                    return Err(self.fail(diagnostic.maybe_help(help)));
-                }
-            }
+            let column = all().find(|column| **column == *name).ok_or_else(|| {
+                let message = format!("table `{}` has no column `{name}`", table.name);
+                let help = did_you_mean(&name, all());
+                let diagnostic = Diagnostic::new(range, message, "unknown column");
+                self.fail(diagnostic.maybe_help(help))
+            })?;
+            columns.push(column);
         }
         Ok(columns)
     }

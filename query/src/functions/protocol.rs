@@ -56,7 +56,10 @@ fn match_endpoint(path: &str, template: &str) -> bool {
     }
 }
 
-fn regex_rules(json: &str) -> Vec<(String, regex::Regex)> {
+/// Names and patterns, in the order given.
+type Rules = Vec<(String, regex::Regex)>;
+
+fn regex_rules(json: &str) -> Rules {
     let rules: serde_json::Map<String, serde_json::Value> =
         serde_json::from_str(json).unwrap_or_default();
     rules
@@ -65,7 +68,7 @@ fn regex_rules(json: &str) -> Vec<(String, regex::Regex)> {
         .collect()
 }
 
-fn first_rule(rules: &Vec<(String, regex::Regex)>, args: &[&str]) -> String {
+fn first_rule(rules: &Rules, args: &[&str]) -> String {
     rules
         .iter()
         .find(|(_, rule)| rule.is_match(args[0]))

@@ -14,8 +14,8 @@ pub(crate) fn declare(r: &mut Registry) {
     r.plain("find", &[S, S], I, two::<k::S, k::S, k::I>(|s, part| s.find(part).map_or(-1, index)));
     r.plain("substring", &[S, I, I], S, three::<k::S, k::I, k::I, k::S>(substring));
     r.plain("strip_prefix", &[S, S], S, two::<k::S, k::S, k::S>(strip_prefix));
-    r.plain("tolower", &[S], S, one::<k::S, k::S>(|s| s.to_ascii_lowercase()));
-    r.plain("toupper", &[S], S, one::<k::S, k::S>(|s| s.to_ascii_uppercase()));
+    r.plain("tolower", &[S], S, one::<k::S, k::S>(str::to_ascii_lowercase));
+    r.plain("toupper", &[S], S, one::<k::S, k::S>(str::to_ascii_uppercase));
     r.plain("trim", &[S], S, one::<k::S, k::S>(|s| s.trim().to_owned()));
     r.plain("replace", &[S, S, S], S, prepared::<_, k::S>(Replacement::new, Replacement::apply));
     r.plain(
@@ -104,14 +104,20 @@ fn rewrite(with: &str, captures: &regex::Captures<'_>) -> String {
 }
 
 fn hex(text: &str) -> String {
-    text.bytes().map(|byte| format!("\\x{byte:02X}")).collect()
+    text.bytes().fold(String::new(), |mut hex, byte| {
+        const DIGITS: [char; 16] =
+            ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'A', 'B', 'C', 'D', 'E', 'F'];
+        hex.push_str("\\x");
+        hex.extend([DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
+        hex
+    })
 }
 
 fn ascii(text: &str) -> Option<String> {
     let bytes = (0..text.len() / 2)
         .map(|i| u8::from_str_radix(text.get(2 * i..2 * i + 2)?, 16).ok())
         .collect::<Option<Vec<u8>>>()?;
-    (text.len() % 2 == 0).then(|| String::from_utf8_lossy(&bytes).into_owned())
+    (text.len().is_multiple_of(2)).then(|| String::from_utf8_lossy(&bytes).into_owned())
 }
 
 #[cfg(test)]

@@ -96,7 +96,8 @@ fn recompose(
         }
         uri.push_str(host);
         if port != 0 {
-            uri.push_str(&format!(":{port}"));
+            uri.push(':');
+            uri.push_str(&port.to_string());
         }
     }
     if !path.is_empty() {

@@ -34,7 +34,7 @@ pub(crate) fn build(spec: &ExportSpec, relation: &Relation, batches: &[RecordBat
     let mut messages = Messages::default();
     for batch in batches {
         for row in 0..batch.num_rows() {
-            Row { relation, batch, row }.add_to(spec, &mut messages);
+            Row { relation, batch, at: row }.add_to(spec, &mut messages);
         }
     }
     messages
@@ -64,21 +64,21 @@ impl Cell {
 struct Row<'a> {
     relation: &'a Relation,
     batch: &'a RecordBatch,
-    row: usize,
+    at: usize,
 }
 
 impl Row<'_> {
     fn column(&self, name: &str) -> Option<(&Column, Cell)> {
-        let at = self.relation.columns.iter().position(|column| &*column.name == name)?;
-        let array = self.batch.columns().get(at)?;
+        let place = self.relation.columns.iter().position(|column| &*column.name == name)?;
+        let array = self.batch.columns().get(place)?;
         let cell = match array.data_type() {
-            DataType::Boolean => Cell::Bool(array.as_boolean().value(self.row)),
-            DataType::Int64 => Cell::Int(array.as_primitive::<Int64Type>().value(self.row)),
-            DataType::Float64 => Cell::Float(array.as_primitive::<Float64Type>().value(self.row)),
-            DataType::Utf8 => Cell::Text(array.as_string::<i32>().value(self.row).to_owned()),
+            DataType::Boolean => Cell::Bool(array.as_boolean().value(self.at)),
+            DataType::Int64 => Cell::Int(array.as_primitive::<Int64Type>().value(self.at)),
+            DataType::Float64 => Cell::Float(array.as_primitive::<Float64Type>().value(self.at)),
+            DataType::Utf8 => Cell::Text(array.as_string::<i32>().value(self.at).to_owned()),
             _ => return None,
         };
-        Some((&self.relation.columns[at], cell))
+        Some((&self.relation.columns[place], cell))
     }
 
     fn text(&self, name: &str) -> String {

@@ -229,16 +229,15 @@ pub(super) fn over_rows(part: Part, arg: Expr, pxl_type: PxlType) -> Expr {
 pub(super) fn finish(kind: AggregateKind, pxl_type: PxlType, parts: &[String]) -> Expr {
     let part = |at: usize| bare(parts.get(at).map_or("", |name| name));
     match kind {
-        AggregateKind::Count => or_const(part(0), Const::Int(0)),
-        AggregateKind::Sum if pxl_type == PxlType::Float64 => or_const(part(0), Const::Float(0.0)),
-        AggregateKind::Sum => or_const(part(0), Const::Int(0)),
+        AggregateKind::Sum if pxl_type == PxlType::Float64 => or_const(part(0), &Const::Float(0.0)),
+        AggregateKind::Count | AggregateKind::Sum => or_const(part(0), &Const::Int(0)),
         AggregateKind::Mean => {
             let total = cast(part(0), DataType::Float64);
             let rows = cast(part(1), DataType::Float64);
-            or_const(total / rows, Const::Float(f64::NAN))
+            or_const(total / rows, &Const::Float(f64::NAN))
         }
-        AggregateKind::Min => or_const(part(0), extreme(pxl_type, i64::MAX, f64::INFINITY)),
-        AggregateKind::Max => or_const(part(0), extreme(pxl_type, i64::MIN, f64::MIN_POSITIVE)),
+        AggregateKind::Min => or_const(part(0), &extreme(pxl_type, i64::MAX, f64::INFINITY)),
+        AggregateKind::Max => or_const(part(0), &extreme(pxl_type, i64::MIN, f64::MIN_POSITIVE)),
         AggregateKind::Any => or_zero(part(0), pxl_type),
         AggregateKind::Quantiles => or_zero(part(0), PxlType::String),
     }
@@ -254,12 +253,12 @@ fn extreme(pxl_type: PxlType, integer: i64, double: f64) -> Const {
     }
 }
 
-fn or_const(expr: Expr, fallback: Const) -> Expr {
+fn or_const(expr: Expr, fallback: &Const) -> Expr {
     coalesce(vec![expr, lit(fallback.datafusion())])
 }
 
 fn or_zero(expr: Expr, pxl_type: PxlType) -> Expr {
-    or_const(expr, Const::zero(pxl_type))
+    or_const(expr, &Const::zero(pxl_type))
 }
 
 /// What a column of one side of a join is called while both are together.

@@ -43,7 +43,7 @@ impl Planner {
         origin: &mut Origin,
     ) -> Result<(LogicalPlan, Span), Fault> {
         let snapshot = self.snapshot(scan.table);
-        let asked = self.asked(scan);
+        let asked = Self::asked(scan);
         let from = self.clip(scan, &snapshot, range, reason, origin)?;
         let span = Span { from: from.max(asked.from), until: asked.until };
         let plan = self.rows_in(scan.table, &snapshot, span, origin)?;
@@ -51,7 +51,7 @@ impl Planner {
     }
 
     /// The range that a scan asks for. Without an end it reaches to the newest row.
-    pub(super) fn asked(&self, scan: &Scan) -> Span {
+    pub(super) fn asked(scan: &Scan) -> Span {
         let until = match scan.end {
             Some(end) => end.saturating_add(1),
             // Rows that arrived between compilation and snapshot belong to the answer.

@@ -39,12 +39,12 @@ impl Planner {
     ) -> Result<Option<Planned>, Fault> {
         let table = summarised.scan.table;
         let snapshot = self.snapshot(table);
-        let asked = self.asked(&summarised.scan);
+        let asked = Self::asked(&summarised.scan);
         if asked.from >= snapshot.hot_complete_from.get() || snapshot.tiers.is_empty() {
             return Ok(None);
         }
         let Some(tier) = self.choose(&snapshot, asked, &summarised.bins) else {
-            return self.too_fine(&snapshot, asked, summarised, relation.range);
+            return Self::too_fine(&snapshot, asked, summarised, relation.range);
         };
         let span = widened(asked, tier.width);
         let mut origin = Origin::default();
@@ -92,14 +92,13 @@ impl Planner {
     /// Bins that no summary is fine enough for: rows if they are there, otherwise an error that
     /// names the width to use.
     fn too_fine(
-        &self,
         snapshot: &Snapshot,
         asked: Span,
         summarised: &Summarised,
         range: Range,
     ) -> Result<Option<Planned>, Fault> {
         let horizon = horizon(snapshot);
-        let finest = snapshot.tiers.iter().map(|tier| width_ns(tier)).min().unwrap_or(0);
+        let finest = snapshot.tiers.iter().map(width_ns).min().unwrap_or(0);
         if asked.from >= horizon || finest == 0 {
             return Ok(None);
         }

@@ -9,11 +9,13 @@ use super::fixture::{Fixture, Order, SECOND, START, fixture, identities, request
 fn small() -> Fixture {
     let fixture = fixture(64 << 20, None);
     fixture.append(requests(0..12));
-    identities().into_iter().for_each(|frame| fixture.append(frame));
+    for frame in identities() {
+        fixture.append(frame);
+    }
     fixture
 }
 
-async fn check(script: &str, expected: Expect) {
+async fn check(script: &str, expected: &Expect) {
     let fixture = small();
     let script = format!("import px\ndf = px.DataFrame('http_events')\n{script}");
     let answer = fixture.run(&script).await.unwrap_or_else(|error| panic!("{error}: {error:?}"));
@@ -28,13 +30,13 @@ async fn rows_are_filtered_and_projected_in_the_order_of_their_arrival() {
         "df = df[df.resp_status >= 400 and df.req_method == 'GET']\n\
          px.display(df['req_path', 'resp_status'], 'failed')\n\
          px.display(df[['resp_status']].head(1), 'failed')",
-        expect![[r#"
+        &expect![[r"
             failed: req_path | resp_status
             /item/2?page=2 | 500
             /item/4?page=4 | 404
             failed_1: resp_status
             500
-        "#]],
+        "]],
     )
     .await;
 }
@@ -50,12 +52,12 @@ async fn groups_are_counted_and_their_shares_divided_as_floats() {
          df.rate = df.n / 10\n\
          df.none = df.n / 0\n\
          px.display(df)",
-        expect![[r#"
+        &expect![[r"
             output: service | n | bad | share | low | high | total | rate | none
             cart | 4 | 1 | 0.25 | 1000000 | 7410000 | 4018 | 0.4 | inf
             shop | 4 | 2 | 0.5 | 4970000 | 10470000 | 4022 | 0.4 | inf
             front | 4 | 1 | 0.25 | 3440000 | 8940000 | 4026 | 0.4 | inf
-        "#]],
+        "]],
     )
     .await;
 }
@@ -68,7 +70,7 @@ async fn an_aggregate_of_nothing_is_one_row_without_groups_and_none_with_them() 
            q=('latency', px.quantiles), any=('req_path', px.any)), 'whole')\n\
          px.display(df.groupby('req_method').agg(n=('latency', px.count)), 'grouped')\n\
          px.display(df.groupby('req_method').agg(), 'distinct')",
-        expect![[r#"
+        &expect![[r#"
             whole: n | s | m | q | any
             0 | 0 | NaN | {"p01":0.0,"p10":0.0,"p25":0.0,"p50":0.0,"p75":0.0,"p90":0.0,"p99":0.0} | 
             grouped: req_method | n
@@ -84,7 +86,7 @@ async fn quantiles_are_plucked_from_json() {
         "q = df.agg(q=('latency', px.quantiles))\n\
          q.p50 = px.DurationNanos(px.floor(px.pluck_float64(q.q, 'p50')))\n\
          px.display(q)",
-        expect![[r#"
+        &expect![[r#"
             output: q | p50
             {"p01":1001472.0,"p10":1912832.0,"p25":3432448.0,"p50":5881856.0,"p75":8044544.0,"p90":8945664.0,"p99":9535488.0} | 5881856
         "#]],
@@ -100,14 +102,14 @@ async fn a_reassigned_column_moves_to_the_end_and_other_names_keep_the_old_one()
          df.req_method = 'x' + df.req_method\n\
          px.display(df, 'new')\n\
          px.display(old, 'old')",
-        expect![[r#"
+        &expect![[r"
             new: latency | req_method
             1000000 | xGET
             9560000 | xPOST
             old: req_method | latency
             GET | 1000000
             POST | 9560000
-        "#]],
+        "]],
     )
     .await;
 }
@@ -125,7 +127,7 @@ async fn joins_fill_what_is_absent_with_zeros() {
          c = b.merge(a, how='outer', left_on=[], right_on=[])\n\
          px.display(c[['service_x', 'service_y', 'n']], 'cross')\n\
          px.display(a.append([a]).groupby('service').agg(n=('n', px.sum)), 'twice')",
-        expect![[r#"
+        &expect![[r"
             left: service | n | service_b | t | pid
             cart | 4 | cart | 1700000040450000000 | 100
             shop | 4 |  | 0 | 0
@@ -138,7 +140,7 @@ async fn joins_fill_what_is_absent_with_zeros() {
             cart | 8
             shop | 8
             front | 8
-        "#]],
+        "]],
     )
     .await;
 }
@@ -154,12 +156,12 @@ async fn processes_are_known_by_their_upid() {
          c.cmd = c.ctx['cmdline']\n\
          c.pid = c.ctx['pid']\n\
          px.display(c[['service', 'pod', 'cmd', 'pid', 'remote_addr', 'bytes']])",
-        expect![[r#"
+        &expect![[r"
             output: service | pod | cmd | pid | remote_addr | bytes
             cart |  | /usr/bin/cart --serve | 100 | 10.0.0.9 | 9000
             shop |  | /usr/bin/shop --serve | 101 | 10.0.0.9 | 9000
             front |  | /usr/bin/front --serve | 102 | 10.0.0.9 | 9000
-        "#]],
+        "]],
     )
     .await;
 }
@@ -183,7 +185,7 @@ async fn functions_on_rows_do_what_their_names_say() {
          df.m = -7 % 3 + df.resp_body_size\n\
          df.n = px.round(df.resp_body_size / 3, 2)\n\
          px.display(df[['a','b','c','d','e','f','g','h','i','j','k','l','m','n']])",
-        expect![[r#"
+        &expect![[r#"
             output: a | b | c | d | e | f | g | h | i | j | k | l | m | n
             900 | /item/#?page=# | item | shop | yes | Not Found | {"label":"shop","script":"px/service","args":{"svc":"shop"}} | true | 1:100:7 | true | 14X | labnode-1 | 999 | 333.33
         "#]],
@@ -230,7 +232,9 @@ async fn functions_are_called_by_text_and_display_is_then_left_out() {
 async fn every_built_in_script_runs() {
     let fixture = fixture(64 << 20, None);
     fixture.append(requests(0..1000));
-    identities().into_iter().for_each(|frame| fixture.append(frame));
+    for frame in identities() {
+        fixture.append(frame);
+    }
     for script in Engine::scripts() {
         assert!(fixture.engine.check(script.text).is_empty(), "{}", script.name);
         let request = Request {
@@ -254,12 +258,13 @@ async fn sql_reads_the_same_rows_and_writes_nothing() {
     let sql = "SELECT service, count(*) AS n FROM http_events WHERE resp_status >= 400 \
                GROUP BY service ORDER BY service";
     let table = fixture.engine.sql(sql).await.unwrap();
-    expect![[r#"
+    expect![[r"
         output: service | n
         cart | 1
         front | 1
         shop | 2
-    "#]].assert_eq(&text(&table, Order::AsGiven));
+    "]]
+    .assert_eq(&text(&table, Order::AsGiven));
     for refused in ["CREATE TABLE t (a INT)", "DROP TABLE http_events", "SET a = 1", "SELEC 1"] {
         let error = fixture.engine.sql(refused).await.unwrap_err();
         assert!(error.to_string().starts_with("cannot run the SQL"), "{refused}: {error}");

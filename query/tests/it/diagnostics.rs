@@ -4,20 +4,23 @@ use expect_test::{Expect, expect};
 
 use super::fixture::fixture;
 
-fn check(script: &str, expected: Expect) {
+fn check(script: &str, expected: &Expect) {
     let fixture = fixture(4 << 20, None);
     expected.assert_eq(&fixture.engine.check(script).to_string());
 }
 
 #[tokio::test]
 async fn a_misspelt_table_is_told_its_name() {
-    check("import px\npx.display(px.DataFrame('http_event'))", expect![[r#"
+    check(
+        "import px\npx.display(px.DataFrame('http_event'))",
+        &expect![[r"
         error: there is no table `http_event`
           |
         2 | px.display(px.DataFrame('http_event'))
           |                         ^^^^^^^^^^^^ unknown table
           |
-          = help: did you mean `http_events`?"#]]);
+          = help: did you mean `http_events`?"]],
+    );
 }
 
 #[tokio::test]
@@ -38,7 +41,7 @@ async fn every_mistake_is_told_and_none_twice() {
          d = d[d.req_path > 5]\n\
          px.display(d)\n\
          px.display(e)",
-        expect![[r#"
+        &expect![[r"
             error: `-5 minutes ago` is no time: neither a duration such as '-5m' nor a time such as '2026-11-21 04:30:00 +0000'
               |
             2 | df = px.DataFrame('http_events', start_time='-5 minutes ago')
@@ -84,7 +87,7 @@ async fn every_mistake_is_told_and_none_twice() {
             error: there is no `e` here
                |
             15 | px.display(e)
-               |            ^ unknown name"#]],
+               |            ^ unknown name"]],
     );
 }
 
@@ -94,25 +97,25 @@ async fn context_is_told_from_columns_and_aggregates_from_calls() {
         "import px\n\
          df = px.DataFrame('http_events')\n\
          px.display(df.groupby('req_method').agg(n=('latency', px.count())))",
-        expect![[r#"
+        &expect![[r"
             error: `px.count` is not called but passed on
               |
             3 | px.display(df.groupby('req_method').agg(n=('latency', px.count())))
               |                                                       ^^^^^^^^^^ called here
               |
-              = help: write `.agg(out=('column', px.count))`"#]],
+              = help: write `.agg(out=('column', px.count))`"]],
     );
     check(
         "import px\n\
          df = px.DataFrame('http_events')\n\
          px.display(df.groupby('service').agg(n=('latency', px.count)))",
-        expect![[r#"
+        &expect![[r"
             error: there is no column `service`
               |
             3 | px.display(df.groupby('service').agg(n=('latency', px.count)))
               |                       ^^^^^^^^^ unknown column
               |
-              = help: it is context: write `df.ctx['service']`"#]],
+              = help: it is context: write `df.ctx['service']`"]],
     );
 }
 
@@ -124,26 +127,26 @@ async fn an_export_lacks_what_it_needs() {
          df = df.groupby('req_method').agg(n=('latency', px.count))\n\
          px.export(df, px.otel.Data(resource={'service.name': df.req_method}, data=[\n\
            px.otel.metric.Gauge(name='requests', value=df.n)]))",
-        expect![[r#"
+        &expect![[r"
             error: a metric needs the time of its rows in a column `time_`
               |
             5 | px.otel.metric.Gauge(name='requests', value=df.n)]))
               | ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ this metric
               |
-              = help: keep it: `.agg(time_=('time_', px.max), …)`"#]],
+              = help: keep it: `.agg(time_=('time_', px.max), …)`"]],
     );
     check(
         "import px\n\
          df = px.DataFrame('http_events')\n\
          px.export(df, px.otel.Data(resource={'host': df.req_method}, data=[\n\
            px.otel.metric.Gauge(name='requests', value=df.latency)]))",
-        expect![[r#"
+        &expect![[r"
             error: the resource lacks `service.name`
               |
             3 | px.export(df, px.otel.Data(resource={'host': df.req_method}, data=[
               |                                     ^^^^^^^^^^^^^^^^^^^^^^^ missing here
               |
-              = help: OpenTelemetry needs it: `'service.name': df.service`"#]],
+              = help: OpenTelemetry needs it: `'service.name': df.service`"]],
     );
 }
 

@@ -13,14 +13,18 @@ const ROWS: i64 = 12_000;
 fn in_memory() -> Fixture {
     let fixture = fixture(256 << 20, None);
     fixture.append(requests(0..ROWS));
-    identities().into_iter().for_each(|frame| fixture.append(frame));
+    for frame in identities() {
+        fixture.append(frame);
+    }
     fixture
 }
 
 /// Most of it sealed, and gone from memory; the last rows in memory only.
 async fn spread(raw_for: Option<Duration>) -> Fixture {
     let fixture = fixture(2 << 20, raw_for);
-    identities().into_iter().for_each(|frame| fixture.append(frame));
+    for frame in identities() {
+        fixture.append(frame);
+    }
     for from in (0..ROWS).step_by(1000) {
         fixture.append(requests(from..from + 1000));
         if from + 1000 < ROWS {
