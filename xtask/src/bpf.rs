@@ -25,7 +25,10 @@ const LOCAL_PATHS: [&str; 4] = ["/home/", "/root/", "/work/", ".cargo/registry"]
 
 /// Builds, strips and installs the object, and notes what it was built from.
 pub(crate) fn build() -> Result<()> {
-    ensure!(is_installed("bpf-linker"), "bpf-linker is not on the path; CONTRIBUTING.md says how to get it");
+    ensure!(
+        is_installed("bpf-linker"),
+        "bpf-linker is not on the path; CONTRIBUTING.md says how to get it"
+    );
     let target = root().join("target/bpf");
     let mut cargo = cargo()?;
     cargo
@@ -51,8 +54,12 @@ pub(crate) fn build() -> Result<()> {
 
 /// Fails if the committed object is not of the sources, or names the machine that built it.
 pub(crate) fn check() -> Result<()> {
-    let noted = fs::read_to_string(root().join(SOURCES)).with_context(|| format!("cannot read {SOURCES}"))?;
-    ensure!(noted.trim() == hash_of_sources()?, "{OBJECT} is not of its sources; run: cargo xtask bpf");
+    let noted = fs::read_to_string(root().join(SOURCES))
+        .with_context(|| format!("cannot read {SOURCES}"))?;
+    ensure!(
+        noted.trim() == hash_of_sources()?,
+        "{OBJECT} is not of its sources; run: cargo xtask bpf"
+    );
     let object = fs::read(root().join(OBJECT)).with_context(|| format!("cannot read {OBJECT}"))?;
     for path in LOCAL_PATHS {
         let is_inside = object.windows(path.len()).any(|window| window == path.as_bytes());
@@ -65,11 +72,16 @@ pub(crate) fn check() -> Result<()> {
 fn cargo() -> Result<Command> {
     let has_sources = Path::new("/usr/lib/rustlib/src/rust/library").exists()
         || fs::read_dir("/usr/src").is_ok_and(|mut files| {
-            files.any(|file| file.is_ok_and(|file| file.file_name().to_string_lossy().starts_with("rustc-")))
+            files.any(|file| {
+                file.is_ok_and(|file| file.file_name().to_string_lossy().starts_with("rustc-"))
+            })
         });
     if Path::new(DEBIAN_CARGO).exists() && Path::new(DEBIAN_RUSTC).exists() && has_sources {
         let mut debian = command(DEBIAN_CARGO, &[]);
-        debian.env("RUSTC", DEBIAN_RUSTC).env("RUSTC_BOOTSTRAP", "1").env_remove("RUSTUP_TOOLCHAIN");
+        debian
+            .env("RUSTC", DEBIAN_RUSTC)
+            .env("RUSTC_BOOTSTRAP", "1")
+            .env_remove("RUSTUP_TOOLCHAIN");
         return Ok(debian);
     }
     let nightly = command("cargo", &["+nightly", "--version"]).output();
@@ -81,7 +93,10 @@ fn cargo() -> Result<Command> {
 }
 
 fn flags() -> Vec<String> {
-    #[expect(clippy::disallowed_methods, reason = "the path of the home is what must not be in the object")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the path of the home is what must not be in the object"
+    )]
     let home = std::env::var("HOME").unwrap_or_default();
     let mut flags: Vec<_> = [
         "--cfg=bpf_target_arch=\"x86_64\"",
@@ -98,7 +113,8 @@ fn flags() -> Vec<String> {
 }
 
 fn objcopy() -> Result<String> {
-    let versioned = (19..=30).rev().map(|version| format!("/usr/lib/llvm-{version}/bin/llvm-objcopy"));
+    let versioned =
+        (19..=30).rev().map(|version| format!("/usr/lib/llvm-{version}/bin/llvm-objcopy"));
     versioned
         .chain(["llvm-objcopy".to_owned()])
         .find(|program| is_installed(program))

@@ -30,6 +30,15 @@ pub(crate) fn command(program: &str, args: &[&str]) -> Command {
     command
 }
 
+/// A program of ours that is built already: it lies beside this one.
+pub(crate) fn built(name: &str, args: &[&str]) -> Result<Command> {
+    let program = std::env::current_exe()?.with_file_name(name);
+    if !program.exists() {
+        bail!("{} is not built; run: cargo build --release --workspace", program.display());
+    }
+    Ok(command(&program.to_string_lossy(), args))
+}
+
 /// Runs a command to its end; its failure is an error that names it.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     let status = command.status().with_context(|| format!("cannot start {command:?}"))?;

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-use crate::shell::{self, cargo, command, is_installed, say};
+use crate::shell::{self, built, cargo, is_installed, say};
 use crate::{bpf, deny, ui};
 
 /// How a step ended without failing.
@@ -132,17 +132,17 @@ fn clippy() -> Result<Outcome> {
 }
 
 fn eval(args: &[&str]) -> Result<Outcome> {
-    shell::run(&mut command("target/release/evals", args)).map(passed)
+    shell::run(&mut built("evals", args)?).map(passed)
 }
 
 fn demo() -> Result<Outcome> {
-    shell::run(&mut command("target/release/undine", &["demo", "--json", "--require-ebpf"]))
+    shell::run(&mut built("undine", &["demo", "--json", "--require-ebpf"]))
         .map(passed)
 }
 
 fn demo_control() -> Result<Outcome> {
     let args = ["demo", "--json", "--require-ebpf", "--control"];
-    shell::run(&mut command("target/release/undine", &args)).map(passed)
+    shell::run(&mut built("undine", &args)).map(passed)
 }
 
 fn benches() -> Result<Outcome> {

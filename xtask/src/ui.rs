@@ -6,7 +6,7 @@ use std::process::{Child, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::shell::{command, is_installed, root, run, say};
+use crate::shell::{built, command, is_installed, root, run, say};
 use crate::steps::Outcome;
 
 /// The one package that drives the browser; the browser itself is Debian's.
@@ -26,9 +26,11 @@ pub(crate) fn check() -> Result<Outcome> {
         .arg(DRIVER))?;
     let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
     let mut demo = Demo::start(&address)?;
-    let result = run(command("node", &["api/tests/ui/page.mjs"])
+    // The script looks for the driver in the folder that it is run in.
+    let result = run(command("node", &[])
+        .arg(root().join("api/tests/ui/page.mjs"))
         .arg(format!("http://{address}/"))
-        .env("PLAYWRIGHT_CORE", driver.join("node_modules/playwright-core")));
+        .current_dir(&driver));
     demo.stop()?;
     result.map(|()| Outcome::Passed)
 }
@@ -39,7 +41,7 @@ impl Demo {
     /// Starts a demo and waits until it names its page.
     fn start(address: &str) -> Result<Self> {
         let mut process =
-            command("target/release/undine", &["demo", "--seconds", "60", "--listen", address])
+            built("undine", &["demo", "--seconds", "60", "--listen", address])?
                 .stdout(Stdio::piped())
                 .spawn()
                 .context("cannot start the demo; build it first")?;
