@@ -136,13 +136,12 @@ fn eval(args: &[&str]) -> Result<Outcome> {
 }
 
 fn demo() -> Result<Outcome> {
-    shell::run(&mut built("undine", &["demo", "--json", "--require-ebpf"]))
-        .map(passed)
+    shell::run(&mut built("undine", &["demo", "--json", "--require-ebpf"])?).map(passed)
 }
 
 fn demo_control() -> Result<Outcome> {
     let args = ["demo", "--json", "--require-ebpf", "--control"];
-    shell::run(&mut built("undine", &args)).map(passed)
+    shell::run(&mut built("undine", &args)?).map(passed)
 }
 
 fn benches() -> Result<Outcome> {

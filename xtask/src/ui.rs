@@ -40,11 +40,10 @@ struct Demo(Child);
 impl Demo {
     /// Starts a demo and waits until it names its page.
     fn start(address: &str) -> Result<Self> {
-        let mut process =
-            built("undine", &["demo", "--seconds", "60", "--listen", address])?
-                .stdout(Stdio::piped())
-                .spawn()
-                .context("cannot start the demo; build it first")?;
+        let mut process = built("undine", &["demo", "--seconds", "60", "--listen", address])?
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("cannot start the demo; build it first")?;
         let output = process.stdout.take().context("the demo has no output")?;
         let mut lines = BufReader::new(output).lines();
         let page = lines.by_ref().map_while(Result::ok).find(|line| line.contains(address));
