@@ -29,7 +29,7 @@ pub(crate) fn check() -> Result<Outcome> {
     // The script looks for the driver in the folder that it is run in.
     let result = run(command("node", &[])
         .arg(root().join("api/tests/ui/page.mjs"))
-        .arg(format!("http://{address}/"))
+        .arg(format!("http://{address}"))
         .current_dir(&driver));
     demo.stop()?;
     result.map(|()| Outcome::Passed)

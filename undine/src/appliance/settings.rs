@@ -72,7 +72,7 @@ pub(super) fn query(
         script_bytes_max: MIB,
         depth_max: 64,
         nodes_max: 10_000,
-        partitions: 2,
+        partitions: 1,
     }
 }
 
