@@ -77,11 +77,7 @@ pub(crate) fn load(
             .map(|(_, origin)| origin.clone())
             .next()
             .unwrap_or_else(|| "the built-in defaults".to_owned());
-        ConfigError::Value {
-            origin,
-            key,
-            problem: error.into_inner().to_string().trim().replace('\n', " "),
-        }
+        ConfigError::Value { origin, key, problem: error.into_inner().message().to_owned() }
     })
 }
 
