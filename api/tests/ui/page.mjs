@@ -77,7 +77,9 @@ await check("the throughput chart draws a line for a service", async () => {
   if (!/latest: \S+ /.test(label)) return `the label is ${label}`;
 });
 await check("the charts have axes with numbers and times", async () => {
-  const texts = await page.locator(".chart").nth(2).locator("text.axis").allTextContents();
+  const axis = page.locator(".chart").nth(2).locator("text.axis");
+  await axis.first().waitFor({ state: "attached" });
+  const texts = await axis.allTextContents();
   if (!texts.some((text) => /(ns|µs|ms|s)$/.test(text))) return `no unit among ${texts}`;
   if (!texts.some((text) => /^\d\d:\d\d/.test(text))) return `no time among ${texts}`;
 });
