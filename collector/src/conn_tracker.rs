@@ -2,7 +2,8 @@
 //!
 //! A [`Connection`] puts its messages in order, finds out its protocol and feeds the protocol's
 //! parser. What is undecided is kept until its first bytes decide; what is opaque is only counted,
-//! but looked at again whenever an operation starts with a request.
+//! but looked at again whenever an operation starts with a request, also where the one before was
+//! no more than the head of its packet, as servers read that first.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -14,13 +15,16 @@ use crate::data_stream::{DataStreams, Delivery, Missing, Operation, Piece};
 use crate::endpoints::{Role, Tuple};
 use crate::event::{Flow, ProcessKey};
 use crate::protocol::exchange::{Exchanges, Output};
-use crate::protocol::http1::{
-    Cause, Http1, LostRows, Probe, REQUEST_BYTES_MIN, Start, probe_request,
+use crate::protocol::gap::{Cause, LostRows, Start};
+use crate::protocol::{
+    self, PROBE_BYTES_MAX, Protocol, ProtocolCode, Verdict, infer, request_starts,
 };
-use crate::protocol::{PROBE_BYTES_MAX, ProtocolCode, Verdict, infer};
 
 /// Most operations that are kept while the protocol is undecided.
 const UNDECIDED_OPERATIONS_MAX: usize = 64;
+
+/// Bytes of the head of a packet that some servers read before the rest.
+const PACKET_HEAD_BYTES: usize = 4;
 
 /// What is known of a connection's ends once it was announced.
 #[derive(Clone, Debug)]
@@ -69,7 +73,7 @@ pub enum Keeper {
 #[derive(Debug)]
 enum Parser {
     Undecided(Undecided),
-    Http1(Box<Http1>),
+    Spoken(Box<dyn Protocol>),
     Opaque,
 }
 
@@ -82,13 +86,40 @@ struct Undecided {
     lost_bytes: [u64; 2],
 }
 
+/// The last operation on an opaque connection, where it may be the head of a packet.
+#[derive(Clone, Copy, Debug)]
+struct PacketHead {
+    flow: Flow,
+    pos: u64,
+    bytes: [u8; PACKET_HEAD_BYTES],
+    operation: Operation,
+}
+
+impl PacketHead {
+    fn of(piece: &Piece<'_>) -> Option<Self> {
+        let bytes = piece.payload.try_into().ok()?;
+        let Piece { flow, pos, operation, .. } = *piece;
+        (piece.len == PACKET_HEAD_BYTES as u64).then_some(Self { flow, pos, bytes, operation })
+    }
+
+    fn piece(&self) -> Piece<'_> {
+        let Self { flow, pos, ref bytes, operation } = *self;
+        let len = PACKET_HEAD_BYTES as u64;
+        Piece { flow, pos, len, payload: bytes, uncaptured: None, operation }
+    }
+
+    fn is_before(&self, piece: &Piece<'_>) -> bool {
+        self.flow == piece.flow && self.pos + PACKET_HEAD_BYTES as u64 == piece.pos
+    }
+}
+
 /// How decided a connection's protocol is, as its other end wants to know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decided {
     /// It may still be anything.
     NotYet,
     /// Requests are read on it.
-    Http,
+    Spoken,
     /// No rows come from it.
     Opaque,
 }
@@ -127,6 +158,7 @@ pub struct Connection {
     streams: DataStreams,
     parser: Parser,
     opaque_for_good: bool,
+    packet_head: Option<PacketHead>,
 }
 
 impl Connection {
@@ -149,6 +181,7 @@ impl Connection {
             streams: DataStreams::default(),
             parser: Parser::Undecided(Undecided::default()),
             opaque_for_good: false,
+            packet_head: None,
         }
     }
 
@@ -160,16 +193,16 @@ impl Connection {
     /// Which end this is.
     pub fn role(&self) -> Role {
         match (&self.parser, &self.ends) {
-            (Parser::Http1(http), _) => Role::of_requests(http.requests()),
+            (Parser::Spoken(protocol), _) => Role::of_requests(protocol.requests()),
             (_, Some(ends)) => ends.role,
             (_, None) => Role::Unknown,
         }
     }
 
     /// Its protocol.
-    pub const fn protocol(&self) -> ProtocolCode {
-        match self.parser {
-            Parser::Http1(_) => ProtocolCode::Http,
+    pub fn protocol(&self) -> ProtocolCode {
+        match &self.parser {
+            Parser::Spoken(protocol) => protocol.code(),
             Parser::Undecided(_) | Parser::Opaque => ProtocolCode::Unknown,
         }
     }
@@ -178,7 +211,7 @@ impl Connection {
     pub const fn decided(&self) -> Decided {
         match self.parser {
             Parser::Undecided(_) => Decided::NotYet,
-            Parser::Http1(_) => Decided::Http,
+            Parser::Spoken(_) => Decided::Spoken,
             Parser::Opaque => Decided::Opaque,
         }
     }
@@ -186,15 +219,15 @@ impl Connection {
     /// Requests that wait for their response.
     pub fn in_flight(&self) -> usize {
         match &self.parser {
-            Parser::Http1(http) => http.in_flight(),
+            Parser::Spoken(protocol) => protocol.in_flight(),
             _ => 0,
         }
     }
 
     /// Whether pairing is interrupted by a gap.
-    pub const fn is_out_of_step(&self) -> bool {
+    pub fn is_out_of_step(&self) -> bool {
         match &self.parser {
-            Parser::Http1(http) => http.is_out_of_step(),
+            Parser::Spoken(protocol) => protocol.is_out_of_step(),
             _ => false,
         }
     }
@@ -221,9 +254,24 @@ impl Connection {
         let end = &mut self.bytes[piece.flow.index()];
         *end = (*end).max(piece.pos.saturating_add(piece.len));
         self.used_at = piece.operation.at;
-        if matches!(self.parser, Parser::Opaque) && !self.reconsider(&piece) {
+        if matches!(self.parser, Parser::Opaque) {
+            let head = self.packet_head.take().filter(|head| head.is_before(&piece));
+            if self.reconsider(&piece, None) {
+                self.push(piece, out);
+            } else if let Some(head) = head
+                && self.reconsider(&head.piece(), Some(piece.payload))
+            {
+                self.push(head.piece(), out);
+                self.push(piece, out);
+            } else {
+                self.packet_head = PacketHead::of(&piece);
+            }
             return;
         }
+        self.push(piece, out);
+    }
+
+    fn push(&mut self, piece: Piece<'_>, out: &mut Output) {
         let Self { streams, parser, lost_bytes, ends, opaque_for_good, .. } = self;
         let role = ends.as_ref().map(|ends| ends.role);
         streams.push(piece, &mut |delivery| {
@@ -271,8 +319,8 @@ impl Connection {
 
     /// Ends it.
     pub fn close(&mut self, at: u64, out: &mut Output) {
-        if let Parser::Http1(http) = &mut self.parser {
-            http.close(at, out);
+        if let Parser::Spoken(protocol) = &mut self.parser {
+            protocol.close(at, out);
         }
     }
 
@@ -282,9 +330,9 @@ impl Connection {
     }
 
     /// Whether rows are known to be missing since the last [`Self::take_lost_rows`].
-    pub const fn has_lost_rows(&self) -> bool {
+    pub fn has_lost_rows(&self) -> bool {
         match &self.parser {
-            Parser::Http1(http) => http.has_lost_rows(),
+            Parser::Spoken(protocol) => protocol.has_lost_rows(),
             _ => false,
         }
     }
@@ -292,7 +340,7 @@ impl Connection {
     /// Takes the rows that are known to be missing since the last call.
     pub fn take_lost_rows(&mut self) -> Option<LostRows> {
         match &mut self.parser {
-            Parser::Http1(http) => http.take_lost_rows(),
+            Parser::Spoken(protocol) => protocol.take_lost_rows(),
             Parser::Opaque => None,
             Parser::Undecided(undecided) => {
                 let role = self.ends.as_ref().map_or(Role::Unknown, |ends| ends.role);
@@ -301,17 +349,19 @@ impl Connection {
         }
     }
 
-    /// Looks at an opaque connection again; whether it is one no longer.
-    fn reconsider(&mut self, piece: &Piece<'_>) -> bool {
-        if self.opaque_for_good
-            || piece.operation.continued
-            || !piece.payload.first().is_some_and(u8::is_ascii_uppercase)
-            || probe_request(piece.payload) != Probe::Yes
-        {
+    /// Looks at an opaque connection again, with what was read right after `piece` if any; whether
+    /// it is one no longer.
+    fn reconsider(&mut self, piece: &Piece<'_>, next: Option<&[u8]>) -> bool {
+        if self.opaque_for_good || piece.operation.continued {
             return false;
         }
+        let code = match next {
+            None => request_starts(piece.payload),
+            Some(next) => request_starts(&[piece.payload, next].concat()),
+        };
+        let Some(code) = code else { return false };
         let start = Start::AfterGap { cause: Cause::Midstream, request_bytes: 0 };
-        self.parser = Parser::Http1(Box::new(Http1::new(piece.flow, start)));
+        self.parser = Parser::Spoken(protocol::start(code, piece.flow, start));
         let mut positions = self.bytes;
         positions[piece.flow.index()] = piece.pos;
         self.streams = DataStreams::starting_at(positions);
@@ -342,9 +392,9 @@ impl Parser {
             *lost_bytes = lost_bytes.saturating_add(bytes);
         }
         match self {
-            Self::Http1(http) => {
-                feed(http, delivery, out);
-                if http.is_opaque() {
+            Self::Spoken(protocol) => {
+                feed(protocol.as_mut(), delivery, out);
+                if protocol.is_opaque() {
                     *opaque_for_good = true;
                 }
             }
@@ -352,19 +402,22 @@ impl Parser {
             Self::Undecided(undecided) => match undecided.take(delivery) {
                 Verdict::NeedMore => {}
                 Verdict::Opaque => *self = Self::Opaque,
-                Verdict::Http1 { requests } => {
+                Verdict::Speaks { code, requests } => {
                     let undecided = std::mem::take(undecided);
-                    *self = Self::Http1(undecided.into_http1(requests, role, delivery, out));
+                    let parser = undecided.into_protocol(code, requests, role, delivery, out);
+                    *self = Self::Spoken(parser);
                 }
             },
         }
     }
 }
 
-fn feed(http: &mut Http1, delivery: Delivery<'_>, out: &mut Output) {
+fn feed(protocol: &mut dyn Protocol, delivery: Delivery<'_>, out: &mut Output) {
     match delivery {
-        Delivery::Bytes(flow, bytes, operation) => http.bytes(flow, bytes, operation, out),
-        Delivery::Hole(flow, bytes, why, operation) => http.hole(flow, bytes, why, operation, out),
+        Delivery::Bytes(flow, bytes, operation) => protocol.bytes(flow, bytes, operation, out),
+        Delivery::Hole(flow, bytes, why, operation) => {
+            protocol.hole(flow, bytes, why, operation, out);
+        }
     }
 }
 
@@ -378,7 +431,7 @@ impl Undecided {
             }
         };
         if self.operations.is_empty()
-            && let verdict @ Verdict::Http1 { .. } = infer_one(flow, bytes)
+            && let verdict @ Verdict::Speaks { .. } = infer_one(flow, bytes)
         {
             return verdict;
         }
@@ -416,14 +469,17 @@ impl Undecided {
     }
 
     /// Makes it a parser and feeds it what was kept and `last`, unless that was kept too.
-    fn into_http1(
+    fn into_protocol(
         self,
+        code: ProtocolCode,
         requests: Flow,
         role: Option<Role>,
         last: Delivery<'_>,
         out: &mut Output,
-    ) -> Box<Http1> {
-        let request_bytes = self.lost_bytes[requests.index()];
+    ) -> Box<dyn Protocol> {
+        let [asked, pushed] =
+            [requests, requests.opposite()].map(|flow| self.lost_bytes[flow.index()]);
+        let request_bytes = if code.servers_push() { asked.saturating_add(pushed) } else { asked };
         let start = match (self.gap, role) {
             (Some(cause), _) => Start::AfterGap { cause, request_bytes },
             // The kernel saw neither end begin it.
@@ -432,17 +488,17 @@ impl Undecided {
             }
             (None, _) => Start::AtItsBeginning,
         };
-        let mut http = Box::new(Http1::new(requests, start));
+        let mut parser = protocol::start(code, requests, start);
         if self.operations.is_empty() {
-            feed(&mut http, last, out);
+            feed(parser.as_mut(), last, out);
         }
         let mut at = [0; 2];
         for (flow, length, operation) in self.operations {
             let from = at[flow.index()];
             at[flow.index()] += length;
-            http.bytes(flow, &self.bytes[flow.index()][from..from + length], operation, out);
+            parser.bytes(flow, &self.bytes[flow.index()][from..from + length], operation, out);
         }
-        http
+        parser
     }
 
     fn take_lost_rows(&mut self, role: Role) -> Option<LostRows> {
@@ -450,15 +506,16 @@ impl Undecided {
             Some(flow) => self.lost_bytes[flow.index()],
             None => self.lost_bytes[0].max(self.lost_bytes[1]),
         };
-        let rows_max = bytes / REQUEST_BYTES_MIN;
+        let request_bytes_min = ProtocolCode::Unknown.request_bytes_min();
+        let rows_max = bytes / request_bytes_min;
         if rows_max == 0 {
             return None;
         }
         for lost in &mut self.lost_bytes {
-            *lost = (*lost).min(bytes % REQUEST_BYTES_MIN);
+            *lost = (*lost).min(bytes % request_bytes_min);
         }
         let cause = self.gap.unwrap_or(Cause::RingFull);
-        let request_bytes = rows_max * REQUEST_BYTES_MIN;
+        let request_bytes = rows_max * request_bytes_min;
         Some(LostRows { cause, rows_min: 0, rows_max, request_bytes })
     }
 }

@@ -3,8 +3,8 @@
 //! | what | operations, bytes | rows |
 //! |---|---|---|
 //! | the ring was full | the kernel counts both, exactly | none here: the gap shows on its connection |
-//! | a connection out of step | none here: counted above | exchanges that were dropped … plus one per [`REQUEST_BYTES_MIN`] unread bytes of its requests |
-//! | lost bytes that no connection accounts for yet | none here | 0 … one per [`REQUEST_BYTES_MIN`] bytes, plus the requests that wait for a response |
+//! | a connection out of step | none here: counted above | exchanges that were dropped … plus one for as many unread bytes of its requests as its protocol's shortest request has |
+//! | lost bytes that no connection accounts for yet | none here | 0 … one per shortest request, plus the requests that wait for a response, for every protocol that was seen |
 //! | bytes truncated or bypassed | exact, by message | none: inside a body nothing else is missing, elsewhere the connection falls out of step |
 //! | rows that the store refused | | exact |
 //!
@@ -12,13 +12,14 @@
 //! The upper bound of bytes that were not accounted for at first stays in the table when a
 //! connection accounts for them later: the sum then grows looser, never wrong.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use undine_schema::tables::{DataLoss, DataLosses};
 use undine_schema::{TimeNs, Upid};
 
 use crate::event::{ProcessKey, Uncaptured};
-use crate::protocol::http1::{Cause, LostRows, REQUEST_BYTES_MIN};
+use crate::protocol::ProtocolCode;
+use crate::protocol::gap::{Cause, LostRows};
 
 /// Most connections whose lost rows are told apart between two writes of the table.
 const CONNECTIONS_MAX: usize = 512;
@@ -68,10 +69,10 @@ struct Lost {
 /// Why something is missing: a row of the table for each in every interval.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Why {
-    OutOfStep(Cause, u64),
+    OutOfStep(Cause, &'static str, u64),
     Uncaptured(UncapturedReason),
-    Evicted,
-    Unannounced,
+    Evicted(&'static str),
+    Unannounced(&'static str),
     Refused(&'static str, &'static str),
 }
 
@@ -95,9 +96,18 @@ pub struct LossLedger {
     /// Those at the last write; only what is as old as that is written.
     unattributed_before: u64,
     rows: RowBounds,
+    /// Protocols that were seen beside HTTP, so that lost bytes can have been theirs.
+    spoken: BTreeSet<ProtocolCode>,
 }
 
 impl LossLedger {
+    /// Takes note that a connection speaks `code`.
+    pub fn speaks(&mut self, code: ProtocolCode) {
+        if code.table() != ProtocolCode::Unknown.table() {
+            self.spoken.insert(code);
+        }
+    }
+
     /// Takes the kernel's counters.
     pub fn kernel(&mut self, totals: KernelTotals) {
         self.kernel = totals;
@@ -114,10 +124,16 @@ impl LossLedger {
     }
 
     /// Rows of a connection that was out of step.
-    pub fn out_of_step(&mut self, conn: u64, process: ProcessKey, lost: LostRows) {
-        let mut why = Why::OutOfStep(lost.cause, conn);
+    pub fn out_of_step(
+        &mut self,
+        conn: u64,
+        code: ProtocolCode,
+        process: ProcessKey,
+        lost: LostRows,
+    ) {
+        let mut why = Why::OutOfStep(lost.cause, code.table(), conn);
         if self.open.len() >= CONNECTIONS_MAX && !self.open.contains_key(&why) {
-            why = Why::OutOfStep(lost.cause, 0);
+            why = Why::OutOfStep(lost.cause, code.table(), 0);
         }
         self.rows.add(lost.rows_min, lost.rows_max);
         let entry = self.open.entry(why).or_default();
@@ -139,16 +155,16 @@ impl LossLedger {
     }
 
     /// A connection was evicted with this many requests without a response.
-    pub fn evicted(&mut self, rows: u64) {
+    pub fn evicted(&mut self, code: ProtocolCode, rows: u64) {
         self.rows.add(0, rows);
-        self.open.entry(Why::Evicted).or_default().rows.add(0, rows);
+        self.open.entry(Why::Evicted(code.table())).or_default().rows.add(0, rows);
     }
 
     /// Exchanges of connections that were never announced, so that it cannot be told which end
     /// keeps them.
-    pub fn unannounced(&mut self, rows: u64) {
+    pub fn unannounced(&mut self, code: ProtocolCode, rows: u64) {
         self.rows.add(0, rows);
-        self.open.entry(Why::Unannounced).or_default().rows.add(0, rows);
+        self.open.entry(Why::Unannounced(code.table())).or_default().rows.add(0, rows);
     }
 
     /// Rows of a table that the store refused.
@@ -162,12 +178,18 @@ impl LossLedger {
         self.kernel.dropped_bytes.saturating_sub(self.attributed_bytes)
     }
 
+    /// Fewest bytes of a request of any protocol that was seen.
+    fn request_bytes_min(&self) -> u64 {
+        let spoken = self.spoken.iter().copied().chain([ProtocolCode::Unknown]);
+        spoken.map(ProtocolCode::request_bytes_min).min().unwrap_or(1)
+    }
+
     /// Bounds of the rows that are missing now, where `in_flight` requests wait for a response.
     pub fn bounds(&self, in_flight: u64) -> RowBounds {
         let unattributed = self.unattributed_bytes();
         let waiting = if unattributed > 0 { in_flight } else { 0 };
         let RowBounds { min, max } = self.rows;
-        let more = (unattributed / REQUEST_BYTES_MIN).saturating_add(waiting);
+        let more = (unattributed / self.request_bytes_min()).saturating_add(waiting);
         RowBounds { min, max: max.saturating_add(more) }
     }
 
@@ -209,16 +231,18 @@ impl LossLedger {
             return;
         }
         self.unattributed_reported = sure;
-        let rows_max = fresh.div_ceil(REQUEST_BYTES_MIN) + settled.unwrap_or(0);
-        rows.push(&DataLoss {
-            time_: time,
-            source_table: "http_events",
-            stage: "collector",
-            reason: "ring_full",
-            rows_max: signed(rows_max),
-            detail: &format!("{fresh} lost bytes that no connection accounts for"),
-            ..DataLoss::default()
-        });
+        for code in self.spoken.iter().copied().chain([ProtocolCode::Unknown]) {
+            let rows_max = fresh.div_ceil(code.request_bytes_min()) + settled.unwrap_or(0);
+            rows.push(&DataLoss {
+                time_: time,
+                source_table: code.table(),
+                stage: "collector",
+                reason: "ring_full",
+                rows_max: signed(rows_max),
+                detail: &format!("{fresh} lost bytes that no connection accounts for"),
+                ..DataLoss::default()
+            });
+        }
     }
 }
 
@@ -226,18 +250,18 @@ fn write_one(rows: &mut DataLosses, time: TimeNs, asid: u32, why: Why, lost: &Lo
     let mut conn = String::new();
     let mut detail = String::new();
     let (source_table, stage, reason) = match why {
-        Why::OutOfStep(cause, id) => {
+        Why::OutOfStep(cause, table, id) => {
             if id != 0 {
                 conn = format!("{id:x}");
             }
             detail = format!("{} unread bytes of requests", lost.request_bytes);
-            ("http_events", "collector", cause.reason())
+            (table, "collector", cause.reason())
         }
         Why::Uncaptured(UncapturedReason::Truncated) => ("", "kernel", "truncated"),
         Why::Uncaptured(UncapturedReason::Bypassed) => ("", "kernel", "bypassed"),
         Why::Uncaptured(UncapturedReason::Fault) => ("", "kernel", "fault"),
-        Why::Evicted => ("http_events", "collector", "evicted"),
-        Why::Unannounced => ("http_events", "collector", "unannounced"),
+        Why::Evicted(table) => (table, "collector", "evicted"),
+        Why::Unannounced(table) => (table, "collector", "unannounced"),
         Why::Refused(table, reason) => (table, "store", reason),
     };
     let has_process = lost.process != ProcessKey::default() && !conn.is_empty();
@@ -288,8 +312,8 @@ mod tests {
         ledger.kernel(totals);
         ledger.attribute(64);
         let lost = LostRows { cause: Cause::RingFull, rows_min: 1, rows_max: 4, request_bytes: 64 };
-        ledger.out_of_step(255, ProcessKey { tgid: 1, start_ns: 0 }, lost);
-        assert_eq!(ledger.bounds(5), RowBounds { min: 1, max: 4 + 2 + 5 });
+        ledger.out_of_step(255, ProtocolCode::Http, ProcessKey { tgid: 1, start_ns: 0 }, lost);
+        assert_eq!(ledger.bounds(5), RowBounds { min: 1, max: 4 + 3 + 5 });
         assert_eq!(
             written(&mut ledger, None),
             ["kernel ring_full 2 100 0 0", "http_events collector ring_full 0 0 1 4"].map(|line| {
@@ -297,7 +321,7 @@ mod tests {
             })
         );
         // What no connection accounts for is written once it is as old as the last write.
-        assert_eq!(written(&mut ledger, None), ["http_events collector ring_full 0 0 0 2"]);
+        assert_eq!(written(&mut ledger, None), ["http_events collector ring_full 0 0 0 4"]);
         assert_eq!(written(&mut ledger, Some(3)), Vec::<String>::new());
     }
 
@@ -307,7 +331,7 @@ mod tests {
         for conn in 1..2000 {
             let lost =
                 LostRows { cause: Cause::ParseError, rows_min: 1, rows_max: 1, request_bytes: 0 };
-            ledger.out_of_step(conn, ProcessKey::default(), lost);
+            ledger.out_of_step(conn, ProtocolCode::Http, ProcessKey::default(), lost);
         }
         assert_eq!(written(&mut ledger, None).len(), CONNECTIONS_MAX + 1);
         assert_eq!(ledger.bounds(0), RowBounds { min: 1999, max: 1999 });

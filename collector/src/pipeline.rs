@@ -10,7 +10,8 @@
 //! request, and the ring is in order, so the server's end is known then, unless messages were lost;
 //! a client's rows wait where the server's protocol is not decided, at most [`WAITING_NS_MAX`].
 //! Once either end has kept a row the decision stands for the connection, so no request is stored
-//! twice, and none is missing without its gap being counted.
+//! twice, and none is missing without its gap being counted. Of protocols whose
+//! [`ProtocolCode::both_ends_keep`] every end keeps its own rows instead, told apart by their role.
 
 use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
@@ -28,6 +29,7 @@ use crate::event::{Body, DecodeError, Event, Flow, ProcessKey};
 use crate::loss::{KernelTotals, LossLedger, RowBounds};
 use crate::peers::{PeerKey, PipeliningPeers};
 use crate::process::{FactSource, Facts, Processes};
+use crate::protocol::ProtocolCode;
 use crate::protocol::exchange::{Exchanges, Output};
 use crate::redaction::Redaction;
 use crate::rows::{Origin, RowCounts, Rows};
@@ -107,7 +109,8 @@ pub struct Pipeline {
     processes: Processes,
     accounts: Accounts,
     loss: LossLedger,
-    rows: Rows,
+    /// Apart, because what has a builder for every column is large.
+    rows: Box<Rows>,
     out: Output,
     counts: PipelineCounts,
     watermark: u64,
@@ -135,7 +138,7 @@ impl Pipeline {
             processes: Processes::new(asid, service_rules, facts),
             accounts: Accounts::default(),
             loss: LossLedger::default(),
-            rows: Rows::default(),
+            rows: Box::default(),
             out: Output::new(redaction, body_bytes_max),
             counts: PipelineCounts::default(),
             watermark: 0,
@@ -347,16 +350,21 @@ impl Pipeline {
         let (Some(this), Some(other)) = (self.tracker.get(id), self.tracker.get(peer)) else {
             return;
         };
+        let both_keep = this.protocol().both_ends_keep() || other.protocol().both_ends_keep();
         let keeper = match (this.keeper, other.keeper) {
+            _ if both_keep => Keeper::This,
             (Keeper::This, _) | (_, Keeper::Other) => Keeper::This,
             (Keeper::Other, _) | (_, Keeper::This) => Keeper::Other,
             (Keeper::Undecided, Keeper::Undecided) => match (server(this), server(other)) {
-                (Some(Decided::Http), _) | (_, Some(Decided::Opaque)) => Keeper::This,
-                (_, Some(Decided::Http)) | (Some(Decided::Opaque), _) => Keeper::Other,
+                (Some(Decided::Spoken), _) | (_, Some(Decided::Opaque)) => Keeper::This,
+                (_, Some(Decided::Spoken)) | (Some(Decided::Opaque), _) => Keeper::Other,
                 _ => return,
             },
         };
-        let opposite = if keeper == Keeper::This { Keeper::Other } else { Keeper::This };
+        let opposite = match keeper {
+            Keeper::This if !both_keep => Keeper::Other,
+            _ => Keeper::This,
+        };
         for (conn, keeper) in [(id, keeper), (peer, opposite)] {
             if let Some(conn) = self.tracker.get_mut(conn) {
                 conn.keeper = keeper;
@@ -377,7 +385,8 @@ impl Pipeline {
         }
         let process = event.process();
         if !self.enter(id, process, header.time_mono_ns) {
-            self.loss.evicted(len.div_ceil(crate::protocol::http1::REQUEST_BYTES_MIN));
+            let code = ProtocolCode::Unknown;
+            self.loss.evicted(code, len.div_ceil(code.request_bytes_min()));
             return;
         }
         let operation =
@@ -464,8 +473,9 @@ impl Pipeline {
     /// A connection's protocol was found out.
     fn decided(&mut self, id: u64) {
         let Some(conn) = self.tracker.get(id) else { return };
+        self.loss.speaks(conn.protocol());
         let peer = conn.peer;
-        if conn.decided() == Decided::Http
+        if conn.decided() == Decided::Spoken
             && conn.role() == Role::Server
             && let Some(ends) = &conn.ends
         {
@@ -488,14 +498,14 @@ impl Pipeline {
         }
         match conn.keeper {
             Keeper::This if conn.ends.is_some() => {
-                for exchange in done.drain(..) {
-                    self.rows.http_event(&exchange, conn, &mut self.processes, &self.origin);
-                    self.out.recycle(exchange);
+                for finished in done.drain(..) {
+                    self.rows.finished(&finished, conn, &mut self.processes, &self.origin);
+                    self.out.recycle(finished);
                 }
             }
             Keeper::Other => {
                 self.counts.rows_of_other_end += done.len() as u64;
-                done.drain(..).for_each(|exchange| self.out.recycle(exchange));
+                done.drain(..).for_each(|finished| self.out.recycle(finished));
             }
             Keeper::This | Keeper::Undecided => self.wait(id, &mut done),
         }
@@ -532,10 +542,10 @@ impl Pipeline {
         }
         if conn.ends.is_none() {
             let rows = conn.waiting.len() as u64;
-            for exchange in conn.waiting.drain(..) {
-                self.out.recycle(exchange);
+            for finished in conn.waiting.drain(..) {
+                self.out.recycle(finished);
             }
-            self.loss.unannounced(rows);
+            self.loss.unannounced(conn.protocol(), rows);
             return;
         }
         if conn.keeper == Keeper::Undecided {
@@ -557,7 +567,7 @@ impl Pipeline {
             Keeper::Undecided if conn.ends.is_none() || conn.peer.is_some() => lost.rows_min = 0,
             Keeper::This | Keeper::Undecided => {}
         }
-        self.loss.out_of_step(id, conn.process, lost);
+        self.loss.out_of_step(id, conn.protocol(), conn.process, lost);
     }
 
     fn declare_gaps(&mut self, id: u64, watermark: Option<u64>) {
@@ -631,7 +641,7 @@ impl Pipeline {
         }
         self.evicted.insert(id);
         if let Some(conn) = self.tracker.get(id) {
-            self.loss.evicted(conn.in_flight() as u64);
+            self.loss.evicted(conn.protocol(), conn.in_flight() as u64);
         }
         self.tell_lost_rows(id);
         self.decide_waiting(id);

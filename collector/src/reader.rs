@@ -141,6 +141,9 @@ impl Reader {
                     match progress {
                         Ok(Progress::Entry) => {}
                         Ok(Progress::Wait(wait)) => {
+                            if let Some(now) = replay.mono_now() {
+                                pipeline.advance(now);
+                            }
                             std::thread::sleep(wait.min(POLL_WAIT));
                             return Ok(());
                         }

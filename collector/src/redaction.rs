@@ -44,10 +44,36 @@ pub const SECRET_HEADERS: [&str; 8] = [
     "x-csrf-token",
 ];
 
-/// Appends what may be kept of the value of header `name`.
+/// What the name of a secret parameter of a query string contains. Lower case.
+pub const SECRET_PARAMETERS: [&str; 8] =
+    ["token", "secret", "passw", "api_key", "apikey", "signature", "session", "auth"];
+
+/// Appends what may be kept of a request's target: all but, in its query string, the values of
+/// parameters that are secrets by their name, and what a recogniser takes for personal.
+pub fn target_into(mode: Mode, target: &str, out: &mut String) {
+    let Some((path, query)) = target.split_once('?').filter(|_| mode != Mode::Full) else {
+        out.push_str(target);
+        return;
+    };
+    out.push_str(path);
+    for (at, parameter) in query.split('&').enumerate() {
+        out.push(if at == 0 { '?' } else { '&' });
+        match parameter.split_once('=') {
+            Some((name, value)) if is_secret_parameter(name) && !value.is_empty() => {
+                out.push_str(name);
+                out.push_str("=[redacted]");
+            }
+            _ => pii_into(parameter, out),
+        }
+    }
+}
+
+/// Appends what may be kept of the value of header `name`. The outcome of a gRPC call is one, and is
+/// kept as the status of a response is.
 pub fn header_value_into(mode: Mode, name: &str, value: &str, out: &mut String) {
     match mode {
         Mode::Full => out.push_str(value),
+        _ if name.eq_ignore_ascii_case("grpc-status") => out.push_str(value),
         Mode::Pii if !is_secret(name) => pii_into(value, out),
         Mode::Pii | Mode::Redacted => marker_into(value.len() as u64, out),
     }
@@ -91,6 +117,11 @@ fn decimal_into(value: u64, out: &mut String) {
 
 fn is_secret(name: &str) -> bool {
     SECRET_HEADERS.iter().any(|secret| name.eq_ignore_ascii_case(secret))
+}
+
+fn is_secret_parameter(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    SECRET_PARAMETERS.iter().any(|secret| name.contains(secret)) || matches!(&*name, "key" | "sig")
 }
 
 /// `bytes` as text, up to a character that its end cuts; `None` where it is no text.
@@ -248,6 +279,21 @@ mod tests {
         assert_eq!(header(Mode::Pii, "Set-Cookie", "a=b"), "[redacted 3 bytes]");
         assert_eq!(header(Mode::Pii, "accept", "text/html"), "text/html");
         assert_eq!(header(Mode::Full, "Set-Cookie", "a=b"), "a=b");
+    }
+
+    #[test]
+    fn secrets_in_a_query_string_are_shown_in_full_mode_only() {
+        let target = "/a/b?id=7&access_token=x&mail=ann@example.org&sig=&Key=1#top";
+        let kept = |mode| {
+            let mut out = String::new();
+            target_into(mode, target, &mut out);
+            out
+        };
+        assert_eq!(kept(Mode::Full), target);
+        for mode in [Mode::Redacted, Mode::Pii] {
+            let expected = "/a/b?id=7&access_token=[redacted]&[email]&sig=&Key=[redacted]";
+            assert_eq!(kept(mode), expected);
+        }
     }
 
     #[test]

@@ -51,6 +51,13 @@ impl Replay {
         }
     }
 
+    /// The recording's monotonic clock, as it goes on between two messages; `None` where time plays
+    /// no role or has not begun.
+    pub fn mono_now(&self) -> Option<u64> {
+        let (began, first) = self.started.filter(|_| self.pace == Pace::RealTime)?;
+        Some(first.saturating_add(u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX)))
+    }
+
     /// Hands out the next entry, if its time has come.
     ///
     /// # Errors

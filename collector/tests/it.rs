@@ -2,8 +2,19 @@
 
 #[cfg(test)]
 mod it {
-    mod memory;
+    mod amqp;
+    mod cql;
+    mod http2;
     mod http;
+    mod kafka;
     mod kernel;
+    mod memory;
+    mod mongo;
+    mod mysql;
+    mod nats;
+    mod pgsql;
+    mod place;
+    mod postgres;
+    mod redis;
     mod replay;
 }

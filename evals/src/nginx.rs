@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use undine::workload::Cgroup;
+use undine_collector::Cgroup;
 
 use crate::client::FILE_SIZES;
 

@@ -14,6 +14,7 @@ use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::logical_expr::LogicalPlanBuilder;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use tokio::sync::{Semaphore, oneshot};
+use tracing::Instrument;
 use undine_schema::column::{PXL_TYPE_KEY, SEMANTIC_TYPE_KEY};
 use undine_schema::{Clock, tables};
 use undine_store::Store;
@@ -218,7 +219,8 @@ impl Engine {
     /// See [`Error`].
     pub async fn run(&self, request: Request) -> Result<Answer, Error> {
         let timeout = self.inner.config.timeout;
-        match tokio::time::timeout(timeout, self.run_untimed(request)).await {
+        let run = self.run_untimed(request).instrument(tracing::info_span!("pxl run"));
+        match tokio::time::timeout(timeout, run).await {
             Ok(result) => result,
             Err(_elapsed) => Err(Error::Timeout(timeout)),
         }

@@ -1,41 +1,65 @@
 //! Every table that Undine keeps, each declared once in a file of its own.
 
+mod amqp_events;
 mod anomalies;
 mod conn_stats;
+mod cql_events;
 mod data_loss;
 mod deliveries;
 mod http_events;
 mod incidents;
+mod kafka_events;
+mod mongodb_events;
+mod mysql_events;
+mod nats_events;
 mod otel_metrics;
 mod otel_spans;
+mod pgsql_events;
 mod probe_status;
 mod processes;
+mod redis_events;
 
+pub use amqp_events::{AMQP_EVENTS, AmqpEvent, AmqpEvents};
 pub use anomalies::{ANOMALIES, Anomalies, Anomaly};
 pub use conn_stats::{CONN_STATS, ConnStat, ConnStats};
+pub use cql_events::{CQL_EVENTS, CqlEvent, CqlEvents};
 pub use data_loss::{DATA_LOSS, DataLoss, DataLosses};
 pub use deliveries::{DELIVERIES, Deliveries, Delivery};
 pub use http_events::{HTTP_EVENTS, HttpEvent, HttpEvents};
 pub use incidents::{INCIDENTS, Incident, Incidents};
+pub use kafka_events::{KAFKA_EVENTS, KafkaEvent, KafkaEvents};
+pub use mongodb_events::{MONGODB_EVENTS, MongodbEvent, MongodbEvents};
+pub use mysql_events::{MYSQL_EVENTS, MysqlEvent, MysqlEvents};
+pub use nats_events::{NATS_EVENTS, NatsEvent, NatsEvents};
 pub use otel_metrics::{OTEL_METRICS, OtelMetric, OtelMetrics};
 pub use otel_spans::{OTEL_SPANS, OtelSpan, OtelSpans};
+pub use pgsql_events::{PGSQL_EVENTS, PgsqlEvent, PgsqlEvents};
 pub use probe_status::{PROBE_STATUS, ProbeStatus, ProbeStatuses};
 pub use processes::{PROCESSES, ProcessVersion, Processes};
+pub use redis_events::{REDIS_EVENTS, RedisEvent, RedisEvents};
 
 use crate::TableDef;
 
 /// All tables, by name.
-pub static ALL: [&TableDef; 10] = [
+pub static ALL: [&TableDef; 18] = [
+    &AMQP_EVENTS,
     &ANOMALIES,
     &CONN_STATS,
+    &CQL_EVENTS,
     &DATA_LOSS,
     &DELIVERIES,
     &HTTP_EVENTS,
     &INCIDENTS,
+    &KAFKA_EVENTS,
+    &MONGODB_EVENTS,
+    &MYSQL_EVENTS,
+    &NATS_EVENTS,
     &OTEL_METRICS,
     &OTEL_SPANS,
+    &PGSQL_EVENTS,
     &PROBE_STATUS,
     &PROCESSES,
+    &REDIS_EVENTS,
 ];
 
 /// The table called `name`.

@@ -6,6 +6,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use super::own_cgroup::CgroupError;
+
 /// Most directories that are read for one cgroup.
 const CGROUPS_MAX: usize = 16 * 1024;
 
@@ -46,10 +48,7 @@ fn unescape(text: &str) -> String {
 /// The directory of a cgroup of the unified hierarchy: `path` itself, or `path` below the mount.
 pub(super) fn directory(path: &Path) -> io::Result<PathBuf> {
     let Some(mount) = unified_mount()? else {
-        return Err(io::Error::new(
-            io::ErrorKind::NotFound,
-            "no cgroup2 file system is mounted; mount one with `mount -t cgroup2 none /sys/fs/cgroup`",
-        ));
+        return Err(io::Error::new(io::ErrorKind::NotFound, CgroupError::NotMounted));
     };
     if path.starts_with(&mount) {
         return Ok(path.to_path_buf());

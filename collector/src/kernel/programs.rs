@@ -127,18 +127,19 @@ impl fmt::Debug for Programs {
     }
 }
 
-/// Loads the object, sets the scope, and attaches what the kernel accepts.
+/// Loads the object, attaches what the kernel accepts, and only then sets the scope: up to there
+/// nobody is in it, so that no connection is seen by one program and not yet by another.
 pub(super) fn load(config: &Config) -> Result<Loaded, BuildError> {
     let (mut programs, ring) = load_object(config)?;
-    programs.set_scope(&config.scope).map_err(|error| match error {
-        ControlError::Scope(cause) => BuildError::Scope(cause),
-        ControlError::Map { name, source } => BuildError::Map { name, source: Some(source) },
-    })?;
     let mut probes = Vec::new();
     let hooks = programs.attach_hooks(config.hooks, &mut probes)?;
     for probe in &OTHERS {
         probes.push(programs.attach(probe));
     }
+    programs.set_scope(&config.scope).map_err(|error| match error {
+        ControlError::Scope(cause) => BuildError::Scope(cause),
+        ControlError::Map { name, source } => BuildError::Map { name, source: Some(source) },
+    })?;
     programs.seed_listeners();
     Ok(Loaded { ring, programs, probes, hooks })
 }

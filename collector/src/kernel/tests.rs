@@ -6,7 +6,6 @@ use std::{
     collections::BTreeMap,
     fs,
     io::{BufRead, BufReader, Write as _},
-    path::PathBuf,
     process::{Child, Command, Stdio},
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -18,8 +17,8 @@ use undine_ebpf::{
 };
 
 use super::{
-    BuildError, Config, Counters, Hooks, KernelSource, Outcome, Scope, ScopeDefault, ScopeError,
-    ScopeGuard, Target, Verdict, cgroups, check_host, probe_report,
+    BuildError, Cgroup, Config, Counters, Hooks, KernelSource, Outcome, Scope, ScopeDefault,
+    ScopeError, ScopeGuard, Target, Verdict, check_host, probe_report,
 };
 
 mod flavours;
@@ -41,41 +40,13 @@ fn turn() -> Option<MutexGuard<'static, ()>> {
 }
 
 /// A cgroup of the test's own.
-struct Cgroup(PathBuf);
-
-impl Cgroup {
-    fn new(name: &str) -> Self {
-        let mount = cgroups::unified_mount().unwrap().unwrap();
-        let directory = mount.join(format!("undine-test-{}-{name}", std::process::id()));
-        fs::create_dir(&directory).unwrap();
-        Self(directory)
-    }
-
-    fn take(&self, child: &Program) {
-        fs::write(self.0.join("cgroup.procs"), child.child.id().to_string()).unwrap();
-    }
+fn own_cgroup(name: &str) -> Cgroup {
+    Cgroup::create(&format!("undine-test-{name}")).unwrap()
 }
 
-impl Drop for Cgroup {
-    fn drop(&mut self) {
-        if let Err(error) = fs::write(self.0.join("cgroup.kill"), "1") {
-            println!("cannot end the processes in {}: {error}", self.0.display());
-        }
-        let gone = || {
-            !fs::read_to_string(self.0.join("cgroup.events"))
-                .is_ok_and(|text| text.contains("populated 1"))
-        };
-        for _ in 0..1000 {
-            if gone() {
-                break;
-            }
-            std::thread::yield_now();
-        }
-        // The last process may take a moment to leave.
-        if let Err(error) = fs::remove_dir(&self.0) {
-            println!("cannot remove {}: {error}", self.0.display());
-        }
-    }
+/// Puts a program that waits to be told what to do into `cgroup`.
+fn take(cgroup: &Cgroup, program: &Program) {
+    fs::write(cgroup.path().join("cgroup.procs"), program.child.id().to_string()).unwrap();
 }
 
 /// This test program again, as a child that plays a part when it is told to.
@@ -252,10 +223,10 @@ fn check_stream(messages: &[&Message]) -> Direction {
 
 fn run_flavours(hooks: Hooks) -> Option<(Vec<u64>, [Direction; 2])> {
     let _alone = turn()?;
-    let cgroup = Cgroup::new("flavours");
+    let cgroup = own_cgroup("flavours");
     let mut program = Program::start();
-    cgroup.take(&program);
-    let targets = vec![Target::Cgroup(cgroup.0.clone())];
+    take(&cgroup, &program);
+    let targets = vec![Target::Cgroup(cgroup.path().to_path_buf())];
     let mut kernel = only(targets, Some(hooks), 8 << 20).build().unwrap();
     assert_eq!(kernel.control().hooks(), hooks);
     program.tell(if hooks == Hooks::SocketLength { "flavours uring" } else { "flavours plain" });
@@ -315,10 +286,10 @@ fn sys_exit_sees_the_same_bytes_where_the_tracepoints_are_missing() {
 #[test]
 fn a_full_ring_loses_messages_but_never_count_of_them() {
     let Some(_alone) = turn() else { return };
-    let cgroup = Cgroup::new("ring");
+    let cgroup = own_cgroup("ring");
     let mut program = Program::start();
-    cgroup.take(&program);
-    let targets = vec![Target::Cgroup(cgroup.0.clone())];
+    take(&cgroup, &program);
+    let targets = vec![Target::Cgroup(cgroup.path().to_path_buf())];
     let mut kernel = only(targets, None, 64 * 1024).build().unwrap();
     let mut messages = Vec::new();
     // Nobody reads during the first round, so the ring is full when the connection ends.
@@ -370,10 +341,10 @@ fn a_full_ring_loses_messages_but_never_count_of_them() {
 #[test]
 fn who_is_not_in_scope_is_not_seen() {
     let Some(_alone) = turn() else { return };
-    let cgroup = Cgroup::new("scope");
+    let cgroup = own_cgroup("scope");
     let (mut inside, mut outside) = (Program::start(), Program::start());
-    cgroup.take(&inside);
-    let targets = vec![Target::Cgroup(cgroup.0.clone())];
+    take(&cgroup, &inside);
+    let targets = vec![Target::Cgroup(cgroup.path().to_path_buf())];
     let mut kernel = only(targets, None, 1 << 20).build().unwrap();
     let control = kernel.control();
     let mut messages = Vec::new();

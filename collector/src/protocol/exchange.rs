@@ -1,14 +1,18 @@
-//! One HTTP request with its response, as it is put together.
+//! One HTTP request with its response, as it is put together, and what all parsers put out.
 
+use super::dialogue::Timed;
+use super::{amqp, cql, kafka, mongo, mysql, nats, pgsql, redis};
 use crate::event::ProcessKey;
-use crate::redaction::Redaction;
+use crate::redaction::{Mode, Redaction};
 
 /// Quality bit: bytes of a body were not captured.
 pub const QUALITY_BODY_INCOMPLETE: u8 = 1;
 /// Quality bit: the connection was joined midway.
 pub const QUALITY_MIDSTREAM: u8 = 2;
-/// Quality bit: the response ended with the connection.
+/// Quality bit: the response ended with the connection or, in HTTP/2, with its stream's reset.
 pub const QUALITY_ENDED_BY_CLOSE: u8 = 4;
+/// Quality bit: headers are not known, because what they refer to was not captured.
+pub const QUALITY_HEADERS_INCOMPLETE: u8 = 8;
 
 /// Largest buffer that a finished exchange keeps for the next one.
 const POOLED_BYTES_MAX: usize = 16 * 1024;
@@ -55,7 +59,13 @@ impl Body {
         self.size = 0;
     }
 
-    pub(crate) fn push(&mut self, bytes: &[u8], kept_max: usize) {
+    /// Takes the next bytes, and keeps of them what `out` wants to be kept.
+    pub(crate) fn take(&mut self, bytes: &[u8], out: &Output) {
+        let redacted = out.redaction.bodies == Mode::Redacted;
+        self.push(bytes, if redacted { 0 } else { out.body_bytes_max });
+    }
+
+    fn push(&mut self, bytes: &[u8], kept_max: usize) {
         let room = kept_max.saturating_sub(self.kept.len());
         // Only what is contiguous from the start is kept.
         if room > 0 && self.kept.len() as u64 == self.size {
@@ -74,7 +84,9 @@ pub struct Exchange {
     pub responded_at: u64,
     /// Who read or wrote the request.
     pub process: ProcessKey,
-    /// Minor version of HTTP/1.
+    /// Major version of HTTP.
+    pub major_version: u8,
+    /// Minor version of HTTP/1; 0 for HTTP/2.
     pub minor_version: u8,
     /// The verb.
     pub method: String,
@@ -118,6 +130,7 @@ impl Exchange {
         self.requested_at = 0;
         self.responded_at = 0;
         self.process = ProcessKey::default();
+        self.major_version = 0;
         self.minor_version = 0;
         self.resp_status = 0;
         self.content_type = ContentType::Unknown;
@@ -140,8 +153,31 @@ impl Exchange {
     }
 }
 
-/// Exchanges on their way.
-pub type Exchanges = Vec<Box<Exchange>>;
+/// A request and its response, on the way to their table.
+#[derive(Debug)]
+pub enum Finished {
+    /// To `http_events`.
+    Http(Box<Exchange>),
+    /// To `mysql_events`.
+    Mysql(Box<Timed<mysql::Command>>),
+    /// To `pgsql_events`.
+    Pgsql(Box<Timed<pgsql::Request>>),
+    /// To `redis_events`.
+    Redis(Box<Timed<redis::Command>>),
+    /// To `nats_events.beta`.
+    Nats(Box<Timed<nats::Command>>),
+    /// To `mongodb_events`.
+    Mongo(Box<Timed<mongo::Command>>),
+    /// To `amqp_events`.
+    Amqp(Box<Timed<amqp::Exchange>>),
+    /// To `cql_events`.
+    Cql(Box<Timed<cql::Request>>),
+    /// To `kafka_events.beta`.
+    Kafka(Box<Timed<kafka::Request>>),
+}
+
+/// Requests and responses on their way.
+pub type Exchanges = Vec<Finished>;
 
 /// What parsers share and where they put what they found.
 #[derive(Debug)]
@@ -156,7 +192,8 @@ pub struct Output {
     pub pipelining_seen: bool,
     /// Whether the connection's peer is known to do so.
     pub peer_pipelines: bool,
-    pool: Exchanges,
+    #[expect(clippy::vec_box, reason = "they are handed out and taken back in their boxes")]
+    pool: Vec<Box<Exchange>>,
 }
 
 impl Output {
@@ -177,8 +214,15 @@ impl Output {
         self.pool.pop().unwrap_or_default()
     }
 
+    /// Takes back what was written, for reuse.
+    pub fn recycle(&mut self, finished: Finished) {
+        if let Finished::Http(exchange) = finished {
+            self.recycle_exchange(exchange);
+        }
+    }
+
     /// Takes an exchange back for reuse.
-    pub fn recycle(&mut self, mut exchange: Box<Exchange>) {
+    pub(crate) fn recycle_exchange(&mut self, mut exchange: Box<Exchange>) {
         if self.pool.len() < POOLED_EXCHANGES_MAX {
             exchange.clear();
             self.pool.push(exchange);

@@ -24,13 +24,17 @@ mod head;
 
 use std::collections::VecDeque;
 
-use crate::data_stream::{Missing, Operation};
-use crate::event::{Flow, Uncaptured};
-use crate::protocol::exchange::{
-    Exchange, Output, QUALITY_BODY_INCOMPLETE, QUALITY_ENDED_BY_CLOSE, QUALITY_MIDSTREAM,
+use super::exchange::{
+    Exchange, Finished, Output, QUALITY_BODY_INCOMPLETE, QUALITY_ENDED_BY_CLOSE, QUALITY_MIDSTREAM,
     ResponseProgress,
 };
+use super::gap::{Cause, GapAccount, LostRows, Start};
+use super::headers::headers_into;
+use super::{Probe, Protocol, ProtocolCode};
+use crate::data_stream::{Missing, Operation};
+use crate::event::Flow;
 use framing::{Framing, Taken};
+use head::HeaderFacts;
 pub use head::{HEAD_BYTES_MAX, HEADERS_MAX};
 
 /// Shortest request: `GET / HTTP/1.0` and two line ends.
@@ -39,17 +43,6 @@ pub const REQUEST_BYTES_MIN: u64 = 18;
 pub const IN_FLIGHT_MAX: usize = 1024;
 /// Most bytes that those requests may hold.
 pub const IN_FLIGHT_BYTES_MAX: usize = 1 << 20;
-
-/// What a few bytes say about a protocol.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Probe {
-    /// They are its start.
-    Yes,
-    /// They are not.
-    No,
-    /// They may be.
-    Maybe,
-}
 
 /// Whether `bytes` start with a request line.
 pub fn probe_request(bytes: &[u8]) -> Probe {
@@ -86,76 +79,6 @@ pub fn probe_response(bytes: &[u8]) -> Probe {
     }
 }
 
-/// Why rows are missing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Cause {
-    /// Messages of the kernel were lost.
-    RingFull,
-    /// Bytes outside of a body were truncated.
-    Truncated,
-    /// Bytes outside of a body never were in a buffer.
-    Bypassed,
-    /// The bytes are no HTTP.
-    ParseError,
-    /// A response came that answers no request that was seen.
-    Unrequested,
-    /// More requests wait than [`IN_FLIGHT_MAX`] or [`IN_FLIGHT_BYTES_MAX`].
-    InFlightFull,
-    /// The connection was there before capture began.
-    Midstream,
-}
-
-impl Cause {
-    /// The reason in the table `data_loss`.
-    pub const fn reason(self) -> &'static str {
-        match self {
-            Self::RingFull => "ring_full",
-            Self::Truncated => "truncated",
-            Self::Bypassed => "bypassed",
-            Self::ParseError => "parse_error",
-            Self::Unrequested => "unrequested",
-            Self::InFlightFull => "in_flight_full",
-            Self::Midstream => "midstream",
-        }
-    }
-
-    /// The cause of a hole.
-    pub const fn of(missing: Missing) -> Self {
-        match missing {
-            Missing::Lost => Self::RingFull,
-            Missing::Uncaptured(Uncaptured::Truncated | Uncaptured::Fault) => Self::Truncated,
-            Missing::Uncaptured(Uncaptured::Bypassed) => Self::Bypassed,
-        }
-    }
-}
-
-/// Rows that are missing because a connection was out of step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LostRows {
-    /// Why, first of all.
-    pub cause: Cause,
-    /// At least this many.
-    pub rows_min: u64,
-    /// At most this many.
-    pub rows_max: u64,
-    /// Bytes that went by unread in the direction of requests.
-    pub request_bytes: u64,
-}
-
-/// How a connection begins.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Start {
-    /// With its first byte.
-    AtItsBeginning,
-    /// After bytes that were not seen, `request_bytes` of them in the direction of requests.
-    AfterGap {
-        /// Why they were not.
-        cause: Cause,
-        /// How many there were.
-        request_bytes: u64,
-    },
-}
-
 #[derive(Debug)]
 enum Step {
     /// Every byte has its place.
@@ -180,19 +103,15 @@ pub struct Http1 {
     /// Pairing was taken up again after a gap.
     resumed: bool,
     midstream: bool,
-    cause: Cause,
-    lost_rows: u64,
-    unread_request_bytes: u64,
+    gaps: GapAccount,
 }
 
 impl Http1 {
     /// A connection whose requests go the way of `requests`.
     pub fn new(requests: Flow, start: Start) -> Self {
-        let (step, cause, unread, framing) = match start {
-            Start::AtItsBeginning => (Step::In, Cause::ParseError, 0, Framing::HEAD),
-            Start::AfterGap { cause, request_bytes } => {
-                (Step::Out, cause, request_bytes, Framing::SKIP)
-            }
+        let (step, framing) = match start {
+            Start::AtItsBeginning => (Step::In, Framing::HEAD),
+            Start::AfterGap { .. } => (Step::Out, Framing::SKIP),
         };
         Self {
             requests,
@@ -204,43 +123,41 @@ impl Http1 {
             heads_in_operation: 0,
             trial: false,
             resumed: false,
-            midstream: matches!(cause, Cause::Midstream),
-            cause,
-            lost_rows: 0,
-            unread_request_bytes: unread,
+            midstream: matches!(start, Start::AfterGap { cause: Cause::Midstream, .. }),
+            gaps: GapAccount::new(REQUEST_BYTES_MIN, start),
         }
     }
+}
 
-    /// The direction of requests.
-    pub const fn requests(&self) -> Flow {
+impl Protocol for Http1 {
+    fn code(&self) -> ProtocolCode {
+        ProtocolCode::Http
+    }
+
+    fn requests(&self) -> Flow {
         self.requests
     }
 
-    /// Whether what follows is no HTTP any more: after an upgrade or a tunnel.
-    pub fn is_opaque(&self) -> bool {
+    fn is_opaque(&self) -> bool {
         self.request.is_opaque()
     }
 
-    /// Whether nothing is paired at the moment, because of a gap.
-    pub const fn is_out_of_step(&self) -> bool {
+    fn is_out_of_step(&self) -> bool {
         matches!(self.step, Step::Out)
     }
 
-    /// Requests that wait for their response.
-    pub fn in_flight(&self) -> usize {
+    fn in_flight(&self) -> usize {
         self.in_flight.len()
     }
 
-    /// Bytes that it holds.
-    pub fn memory_bytes(&self) -> usize {
+    fn memory_bytes(&self) -> usize {
         size_of::<Self>()
             + self.in_flight_bytes
             + self.request.partial.capacity()
             + self.response.partial.capacity()
     }
 
-    /// Takes the next bytes of a direction.
-    pub fn bytes(&mut self, flow: Flow, bytes: &[u8], operation: Operation, out: &mut Output) {
+    fn bytes(&mut self, flow: Flow, bytes: &[u8], operation: Operation, out: &mut Output) {
         if flow == self.requests {
             self.heads_in_operation = 0;
             if matches!(self.step, Step::Out) && !self.resume(bytes, operation, out) {
@@ -253,8 +170,7 @@ impl Http1 {
         }
     }
 
-    /// Takes notice that the next `missing` bytes of a direction are not there.
-    pub fn hole(
+    fn hole(
         &mut self,
         flow: Flow,
         missing: u64,
@@ -267,8 +183,7 @@ impl Http1 {
         }
         let is_request = flow == self.requests;
         if matches!(self.step, Step::Out) {
-            let missing = if is_request { missing } else { 0 };
-            self.unread_request_bytes = self.unread_request_bytes.saturating_add(missing);
+            self.gaps.unread(if is_request { missing } else { 0 });
             return;
         }
         let framing = if is_request { &mut self.request } else { &mut self.response };
@@ -278,12 +193,10 @@ impl Http1 {
             return;
         }
         self.fall_out_of_step(Cause::of(why), out);
-        let outside = if is_request { missing - in_body } else { 0 };
-        self.unread_request_bytes = self.unread_request_bytes.saturating_add(outside);
+        self.gaps.unread(if is_request { missing - in_body } else { 0 });
     }
 
-    /// Takes notice that the connection is gone.
-    pub fn close(&mut self, at: u64, out: &mut Output) {
+    fn close(&mut self, at: u64, out: &mut Output) {
         if self.is_opaque() || matches!(self.step, Step::Out) {
             return;
         }
@@ -300,28 +213,16 @@ impl Http1 {
         }
     }
 
-    /// Whether rows are known to be missing since the last [`Self::take_lost_rows`].
-    pub const fn has_lost_rows(&self) -> bool {
-        self.lost_rows > 0 || self.unread_request_bytes >= REQUEST_BYTES_MIN
+    fn has_lost_rows(&self) -> bool {
+        self.gaps.has_rows()
     }
 
-    /// Takes the rows that are known to be missing since the last call.
-    pub fn take_lost_rows(&mut self) -> Option<LostRows> {
-        let unread = self.unread_request_bytes / REQUEST_BYTES_MIN;
-        if self.lost_rows + unread == 0 {
-            return None;
-        }
-        // The remainder stays, so that the bounds of several calls add up to that of one.
-        self.unread_request_bytes %= REQUEST_BYTES_MIN;
-        let rows_min = std::mem::take(&mut self.lost_rows);
-        Some(LostRows {
-            cause: self.cause,
-            rows_min,
-            rows_max: rows_min + unread,
-            request_bytes: unread * REQUEST_BYTES_MIN,
-        })
+    fn take_lost_rows(&mut self) -> Option<LostRows> {
+        self.gaps.take()
     }
+}
 
+impl Http1 {
     /// Starts to pair again where `bytes` begin a request and its client is one that waits.
     fn resume(&mut self, bytes: &[u8], operation: Operation, out: &Output) -> bool {
         if operation.continued || out.peer_pipelines || probe_request(bytes) != Probe::Yes {
@@ -336,13 +237,11 @@ impl Http1 {
     }
 
     fn fall_out_of_step(&mut self, cause: Cause, out: &mut Output) {
-        if self.lost_rows == 0 && self.unread_request_bytes < REQUEST_BYTES_MIN {
-            self.cause = cause;
-        }
+        self.gaps.begin(cause);
         self.unread(self.request.partial.len());
         while let Some(exchange) = self.pop() {
-            self.lost_rows += 1;
-            out.recycle(exchange);
+            self.gaps.lose_row();
+            out.recycle_exchange(exchange);
         }
         self.step = Step::Out;
         self.request = Framing::SKIP;
@@ -351,7 +250,7 @@ impl Http1 {
 
     /// Counts bytes that went by unread in the direction of requests.
     fn unread(&mut self, bytes: usize) {
-        self.unread_request_bytes = self.unread_request_bytes.saturating_add(bytes as u64);
+        self.gaps.unread(bytes as u64);
     }
 
     fn pop(&mut self) -> Option<Box<Exchange>> {
@@ -368,7 +267,7 @@ impl Http1 {
             let took = match self.request.body(rest) {
                 Taken::Body { bytes, took, done } => {
                     if let Some(exchange) = self.in_flight.back_mut() {
-                        keep_body(&mut exchange.req_body, bytes, out);
+                        exchange.req_body.take(bytes, out);
                     }
                     if done {
                         self.request_complete(out);
@@ -404,19 +303,21 @@ impl Http1 {
         let parsed = head::request(whole.bytes(rest), |request| {
             exchange.method.push_str(request.method.unwrap_or_default());
             exchange.path.push_str(request.path.unwrap_or_default());
+            exchange.major_version = 1;
             exchange.minor_version = request.version.unwrap_or_default();
-            head::headers_into(request.headers, mode, &mut exchange.req_headers)
+            headers_into(request.headers, mode, &mut exchange.req_headers);
+            HeaderFacts::of(request.headers)
         });
         let (length, facts) = match parsed {
             head::Parsed::Complete(length, facts) if !facts.bad_length && !facts.other_coding => {
                 (length, facts)
             }
             head::Parsed::Partial if whole.is_borrowed() => {
-                out.recycle(exchange);
+                out.recycle_exchange(exchange);
                 return self.request.keep(rest);
             }
             _ => {
-                out.recycle(exchange);
+                out.recycle_exchange(exchange);
                 self.request.partial = whole.into_gathered();
                 return 0;
             }
@@ -468,7 +369,7 @@ impl Http1 {
             let took = match self.response.body(rest) {
                 Taken::Body { bytes, took, done } => {
                     if let Some(exchange) = self.in_flight.front_mut() {
-                        keep_body(&mut exchange.resp_body, bytes, out);
+                        exchange.resp_body.take(bytes, out);
                         exchange.responded_at = operation.at;
                     }
                     if done {
@@ -524,7 +425,8 @@ impl Http1 {
             exchange.resp_message.clear();
             exchange.resp_message.push_str(response.reason.unwrap_or_default());
             exchange.resp_headers.clear();
-            head::headers_into(response.headers, mode, &mut exchange.resp_headers)
+            headers_into(response.headers, mode, &mut exchange.resp_headers);
+            HeaderFacts::of(response.headers)
         });
         let (length, facts) = match parsed {
             head::Parsed::Complete(length, facts) if !facts.bad_length => (length, facts),
@@ -633,19 +535,11 @@ impl Http1 {
 
     fn finish(&mut self, exchange: Box<Exchange>, out: &mut Output) {
         if exchange.probation {
-            self.lost_rows += 1;
-            out.recycle(exchange);
+            self.gaps.lose_row();
+            out.recycle_exchange(exchange);
         } else {
-            out.done.push(exchange);
+            out.done.push(Finished::Http(exchange));
         }
-    }
-}
-
-fn keep_body(body: &mut crate::protocol::exchange::Body, bytes: &[u8], out: &Output) {
-    if out.redaction.bodies == crate::redaction::Mode::Redacted {
-        body.size += bytes.len() as u64;
-    } else {
-        body.push(bytes, out.body_bytes_max);
     }
 }
 

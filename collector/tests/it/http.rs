@@ -5,7 +5,9 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Stdio};
+
+use super::place::Place;
 
 /// A process that answers or sends requests. Killed when it is dropped.
 pub(crate) struct Program {
@@ -15,8 +17,11 @@ pub(crate) struct Program {
 }
 
 impl Program {
-    pub(crate) fn start() -> Self {
-        let mut child = Command::new(std::env::current_exe().unwrap())
+    /// Starts it in `place`.
+    pub(crate) fn start(place: &Place) -> Self {
+        let exe = std::env::current_exe().unwrap();
+        let mut child = place
+            .command(&exe.display().to_string())
             .args(["--exact", "it::http::program", "--ignored", "--nocapture", "--test-threads=1"])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -24,11 +29,10 @@ impl Program {
             .unwrap();
         let stdin = child.stdin.take().unwrap();
         let stdout = BufReader::new(child.stdout.take().unwrap());
-        Self { child, stdin, stdout }
-    }
-
-    pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
+        let mut program = Self { child, stdin, stdout };
+        // Only when it runs is it in its network.
+        program.hear("ready");
+        program
     }
 
     pub(crate) fn tell(&mut self, line: &str) {
@@ -64,6 +68,7 @@ impl Drop for Program {
 #[test]
 #[ignore = "a program that other tests start"]
 fn program() {
+    println!("\nready");
     for line in std::io::stdin().lock().lines() {
         let line = line.unwrap();
         let words: Vec<&str> = line.split(' ').collect();
@@ -72,8 +77,12 @@ fn program() {
                 let listener = TcpListener::bind("127.0.0.1:0").unwrap();
                 println!("\nport {}", listener.local_addr().unwrap().port());
                 std::thread::spawn(move || {
-                    for stream in listener.incoming() {
-                        std::thread::spawn(move || serve(stream.unwrap()));
+                    for (number, stream) in listener.incoming().enumerate() {
+                        let stream = stream.unwrap();
+                        if number == 0 {
+                            println!("\nfirst");
+                        }
+                        std::thread::spawn(move || serve(stream));
                     }
                 });
             }

@@ -5,18 +5,25 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, MutexGuard};
 use tokio_util::sync::CancellationToken;
 use undine_collector::{
-    Collector, Config, Mode, Redaction, Scope, ScopeDefault, ScopeGuard, SourceConfig, Target,
+    Cgroup, Collector, Config, Mode, Redaction, Scope, ScopeDefault, ScopeGuard, SourceConfig,
+    Target,
 };
 use undine_schema::SystemClock;
 
 use super::http::Program;
 use super::memory::Memory;
+use super::place::Place;
 
 /// Kernel tests run one at a time.
-static ALONE: Mutex<()> = Mutex::const_new(());
+pub(crate) static ALONE: Mutex<()> = Mutex::const_new(());
+
+/// Waits until no other kernel test runs.
+pub(crate) async fn alone() -> MutexGuard<'static, ()> {
+    ALONE.lock().await
+}
 
 /// Whether this process may load kernel programs; says so where it may not.
 pub(crate) fn may_load() -> bool {
@@ -30,12 +37,12 @@ pub(crate) fn may_load() -> bool {
     root
 }
 
-pub(crate) fn config(pids: &[u32], ring_bytes: u32, recording: Option<PathBuf>) -> Config {
+pub(crate) fn config(cgroup: &Cgroup, ring_bytes: u32, recording: Option<PathBuf>) -> Config {
     Config {
         source: SourceConfig::Kernel {
             scope: Scope {
                 default: ScopeDefault::TargetsOnly,
-                include: pids.iter().map(|pid| Target::Pid(*pid)).collect(),
+                include: vec![Target::Cgroup(cgroup.path().to_path_buf())],
                 exclude: Vec::new(),
             },
             guard: ScopeGuard::Required,
@@ -55,8 +62,10 @@ pub(crate) fn config(pids: &[u32], ring_bytes: u32, recording: Option<PathBuf>) 
     }
 }
 
-/// A server and a client, watched from before their first byte.
+/// A server and a client in a cgroup and a network of their own, watched from before their first
+/// byte.
 struct Scene {
+    place: Place,
     server: Program,
     client: Program,
     port: String,
@@ -65,14 +74,14 @@ struct Scene {
 }
 
 fn scene(ring_bytes: u32, recording: Option<PathBuf>) -> Scene {
-    let (mut server, client) = (Program::start(), Program::start());
+    let place = Place::new("undine-it");
+    let (mut server, client) = (Program::start(&place), Program::start(&place));
     let memory = Arc::new(Memory::default());
     let append = Arc::clone(&memory);
-    let collector =
-        config(&[server.pid(), client.pid()], ring_bytes, recording).build(append).unwrap();
+    let collector = config(&place.cgroup, ring_bytes, recording).build(append).unwrap();
     server.tell("serve");
     let port = server.hear("port");
-    Scene { server, client, port, memory, collector }
+    Scene { place, server, client, port, memory, collector }
 }
 
 /// Checks that every row is a request that was sent, once, with its own response.
@@ -106,11 +115,11 @@ fn check_pairs(memory: &Memory) -> usize {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_request_is_a_row_and_nothing_is_lost() {
-    let _alone = ALONE.lock().await;
+    let _alone = alone().await;
     if !may_load() {
         return;
     }
-    let Scene { server, mut client, port, memory, collector } = scene(4 << 20, None);
+    let Scene { place, server, mut client, port, memory, collector } = scene(4 << 20, None);
     let handle = collector.handle();
     let shutdown = CancellationToken::new();
     let running = collector.run(shutdown.clone());
@@ -135,7 +144,7 @@ async fn every_request_is_a_row_and_nothing_is_lost() {
     };
     let (result, ()) = tokio::join!(running, test);
     result.unwrap();
-    drop(server);
+    drop((server, place));
     let losses = memory.rows("data_loss", &["reason", "rows_max", "bytes"]);
     assert_eq!(losses, Vec::<Vec<String>>::new());
     let stats = memory
@@ -155,12 +164,49 @@ async fn every_request_is_a_row_and_nothing_is_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_ring_that_is_too_small_loses_rows_within_bounds_and_never_pairs_wrong() {
-    let _alone = ALONE.lock().await;
+async fn conversations_that_were_under_way_are_joined() {
+    let _alone = alone().await;
     if !may_load() {
         return;
     }
-    let Scene { server, mut client, port, memory, collector } = scene(64 * 1024, None);
+    let place = Place::new("undine-midway");
+    let (mut server, mut client) = (Program::start(&place), Program::start(&place));
+    server.tell("serve");
+    let port = server.hear("port");
+    client.tell(&format!("load {port} 4 30000"));
+    server.hear("first");
+    let memory = Arc::new(Memory::default());
+    let append = Arc::clone(&memory);
+    let collector = config(&place.cgroup, 32 << 20, None).build(append).unwrap();
+    let handle = collector.handle();
+    let shutdown = CancellationToken::new();
+    let running = collector.run(shutdown.clone());
+    let test = async {
+        tokio::task::block_in_place(|| client.hear("loaded"));
+        let stats = handle.drain().await.unwrap();
+        shutdown.cancel();
+        stats
+    };
+    let (result, stats) = tokio::join!(running, test);
+    result.unwrap();
+    assert_eq!(stats.kernel.dropped, 0);
+    let rows = check_pairs(&memory) as u64;
+    // Both ends send and receive once for each request.
+    let requests = stats.kernel.operations / 4;
+    println!("{rows} rows of {requests} requests");
+    assert!(requests > 100, "the load was over too soon");
+    // On each connection one request was under way, and one is not trusted.
+    assert!(rows + 3 * 4 >= requests, "{rows} rows of {requests} requests");
+    assert!(stats.missing_rows.max >= requests - rows, "{stats:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_ring_that_is_too_small_loses_rows_within_bounds_and_never_pairs_wrong() {
+    let _alone = alone().await;
+    if !may_load() {
+        return;
+    }
+    let Scene { place, server, mut client, port, memory, collector } = scene(64 * 1024, None);
     // Nobody reads yet, so the ring fills.
     client.tell(&format!("load {port} 4 300"));
     tokio::task::block_in_place(|| client.hear("loaded"));
@@ -179,7 +225,7 @@ async fn a_ring_that_is_too_small_loses_rows_within_bounds_and_never_pairs_wrong
     };
     let (result, stats) = tokio::join!(running, test);
     result.unwrap();
-    drop(server);
+    drop((server, place));
     // The paths of the two rounds overlap, so pairs are checked by their headers only.
     let rows = memory.rows("http_events", &["req_path", "resp_headers"]);
     for row in &rows {
@@ -196,13 +242,14 @@ async fn a_ring_that_is_too_small_loses_rows_within_bounds_and_never_pairs_wrong
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_recording_of_the_kernel_replays_to_the_same_rows() {
-    let _alone = ALONE.lock().await;
+    let _alone = alone().await;
     if !may_load() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("capture.undine");
-    let Scene { server, mut client, port, memory, collector } = scene(4 << 20, Some(path.clone()));
+    let Scene { place, server, mut client, port, memory, collector } =
+        scene(4 << 20, Some(path.clone()));
     let handle = collector.handle();
     let shutdown = CancellationToken::new();
     let running = collector.run(shutdown.clone());
@@ -214,7 +261,7 @@ async fn a_recording_of_the_kernel_replays_to_the_same_rows() {
     };
     let (result, ()) = tokio::join!(running, test);
     result.unwrap();
-    drop(server);
+    drop((server, place));
     let columns = ["req_path", "resp_headers", "latency", "service", "remote_service", "resp_body"];
     let captured = memory.rows("http_events", &columns);
     assert_eq!(captured.len(), 200);

@@ -103,7 +103,7 @@ async fn a_recording_that_is_cut_gives_its_rows_and_an_error_that_names_the_offs
     let memory = Arc::new(Memory::default());
     let append = Arc::clone(&memory);
     let collector = config(&path).build(append).unwrap();
-    let error = collector.run(CancellationToken::new()).await.unwrap_err();
+    let error = Box::pin(collector.run(CancellationToken::new())).await.unwrap_err();
     assert!(error.to_string().contains("is cut at offset"), "{error}");
     assert_eq!(memory.rows("http_events", &["req_path"]), [["/0"], ["/1"]]);
 }

@@ -13,21 +13,13 @@ use crate::scalar::{Const, Scalar};
 use crate::time_text::{self, TimeError};
 
 /// Tables that upstream's scripts read and that nothing here fills.
-const NOT_CAPTURED: [&str; 18] = [
-    "amqp_events",
-    "cql_events",
+const NOT_CAPTURED: [&str; 10] = [
     "dns_events",
     "jvm_stats",
-    "kafka_events.beta",
-    "mongodb_events",
     "mux_events",
-    "mysql_events",
-    "nats_events.beta",
     "network_stats",
-    "pgsql_events",
     "proc_exit_events",
     "process_stats",
-    "redis_events",
     "stack_traces.beta",
     "stirling_error",
     "tcp_stats_events",

@@ -5,7 +5,7 @@ use std::mem::MaybeUninit;
 use httparse::{Header, ParserConfig, Status};
 
 use crate::protocol::exchange::ContentType;
-use crate::redaction::{Mode, header_value_into};
+use crate::protocol::headers::content_type;
 
 /// Headers of a usual message; one with more is parsed a second time.
 const HEADERS_USUAL: usize = 64;
@@ -94,77 +94,16 @@ pub(super) fn response<T>(
     }
 }
 
-/// Writes `headers` as a JSON object, values redacted by `mode` and those of one name joined by
-/// `, `, and returns what they say.
-pub(super) fn headers_into(headers: &[Header<'_>], mode: Mode, json: &mut String) -> HeaderFacts {
-    let mut facts = HeaderFacts::default();
-    let mut value = String::new();
-    json.push('{');
-    for (index, header) in headers.iter().enumerate() {
-        facts.note(header);
-        let same = |other: &&Header<'_>| {
-            other.name.len() == header.name.len() && other.name.eq_ignore_ascii_case(header.name)
-        };
-        if headers[..index].iter().any(|other| same(&other)) {
-            continue;
-        }
-        if index > 0 {
-            json.push(',');
-        }
-        json.push('"');
-        // A header's name is a token and needs no escape.
-        json.push_str(header.name);
-        json.push_str("\":\"");
-        value_into(mode, header, json, &mut value);
-        for other in headers[index + 1..].iter().filter(same) {
-            json.push_str(", ");
-            value_into(mode, other, json, &mut value);
-        }
-        json.push('"');
-    }
-    json.push('}');
-    facts
-}
-
-fn value_into(mode: Mode, header: &Header<'_>, json: &mut String, scratch: &mut String) {
-    if mode == Mode::Redacted {
-        crate::redaction::marker_into(header.value.len() as u64, json);
-        return;
-    }
-    scratch.clear();
-    match std::str::from_utf8(header.value) {
-        Ok(text) => header_value_into(mode, header.name, text, scratch),
-        Err(_) => {
-            header_value_into(mode, header.name, &String::from_utf8_lossy(header.value), scratch);
-        }
-    }
-    escape_into(scratch, json);
-}
-
-/// Appends `text` as the inside of a JSON string.
-fn escape_into(text: &str, json: &mut String) {
-    let mut rest = text;
-    while let Some(at) = rest.find(|c: char| c == '"' || c == '\\' || c < ' ') {
-        json.push_str(&rest[..at]);
-        match rest.as_bytes()[at] {
-            b'"' => json.push_str("\\\""),
-            b'\\' => json.push_str("\\\\"),
-            b'\t' => json.push_str("\\t"),
-            b'\n' => json.push_str("\\n"),
-            b'\r' => json.push_str("\\r"),
-            other => {
-                const HEX: &[u8; 16] = b"0123456789abcdef";
-                json.push_str("\\u00");
-                json.push(char::from(HEX[usize::from(other >> 4)]));
-                json.push(char::from(HEX[usize::from(other & 15)]));
-            }
-        }
-        rest = &rest[at + 1..];
-    }
-    json.push_str(rest);
-}
-
 impl HeaderFacts {
+    /// What `headers` say.
+    pub(super) fn of(headers: &[Header<'_>]) -> Self {
+        let mut facts = Self::default();
+        for header in headers {
+            facts.note(header);
+        }
+        facts
+    }
+
     fn note(&mut self, header: &Header<'_>) {
         match header.name.len() {
             12 if header.name.eq_ignore_ascii_case("content-type") => {
@@ -205,34 +144,19 @@ impl HeaderFacts {
     }
 }
 
-fn content_type(value: &[u8]) -> ContentType {
-    let essence = value.split(|b| *b == b';').next().unwrap_or(value).trim_ascii();
-    if starts_with(essence, b"application/grpc") {
-        ContentType::Grpc
-    } else if starts_with(essence, b"application/json") || ends_with(essence, b"+json") {
-        ContentType::Json
-    } else {
-        ContentType::Unknown
-    }
-}
-
-fn starts_with(text: &[u8], start: &[u8]) -> bool {
-    text.len() >= start.len() && text[..start.len()].eq_ignore_ascii_case(start)
-}
-
-fn ends_with(text: &[u8], end: &[u8]) -> bool {
-    text.len() >= end.len() && text[text.len() - end.len()..].eq_ignore_ascii_case(end)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::headers::headers_into;
+    use crate::redaction::Mode;
     use proptest::prelude::*;
 
     fn headers(mode: Mode, head: &str) -> (String, HeaderFacts) {
         let mut json = String::new();
-        let parsed =
-            response(head.as_bytes(), |response| headers_into(response.headers, mode, &mut json));
+        let parsed = response(head.as_bytes(), |response| {
+            headers_into(response.headers, mode, &mut json);
+            HeaderFacts::of(response.headers)
+        });
         let Parsed::Complete(length, facts) = parsed else { panic!("{head:?}: {parsed:?}") };
         assert_eq!(length, head.len());
         (json, facts)
@@ -296,7 +220,7 @@ mod tests {
             head.push_str("\r\n");
             let mut json = String::new();
             let parsed = response(head.as_bytes(), |response| {
-                headers_into(response.headers, Mode::Full, &mut json)
+                headers_into(response.headers, Mode::Full, &mut json);
             });
             if matches!(parsed, Parsed::Complete(..)) {
                 let value: serde_json::Value = serde_json::from_str(&json).unwrap();

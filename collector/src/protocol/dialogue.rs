@@ -1,0 +1,627 @@
+//! Connections on which a client calls and a server answers: what such protocols have in common.
+//!
+//! ```text
+//! bytes, holes ─► window (what the dialect wants to see at once) ─► Dialect ─► Calls ─► Output::done
+//! ```
+//!
+//! A [`Dialect`] knows what the messages of its protocol look like and which response belongs to
+//! which request; everything else is here: gathering, skipping, times, bounds and gaps.
+//!
+//! **Loss.** As for HTTP/1: a hole in what is skipped, or in a message whose rest the dialect can
+//! do without, changes nothing; any other hole, and bytes that are none of the dialect's, put the
+//! connection *out of step*: calls that wait are dropped and counted, and nothing is paired until
+//! an operation begins with a request, or with what a server pushes. Where responses do not name
+//! their requests that proves something only for clients that wait for each response, so the
+//! connections of others stay out of step. The first call after that is a trial: it is counted, not
+//! kept. Hence no pair ever spans a gap.
+
+use std::collections::VecDeque;
+use std::fmt::Debug;
+
+use super::exchange::{Finished, Output, QUALITY_ENDED_BY_CLOSE, QUALITY_MIDSTREAM};
+use super::gap::{Cause, GapAccount, LostRows, Start};
+use super::{Protocol, ProtocolCode};
+use crate::data_stream::{Missing, Operation};
+use crate::event::{Flow, ProcessKey};
+
+/// Most bytes that a dialect may want to see at once.
+pub const WINDOW_BYTES_MAX: usize = (1 << 20) + 64 * 1024;
+/// Most calls of a connection that wait for their response.
+pub const IN_FLIGHT_MAX: usize = 1024;
+/// Most bytes that those calls may hold.
+pub const IN_FLIGHT_BYTES_MAX: usize = 4 << 20;
+
+/// Who sent something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The end that calls.
+    Client = 0,
+    /// The end that answers.
+    Server = 1,
+}
+
+/// What a dialect did with the bytes at hand, which begin where its last step ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Nothing: it wants to see this many at once, more than it was given.
+    Need(usize),
+    /// It is done with this many of them, at least one.
+    Took(usize),
+    /// The next so many are of no interest, whether or not they were captured. It is called again
+    /// when they are over, maybe with nothing at hand.
+    Skip(u64),
+    /// They are not what its protocol allows here.
+    Bad(Cause),
+    /// From here on another protocol is spoken, for good.
+    Opaque,
+}
+
+/// What the messages of a protocol look like.
+pub trait Dialect: Debug + Default + Send {
+    /// A request and what came of it.
+    type Call: Call;
+    /// The protocol.
+    const CODE: ProtocolCode;
+    /// Whether a response names its request, so that clients need not wait for their turn.
+    const RESPONSES_NAME_REQUESTS: bool;
+
+    /// Takes bytes from `side`. With none at hand it finishes what is complete and asks for more.
+    fn take(&mut self, side: Side, bytes: &[u8], calls: &mut Calls<Self::Call>) -> Step;
+    /// Whether the last step from `side` ended a message.
+    fn is_between_messages(&self, side: Side) -> bool;
+    /// Whether an operation that starts with `bytes` can only start with a request.
+    fn begins_request(&self, bytes: &[u8]) -> bool;
+    /// Whether an operation of a server that pushes, and that starts with `bytes`, can only start
+    /// with a message.
+    fn begins_push(&self, _bytes: &[u8]) -> bool {
+        false
+    }
+    /// Forgets messages that are on their way, because some of their bytes are not.
+    fn forget_messages(&mut self);
+    /// Whether the client does not wait for its turn, where so many of its calls wait.
+    fn pipelines(&self, waiting: usize) -> bool {
+        waiting > 1
+    }
+    /// Requests that were read and become calls only if they fail.
+    fn undecided_requests(&self) -> u64 {
+        0
+    }
+    /// Bytes that it holds on the heap.
+    fn heap_bytes(&self) -> usize {
+        0
+    }
+    /// Does without the rest of the message on its way from `side`, because bytes of it are missing;
+    /// how many bytes that is from the end of the last step. 0 where it needs them.
+    fn give_up_rest(&mut self, _side: Side, _calls: &mut Calls<Self::Call>) -> u64 {
+        0
+    }
+}
+
+/// A request with its response, as its table wants to know it.
+pub trait Call: Debug + Send + Sized {
+    /// Bytes that it holds on the heap.
+    fn heap_bytes(&self) -> usize;
+    /// Wraps it for the way to its table.
+    fn finished(timed: Box<Timed<Self>>) -> Finished;
+}
+
+/// A call with its times.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Timed<C> {
+    /// When the request's first byte was seen, `CLOCK_MONOTONIC`.
+    pub requested_at: u64,
+    /// When the response's last byte was seen, or the connection ended without one.
+    pub responded_at: u64,
+    /// Who read or wrote the request.
+    pub process: ProcessKey,
+    /// A sum of `QUALITY_…`.
+    pub quality: u8,
+    /// The call.
+    pub call: C,
+    key: u64,
+    bytes: usize,
+    probation: bool,
+}
+
+impl<C> Timed<C> {
+    /// From the request's first byte to the response's last.
+    pub const fn latency_ns(&self) -> u64 {
+        self.responded_at.saturating_sub(self.requested_at)
+    }
+}
+
+/// When a request began and who sent it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arrival {
+    requested_at: u64,
+    process: ProcessKey,
+}
+
+/// The calls of a connection: those that wait for their response, and those that just got it.
+#[derive(Debug)]
+pub struct Calls<C> {
+    /// Most bytes of a text that are worth keeping.
+    pub text_bytes_max: usize,
+    waiting: VecDeque<Box<Timed<C>>>,
+    /// Bytes of the requests that wait.
+    waiting_bytes: usize,
+    done: Vec<Box<Timed<C>>>,
+    operation: Operation,
+    message_began_at: u64,
+    quality: u8,
+    begun: u64,
+    /// The next call is the first after a gap.
+    trial: bool,
+}
+
+impl<C: Call> Calls<C> {
+    /// A request is complete, or enough of it to know it; responses name it by `key`, if at all.
+    pub fn begin(&mut self, key: u64, call: C) {
+        self.begun += 1;
+        let bytes = call.heap_bytes() + size_of::<Timed<C>>();
+        self.waiting_bytes += bytes;
+        self.waiting.push_back(Box::new(Timed {
+            requested_at: self.message_began_at,
+            responded_at: 0,
+            process: self.operation.process,
+            quality: self.quality,
+            call,
+            key,
+            bytes,
+            probation: false,
+        }));
+    }
+
+    /// The connection turns out to have been joined midway.
+    pub const fn joined_midway(&mut self) {
+        self.quality |= QUALITY_MIDSTREAM;
+    }
+
+    /// When the message at hand began and who sent it.
+    pub const fn arrival(&self) -> Arrival {
+        Arrival { requested_at: self.message_began_at, process: self.operation.process }
+    }
+
+    /// A request that is here since `arrival` turns out to be a call, and has all of its response.
+    pub fn finish_undecided(&mut self, arrival: Arrival, call: C) {
+        let probation = self.trial || self.waiting.front().is_some_and(|timed| timed.probation);
+        self.done.push(Box::new(Timed {
+            requested_at: arrival.requested_at,
+            responded_at: self.operation.at.max(arrival.requested_at),
+            process: arrival.process,
+            quality: self.quality,
+            call,
+            key: 0,
+            bytes: 0,
+            probation,
+        }));
+    }
+
+    /// A message is over without a byte of its own, and what is at hand begins the next.
+    pub const fn begin_message(&mut self) {
+        self.message_began_at = self.operation.at;
+    }
+
+    /// The call that waits for longest.
+    pub fn oldest(&mut self) -> Option<&mut C> {
+        self.waiting.front_mut().map(|timed| &mut timed.call)
+    }
+
+    /// The call that began last.
+    pub fn newest(&mut self) -> Option<&mut C> {
+        self.waiting.back_mut().map(|timed| &mut timed.call)
+    }
+
+    /// The call that waits for longest of those with this key.
+    pub fn keyed(&mut self, key: u64) -> Option<&mut C> {
+        self.waiting.iter_mut().find(|timed| timed.key == key).map(|timed| &mut timed.call)
+    }
+
+    /// The call that waits for longest has all of its response, or gets none; false where none
+    /// waits.
+    pub fn finish_oldest(&mut self) -> bool {
+        let timed = self.waiting.pop_front();
+        self.finish_timed(timed)
+    }
+
+    /// The call that began last gets no response; false where none waits.
+    pub fn finish_newest(&mut self) -> bool {
+        let timed = self.waiting.pop_back();
+        self.finish_timed(timed)
+    }
+
+    /// As [`Self::finish_oldest`], of those with this key.
+    pub fn finish_keyed(&mut self, key: u64) -> bool {
+        let at = self.waiting.iter().position(|timed| timed.key == key);
+        let timed = at.and_then(|at| self.waiting.remove(at));
+        self.finish_timed(timed)
+    }
+
+    /// How many wait.
+    pub fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Whether none waits.
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    fn finish_timed(&mut self, timed: Option<Box<Timed<C>>>) -> bool {
+        let Some(mut timed) = timed else { return false };
+        self.waiting_bytes -= timed.bytes;
+        timed.responded_at = self.operation.at.max(timed.requested_at);
+        self.done.push(timed);
+        true
+    }
+}
+
+/// What came from one side and is not read yet.
+#[derive(Debug, Default)]
+struct Window {
+    partial: Vec<u8>,
+    /// How many bytes the dialect wants to see at once.
+    wanted: usize,
+    /// How many of the next bytes are of no interest.
+    skip: u64,
+    message_began_at: u64,
+}
+
+impl Window {
+    /// Discards what is of no interest; the rest of `bytes`.
+    fn skip<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
+        let skipped = usize::try_from(self.skip).unwrap_or(usize::MAX).min(bytes.len());
+        self.skip -= skipped as u64;
+        &bytes[skipped..]
+    }
+
+    /// Adds bytes until there are as many as wanted; the rest of `bytes`.
+    fn gather<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
+        let room = self.wanted.saturating_sub(self.partial.len()).min(bytes.len());
+        let (more, rest) = bytes.split_at(room);
+        self.partial.extend_from_slice(more);
+        rest
+    }
+
+    fn clear(&mut self) {
+        self.partial = Vec::new();
+        (self.wanted, self.skip) = (0, 0);
+    }
+}
+
+/// Whether what comes is paired.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pairing {
+    On,
+    /// Not at the moment, because of a gap.
+    OutOfStep,
+    /// Not any more: another protocol is spoken.
+    Ended,
+}
+
+/// A connection that speaks a dialect.
+#[derive(Debug)]
+pub struct Dialogue<D: Dialect> {
+    dialect: D,
+    requests: Flow,
+    windows: [Window; 2],
+    calls: Calls<D::Call>,
+    pairing: Pairing,
+    /// Pairing was taken up again after a gap.
+    resumed: bool,
+    gaps: GapAccount,
+}
+
+impl<D: Dialect> Dialogue<D> {
+    /// A connection whose requests go the way of `requests`.
+    pub fn new(requests: Flow, start: Start) -> Self {
+        let midstream = matches!(start, Start::AfterGap { cause: Cause::Midstream, .. });
+        Self {
+            dialect: D::default(),
+            requests,
+            windows: Default::default(),
+            calls: Calls {
+                text_bytes_max: 0,
+                waiting: VecDeque::new(),
+                waiting_bytes: 0,
+                done: Vec::new(),
+                operation: Operation::default(),
+                message_began_at: 0,
+                quality: if midstream { QUALITY_MIDSTREAM } else { 0 },
+                begun: 0,
+                trial: false,
+            },
+            pairing: match start {
+                Start::AtItsBeginning => Pairing::On,
+                Start::AfterGap { .. } => Pairing::OutOfStep,
+            },
+            resumed: false,
+            gaps: GapAccount::new(D::CODE.request_bytes_min(), start),
+        }
+    }
+
+    fn side(&self, flow: Flow) -> Side {
+        if flow == self.requests { Side::Client } else { Side::Server }
+    }
+
+    /// Starts to pair again where `bytes` begin a request of a client that waits its turn, or what
+    /// a server pushes.
+    fn resume(&mut self, side: Side, bytes: &[u8], operation: Operation, out: &Output) -> bool {
+        let waits = D::RESPONSES_NAME_REQUESTS || !out.peer_pipelines;
+        let begins = |dialect: &D| match side {
+            Side::Client => dialect.begins_request(bytes),
+            Side::Server => D::CODE.servers_push() && dialect.begins_push(bytes),
+        };
+        if operation.continued || !waits || !begins(&self.dialect) {
+            return false;
+        }
+        (self.pairing, self.calls.trial, self.resumed) = (Pairing::On, true, true);
+        true
+    }
+
+    fn feed(&mut self, side: Side, bytes: &[u8], out: &mut Output) {
+        let mut rest = self.windows[side as usize].skip(bytes);
+        if self.windows[side as usize].skip > 0 {
+            return;
+        }
+        loop {
+            let window = &mut self.windows[side as usize];
+            let gathers = !window.partial.is_empty();
+            if gathers {
+                rest = window.gather(rest);
+                if window.partial.len() < window.wanted {
+                    return;
+                }
+            } else if self.dialect.is_between_messages(side) {
+                window.message_began_at = self.calls.operation.at;
+            }
+            self.calls.message_began_at = window.message_began_at;
+            let at_hand = if gathers { window.partial.as_slice() } else { rest };
+            let given = at_hand.len();
+            let (step, begun) =
+                (self.dialect.take(side, at_hand, &mut self.calls), self.calls.begun);
+            window_mut(&mut self.windows, side).message_began_at = self.calls.message_began_at;
+            self.hand_on(out);
+            match step {
+                Step::Took(took) if (1..=given).contains(&took) => {
+                    if gathers {
+                        let window = window_mut(&mut self.windows, side);
+                        window.partial.drain(..took);
+                        window.wanted = 0;
+                        if self.dialect.is_between_messages(side) {
+                            window.message_began_at = self.calls.operation.at;
+                        }
+                    } else {
+                        rest = &rest[took..];
+                    }
+                }
+                Step::Skip(bytes) if bytes > 0 => {
+                    let window = window_mut(&mut self.windows, side);
+                    window.skip = bytes;
+                    if gathers {
+                        let partial = std::mem::take(&mut window.partial);
+                        window.partial = window.skip(&partial).to_vec();
+                        window.wanted = 0;
+                    }
+                    rest = window.skip(rest);
+                    if window.skip > 0 {
+                        return;
+                    }
+                }
+                Step::Need(wanted) if (given + 1..=WINDOW_BYTES_MAX).contains(&wanted) => {
+                    let window = window_mut(&mut self.windows, side);
+                    window.wanted = wanted;
+                    if !gathers {
+                        window.partial.extend_from_slice(rest);
+                        return;
+                    }
+                    if rest.is_empty() {
+                        return;
+                    }
+                }
+                Step::Opaque => {
+                    self.become_opaque(out);
+                    return;
+                }
+                Step::Bad(cause) => {
+                    self.fall_out_of_step(cause);
+                    self.unread(side, rest.len() as u64);
+                    return;
+                }
+                Step::Took(_) | Step::Skip(_) | Step::Need(_) => {
+                    self.fall_out_of_step(Cause::ParseError);
+                    self.unread(side, rest.len() as u64);
+                    return;
+                }
+            }
+            if side == Side::Client && begun > 0 && !self.check_begun(out) {
+                self.unread(side, rest.len() as u64);
+                return;
+            }
+        }
+    }
+
+    /// Whether the next `missing` bytes of a side are of no interest; passes over them if so.
+    fn does_without(&mut self, side: Side, missing: u64, out: &mut Output) -> bool {
+        let window = &mut self.windows[side as usize];
+        if window.skip < missing {
+            self.calls.message_began_at = window.message_began_at;
+            let rest = self.dialect.give_up_rest(side, &mut self.calls);
+            // What was gathered of the rest is behind already.
+            let ahead = rest.saturating_sub(window.partial.len() as u64);
+            if window.skip.saturating_add(ahead) < missing {
+                return false;
+            }
+            window.skip = window.skip.saturating_add(ahead);
+            window.partial.clear();
+        }
+        window.skip -= missing;
+        let is_over = window.skip == 0;
+        self.hand_on(out);
+        if side == Side::Client && self.calls.begun > 0 && !self.check_begun(out) {
+            return true;
+        }
+        if is_over {
+            self.feed(side, &[], out);
+        }
+        true
+    }
+
+    /// Looks at calls that have just begun; false where that ends the pairing.
+    fn check_begun(&mut self, out: &mut Output) -> bool {
+        self.calls.begun = 0;
+        if self.calls.trial
+            && let Some(first) = self.calls.waiting.front_mut()
+        {
+            (first.probation, self.calls.trial) = (true, false);
+        }
+        let calls = self.calls.waiting.len();
+        if calls > IN_FLIGHT_MAX || (calls > 1 && self.calls.waiting_bytes > IN_FLIGHT_BYTES_MAX) {
+            self.fall_out_of_step(Cause::InFlightFull);
+            return false;
+        }
+        if !D::RESPONSES_NAME_REQUESTS && self.dialect.pipelines(calls) {
+            out.pipelining_seen = true;
+            if self.resumed {
+                self.fall_out_of_step(Cause::RingFull);
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Takes the calls that are done to the output.
+    fn hand_on(&mut self, out: &mut Output) {
+        for timed in self.calls.done.drain(..) {
+            if timed.probation {
+                self.gaps.lose_row();
+            } else {
+                out.done.push(D::Call::finished(timed));
+            }
+        }
+    }
+
+    fn fall_out_of_step(&mut self, cause: Cause) {
+        self.gaps.begin(cause);
+        for side in [Side::Client, Side::Server] {
+            self.unread(side, self.windows[side as usize].partial.len() as u64);
+        }
+        if !self.dialect.is_between_messages(Side::Client) {
+            // A request of which some was read, and that may not have begun as a call.
+            self.gaps.unread(D::CODE.request_bytes_min());
+        }
+        self.gaps.unread(self.dialect.undecided_requests() * D::CODE.request_bytes_min());
+        for _lost in self.calls.waiting.drain(..) {
+            self.gaps.lose_row();
+        }
+        self.calls.waiting_bytes = 0;
+        self.windows.iter_mut().for_each(Window::clear);
+        self.dialect.forget_messages();
+        (self.pairing, self.calls.trial) = (Pairing::OutOfStep, false);
+    }
+
+    /// What follows is another protocol; calls that wait are never answered.
+    fn become_opaque(&mut self, out: &mut Output) {
+        while self.calls.finish_oldest() {}
+        self.hand_on(out);
+        self.windows.iter_mut().for_each(Window::clear);
+        self.pairing = Pairing::Ended;
+    }
+
+    /// Counts bytes that went by unread, if they may have been rows.
+    fn unread(&mut self, side: Side, bytes: u64) {
+        if side == Side::Client || D::CODE.servers_push() {
+            self.gaps.unread(bytes);
+        }
+    }
+}
+
+/// Apart from the rest of the connection, so that both can be borrowed.
+fn window_mut(windows: &mut [Window; 2], side: Side) -> &mut Window {
+    &mut windows[side as usize]
+}
+
+impl<D: Dialect> Protocol for Dialogue<D> {
+    fn code(&self) -> ProtocolCode {
+        D::CODE
+    }
+
+    fn requests(&self) -> Flow {
+        self.requests
+    }
+
+    fn is_opaque(&self) -> bool {
+        self.pairing == Pairing::Ended
+    }
+
+    fn is_out_of_step(&self) -> bool {
+        self.pairing == Pairing::OutOfStep
+    }
+
+    fn in_flight(&self) -> usize {
+        self.calls.waiting.len()
+    }
+
+    fn memory_bytes(&self) -> usize {
+        let windows: usize = self.windows.iter().map(|window| window.partial.capacity()).sum();
+        size_of::<Self>() + self.calls.waiting_bytes + windows + self.dialect.heap_bytes()
+    }
+
+    fn bytes(&mut self, flow: Flow, bytes: &[u8], operation: Operation, out: &mut Output) {
+        let side = self.side(flow);
+        if self.is_opaque() {
+            return;
+        }
+        if self.is_out_of_step() && !self.resume(side, bytes, operation, out) {
+            self.unread(side, bytes.len() as u64);
+            return;
+        }
+        (self.calls.operation, self.calls.text_bytes_max) = (operation, out.body_bytes_max);
+        self.feed(side, bytes, out);
+    }
+
+    fn hole(
+        &mut self,
+        flow: Flow,
+        missing: u64,
+        why: Missing,
+        operation: Operation,
+        out: &mut Output,
+    ) {
+        if self.is_opaque() {
+            return;
+        }
+        let side = self.side(flow);
+        if self.pairing == Pairing::On {
+            self.calls.operation = operation;
+            if self.does_without(side, missing, out) {
+                return;
+            }
+            self.fall_out_of_step(Cause::of(why));
+        }
+        self.unread(side, missing);
+    }
+
+    fn close(&mut self, at: u64, out: &mut Output) {
+        if self.pairing != Pairing::On {
+            return;
+        }
+        self.calls.operation.at = at;
+        for timed in &mut self.calls.waiting {
+            timed.quality |= QUALITY_ENDED_BY_CLOSE;
+        }
+        while self.calls.finish_oldest() {}
+        self.hand_on(out);
+    }
+
+    fn has_lost_rows(&self) -> bool {
+        self.gaps.has_rows()
+    }
+
+    fn take_lost_rows(&mut self) -> Option<LostRows> {
+        self.gaps.take()
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod talk;

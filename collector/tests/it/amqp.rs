@@ -1,0 +1,111 @@
+//! Every method that a client and a real AMQP server exchanged is a row.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::{Child, Stdio};
+use std::sync::Arc;
+
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::kernel::{alone, config, may_load};
+use super::memory::Memory;
+use super::place::{Place, are_installed, python_with};
+
+const PORT: &str = "15672";
+const SERVER: &str = "/usr/lib/rabbitmq/bin/rabbitmq-server";
+const CLIENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/amqp.py");
+const READY: &str = "import socket; socket.create_connection(('127.0.0.1', 15672))";
+
+/// A server that keeps everything in `dir`, and ends with its place.
+fn start(place: &Place, dir: &Path) -> Child {
+    let settings = dir.join("rabbitmq.conf");
+    std::fs::write(&settings, format!("listeners.tcp.1 = 127.0.0.1:{PORT}\n")).unwrap();
+    let plugins = dir.join("plugins");
+    std::fs::write(&plugins, "[].\n").unwrap();
+    place
+        .command(SERVER)
+        .env("HOME", dir)
+        .env("RABBITMQ_NODENAME", "undine@localhost")
+        .env("RABBITMQ_MNESIA_BASE", dir.join("data"))
+        .env("RABBITMQ_LOG_BASE", dir.join("log"))
+        .env("RABBITMQ_CONFIG_FILE", settings)
+        .env("RABBITMQ_ENABLED_PLUGINS_FILE", plugins)
+        .env("RABBITMQ_DIST_PORT", "15673")
+        .env("ERL_EPMD_ADDRESS", "127.0.0.1")
+        .env("ERL_EPMD_PORT", "14369")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_method_of_an_amqp_client_and_its_server_is_a_row() {
+    let _alone = alone().await;
+    let Some(python) = python_with(&["pika"]) else { return };
+    if !may_load() || !are_installed(&[SERVER]) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let place = Place::new("undine-amqp");
+    let memory = Arc::new(Memory::default());
+    let append = Arc::clone(&memory);
+    let collector = config(&place.cgroup, 32 << 20, None).build(append).unwrap();
+    let handle = collector.handle();
+    let shutdown = CancellationToken::new();
+    let running = JoinSet::from_iter([collector.run(shutdown.clone())]);
+    let mut server = start(&place, dir.path());
+    let said = tokio::task::block_in_place(|| {
+        place.wait_for(&python, &["-c", READY]);
+        place.run(&python, &[CLIENT, PORT])
+    });
+    let stats = handle.drain().await.unwrap();
+    assert!(stats.drained, "{stats:?}");
+    assert_eq!((stats.kernel.dropped, stats.missing_rows.max), (0, 0), "{stats:?}");
+    let mut methods = BTreeMap::new();
+    for line in said.lines() {
+        let (ids, count) = line.rsplit_once(' ').unwrap();
+        methods.insert(ids.to_owned(), count.parse::<u64>().unwrap());
+    }
+    let mut rows = BTreeMap::new();
+    let ids = ["req_class_id", "req_method_id", "resp_class_id", "resp_method_id"];
+    for row in memory.rows("amqp_events", &ids) {
+        *rows.entry(row.join(" ")).or_default() += 1;
+    }
+    println!("{} rows {rows:?}", rows.values().sum::<u64>());
+    assert_eq!(rows, methods);
+    let columns = ["trace_role", "frame_type", "quality", "latency"];
+    for row in memory.rows("amqp_events", &[ids.as_slice(), &columns].concat()) {
+        assert_eq!(row[4..7], ["2", "1", "0"], "{row:?}");
+        assert_eq!(row[0] == "0" || row[2] == "0", row[7] == "0", "{row:?}");
+    }
+    let texts =
+        memory.rows("amqp_events", &["channel", "req_msg", "resp_msg", "req_size", "failed"]);
+    let published = r#"{"exchange":"logs","routing_key":"level.7","body_size":7}"#;
+    let long = r#"{"exchange":"","routing_key":"work","body_size":150000}"#;
+    for (channel, req_msg, resp_msg, failed) in [
+        ("1", published, "", "0"),
+        ("2", long, "", "0"),
+        ("2", "", r#"{"reply_code":312,"reply_text":"NO_ROUTE""#, "1"),
+        ("3", r#"{"queue":"missing","passive":true}"#, r#"{"reply_code":404,"#, "1"),
+        ("1", r#"{"queue":"work"}"#, r#"{"queue":"work","message_count":0,"#, "0"),
+        ("0", r#"{"virtual_host":"/"}"#, "", "0"),
+    ] {
+        let is_it = |row: &Vec<String>| {
+            row[0] == channel
+                && row[1] == req_msg
+                && row[2].starts_with(resp_msg)
+                && row[4] == failed
+        };
+        assert!(texts.iter().any(is_it), "{channel} {req_msg} {resp_msg}");
+    }
+    assert!(!texts.iter().any(|row| row[1].contains("guest") || row[2].contains("guest")));
+    let lost = memory.rows("data_loss", &["reason", "rows_max"]);
+    assert!(lost.iter().all(|row| row[1] == "0"), "{lost:?}");
+    shutdown.cancel();
+    running.join_all().await.into_iter().collect::<Result<(), _>>().unwrap();
+    server.kill().unwrap();
+    server.wait().unwrap();
+}

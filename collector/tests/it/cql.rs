@@ -1,0 +1,90 @@
+//! Rows are what a real CQL driver asked a server that is no Cassandra but speaks its protocol.
+
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+use std::sync::Arc;
+
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::kernel::{alone, config, may_load};
+use super::memory::Memory;
+use super::place::{Place, are_installed, python_with};
+
+/// What the Python driver does: 200 inserts of a prepared statement, many of them at once.
+const CLIENT: &str = r#"
+import sys
+from cassandra.cluster import Cluster, ExecutionProfile, EXEC_PROFILE_DEFAULT
+from cassandra.concurrent import execute_concurrent_with_args
+from cassandra.policies import WhiteListRoundRobinPolicy
+from cassandra.query import BatchStatement
+profile = ExecutionProfile(load_balancing_policy=WhiteListRoundRobinPolicy(["127.0.0.1"]))
+cluster = Cluster(["127.0.0.1"], port=int(sys.argv[1]), protocol_version=4, compression=False,
+                  execution_profiles={EXEC_PROFILE_DEFAULT: profile},
+                  schema_metadata_enabled=False, token_metadata_enabled=False)
+session = cluster.connect()
+session.execute("CREATE KEYSPACE IF NOT EXISTS ks with replication={'class':'SimpleStrategy','replication_factor':1}")
+session.execute("CREATE TABLE ks.t (id int PRIMARY KEY, v text);")
+insert = session.prepare("insert into ks.t (id,v) values (?,?)")
+execute_concurrent_with_args(session, insert, [(i, "x%d" % i) for i in range(200)], concurrency=50)
+print(len(list(session.execute("select * from ks.t"))))
+try:
+    session.execute("select * from ks.nosuch")
+except Exception:
+    pass
+batch = BatchStatement()
+batch.add(insert, (1000, "b"))
+session.execute(batch)
+cluster.shutdown()
+"#;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_driver_asks_are_rows() {
+    let _alone = alone().await;
+    let Some(python) = python_with(&["cassandra"]) else { return };
+    if !may_load() || !are_installed(&["cqlsrv"]) {
+        return;
+    }
+    let place = Place::new("undine-cql");
+    let memory = Arc::new(Memory::default());
+    let append = Arc::clone(&memory);
+    let mut config = config(&place.cgroup, 32 << 20, None);
+    config.body_bytes_max = 1024;
+    let collector = config.build(append).unwrap();
+    let handle = collector.handle();
+    let shutdown = CancellationToken::new();
+    let running = JoinSet::from_iter([collector.run(shutdown.clone())]);
+    let mut server = place.command("cqlsrv").arg("300").stdout(Stdio::piped()).spawn().unwrap();
+    let read = tokio::task::block_in_place(|| {
+        let mut at = String::new();
+        BufReader::new(server.stdout.take().unwrap()).read_line(&mut at).unwrap();
+        let port = at.trim().rsplit(':').next().unwrap();
+        place.run(&python, &["-c", CLIENT, port])
+    });
+    let stats = handle.drain().await.unwrap();
+    assert!(stats.drained, "{stats:?}");
+    assert_eq!((stats.kernel.dropped, stats.missing_rows.max), (0, 0), "{stats:?}");
+    let rows = memory.rows("cql_events", &["req_op", "req_body", "resp_op", "resp_body"]);
+    let count = |op: &str, body: &str| {
+        rows.iter().filter(|row| row[0] == op && row[1].contains(body)).count()
+    };
+    println!("{} rows, {} inserted rows were read", rows.len(), read.trim());
+    let insert = "insert into ks.t (id,v) values (?,?)";
+    assert_eq!((count("10", insert), count("10", "")), (200, 200), "{rows:?}");
+    assert_eq!((count("9", insert), count("13", insert)), (1, 1), "{rows:?}");
+    let answer = |op: &str, body: &str| {
+        let row = rows.iter().find(|row| row[0] == op && row[1].contains(body));
+        row.map(|row| (row[2].clone(), row[3].clone())).unwrap_or_default()
+    };
+    let select = answer("7", "select * from ks.t");
+    assert_eq!(select.0, "8");
+    assert!(select.1.contains(r#""columns":["id","v"]"#), "{select:?}");
+    assert!(select.1.contains(&format!(r#""rows":{}"#, read.trim())), "{select:?}");
+    assert_eq!(answer("7", "ks.nosuch").0, "0");
+    assert_eq!(answer("1", "CQL_VERSION").0, "2");
+    shutdown.cancel();
+    running.join_all().await.into_iter().collect::<Result<(), _>>().unwrap();
+    server.kill().unwrap();
+    server.wait().unwrap();
+    assert_eq!(memory.rows("data_loss", &["reason"]), Vec::<Vec<String>>::new());
+}

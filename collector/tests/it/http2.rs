@@ -1,0 +1,218 @@
+//! HTTP/2 as nghttpd and its clients speak it, on the real kernel.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use undine_collector::{Cgroup, Collector};
+
+use super::kernel::{ALONE, config, may_load};
+use super::memory::Memory;
+
+/// The server has a network of its own, so it may have any port.
+const PORT: u16 = 8080;
+/// The files that it serves, and their bytes.
+const FILES: [(&str, usize); 5] =
+    [("/none", 0), ("/one", 1), ("/some", 1234), ("/frame", 16_384), ("/large", 50_000)];
+
+/// A server in a cgroup and a network of its own. Killed when it is dropped.
+struct Server {
+    child: Child,
+}
+
+impl Server {
+    fn start(cgroup: &Cgroup, files: &Path) -> Self {
+        let mut command = cgroup.command(Path::new("unshare"));
+        command.args(["--net", "sh", "-c", "ip link set lo up && exec \"$@\"", "sh"]);
+        command.args(["nghttpd", "--no-tls", "--address=127.0.0.1", "--push=/one=/some"]);
+        command.arg("--htdocs").arg(files).arg(PORT.to_string());
+        let child = command.stdout(Stdio::null()).spawn().unwrap();
+        let server = Self { child };
+        while !server.listens() {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        server
+    }
+
+    fn listens(&self) -> bool {
+        let sockets = fs::read_to_string(format!("/proc/{}/net/tcp", self.child.id())).unwrap();
+        sockets.contains(&format!(":{PORT:04X} 00000000:0000 0A"))
+    }
+
+    /// What `program` prints that runs in the same cgroup and the same network.
+    fn run_beside(&self, cgroup: &Cgroup, program: &str, args: &[&str], paths: &[&str]) -> String {
+        let mut command = cgroup.command(Path::new("nsenter"));
+        command.arg(format!("--net=/proc/{}/ns/net", self.child.id())).arg(program).args(args);
+        command.args(paths.iter().map(|path| format!("http://127.0.0.1:{PORT}{path}")));
+        let output = tokio::task::block_in_place(|| command.output()).unwrap();
+        assert!(output.status.success(), "{program}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+fn is_installed(program: &str) -> bool {
+    let version = Command::new(program).arg("--version").stdout(Stdio::null()).status();
+    let installed = version.is_ok_and(|status| status.success());
+    if !installed {
+        println!("skipped: {program} is not installed");
+    }
+    installed
+}
+
+/// The number before `word` in the line of h2load's report that counts requests.
+fn counted(report: &str, word: &str) -> usize {
+    let line = report.lines().find(|line| line.starts_with("requests:")).unwrap();
+    let count = line["requests:".len()..].split(", ").find_map(|part| part.strip_suffix(word));
+    count.unwrap().trim().parse().unwrap()
+}
+
+/// How many rows there are of each kind, after checking what all have in common.
+fn rows(memory: &Memory) -> BTreeMap<String, usize> {
+    let columns = [
+        "major_version",
+        "trace_role",
+        "quality",
+        "content_type",
+        "req_headers",
+        "req_method",
+        "req_path",
+        "req_body_size",
+        "resp_status",
+        "resp_body_size",
+        "latency",
+    ];
+    let mut rows = BTreeMap::new();
+    for row in memory.rows("http_events", &columns) {
+        assert_eq!(row[..4], ["2", "2", "0", "0"], "{row:?}");
+        assert!(row[4].contains("\":authority\":\"127.0.0.1:8080\""), "{row:?}");
+        // A promise and its response may be sent at once, and no client asked for it.
+        let is_promised = !row[4].contains("\"user-agent\"");
+        assert!(is_promised || row[10].parse::<u64>().unwrap() > 0, "{row:?}");
+        *rows.entry(row[5..10].join(" ")).or_default() += 1;
+    }
+    rows
+}
+
+/// Files, a server of them in a cgroup of its own, and the collector that watches it from before
+/// its first byte; `None` where that cannot be.
+struct Scene {
+    files: tempfile::TempDir,
+    cgroup: Cgroup,
+    server: Server,
+    memory: Arc<Memory>,
+    collector: Collector,
+}
+
+fn scene(ring_bytes: u32) -> Option<Scene> {
+    if !may_load() || !["nghttpd", "nghttp", "h2load"].into_iter().all(is_installed) {
+        return None;
+    }
+    let files = tempfile::tempdir().unwrap();
+    for (path, bytes) in FILES {
+        fs::write(files.path().join(&path[1..]), vec![b'.'; bytes]).unwrap();
+    }
+    let cgroup = Cgroup::create("undine-http2").unwrap();
+    let memory = Arc::new(Memory::default());
+    let append = Arc::clone(&memory);
+    let collector = config(&cgroup, ring_bytes, None).build(append).unwrap();
+    let server = Server::start(&cgroup, files.path());
+    Some(Scene { files, cgroup, server, memory, collector })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_request_to_nghttpd_is_a_row_and_nothing_is_lost() {
+    let _alone = ALONE.lock().await;
+    let Some(Scene { files, cgroup, server, memory, collector }) = scene(32 << 20) else { return };
+    let handle = collector.handle();
+    let shutdown = CancellationToken::new();
+    let running = collector.run(shutdown.clone());
+    let test = async {
+        let paths = FILES.map(|(path, _)| path);
+        let report =
+            server.run_beside(&cgroup, "h2load", &["-n", "2000", "-c", "4", "-m", "10"], &paths);
+        assert_eq!(counted(&report, "done"), 2000, "{report}");
+        assert_eq!(counted(&report, "succeeded"), 2000, "{report}");
+        let stats = handle.drain().await.unwrap();
+        assert!(stats.drained, "{stats:?}");
+        assert_eq!((stats.kernel.dropped, stats.missing_rows.max), (0, 0), "{stats:?}");
+        let get = |(path, bytes): (&str, usize)| format!("GET {path} 0 200 {bytes}");
+        assert_eq!(rows(&memory), FILES.map(|file| (get(file), 400)).into());
+
+        // One after the other, to a path that is not there, with a body, and with a promise.
+        let upload = files.path().join("large");
+        let upload = format!("--data={}", upload.display());
+        server.run_beside(&cgroup, "nghttp", &["-n"], &["/some", "/missing"]);
+        server.run_beside(&cgroup, "nghttp", &["-n", &upload], &["/some"]);
+        server.run_beside(&cgroup, "nghttp", &["-n"], &["/one"]);
+        let stats = handle.drain().await.unwrap();
+        assert_eq!((stats.kernel.dropped, stats.missing_rows.max), (0, 0), "{stats:?}");
+        assert_eq!(stats.pipeline.in_flight, 0, "{stats:?}");
+        let rows = rows(&memory);
+        assert_eq!(rows.values().sum::<usize>(), 2000 + 5, "{rows:?}");
+        assert_eq!(rows["POST /some 50000 200 1234"], 1);
+        assert_eq!(rows["GET /some 0 200 1234"], 400 + 2);
+        assert_eq!(rows["GET /one 0 200 1"], 400 + 1);
+        assert!(rows.keys().any(|row| row.starts_with("GET /missing 0 404 ")), "{rows:?}");
+        shutdown.cancel();
+    };
+    let (result, ()) = tokio::join!(running, test);
+    result.unwrap();
+    drop((server, cgroup));
+    let losses = memory.rows("data_loss", &["reason", "rows_max", "bytes"]);
+    assert_eq!(losses, Vec::<Vec<String>>::new());
+    let protocols = memory.rows("conn_stats", &["protocol", "trace_role"]);
+    assert!(protocols.contains(&vec!["2".to_owned(), "2".to_owned()]), "{protocols:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_ring_that_is_too_small_loses_rows_of_nghttpd_within_bounds_and_pairs_none_wrong() {
+    let _alone = ALONE.lock().await;
+    let Some(Scene { files, cgroup, server, memory, collector }) = scene(1 << 20) else { return };
+    let paths = FILES.map(|(path, _)| path);
+    let load = || {
+        let args = ["-n", "2000", "-c", "4", "-m", "10"];
+        let report = server.run_beside(&cgroup, "h2load", &args, &paths);
+        assert_eq!(counted(&report, "done"), 2000, "{report}");
+    };
+    // Nobody reads yet, so the ring fills.
+    load();
+    let handle = collector.handle();
+    let shutdown = CancellationToken::new();
+    let running = collector.run(shutdown.clone());
+    let test = async {
+        load();
+        let stats = handle.drain().await.unwrap();
+        assert!(stats.drained && stats.kernel.dropped > 0, "{stats:?}");
+        shutdown.cancel();
+        stats
+    };
+    let (result, stats) = tokio::join!(running, test);
+    result.unwrap();
+    drop((files, server, cgroup));
+    let columns = ["req_path", "resp_body_size", "resp_status", "quality"];
+    let rows = memory.rows("http_events", &columns);
+    for row in &rows {
+        let [path, size, status, quality] = &row[..] else { unreachable!() };
+        let is_unknown = quality.parse::<u8>().unwrap() & 8 != 0;
+        let is_right = FILES.iter().any(|(file, bytes)| file == path && bytes.to_string() == *size);
+        assert!(is_right || (is_unknown && path == "?"), "{row:?}");
+        assert!(status == "200" || (is_unknown && status == "0"), "{row:?}");
+    }
+    let missing = (2 * 2000 - rows.len()) as u64;
+    let (min, max) = (memory.sum("data_loss", "rows_min"), memory.sum("data_loss", "rows_max"));
+    println!("missing {missing} in {min}..={max}, {} messages dropped", stats.kernel.dropped);
+    assert!(min <= missing && missing <= max, "{min} <= {missing} <= {max}");
+    assert!(stats.missing_rows.min <= missing && missing <= stats.missing_rows.max, "{stats:?}");
+}

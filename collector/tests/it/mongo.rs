@@ -1,0 +1,82 @@
+//! Every command that a client and a real MongoDB server exchanged is a row.
+
+use std::collections::BTreeMap;
+use std::process::Stdio;
+use std::sync::Arc;
+
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::kernel::{alone, config, may_load};
+use super::memory::Memory;
+use super::place::{Place, are_installed, python_with};
+
+const PORT: &str = "17017";
+const CLIENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/mongo.py");
+const READY: &str = "import socket; socket.create_connection(('127.0.0.1', 17017))";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_command_of_a_mongodb_client_is_a_row_with_its_status() {
+    let _alone = alone().await;
+    let Some(python) = python_with(&["pymongo"]) else { return };
+    if !may_load() || !are_installed(&["secantusd-py"]) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let place = Place::new("undine-mongo");
+    let memory = Arc::new(Memory::default());
+    let append = Arc::clone(&memory);
+    let collector = config(&place.cgroup, 32 << 20, None).build(append).unwrap();
+    let handle = collector.handle();
+    let shutdown = CancellationToken::new();
+    let running = JoinSet::from_iter([collector.run(shutdown.clone())]);
+    let mut server = place
+        .command("secantusd-py")
+        .args(["--host", "127.0.0.1", "--port", PORT, "--storage-path"])
+        .arg(dir.path())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let said = tokio::task::block_in_place(|| {
+        place.wait_for(&python, &["-c", READY]);
+        place.run(&python, &[CLIENT, PORT])
+    });
+    let stats = handle.drain().await.unwrap();
+    assert!(stats.drained, "{stats:?}");
+    assert_eq!((stats.kernel.dropped, stats.missing_rows.max), (0, 0), "{stats:?}");
+    let mut commands = BTreeMap::new();
+    for line in said.lines() {
+        let (command, count) = line.rsplit_once(' ').unwrap();
+        commands.insert(command.to_owned(), count.parse::<u64>().unwrap());
+    }
+    let mut rows = BTreeMap::new();
+    let columns = ["req_cmd", "resp_status", "trace_role", "latency", "req_size", "quality"];
+    for row in memory.rows("mongodb_events", &columns) {
+        let [command, status, role, latency, size, quality] = &row[..] else { unreachable!() };
+        assert_eq!(role, "2");
+        assert_eq!(latency == "0", status.is_empty(), "{row:?}");
+        assert!(size.parse::<u64>().unwrap() > 26);
+        assert!(quality == "0" || command == "hello", "{row:?}");
+        // The driver takes what wants no reply for a success.
+        let status = if status.is_empty() { "ok" } else { status };
+        *rows.entry(format!("{command} {status}")).or_default() += 1;
+    }
+    println!("rows {rows:?}");
+    // Of its greetings the driver does not tell.
+    rows.retain(|command, _| !command.starts_with("hello") && !command.starts_with("ismaster"));
+    assert_eq!(rows, commands);
+    let texts = memory.rows("mongodb_events", &["req_cmd", "req_body", "resp_body", "resp_size"]);
+    for row in &texts {
+        for text in &row[1..3] {
+            let is_json = serde_json::from_str::<serde_json::Value>(text).is_ok();
+            assert!(is_json || text.is_empty(), "{row:?}");
+        }
+    }
+    let lost = memory.rows("data_loss", &["reason", "rows_max"]);
+    assert!(lost.iter().all(|row| row[1] == "0"), "{lost:?}");
+    shutdown.cancel();
+    running.join_all().await.into_iter().collect::<Result<(), _>>().unwrap();
+    server.kill().unwrap();
+    server.wait().unwrap();
+}

@@ -1,0 +1,241 @@
+//! What is seen of a real PostgreSQL server, against what it says itself.
+
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use undine_collector::{Cgroup, Config, Stats};
+
+use super::kernel::{ALONE, config, may_load};
+use super::memory::Memory;
+use super::postgres::{Logged, PASSWORD, Postgres};
+
+const COLUMNS: [&str; 6] = ["req_cmd", "req", "resp", "failed", "trace_role", "quality"];
+
+/// What the test knows of a server that was watched from its start to its end.
+struct Seen {
+    /// A row as its values in [`COLUMNS`].
+    rows: Vec<Vec<String>>,
+    statements: Vec<Logged>,
+    /// Error and SQL.
+    errors: Vec<[String; 2]>,
+    losses: Vec<Vec<String>>,
+    stats: Stats,
+}
+
+impl Seen {
+    /// The rows of these commands, as the server would log them.
+    fn logged(&self, keep: impl Fn(&[String]) -> bool) -> Vec<Logged> {
+        let rows = self.rows.iter().filter(|row| keep(row));
+        let mut logged: Vec<_> =
+            rows.map(|row| Logged { command: row[0].clone(), request: row[1].clone() }).collect();
+        logged.sort();
+        logged
+    }
+
+    fn check_nothing_is_lost(&self) {
+        assert!(self.stats.drained, "{:?}", self.stats);
+        assert_eq!((self.stats.kernel.dropped, self.stats.missing_rows.max), (0, 0));
+        // Of long rows not all bytes are captured, which costs no row.
+        for loss in &self.losses {
+            assert_eq!(loss[..2], ["truncated", "0"], "{loss:?}");
+        }
+        for row in &self.rows {
+            assert_eq!(row[4..], ["2", "0"], "{row:?}");
+            assert!(!row.concat().contains(PASSWORD), "{row:?}");
+        }
+    }
+}
+
+/// Runs `work` on a server; nothing where that cannot be done here.
+async fn watch(work: fn(&Postgres, &Cgroup)) -> Option<Seen> {
+    if !may_load() {
+        return None;
+    }
+    let programs = Postgres::installed()?;
+    let cgroup = Cgroup::create("undine-pgsql").unwrap();
+    let memory = Arc::new(Memory::default());
+    let append = Arc::clone(&memory);
+    let config = Config { body_bytes_max: 4096, ..config(&cgroup, 16 << 20, None) };
+    let collector = config.build(append).unwrap();
+    let handle = collector.handle();
+    let shutdown = CancellationToken::new();
+    let running = collector.run(shutdown.clone());
+    let test = async {
+        let postgres = tokio::task::block_in_place(|| {
+            let mut postgres = Postgres::start(programs, &cgroup);
+            work(&postgres, &cgroup);
+            postgres.stop();
+            postgres
+        });
+        let stats = handle.drain().await.unwrap();
+        shutdown.cancel();
+        (postgres, stats)
+    };
+    let (result, (postgres, stats)) = tokio::join!(running, test);
+    result.unwrap();
+    let (mut statements, errors) = postgres.log();
+    statements.sort();
+    Some(Seen {
+        rows: memory.rows("pgsql_events", &COLUMNS),
+        statements,
+        errors,
+        losses: memory.rows("data_loss", &["reason", "rows_max", "bytes"]),
+        stats,
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_psql_sends_is_what_its_server_logged() {
+    let _alone = ALONE.lock().await;
+    let work = |postgres: &Postgres, cgroup: &Cgroup| {
+        let ran = postgres.psql(
+            cgroup,
+            &[
+                "CREATE TABLE people (id int PRIMARY KEY, name text)",
+                "COPY people FROM STDIN",
+                "INSERT INTO people VALUES (7, 'é'), (8, NULL)",
+                "SELECT id, name FROM people ORDER BY id",
+                "BEGIN; DELETE FROM people WHERE id = 8; COMMIT",
+                "INSERT INTO people VALUES (7, 'twice')",
+                "SELEC",
+                "SELECT * FROM nowhere",
+                "DO $$ BEGIN RAISE NOTICE 'noted'; END $$",
+                "LISTEN here; NOTIFY here",
+                "COPY people TO STDOUT",
+                "SELECT repeat('x', 1000000)",
+                "COPY (SELECT generate_series(1, 100000)) TO STDOUT",
+                "",
+                "SELECT pg_terminate_backend(pg_backend_pid())",
+            ],
+            "1\tAnn\n2\tBob\n",
+        );
+        println!("{}", String::from_utf8_lossy(&ran.stderr));
+    };
+    let Some(seen) = Box::pin(watch(work)).await else { return };
+    seen.check_nothing_is_lost();
+    // What has a mistake in its syntax is not logged as a statement.
+    assert_eq!(seen.logged(|row| !row[2].starts_with("ERROR 42601")), seen.statements);
+    let failed = seen.rows.iter().filter(|row| row[3] == "1");
+    let failed: Vec<_> = failed.map(|row| [row[2].clone(), row[1].clone()]).collect();
+    for row in &seen.rows {
+        println!("{} {:.100} -> {:.100}", row[0], row[1], row[2].replace('\n', " | "));
+    }
+    // The last of them is the server that goes away.
+    assert_eq!(failed[..failed.len() - 1], seen.errors);
+    assert!(failed[3][0].starts_with("FATAL 57P01"), "{failed:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_pgbench_runs_in_any_mode_is_what_its_server_logged() {
+    let _alone = ALONE.lock().await;
+    let work = |postgres: &Postgres, cgroup: &Cgroup| {
+        if !postgres.has("pgbench") {
+            println!("skipped: no pgbench");
+            return;
+        }
+        postgres.pgbench(cgroup, &["-i"]);
+        for mode in ["simple", "extended", "prepared"] {
+            postgres.pgbench(cgroup, &["-n", "-c", "4", "-t", "100", "-M", mode]);
+        }
+    };
+    let Some(seen) = Box::pin(watch(work)).await else { return };
+    println!("{} rows, {} statements, {:?}", seen.rows.len(), seen.statements.len(), seen.stats);
+    seen.check_nothing_is_lost();
+    assert_eq!(seen.logged(|_| true), seen.statements);
+    assert_eq!(seen.stats.pipeline.rows_of_other_end, seen.rows.len() as u64);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pipelines_and_what_fails_in_them_are_what_the_server_logged() {
+    let _alone = ALONE.lock().await;
+    let work = |postgres: &Postgres, cgroup: &Cgroup| {
+        if !postgres.has("pgbench") {
+            println!("skipped: no pgbench");
+            return;
+        }
+        for mode in ["extended", "prepared"] {
+            let pipeline = "\\set x 7\n\\startpipeline\nSELECT :x;\nSELECT 2;\nSELECT :x + 1;\n";
+            postgres.script(cgroup, mode, &format!("{pipeline}\\endpipeline\nSELECT 3;\n"));
+            let nowhere = "\\startpipeline\nSELECT 4;\nSELECT * FROM nowhere;\nSELECT 5;\n";
+            postgres.script(cgroup, mode, &format!("{nowhere}\\endpipeline\n"));
+            // These fail as they are parsed, planned and run.
+            postgres.script(cgroup, mode, "SELECT * FROM nowhere;\n");
+            postgres.script(cgroup, mode, "SELECT 1 / 0;\n");
+            postgres.script(cgroup, mode, "SELECT 1 / count(*) FROM pg_class WHERE false;\n");
+        }
+    };
+    let Some(seen) = Box::pin(watch(work)).await else { return };
+    for row in &seen.rows {
+        println!("{} {} -> {}", row[0], row[1], row[2].replace('\n', " | "));
+    }
+    seen.check_nothing_is_lost();
+    // What is skipped, or fails before it is run, is not logged as a statement.
+    let ran = |row: &[String]| row[3] == "0" || row[0] == "Execute" && !row[2].is_empty();
+    assert_eq!(seen.logged(ran), seen.statements);
+    assert_eq!(seen.stats.pipeline.rows_of_other_end, seen.rows.len() as u64);
+    let failed = seen.rows.iter().filter(|row| row[3] == "1" && !row[2].is_empty());
+    let failed: Vec<_> = failed.collect();
+    assert_eq!(failed.len(), seen.errors.len());
+    for (row, [error, sql]) in failed.iter().zip(&seen.errors) {
+        assert_eq!(&row[2], error);
+        assert!(row[1].contains(sql), "{row:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sessions_that_were_there_before_are_joined_and_never_paired_wrong() {
+    let _alone = ALONE.lock().await;
+    let Some(programs) = may_load().then(Postgres::installed).flatten() else { return };
+    let cgroup = Cgroup::create("undine-pgsql").unwrap();
+    let clients = Cgroup::create("undine-pgsql-clients").unwrap();
+    let postgres = tokio::task::block_in_place(|| Postgres::start(programs, &cgroup));
+    if !postgres.has("pgbench") {
+        println!("skipped: no pgbench");
+        return;
+    }
+    let script = postgres.file("random.sql", "\\set n random(1, 1000000)\nSELECT :n + 0;\n");
+    let mut load = ["simple", "extended", "prepared"].map(|mode| {
+        let mut pgbench = postgres.program(&clients, "pgbench");
+        pgbench.args(["-n", "-T", "5", "-M", mode, "-f", &script]);
+        pgbench.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let memory = Arc::new(Memory::default());
+    let append = Arc::clone(&memory);
+    let config = Config { body_bytes_max: 4096, ..config(&cgroup, 16 << 20, None) };
+    let collector = config.build(append).unwrap();
+    let handle = collector.handle();
+    let shutdown = CancellationToken::new();
+    let running = Box::pin(collector.run(shutdown.clone()));
+    let test = async {
+        tokio::task::block_in_place(|| {
+            for client in &mut load {
+                assert!(client.wait().unwrap().success());
+            }
+        });
+        handle.drain().await.unwrap();
+        shutdown.cancel();
+    };
+    let (result, ()) = tokio::join!(running, test);
+    result.unwrap();
+    let mut joined = [0; 3];
+    for row in memory.rows("pgsql_events", &COLUMNS) {
+        let (mode, number) = match row[1].strip_prefix("SELECT ") {
+            Some(sql) => (0, sql.strip_suffix(" + 0;").unwrap()),
+            None if row[1].starts_with("query=[SELECT $1 + 0;]") => (1, param(&row[1])),
+            None => (2, param(&row[1])),
+        };
+        joined[mode] += 1;
+        assert_eq!(row[2], format!("?column?\n{number}\nSELECT 1"));
+        assert_eq!(row[3..], ["0", "2", "2"], "{row:?}");
+    }
+    println!("joined: {joined:?} rows of simple, extended and prepared sessions");
+    assert!(joined.iter().all(|rows| *rows > 100), "{joined:?}");
+}
+
+/// The only parameter of an execution.
+fn param(request: &str) -> &str {
+    request.split_once("params=[").unwrap().1.strip_suffix(']').unwrap()
+}

@@ -1,0 +1,202 @@
+//! A PostgreSQL server of the test's own, its programs, and what it logged.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use undine_collector::Cgroup;
+
+/// Where Debian puts the programs of each version.
+const VERSIONS: &str = "/usr/lib/postgresql";
+/// The password of its user, which no row may hold.
+pub(crate) const PASSWORD: &str = "hunter2-and-more";
+/// How long the server may take to start or to stop.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A statement that the server was sent, as it logged it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Logged {
+    /// What was sent.
+    pub(crate) command: String,
+    /// Its SQL, with parameters as rows have them.
+    pub(crate) request: String,
+}
+
+/// A server in a cgroup and a network of its own. It is stopped when it is dropped.
+pub(crate) struct Postgres {
+    programs: PathBuf,
+    dir: tempfile::TempDir,
+    server: Child,
+}
+
+impl Postgres {
+    /// The folder of its programs, where they are installed; says so where they are not.
+    pub(crate) fn installed() -> Option<PathBuf> {
+        let versions = std::fs::read_dir(VERSIONS).into_iter().flatten().flatten();
+        let programs = versions.map(|version| version.path().join("bin"));
+        let found = programs.filter(|dir| dir.join("postgres").exists()).max();
+        if found.is_none() {
+            println!("skipped: no PostgreSQL in {VERSIONS}");
+        }
+        found
+    }
+
+    /// Makes a database and serves it.
+    pub(crate) fn start(programs: PathBuf, cgroup: &Cgroup) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let secret = dir.path().join("password");
+        std::fs::write(&secret, PASSWORD).unwrap();
+        run(Command::new("chown").args(["-R", "postgres:"]).arg(dir.path()));
+        let data = dir.path().join("data");
+        let mut init = as_postgres(&mut Command::new("setpriv"));
+        init.arg(programs.join("initdb")).args(["-N", "-A", "scram-sha-256", "-U", "me", "-D"]);
+        run(init.arg(&data).arg(format!("--pwfile={}", secret.display())));
+        let mut command = cgroup.command(Path::new("unshare"));
+        command.args(["--net", "sh", "-c", "ip link set lo up && exec \"$@\"", "sh", "setpriv"]);
+        let mut command = as_postgres(&mut command);
+        command.arg(programs.join("postgres")).arg("-D").arg(&data);
+        for setting in [
+            "listen_addresses=127.0.0.1",
+            "unix_socket_directories=",
+            "fsync=off",
+            "shared_buffers=16MB",
+            "logging_collector=on",
+            "log_destination=jsonlog",
+            "log_filename=all.log",
+            "log_statement=all",
+        ] {
+            command.args(["-c", setting]);
+        }
+        let server = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let postgres = Self { programs, dir, server };
+        postgres.wait_until_ready(cgroup);
+        postgres
+    }
+
+    fn wait_until_ready(&self, cgroup: &Cgroup) {
+        let since = Instant::now();
+        while !self.program(cgroup, "pg_isready").output().unwrap().status.success() {
+            assert!(since.elapsed() < PATIENCE, "the server does not start");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Whether one of its programs is installed.
+    pub(crate) fn has(&self, program: &str) -> bool {
+        self.programs.join(program).exists()
+    }
+
+    /// One of its programs, in the same cgroup and the same network.
+    pub(crate) fn program(&self, cgroup: &Cgroup, program: &str) -> Command {
+        let mut command = cgroup.command(Path::new("nsenter"));
+        command
+            .arg(format!("--net=/proc/{}/ns/net", self.server.id()))
+            .arg(self.programs.join(program))
+            .args(["-h", "127.0.0.1", "-U", "me"])
+            .env("PGPASSWORD", PASSWORD)
+            .env("PGDATABASE", "postgres");
+        command
+    }
+
+    /// Runs SQL by `psql`, which is told to send each argument as one query, and gives it `stdin`.
+    pub(crate) fn psql(&self, cgroup: &Cgroup, queries: &[&str], stdin: &str) -> Output {
+        let mut command = self.program(cgroup, "psql");
+        command.args(["--no-psqlrc", "--quiet"]);
+        for query in queries {
+            command.args(["-c", query]);
+        }
+        let pipes = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = pipes.spawn().unwrap();
+        child.stdin.take().unwrap().write_all(stdin.as_bytes()).unwrap();
+        child.wait_with_output().unwrap()
+    }
+
+    /// Runs `pgbench`, whose clients give up at an error.
+    pub(crate) fn pgbench(&self, cgroup: &Cgroup, args: &[&str]) {
+        let output = self.program(cgroup, "pgbench").args(args).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() || said.contains("aborted"), "{said}");
+    }
+
+    /// Has one client of `pgbench` run a script once.
+    pub(crate) fn script(&self, cgroup: &Cgroup, mode: &str, script: &str) {
+        let path = self.file("script.sql", script);
+        self.pgbench(cgroup, &["-n", "-t", "1", "-M", mode, "-f", &path]);
+    }
+
+    /// Writes a file next to the server's data; its path.
+    pub(crate) fn file(&self, name: &str, text: &str) -> String {
+        let path = self.dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+
+    /// Stops the server as its administrator would.
+    pub(crate) fn stop(&mut self) {
+        let id = self.server.id().to_string();
+        run(Command::new("kill").args(["-INT", &id]));
+        let since = Instant::now();
+        while self.server.try_wait().unwrap().is_none() {
+            assert!(since.elapsed() < PATIENCE, "the server does not stop");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// What it logged: statements in their order, and what failed with its error and SQL.
+    pub(crate) fn log(&self) -> (Vec<Logged>, Vec<[String; 2]>) {
+        let path = self.dir.path().join("data/log/all.json");
+        let text = std::fs::read_to_string(path).unwrap();
+        let (mut statements, mut errors) = (Vec::new(), Vec::new());
+        for line in text.lines() {
+            let line: Value = serde_json::from_str(line).unwrap();
+            let field = |name: &str| line[name].as_str().unwrap_or_default().to_owned();
+            let message = field("message");
+            if let Some(sql) = message.strip_prefix("statement: ") {
+                let command = "Query".to_owned();
+                statements.push(Logged { command, request: sql.to_owned() });
+            } else if let Some((_, sql)) =
+                message.strip_prefix("execute ").and_then(|rest| rest.split_once(": "))
+            {
+                let command = "Execute".to_owned();
+                let request = format!("query=[{sql}] params=[{}]", params(&field("detail")));
+                statements.push(Logged { command, request });
+            } else if field("error_severity") == "ERROR" {
+                let error = format!("ERROR {}: {message}", field("state_code"));
+                errors.push([error, field("statement")]);
+            }
+        }
+        (statements, errors)
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        if self.server.try_wait().unwrap().is_none() {
+            self.stop();
+        }
+    }
+}
+
+/// `parameters: $1 = '7', $2 = NULL` as rows have it; for values without quotes and commas.
+fn params(detail: &str) -> String {
+    let Some(list) = detail.strip_prefix("parameters: ") else { return String::new() };
+    let value = |param: &str| match param.split_once(" = ").unwrap().1 {
+        "NULL" => "<NULL>".to_owned(),
+        quoted => quoted.trim_matches('\'').to_owned(),
+    };
+    list.split(", ").map(value).collect::<Vec<_>>().join(", ")
+}
+
+/// The server refuses to be root.
+fn as_postgres(command: &mut Command) -> Command {
+    let mut command = std::mem::replace(command, Command::new("true"));
+    command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups"]);
+    command
+}
+
+fn run(command: &mut Command) {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{command:?}: {output:?}");
+}
