@@ -14,7 +14,7 @@ use undine_schema::{Append, Clock, Feed};
 use crate::export_scheduler::{
     self, ExportScheduler, ExportScript, RunScript, ScriptError, Window,
 };
-use crate::http::{self, Http, Status};
+use crate::http::{self, Http, MetricReader, Status};
 use crate::metrics::ComponentMetrics;
 use crate::otlp_export::{self, Export};
 use crate::otlp_ingest::{self, OtlpIngest};
@@ -126,6 +126,11 @@ impl Api {
     /// Where the HTTP API and the page are.
     pub fn http_addr(&self) -> SocketAddr {
         self.http.local_addr()
+    }
+
+    /// Reads every metric of the process, as `/metrics` shows them.
+    pub fn metrics(&self) -> MetricReader {
+        self.http.metrics()
     }
 
     /// Where OTLP is taken, if it is.

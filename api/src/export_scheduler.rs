@@ -27,6 +27,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 use undine_schema::tables::{DataLoss, Delivery};
 use undine_schema::{Append, Clock, TimeNs};
 
@@ -322,7 +323,8 @@ impl Job {
                     self.advance(window, &shutdown).await;
                 }
                 Step::Run(window) => {
-                    if self.export(window, &shutdown).await {
+                    let span = tracing::info_span!("export", script = self.script.id);
+                    if self.export(window, &shutdown).instrument(span).await {
                         self.advance(window, &shutdown).await;
                         self.stats.windows.fetch_add(1, Ordering::Relaxed);
                     }

@@ -33,14 +33,15 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 use undine_query::Engine;
 use undine_schema::Clock;
 
-pub use self::metrics::{Metric, MetricKind, Sample};
+pub use self::metrics::{Metric, MetricKind, MetricReader, Sample};
 pub use self::probes::{Check, Status, TableRows};
 
 use self::guard::Guard;
-use self::metrics::{HttpMetrics, Refusal, Route};
+use self::metrics::{Refusal, Route};
 use self::problem::Problem;
 use self::server::Server;
 use crate::metrics::ComponentMetrics;
@@ -116,6 +117,7 @@ pub enum BuildError {
 pub(crate) struct Http {
     server: Server,
     local_addr: SocketAddr,
+    metrics: MetricReader,
 }
 
 impl Config {
@@ -139,16 +141,16 @@ impl Config {
         let listener = TcpListener::bind(listen).map_err(refused)?;
         listener.set_nonblocking(true).map_err(refused)?;
         let local_addr = listener.local_addr().map_err(refused)?;
-        let metrics = Arc::new(HttpMetrics::default());
+        let metrics = MetricReader::new(&inputs);
         let server = Server {
             listener,
-            router: router(Shared::new(&self, inputs, Arc::clone(&metrics))),
-            metrics,
+            router: router(Shared::new(&self, inputs, metrics.clone())),
+            metrics: Arc::clone(&metrics.http),
             connections_max: self.connections_max,
             header_timeout: self.header_timeout,
             drain_timeout: self.drain_timeout,
         };
-        Ok(Http { server, local_addr })
+        Ok(Http { server, local_addr, metrics })
     }
 }
 
@@ -156,6 +158,11 @@ impl Http {
     /// Where the server listens.
     pub(crate) fn local_addr(&self) -> SocketAddr {
         self.local_addr
+    }
+
+    /// Reads every metric that `/metrics` shows.
+    pub(crate) fn metrics(&self) -> MetricReader {
+        self.metrics.clone()
     }
 
     /// Serves until `shutdown` fires and requests in flight have ended.
@@ -171,8 +178,7 @@ struct Shared {
     exports: Arc<ExportSink>,
     clock: Arc<dyn Clock>,
     status: Arc<dyn Status>,
-    components: Arc<ComponentMetrics>,
-    metrics: Arc<HttpMetrics>,
+    metrics: MetricReader,
     guard: Guard,
     queries: Semaphore,
     body_bytes_max: usize,
@@ -181,8 +187,8 @@ struct Shared {
 }
 
 impl Shared {
-    fn new(config: &Config, inputs: Inputs, metrics: Arc<HttpMetrics>) -> Arc<Self> {
-        let Inputs { engine, exports, clock, status, metrics: components } = inputs;
+    fn new(config: &Config, inputs: Inputs, metrics: MetricReader) -> Arc<Self> {
+        let Inputs { engine, exports, clock, status, metrics: _ } = inputs;
         let allowed_hosts =
             config.allowed_hosts.iter().map(|host| host.to_ascii_lowercase()).collect();
         Arc::new(Self {
@@ -190,7 +196,6 @@ impl Shared {
             exports,
             clock,
             status,
-            components,
             metrics,
             guard: Guard { allowed_hosts },
             queries: Semaphore::new(config.queries_max),
@@ -205,13 +210,13 @@ impl Shared {
         if let Ok(Ok(permit)) = tokio::time::timeout(ADMIT_WAIT, self.queries.acquire()).await {
             return Ok(permit);
         }
-        self.metrics.refused(Refusal::Queries);
+        self.metrics.http.refused(Refusal::Queries);
         Err(Problem::new(
             StatusCode::SERVICE_UNAVAILABLE,
             "too_many_queries",
             "as many queries are running as may run at the same time",
         )
-        .hint("try again in a second, or raise api.queries_max")
+        .hint("try again in a second")
         .retry_after(Duration::from_secs(1)))
     }
 }
@@ -258,16 +263,20 @@ async fn watch(State(shared): AppState, request: Request, next: Next) -> Respons
     let guarded = shared.guard.check(request.method(), request.uri().path(), request.headers());
     let mut response = match guarded {
         Err((refusal, problem)) => {
-            shared.metrics.refused(refusal);
+            shared.metrics.http.refused(refusal);
             problem.into_response()
         }
-        Ok(()) => match tokio::time::timeout(shared.request_timeout, next.run(request)).await {
-            Ok(response) => response,
-            Err(_elapsed) => {
-                shared.metrics.refused(Refusal::Timeout);
-                timed_out(shared.request_timeout).into_response()
+        Ok(()) => {
+            let span = tracing::info_span!("http request", otel.kind = "server", ?route);
+            let answer = next.run(request).instrument(span);
+            match tokio::time::timeout(shared.request_timeout, answer).await {
+                Ok(response) => response,
+                Err(_elapsed) => {
+                    shared.metrics.http.refused(Refusal::Timeout);
+                    timed_out(shared.request_timeout).into_response()
+                }
             }
-        },
+        }
     };
     let headers = response.headers_mut();
     for (name, value) in [
@@ -278,12 +287,12 @@ async fn watch(State(shared): AppState, request: Request, next: Next) -> Respons
         headers.insert(name, HeaderValue::from_static(value));
     }
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
-    shared.metrics.answered(route, response.status(), began.elapsed());
+    shared.metrics.http.answered(route, response.status(), began.elapsed());
     response
 }
 
 fn timed_out(after: Duration) -> Problem {
     let detail = format!("the request took longer than {after:?} and was stopped");
     Problem::new(StatusCode::GATEWAY_TIMEOUT, "timeout", detail)
-        .hint("ask for a shorter range or fewer groups, or raise api.request_timeout")
+        .hint("ask for a shorter range or fewer groups, or raise query.timeout")
 }

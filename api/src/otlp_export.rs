@@ -25,6 +25,7 @@ use tonic::{Code, Request, Status};
 use tonic_types::StatusExt;
 
 use self::split::{Cut, batches};
+use crate::delivery::with_causes;
 
 /// Where an export goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -399,7 +400,10 @@ impl ExportSink {
         let tls_error = |cause| ExportError::Tls { target: target.to_owned(), cause };
         let mut endpoint = tonic::transport::Endpoint::from_shared(target.to_owned())
             .and_then(|endpoint| endpoint.user_agent(USER_AGENT))
-            .map_err(|error| ExportError::Url { url: target.to_owned(), reason: chain(&error) })?
+            .map_err(|error| ExportError::Url {
+                url: target.to_owned(),
+                reason: with_causes(&error),
+            })?
             .connect_timeout(self.config.connect_timeout)
             .tcp_nodelay(true)
             .http2_keep_alive_interval(Duration::from_secs(30))
@@ -454,7 +458,7 @@ fn target(endpoint: &Endpoint) -> Result<String, ExportError> {
         return Err(ExportError::Url { url: "…@…".to_owned(), reason });
     }
     let parsed: tonic::codegen::http::uri::Authority =
-        authority.parse().map_err(|error| wrong(&chain(&error)))?;
+        authority.parse().map_err(|error| wrong(&with_causes(&error)))?;
     if parsed.host().is_empty() {
         return Err(wrong("it names no host"));
     }
@@ -473,18 +477,6 @@ fn metadata(endpoint: &Endpoint, target: &str) -> Result<MetadataMap, ExportErro
         metadata.insert(key, value);
     }
     Ok(metadata)
-}
-
-/// An error with its causes, for a message that has no room for a source.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

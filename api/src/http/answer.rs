@@ -159,7 +159,7 @@ fn choose(tables: &[ResultTable], name: Option<&str>) -> Result<usize, Problem> 
 
 fn unwritten(shared: &Shared, error: &WriteError) -> Problem {
     if let WriteError::TooLarge { .. } = error {
-        shared.metrics.refused(Refusal::AnswerSize);
+        shared.metrics.http.refused(Refusal::AnswerSize);
         return Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "answer_too_large", error.to_string())
             .hint("take fewer rows with df.head(n) or ?limit=n, or raise api.answer_bytes_max");
     }

@@ -33,7 +33,7 @@ impl Guard {
         if !self.answers_to(host) {
             let detail = format!("this server does not answer to the host name {host:?}");
             let problem = Problem::new(StatusCode::MISDIRECTED_REQUEST, "host_refused", detail)
-                .hint("use its address or localhost, or add the name to api.allowed_hosts");
+                .hint("use its address or localhost, or add the name to server.allowed_hosts");
             return Err((Refusal::Host, problem));
         }
         if method == Method::GET || method == Method::HEAD {

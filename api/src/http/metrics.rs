@@ -1,10 +1,14 @@
 //! What `/metrics` shows: the appliance's metrics and this server's own, as Prometheus text.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::http::StatusCode;
+
+use super::{Inputs, Status};
+use crate::metrics::ComponentMetrics;
 
 /// Whether a value only ever grows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +65,39 @@ impl Metric {
             .map(|(labels, value)| Sample { labels, value: value as f64 })
             .collect();
         Self { name, help, kind, samples }
+    }
+}
+
+/// Reads every metric of the process: the appliance's and this crate's.
+#[derive(Clone, Debug)]
+pub struct MetricReader {
+    status: Arc<dyn Status>,
+    components: Arc<ComponentMetrics>,
+    pub(super) http: Arc<HttpMetrics>,
+}
+
+impl MetricReader {
+    /// A reader whose own counters are at zero.
+    pub(super) fn new(inputs: &Inputs) -> Self {
+        Self {
+            status: Arc::clone(&inputs.status),
+            components: Arc::clone(&inputs.metrics),
+            http: Arc::default(),
+        }
+    }
+
+    /// Every metric as it is now, each name once.
+    pub fn read(&self) -> Vec<Metric> {
+        let mut metrics = self.status.metrics();
+        metrics.extend(self.components.metrics());
+        metrics.extend(self.http.metrics());
+        metrics.push(Metric::labelled(
+            "undine_build_info",
+            "Which build this is; always 1.",
+            MetricKind::Gauge,
+            [(vec![("version", env!("CARGO_PKG_VERSION").to_owned())], 1)],
+        ));
+        metrics
     }
 }
 

@@ -88,15 +88,6 @@ pub(crate) async fn ready(State(shared): AppState, RawQuery(query): RawQuery) ->
 
 /// Every metric in Prometheus' text form.
 pub(crate) async fn metrics(State(shared): AppState) -> Response {
-    let mut metrics = shared.status.metrics();
-    metrics.extend(shared.components.metrics());
-    metrics.extend(shared.metrics.metrics());
-    metrics.push(Metric::labelled(
-        "undine_build_info",
-        "Which build this is; always 1.",
-        super::MetricKind::Gauge,
-        [(vec![("version", env!("CARGO_PKG_VERSION").to_owned())], 1)],
-    ));
     let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
-    (kind, render(&metrics)).into_response()
+    (kind, render(&shared.metrics.read())).into_response()
 }

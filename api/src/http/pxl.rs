@@ -266,7 +266,7 @@ async fn body(shared: &Shared, request: Request) -> Result<String, Problem> {
         if !is_over {
             return Problem::bad_request("incomplete_body", "the body ended early");
         }
-        shared.metrics.refused(Refusal::BodySize);
+        shared.metrics.http.refused(Refusal::BodySize);
         let detail = format!("the body is larger than {bytes_max} bytes");
         Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail)
             .hint("send a shorter script, or raise api.body_bytes_max")

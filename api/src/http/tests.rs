@@ -406,6 +406,7 @@ async fn a_full_server_tells_when_to_come_back() {
 #[tokio::test]
 async fn a_request_beyond_its_time_is_stopped() {
     let fixture = Fixture::with_limits(|config| config.request_timeout = std::time::Duration::ZERO);
+    let _busy = fixture.occupy();
     let told = run(&fixture, "/api/v1/pxl:run", NEWEST).await;
     assert_problem(&told, StatusCode::GATEWAY_TIMEOUT, "timeout");
     assert!(fixture.metrics().await.contains("refusals_total{reason=\"timeout\"} 1\n"));

@@ -9,6 +9,7 @@ use reqwest::header::{HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use reqwest::{Client, Response, StatusCode, Url};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 use undine_schema::tables::{DataLoss, Delivery};
 
 use super::ReceiverStats;
@@ -16,7 +17,7 @@ use super::notice::Notice;
 use super::outbox::{Entry, Outbox};
 use super::payload::{Format, Teller, render};
 use super::signature::SigningKey;
-use crate::delivery::{Delays, DeliveryLog, RetryPolicy, duration_ns};
+use crate::delivery::{Delays, DeliveryLog, RetryPolicy, duration_ns, with_causes};
 
 /// Bytes of a refusal's body that are kept as its reason.
 const REASON_BYTES_MAX: usize = 300;
@@ -104,7 +105,7 @@ impl Sender {
     /// Makes one attempt and books its outcome.
     async fn post(&self, mut entry: Entry, delays: &mut Delays) -> Next {
         let started = Instant::now();
-        let attempt = self.attempt(&entry.notice).await;
+        let attempt = self.attempt(&entry.notice).instrument(tracing::info_span!("webhook")).await;
         self.record(&entry, &attempt, started.elapsed());
         let seq = entry.notice.seq;
         let booked = match attempt.verdict {
@@ -277,17 +278,6 @@ async fn reason(mut response: Response) -> String {
         .filter(|word| !word.is_empty())
         .collect::<Vec<_>>()
         .join(" ")
-}
-
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
 
 /// Runs `work` on the outbox where it may block.

@@ -16,7 +16,7 @@ use undine_schema::tables::{HTTP_EVENTS, HttpEvent, HttpEvents, INCIDENTS, Incid
 use undine_schema::{Append, Clock, Frame, ManualClock, TimeNs, Upid};
 use undine_store::Store;
 
-use crate::http::metrics::HttpMetrics;
+use crate::http::metrics::MetricReader;
 use crate::http::{Check, Config, Inputs, Metric, Shared, Status, TableRows, router};
 use crate::memory_store::MemoryStore;
 use crate::metrics::ComponentMetrics;
@@ -100,7 +100,8 @@ impl Fixture {
             drain_timeout: Duration::from_secs(5),
         };
         change(&mut config);
-        let shared = Shared::new(&config, inputs, Arc::new(HttpMetrics::default()));
+        let metrics = MetricReader::new(&inputs);
+        let shared = Shared::new(&config, inputs, metrics);
         let router = router(Arc::clone(&shared));
         Self { store, shared, router, status, _dir: dir }
     }
