@@ -81,7 +81,8 @@ impl Store {
         self.inner.report_evictions().map_err(SealError::Log)?;
         self.inner.log.sync().await.map_err(SealError::Log)?;
         let inner = Arc::clone(&self.inner);
-        let sealed = tokio::task::spawn_blocking(move || inner.seal_synced()).await;
+        let seal = move || tracing::info_span!("seal").in_scope(|| inner.seal_synced());
+        let sealed = tokio::task::spawn_blocking(seal).await;
         sealed.unwrap_or(Err(SealError::Stopping))
     }
 
