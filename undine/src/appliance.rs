@@ -17,6 +17,7 @@ use anyhow::{Context, Result, bail};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use undine_api::Api;
+use undine_api::http::MetricReader;
 use undine_collector::{Collector, Handle};
 use undine_ml::Model;
 use undine_query::Engine;
@@ -26,7 +27,7 @@ use undine_store::{Store, TableStats};
 use crate::config::RawConfig;
 use status::ApplianceStatus;
 
-pub use settings::{cgroup_collector, engine, export_sink, question};
+pub use settings::{bare_collector, cgroup_source, engine, export_sink, question};
 
 /// How long all components together may take to stop.
 const STOP_TIME_MAX: Duration = Duration::from_secs(30);
@@ -50,6 +51,8 @@ pub struct Handles {
     pub engine: Engine,
     /// Where the page and the HTTP API are.
     pub http: SocketAddr,
+    /// Reads what `/metrics` shows.
+    pub metrics: MetricReader,
     collector: Option<Handle>,
     model: Option<Arc<undine_ml::Stats>>,
 }
@@ -74,6 +77,11 @@ impl Handles {
     /// Socket operations in scope that did not reach the collector.
     pub fn operations_lost(&self) -> u64 {
         self.collector.as_ref().map_or(0, |collector| collector.stats().kernel.dropped_operations)
+    }
+
+    /// Whether a recording was replayed to its end.
+    pub fn replay_ended(&self) -> bool {
+        self.collector.as_ref().is_some_and(|collector| collector.stats().ended)
     }
 
     /// Rows of `http_events` that the model has read.
@@ -134,6 +142,7 @@ impl Appliance {
             store: store.clone(),
             engine,
             http: api.http_addr(),
+            metrics: api.metrics(),
             collector: handle,
             model: model_stats,
         };

@@ -68,6 +68,9 @@ pub(crate) struct Up {
     /// Record what the kernel sends to this file, to be replayed or to report a bug.
     #[arg(long, value_name = "FILE")]
     pub(crate) record: Option<PathBuf>,
+    /// Replay such a file, in the time that it took, instead of capturing.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["target", "no_capture", "record"])]
+    pub(crate) replay: Option<PathBuf>,
     /// Print every setting with its default, and stop.
     #[arg(long)]
     pub(crate) print_defaults: bool,
@@ -78,6 +81,9 @@ pub(crate) struct Demo {
     /// How long it takes in all.
     #[arg(long, default_value_t = 180, value_parser = clap::value_parser!(u64).range(5..=3600))]
     pub(crate) seconds: u64,
+    /// Requests a second; each becomes one at every service.
+    #[arg(long, default_value_t = 40, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) rate: u32,
     /// Print the final report as one JSON object in the last line.
     #[arg(long)]
     pub(crate) json: bool,
@@ -87,6 +93,12 @@ pub(crate) struct Demo {
     /// Fail instead of replaying a recording where eBPF is not allowed.
     #[arg(long)]
     pub(crate) require_ebpf: bool,
+    /// Replay the recording that comes with Undine even where eBPF is allowed.
+    #[arg(long, conflicts_with = "require_ebpf")]
+    pub(crate) replay: bool,
+    /// Keep a recording of this run in a folder, as the one that comes with Undine.
+    #[arg(long, value_name = "DIR", hide = true)]
+    pub(crate) save_recording: Option<PathBuf>,
     /// Where the page listens; a free port if not given.
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) listen: Option<SocketAddr>,

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use toml::{Table, Value};
 
-pub(crate) use raw::{Export, Hooks, RawConfig, Webhook, WebhookFormat};
+pub(crate) use raw::{Capture, Export, Hooks, Plugins, RawConfig, Webhook, WebhookFormat};
 pub(crate) use size::ByteSize;
 
 pub(crate) const DEFAULTS: &str = include_str!("../default.toml");
@@ -108,6 +108,8 @@ fn check_keys(origin: &str, file: &Table, known: &Table, prefix: &str) -> Result
         }
         let key = format!("{prefix}{name}");
         match (value, known.get(name)) {
+            // The keys of an empty table are the user's.
+            (Value::Table(_), Some(Value::Table(known))) if known.is_empty() => {}
             (Value::Table(inner), Some(Value::Table(known))) => {
                 check_keys(origin, inner, known, &format!("{key}."))?;
             }

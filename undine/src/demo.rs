@@ -10,45 +10,43 @@
 //! recorded; what is printed about requests is compared with what the services recorded.
 
 mod children;
+mod footage;
 mod load;
 mod report;
+mod scene;
 mod script;
 mod service;
+mod watch;
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use anyhow::{Result, ensure};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use undine_schema::Seq;
+use undine_collector::{Cgroup, CgroupError};
 
-use crate::appliance::{Appliance, Handles};
+use crate::appliance::Appliance;
 use crate::cli::Demo;
 use crate::config::RawConfig;
 use crate::receiver::{ReceiverProcess, ReceiverRecord};
-use crate::workload::Cgroup;
-use children::{Children, FAULTY, Stage};
-use report::{Capture, Report};
-use script::{Incident, Seen};
+use children::Stage;
+use footage::Truth;
+use report::Report;
+use scene::Scene;
+use watch::{Story, Watch};
 
 pub(crate) use load::send;
 pub(crate) use service::serve;
 
-/// Requests a second that the shopper sends; each becomes one at every service behind nginx.
-const RATE: u32 = 40;
 /// Live rows have less room than the demo makes, so that its answers need Parquet too.
-const HOT_SIZE_MAX: &str = "4MiB";
-/// How long the model may take to catch up after the load has stopped.
-const CATCH_UP_MAX: Duration = Duration::from_secs(10);
+const HOT_SIZE_MAX: &str = "2MiB";
 
 /// Below this length there is no time to learn, to fail and to recover.
 const SECONDS_WITH_FAULT_MIN: u64 = 100;
 
-/// When what happens, from the start of the load.
+/// When what happens, from the first moment of capture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Schedule {
     /// When the fault begins and ends; none in a run that is too short or a control run.
@@ -64,64 +62,11 @@ impl Schedule {
         let has_fault = !args.control && args.seconds >= SECONDS_WITH_FAULT_MIN;
         Self { fault: has_fault.then_some((stop * 45 / 100, stop * 65 / 100)), stop }
     }
-}
 
-/// What the demo notices while it runs; times are since the start of the load.
-#[derive(Debug, Default)]
-struct Story {
-    first_row: Option<Duration>,
-    injected: Option<Duration>,
-    lifted: Option<Duration>,
-    /// Every change of an incident, with the time at which it was noticed.
-    incidents: Vec<(Duration, Incident)>,
-    incident_cursor: Seq,
-    webhook: Option<Duration>,
-    webhooks_told: usize,
-    interrupted: bool,
-}
-
-impl Story {
-    fn opened(&self) -> impl Iterator<Item = (Duration, &Incident)> {
-        self.incidents
-            .iter()
-            .filter(|(_, incident)| incident.state == "open")
-            .map(|(at, i)| (*at, i))
-    }
-
-    /// Whether an incident that was noticed then can be due to the fault.
-    fn is_after_fault(&self, at: Duration) -> bool {
-        self.injected.is_some_and(|injected| at >= injected)
-    }
-
-    /// When the first incident after the fault was noticed.
-    fn first_incident(&self) -> Option<Duration> {
-        self.opened().map(|(at, _)| at).find(|at| self.is_after_fault(*at))
-    }
-
-    /// Services that incidents after the fault blame, each once.
-    fn blamed(&self) -> Vec<String> {
-        let after = self.opened().filter(|(at, _)| self.is_after_fault(*at));
-        after
-            .map(|(_, incident)| incident.service.clone())
-            .collect::<BTreeSet<_>>()
-            .into_iter()
-            .collect()
-    }
-
-    /// Incidents that opened although there was no fault.
-    fn unfounded(&self) -> u64 {
-        self.opened().filter(|(at, _)| !self.is_after_fault(*at)).count() as u64
-    }
-
-    /// Whether every incident that opened was resolved, and at least one opened.
-    fn all_resolved(&self) -> bool {
-        let is_resolved = |id: &str| {
-            self.incidents
-                .iter()
-                .any(|(_, incident)| incident.id == id && incident.state == "resolved")
-        };
-        self.opened().next().is_some()
-            && self.opened().all(|(_, incident)| is_resolved(&incident.id))
+    /// That of the recording, as far as there is time for it.
+    fn of_recording(args: &Demo, truth: &Truth) -> Self {
+        let stop = Duration::from_secs(args.seconds).min(truth.length());
+        Self { fault: Some(truth.fault()), stop }
     }
 }
 
@@ -131,55 +76,99 @@ impl Story {
 /// Where something that it needs cannot be started.
 pub(crate) async fn run(args: Demo) -> Result<ExitCode> {
     let dir = tempfile::Builder::new().prefix("undine-demo-").tempdir()?;
-    let cgroup = match Cgroup::create("undine-demo") {
-        Ok(cgroup) => cgroup,
-        Err(error) => return without_ebpf(&args, &anyhow::Error::new(error)),
-    };
     let (receiver, known) = ReceiverProcess::start(Path::new("/proc/self/exe"), dir.path())?;
-    let config = config(&args, dir.path(), &cgroup, &known)?;
-    let appliance = match Appliance::build(config).await {
-        Ok(appliance) => appliance,
-        Err(error) => return without_ebpf(&args, &error),
-    };
+    let (appliance, cgroup) = build(&args, dir.path(), &known).await?;
     let handles = appliance.handles();
     let shutdown = CancellationToken::new();
+    let began = Instant::now();
     let running = tokio::task::JoinSet::from_iter([Box::pin(appliance.run(shutdown.clone()))]);
 
     say(format!("page     http://{}/", handles.http));
-    let stage = Stage { dir: dir.path(), cgroup: Some(&cgroup) };
-    let children = stage.load(stage.services()?, RATE)?;
-    say(format!(
-        "watching {}",
-        children.hops.iter().map(|hop| hop.name.as_str()).collect::<Vec<_>>().join(" → ")
-    ));
+    let (scene, schedule) = match &cgroup {
+        Some(cgroup) => {
+            let stage = Stage { dir: dir.path(), cgroup };
+            let children = stage.load(stage.services()?, args.rate)?;
+            say(format!("watching {}", children.names().join(" → ")));
+            (Scene::Live(children), Schedule::of(&args))
+        }
+        None => {
+            let truth = Truth::of_recording()?;
+            say(format!("replaying a recording of {:.0} s", truth.length().as_secs_f64()));
+            let schedule = Schedule::of_recording(&args, &truth);
+            (Scene::Recorded(truth), schedule)
+        }
+    };
     say(format!("try      undine run undine/http_stats --addr http://{}", handles.http));
 
-    let schedule = Schedule::of(&args);
-    let mut watch =
-        Watch { args: &args, handles: &handles, children, receiver, story: Story::default() };
+    let story = Story::default();
+    let mut watch = Watch { args: &args, handles: &handles, scene, receiver, began, story };
     watch.until_the_end(schedule).await?;
     let report = watch.conclude().await?;
     shutdown.cancel();
     running.join_all().await.into_iter().collect::<Result<()>>()?;
+    if let Some(dir) = &args.save_recording {
+        footage::pack(dir, &watch.truth(&report)?)?;
+    }
     tell(&report, &args)?;
     Ok(if report.agreed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// An appliance that watches a cgroup, or one that replays the recording where it may not.
+async fn build(
+    args: &Demo,
+    dir: &Path,
+    receiver: &ReceiverRecord,
+) -> Result<(Appliance, Option<Cgroup>)> {
+    if !args.replay {
+        match build_live(args, dir, receiver).await {
+            Ok((appliance, cgroup)) => return Ok((appliance, Some(cgroup))),
+            Err(error) if is_about_capture(&error) => without_ebpf(args, &error)?,
+            Err(error) => return Err(error),
+        }
+    }
+    ensure!(!args.control, "--control needs eBPF, because the recording has a fault");
+    ensure!(args.save_recording.is_none(), "--save-recording needs eBPF");
+    let recording = footage::unpack(dir)?.display().to_string();
+    let config = config(args, dir, receiver, vec![("capture.replay", recording.into())])?;
+    Ok((Appliance::build(config).await?, None))
+}
+
+async fn build_live(
+    args: &Demo,
+    dir: &Path,
+    receiver: &ReceiverRecord,
+) -> Result<(Appliance, Cgroup)> {
+    let cgroup = Cgroup::create("undine-demo")?;
+    let target = format!("cgroup:{}", cgroup.path().display());
+    let mut capture = vec![("capture.targets", vec![target].into())];
+    if let Some(dir) = &args.save_recording {
+        let path = footage::raw_path(dir).display().to_string();
+        capture.push(("capture.recording", path.into()));
+    }
+    let appliance = Appliance::build(config(args, dir, receiver, capture)?).await?;
+    Ok((appliance, cgroup))
+}
+
+/// Whether it is capture that failed, and not something that a replay needs too.
+fn is_about_capture(error: &anyhow::Error) -> bool {
+    let kernel = error.downcast_ref::<undine_collector::BuildError>();
+    matches!(kernel, Some(undine_collector::BuildError::Kernel(_)))
+        || error.downcast_ref::<CgroupError>().is_some()
+}
+
 /// Says that nothing can be captured, and how it could.
-fn without_ebpf(args: &Demo, why: &anyhow::Error) -> Result<ExitCode> {
+fn without_ebpf(args: &Demo, why: &anyhow::Error) -> Result<()> {
     say(format!("eBPF cannot be used: {why:#}"));
     say("this gives the rights:\n    sudo ./target/release/undine demo");
-    if args.require_ebpf {
-        bail!("--require-ebpf was given");
-    }
-    bail!("a replay of a recording is not part of this version yet")
+    ensure!(!args.require_ebpf, "--require-ebpf was given");
+    Ok(())
 }
 
 fn config(
     args: &Demo,
     dir: &Path,
-    cgroup: &Cgroup,
     receiver: &ReceiverRecord,
+    capture: Vec<(&str, toml::Value)>,
 ) -> Result<RawConfig> {
     let script = dir.join("export.pxl");
     std::fs::write(&script, script::EXPORT)?;
@@ -202,12 +191,11 @@ fn config(
     let mut export = text["export"].clone();
     export[0]["script"] = script.display().to_string().into();
     export[0]["endpoint"] = receiver.otlp_listen.clone().into();
-    let flags = vec![
+    let mut flags = vec![
         ("node", "demo".into()),
         ("data_dir", dir.join("data").display().to_string().into()),
         ("server.listen", listen.into()),
         ("otlp.listen", "127.0.0.1:0".into()),
-        ("capture.targets", vec![format!("cgroup:{}", cgroup.path().display())].into()),
         ("capture.conn_stats_interval", "1s".into()),
         ("store.hot_size_max", HOT_SIZE_MAX.into()),
         ("store.seal_interval", "2s".into()),
@@ -215,168 +203,15 @@ fn config(
         ("webhook", webhook),
         ("export", export),
     ];
+    flags.extend(capture);
     Ok(crate::config::load(None, flags)?)
-}
-
-/// Looks at everything once a second and acts when it is time.
-struct Watch<'a> {
-    args: &'a Demo,
-    handles: &'a Handles,
-    children: Children,
-    receiver: ReceiverProcess,
-    story: Story,
-}
-
-impl Watch<'_> {
-    async fn until_the_end(&mut self, schedule: Schedule) -> Result<()> {
-        let start = Instant::now();
-        let mut ticks = interval(Duration::from_millis(100));
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut next_line = Duration::from_secs(10);
-        loop {
-            tokio::select! {
-                _ = interrupt.recv() => {
-                    self.story.interrupted = true;
-                    return Ok(());
-                }
-                _ = ticks.tick() => {}
-            }
-            let now = start.elapsed();
-            self.act(schedule, now)?;
-            self.look(now)?;
-            if now >= next_line {
-                next_line += Duration::from_secs(10);
-                self.status_line(now).await?;
-            }
-            if now >= schedule.stop {
-                return Ok(());
-            }
-        }
-    }
-
-    fn act(&mut self, schedule: Schedule, now: Duration) -> Result<()> {
-        let Some((inject, lift)) = schedule.fault else { return Ok(()) };
-        if self.story.injected.is_none() && now >= inject {
-            self.children.inject()?;
-            self.story.injected = Some(now);
-            say(format!(
-                "{:>5.1}s   fault: {FAULTY} becomes slow and fails every third request",
-                now.as_secs_f64()
-            ));
-        }
-        if self.story.injected.is_some() && self.story.lifted.is_none() && now >= lift {
-            self.children.lift()?;
-            self.story.lifted = Some(now);
-            say(format!("{:>5.1}s   fault lifted", now.as_secs_f64()));
-        }
-        Ok(())
-    }
-
-    fn look(&mut self, now: Duration) -> Result<()> {
-        if self.story.first_row.is_none() && self.handles.table("http_events").appended_rows > 0 {
-            self.story.first_row = Some(now);
-            say(format!("{:>5.1}s   first row", now.as_secs_f64()));
-        }
-        for incident in script::incidents(&self.handles.store, &mut self.story.incident_cursor)? {
-            say(format!(
-                "{:>5.1}s   incident {}: {}",
-                now.as_secs_f64(),
-                incident.state,
-                incident.summary
-            ));
-            self.story.incidents.push((now, incident));
-        }
-        let received = self.receiver.record().webhooks;
-        for (_, webhook) in &received[self.story.webhooks_told.min(received.len())..] {
-            let status = webhook["status"].as_str().unwrap_or("?");
-            let alert = webhook["alerts"][0]["labels"]["service"].as_str().unwrap_or("?");
-            say(format!(
-                "{:>5.1}s   the receiver got a webhook: {status}, {alert}",
-                now.as_secs_f64()
-            ));
-            if self.story.is_after_fault(now) && self.story.webhook.is_none() {
-                self.story.webhook = Some(now);
-            }
-        }
-        self.story.webhooks_told = received.len();
-        Ok(())
-    }
-
-    async fn status_line(&self, now: Duration) -> Result<()> {
-        let seen = script::last_ten_seconds(&self.handles.engine).await?;
-        let services: Vec<_> = seen.iter().map(Seen::to_string).collect();
-        say(format!("{:>5.1}s   {}", now.as_secs_f64(), services.join("   ")));
-        Ok(())
-    }
-
-    /// Stops the load, lets everything arrive, and compares.
-    async fn conclude(mut self) -> Result<Report> {
-        self.children.stop_load()?;
-        self.children.stop_services()?;
-        self.handles.drain().await?;
-        self.catch_up().await?;
-        self.handles.store.seal().await.context("cannot seal")?;
-        let requests_sent: BTreeMap<_, _> =
-            self.children.hops.iter().map(|hop| (hop.name.clone(), hop.requests())).collect();
-        let counted = script::requests(&self.handles.engine).await?;
-        let story = &self.story;
-        let tiers_agree = counted.used_summaries.then(|| counted.by_service == requests_sent);
-        let missing = script::missing_rows(&self.handles.store)?;
-        let received = self.receiver.record();
-        let rows = self.handles.table("http_events");
-        let recovered = story.lifted.filter(|_| !story.interrupted);
-        let seconds = |span: Duration| span.as_secs_f64();
-        let report = Report {
-            capture: Capture::Ebpf,
-            requests_sent,
-            rows_captured: counted.by_service,
-            ops_lost: self.handles.operations_lost(),
-            rows_missing_min: missing.0,
-            rows_missing_max: missing.1,
-            rows_seen_by_model: self.handles.rows_seen_by_model(),
-            hot_rows: rows.hot_rows,
-            sealed_rows: rows.sealed_rows,
-            first_row_after_s: story.first_row.map(seconds),
-            incidents_before_fault: (story.injected.is_some() || self.args.control)
-                .then(|| story.unfounded()),
-            incident_after_s: story
-                .injected
-                .zip(story.first_incident())
-                .map(|(from, to)| seconds(to.saturating_sub(from))),
-            webhook_after_s: story
-                .first_incident()
-                .zip(story.webhook)
-                .map(|(from, to)| seconds(to.saturating_sub(from))),
-            blamed: story.lifted.map(|_| story.blamed()),
-            resolved: recovered.map(|_| story.all_resolved()),
-            webhooks_received: received.webhooks.len() as u64,
-            otlp_points_received: received.otlp_points,
-            tiers_agree,
-            control: self.args.control,
-            agreed: false,
-            disagreements: Vec::new(),
-        };
-        Ok(report.conclude(FAULTY))
-    }
-
-    /// Waits until the model has read what was captured.
-    async fn catch_up(&self) -> Result<()> {
-        let deadline = Instant::now() + CATCH_UP_MAX;
-        while self.handles.rows_seen_by_model() < self.handles.table("http_events").appended_rows {
-            if Instant::now() > deadline {
-                return Ok(());
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        Ok(())
-    }
 }
 
 fn tell(report: &Report, args: &Demo) -> Result<()> {
     say("");
-    for (service, sent) in &report.requests_sent {
-        let rows = report.rows_captured.get(service).copied().unwrap_or(0);
+    for (service, rows) in &report.rows_captured {
+        let sent = report.requests_sent.as_ref().and_then(|sent| sent.get(service));
+        let sent = sent.map_or_else(|| "?".to_owned(), u64::to_string);
         say(format!("{service:<12} {sent:>7} requests by its own record, {rows:>7} rows"));
     }
     say(format!(
@@ -407,7 +242,16 @@ mod tests {
     use super::*;
 
     fn demo(seconds: u64, control: bool) -> Demo {
-        Demo { seconds, json: false, control, require_ebpf: false, listen: None }
+        Demo {
+            seconds,
+            rate: 40,
+            json: false,
+            control,
+            require_ebpf: false,
+            replay: false,
+            save_recording: None,
+            listen: None,
+        }
     }
 
     #[test]

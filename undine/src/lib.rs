@@ -13,7 +13,7 @@ mod doctor;
 mod demo;
 mod record;
 pub mod receiver;
-pub mod workload;
+mod workload;
 
 use std::process::ExitCode;
 
@@ -84,9 +84,10 @@ fn up(args: &Up) -> Result<()> {
         .filter(|endpoint| !endpoint.is_empty())
         .or_else(config::otlp_endpoint);
     runtime()?.block_on(async {
-        let _telemetry = telemetry::start(&config.telemetry.log, endpoint.as_deref())?;
+        let mut telemetry = telemetry::start(&config.telemetry.log, endpoint.as_deref())?;
         let appliance = Appliance::build(config).await?;
         let handles = appliance.handles();
+        telemetry.export_metrics(&handles.metrics)?;
         tracing::info!(page = %format!("http://{}/", handles.http), "undine is up");
         let shutdown = CancellationToken::new();
         let mut terminate = signal(SignalKind::terminate())?;
@@ -125,6 +126,9 @@ fn flags(args: &Up) -> Vec<(&'static str, toml::Value)> {
     }
     if let Some(path) = &args.record {
         flags.push(("capture.recording", path.display().to_string().into()));
+    }
+    if let Some(path) = &args.replay {
+        flags.push(("capture.replay", path.display().to_string().into()));
     }
     if args.no_capture {
         flags.push(("capture.enabled", false.into()));

@@ -11,14 +11,18 @@ use undine_api::export_scheduler::{self, ExportScript};
 use undine_api::otlp_export::{self, Compression, ExportSink};
 use undine_api::webhook::{self, Format, LinkLocal, Secret};
 use undine_api::{http, otlp_ingest};
-use undine_collector::{Mode, Redaction, Scope, ScopeDefault, ScopeGuard, SourceConfig, Target};
+use undine_collector::{
+    Mode, Pace, Redaction, Scope, ScopeDefault, ScopeGuard, SourceConfig, Target,
+};
 use undine_query::Engine;
 use undine_schema::{Clock, SystemClock, tables};
 use undine_store::Store;
 
-use crate::config::{self, Export, Hooks, RawConfig, Webhook, WebhookFormat};
+use crate::config::{self, Capture, Export, Hooks, Plugins, RawConfig, Webhook, WebhookFormat};
 
 const MIB: usize = 1024 * 1024;
+/// How long a receiver of exports may take to answer.
+const EXPORT_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// The node's name: as configured, otherwise the host's.
 pub(super) fn node(config: &RawConfig) -> Result<String> {
@@ -120,6 +124,25 @@ pub(super) fn collector(
     clock: &Arc<dyn Clock>,
 ) -> Result<undine_collector::Config> {
     let capture = &config.capture;
+    Ok(undine_collector::Config {
+        source: source(capture)?,
+        node: node.to_owned(),
+        asid: 1,
+        connections_max: 128 * 1024,
+        body_bytes_max: capture.body_size_max.as_usize(),
+        redaction: Redaction { headers: capture.headers, bodies: capture.bodies },
+        service_rules: capture.services.clone(),
+        conn_stats_interval: capture.conn_stats_interval,
+        flush_interval: Duration::from_millis(200),
+        recording: Some(capture.recording.clone()).filter(|path| !path.as_os_str().is_empty()),
+        clock: Arc::clone(clock),
+    })
+}
+
+fn source(capture: &Capture) -> Result<SourceConfig> {
+    if !capture.replay.as_os_str().is_empty() {
+        return Ok(SourceConfig::Replay { path: capture.replay.clone(), pace: Pace::RealTime });
+    }
     let targets = |texts: &[String]| {
         texts.iter().map(|text| text.parse()).collect::<Result<Vec<Target>, _>>()
     };
@@ -136,37 +159,21 @@ pub(super) fn collector(
         Hooks::SocketLength => Some(undine_collector::Hooks::SocketLength),
         Hooks::SysExit => Some(undine_collector::Hooks::SysExit),
     };
-    Ok(undine_collector::Config {
-        source: SourceConfig::Kernel {
-            scope: Scope { default, include, exclude },
-            guard,
-            hooks,
-            ring_bytes,
-        },
-        node: node.to_owned(),
-        asid: 1,
-        connections_max: 128 * 1024,
-        body_bytes_max: capture.body_size_max.as_usize(),
-        redaction: Redaction { headers: capture.headers, bodies: capture.bodies },
-        service_rules: capture.services.clone(),
-        conn_stats_interval: capture.conn_stats_interval,
-        flush_interval: Duration::from_millis(200),
-        recording: Some(capture.recording.clone()).filter(|path| !path.as_os_str().is_empty()),
-        clock: Arc::clone(clock),
-    })
+    let scope = Scope { default, include, exclude };
+    Ok(SourceConfig::Kernel { scope, guard, hooks, ring_bytes })
 }
 
-/// A collector that watches one cgroup and keeps bodies and headers as they are.
-pub fn cgroup_collector(cgroup: &Path, ring_bytes: u32) -> undine_collector::Config {
+/// The kernel, of which only one cgroup is watched.
+pub fn cgroup_source(cgroup: &Path, ring_bytes: u32) -> SourceConfig {
     let include = vec![Target::Cgroup(cgroup.to_path_buf())];
     let scope = Scope { default: ScopeDefault::TargetsOnly, include, exclude: Vec::new() };
+    SourceConfig::Kernel { scope, guard: ScopeGuard::Required, hooks: None, ring_bytes }
+}
+
+/// A collector that keeps bodies and headers as they are.
+pub fn bare_collector(source: SourceConfig) -> undine_collector::Config {
     undine_collector::Config {
-        source: SourceConfig::Kernel {
-            scope,
-            guard: ScopeGuard::Required,
-            hooks: None,
-            ring_bytes,
-        },
+        source,
         node: "evals".to_owned(),
         asid: 1,
         connections_max: 128 * 1024,
@@ -181,14 +188,15 @@ pub fn cgroup_collector(cgroup: &Path, ring_bytes: u32) -> undine_collector::Con
 }
 
 pub(super) fn api(config: &RawConfig) -> Result<undine_api::Config> {
-    let scripts = config.export.iter().map(script).collect::<Result<_>>()?;
+    let mut scripts = config.export.iter().map(script).collect::<Result<Vec<_>>>()?;
+    scripts.extend(plugins(&config.plugins)?);
     let receivers = config.webhook.iter().map(receiver).collect::<Result<_>>()?;
     let retry =
         RetryPolicy { first_delay: Duration::from_millis(500), delay_max: Duration::from_mins(1) };
     Ok(undine_api::Config {
         http: http::Config {
             listen: config.server.listen,
-            allowed_hosts: Vec::new(),
+            allowed_hosts: config.server.allowed_hosts.clone(),
             body_bytes_max: MIB,
             answer_bytes_max: 64 * MIB,
             queries_max: 8,
@@ -257,10 +265,29 @@ fn script(export: &Export) -> Result<ExportScript> {
             url: export.endpoint.clone(),
             headers: export.headers.clone().into_iter().collect(),
             insecure: export.insecure,
-            timeout: Duration::from_secs(5),
+            timeout: EXPORT_TIME_MAX,
         }),
         enabled: true,
     })
+}
+
+/// The scripts of the plugin folder.
+fn plugins(plugins: &Plugins) -> Result<Vec<ExportScript>> {
+    if plugins.dir.as_os_str().is_empty() {
+        return Ok(Vec::new());
+    }
+    let endpoint =
+        Some(&plugins.endpoint).filter(|url| !url.is_empty()).map(|url| otlp_export::Endpoint {
+            url: url.clone(),
+            headers: plugins.headers.clone().into_iter().collect(),
+            insecure: plugins.insecure,
+            timeout: EXPORT_TIME_MAX,
+        });
+    let mut scripts = export_scheduler::load(&plugins.dir).context("plugins.dir")?;
+    for script in &mut scripts {
+        script.endpoint = script.endpoint.take().or_else(|| endpoint.clone());
+    }
+    Ok(scripts)
 }
 
 fn receiver(webhook: &Webhook) -> Result<webhook::Receiver> {

@@ -25,6 +25,7 @@ pub(crate) struct RawConfig {
     pub(crate) webhook: Vec<Webhook>,
     #[serde(default)]
     pub(crate) export: Vec<Export>,
+    pub(crate) plugins: Plugins,
     pub(crate) telemetry: Telemetry,
 }
 
@@ -32,6 +33,7 @@ pub(crate) struct RawConfig {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Server {
     pub(crate) listen: SocketAddr,
+    pub(crate) allowed_hosts: Vec<String>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -56,6 +58,7 @@ pub(crate) struct Capture {
     pub(crate) conn_stats_interval: Duration,
     pub(crate) services: Vec<ServiceRule>,
     pub(crate) recording: PathBuf,
+    pub(crate) replay: PathBuf,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -131,6 +134,15 @@ pub(crate) struct Export {
     #[serde(default)]
     pub(crate) insecure: bool,
     #[serde(default)]
+    pub(crate) headers: BTreeMap<String, String>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Plugins {
+    pub(crate) dir: PathBuf,
+    pub(crate) endpoint: String,
+    pub(crate) insecure: bool,
     pub(crate) headers: BTreeMap<String, String>,
 }
 

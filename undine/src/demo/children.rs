@@ -1,5 +1,6 @@
 //! The programs that the demo watches, and the one that receives what it sends.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
@@ -7,9 +8,10 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use undine_collector::Cgroup;
 
 use super::{load, service};
-use crate::workload::{CHILD_TIME_MAX, Cgroup, end, wait_for};
+use crate::workload::{CHILD_TIME_MAX, end, wait_for};
 
 /// The service that is made to fail.
 pub(crate) const FAULTY: &str = "inventory";
@@ -44,7 +46,7 @@ impl Hop {
 /// Everything that the demo started, in the order of the calls: clients first.
 #[derive(Debug)]
 pub(crate) struct Children {
-    pub(crate) hops: Vec<Hop>,
+    hops: Vec<Hop>,
     load: Child,
     load_record: PathBuf,
     fault: PathBuf,
@@ -54,7 +56,7 @@ pub(crate) struct Children {
 #[derive(Debug)]
 pub(crate) struct Stage<'a> {
     pub(crate) dir: &'a Path,
-    pub(crate) cgroup: Option<&'a Cgroup>,
+    pub(crate) cgroup: &'a Cgroup,
 }
 
 impl Stage<'_> {
@@ -71,10 +73,7 @@ impl Stage<'_> {
     }
 
     fn command(&self, program: &Path) -> Command {
-        let mut command = match self.cgroup {
-            Some(cgroup) => cgroup.command(program),
-            None => Command::new(program),
-        };
+        let mut command = self.cgroup.command(program);
         command.stdin(Stdio::null()).stdout(Stdio::null());
         command
     }
@@ -121,12 +120,12 @@ impl Stage<'_> {
     }
 
     /// Starts the services, callees first: nginx (where installed) → storefront → catalog and
-    /// orders → inventory.
+    /// orders → inventory. Their work takes long beside what a busy machine adds to it.
     pub(crate) fn services(&self) -> Result<Vec<Hop>> {
-        let inventory = self.service(FAULTY, 1_500, &[])?;
-        let catalog = self.service("catalog", 1_000, &[])?;
-        let orders = self.service("orders", 2_000, &[inventory.address])?;
-        let storefront = self.service("storefront", 1_000, &[catalog.address, orders.address])?;
+        let inventory = self.service(FAULTY, 12_000, &[])?;
+        let catalog = self.service("catalog", 8_000, &[])?;
+        let orders = self.service("orders", 10_000, &[inventory.address])?;
+        let storefront = self.service("storefront", 6_000, &[catalog.address, orders.address])?;
         let mut hops = vec![storefront, orders, catalog, inventory];
         let nginx = Path::new("/usr/sbin/nginx");
         if nginx.exists() {
@@ -157,6 +156,16 @@ impl Stage<'_> {
 }
 
 impl Children {
+    /// Names of the services, in the order of the calls.
+    pub(crate) fn names(&self) -> Vec<&str> {
+        self.hops.iter().map(|hop| hop.name.as_str()).collect()
+    }
+
+    /// Requests that each service has recorded itself.
+    pub(crate) fn requests(&self) -> BTreeMap<String, u64> {
+        self.hops.iter().map(|hop| (hop.name.clone(), hop.requests())).collect()
+    }
+
     /// Makes the faulty service slow and unreliable.
     pub(crate) fn inject(&self) -> Result<()> {
         fs::write(&self.fault, "").context("cannot inject the fault")
