@@ -2,8 +2,10 @@
 
 mod buffer;
 mod connection;
+mod datagram;
 mod fields;
 mod maps;
+mod message_index;
 mod operation;
 mod process_events;
 mod ring;

@@ -4,17 +4,23 @@
 //! A message in the ring buffer is a [`Header`], then by its [`Kind`] a fixed body, then `captured`
 //! bytes of payload. Its layout is versioned by [`ABI_VERSION`], which a recording carries too.
 //!
+//! **Streams and datagrams.** TCP is a stream: what moves on a connection is [`Kind::Data`], between
+//! an [`Kind::Open`] and a [`Kind::Close`]. A UDP datagram on a watched port is one
+//! [`Kind::Datagram`], which says all that is known of its socket; there is no connection to it.
+//!
 //! **Loss identity.** Every attempt to send a message takes the next number of its CPU
 //! ([`Header::cpu_seq`]), whether or not the ring has room; so per CPU
 //! `attempts = emitted + dropped`, and user space has drained the kernel when it has consumed
 //! `attempts - dropped` messages. Per connection and direction
-//! `bytes = captured + truncated + dropped + bypassed` ([`Direction`]).
+//! `bytes = captured + truncated + dropped + bypassed` ([`Direction`]). A datagram is an operation of
+//! one message: it is in the counters of operations and bytes, dropped or not, and in no
+//! [`Direction`]; those that were dropped are counted apart too.
 #![no_std]
 
 pub mod load;
 
 /// Changes whenever a layout here changes.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// Most payload bytes in one message.
 pub const PAYLOAD_BYTES_MAX: usize = 16 * 1024;
@@ -39,6 +45,9 @@ pub enum Kind {
     Exec = 5,
     /// A process ended; a [`ProcessInfo`] follows.
     Exit = 6,
+    /// A UDP datagram moved on a watched port; a [`ConnInfo`] follows, then payload. What is beyond
+    /// [`PAYLOAD_BYTES_MAX`] is truncated.
+    Datagram = 7,
 }
 
 impl Kind {
@@ -51,6 +60,7 @@ impl Kind {
             4 => Self::Fork,
             5 => Self::Exec,
             6 => Self::Exit,
+            7 => Self::Datagram,
             _ => return None,
         })
     }
@@ -63,7 +73,8 @@ pub const FLAG_TRUNCATED: u8 = 2;
 /// [`Header::flags`]: the payload could not be read from the process's memory.
 pub const FLAG_FAULT: u8 = 4;
 /// [`Header::flags`]: the bytes never were in a buffer of the process (`sendfile`, `splice`), or
-/// lie where this program does not look (`io_uring`); only their number is known.
+/// lie where this program does not look (`io_uring`, `recvmmsg` with a timeout); only their number
+/// is known.
 pub const FLAG_BYPASSED: u8 = 8;
 
 /// [`Header::direction`]: the process received the bytes.
@@ -108,7 +119,7 @@ pub struct Header {
     pub process_start_ns: u64,
 }
 
-/// Body of [`Kind::Open`].
+/// Body of [`Kind::Open`], and the first part of that of [`Kind::Datagram`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ConnInfo {
@@ -120,7 +131,8 @@ pub struct ConnInfo {
     pub cgroup: u64,
     /// IPv4 addresses are in the first four bytes, in network order.
     pub local_addr: [u8; 16],
-    /// As `local_addr`.
+    /// As `local_addr`. A datagram that a socket without a connection received names no remote
+    /// address where the kernel tells it only after the capture; address and port are then 0.
     pub remote_addr: [u8; 16],
     /// In host order.
     pub local_port: u16,
@@ -128,7 +140,8 @@ pub struct ConnInfo {
     pub remote_port: u16,
     /// 2 `AF_INET`, 10 `AF_INET6`.
     pub family: u16,
-    /// 1 this end connected, 2 this end accepted, 0 unknown: it was there before us.
+    /// 1 this end connected, 2 this end accepted, 0 unknown: it was there before us. Of a datagram
+    /// 2 where its own port is watched, otherwise 1.
     pub role: u8,
     /// IP protocol: 6 TCP, 17 UDP.
     pub protocol: u8,
@@ -186,7 +199,8 @@ pub enum Counter {
     Dropped = 1,
     /// Payload bytes of those messages and stream bytes that they covered.
     DroppedBytes = 2,
-    /// Socket operations in scope that moved at least one byte.
+    /// Socket operations in scope that moved at least one byte; of UDP only those on a watched
+    /// port.
     Operations = 3,
     /// Bytes that they moved.
     OperationBytes = 4,
@@ -195,14 +209,18 @@ pub enum Counter {
     DroppedOperations = 5,
     /// Operations seen outside the scope.
     OutOfScope = 6,
-    /// Operations that only looked (`MSG_PEEK`).
+    /// Operations on connections that only looked (`MSG_PEEK`).
     Peeks = 7,
     /// Reads of user memory that failed.
     Faults = 8,
     /// Connections that could not be entered in the connection map.
     ConnMapFull = 9,
+    /// Datagrams for which the ring had no room; they are dropped operations too.
+    DroppedDatagrams = 10,
+    /// Bytes of those datagrams; they are dropped bytes too.
+    DroppedDatagramBytes = 11,
     /// How many counters there are.
-    Count = 10,
+    Count = 12,
 }
 
 #[cfg(test)]

@@ -19,6 +19,19 @@ pub const LISTEN_PORTS_MAX: u32 = 16 * 1024;
 /// Most connections that ended while the ring was full and that user space has not taken yet.
 pub const CLOSED_MAX: u32 = 16 * 1024;
 
+/// Most ports whose datagrams are watched.
+pub const DATAGRAM_PORTS_MAX: u32 = 8;
+
+/// Entries of the map `DATAGRAM_PORTS`: a bit for each port.
+pub const PORT_WORDS: u32 = 65_536 / 64;
+
+/// Most sockets without a connection that are remembered because they sent to a watched port, so
+/// that what they receive is watched too; the one that was used longest ago is forgotten.
+pub const ASKERS_MAX: u32 = 16 * 1024;
+
+/// Most threads that are in a `sendmmsg` or `recvmmsg` at a time.
+pub const CALLERS_MAX: u32 = 4 * 1024;
+
 /// Slots of the map `SCRATCH` for each CPU: one for each direction, so that two programs that
 /// interrupt each other never share one.
 pub const SCRATCH_PER_CPU: u32 = 2;

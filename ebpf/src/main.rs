@@ -7,7 +7,9 @@
 //! ```text
 //! sock_send_length, sock_recv_length ─┐                       ┌─► RING: Open, Data
 //! or sys_exit (descriptor → socket) ──┴─► scope ─► connection ┤
-//! inet_sock_set_state: role, listening ports ──────────┘      └─► CONNECTIONS: exact totals
+//!                                           │          │      └─► CONNECTIONS: exact totals
+//! inet_sock_set_state: role, listening ports│──────────┘
+//!                                           └─► UDP on a watched port ─► RING: Datagram
 //! tcp_destroy_sock ─► RING: Close, or CLOSED where the ring is full
 //! sched_process_{fork,exec,exit} ─► scope of children, RING: Fork, Exec, Exit
 //! ```

@@ -13,9 +13,10 @@ use super::{
     task::{Current, netns_inode},
 };
 
-const AF_INET: u16 = 2;
-const AF_INET6: u16 = 10;
+pub(crate) const AF_INET: u16 = 2;
+pub(crate) const AF_INET6: u16 = 10;
 const IPPROTO_TCP: u16 = 6;
+const IPPROTO_UDP: u16 = 17;
 
 /// This end connected.
 pub(crate) const ROLE_CLIENT: u32 = 1;
@@ -39,7 +40,18 @@ impl Sock {
     /// Whether it is a TCP socket.
     #[inline(always)]
     pub(crate) fn is_tcp(self) -> bool {
-        read::<u16>(self.0, Offset::SockProtocol) == IPPROTO_TCP
+        self.protocol() == IPPROTO_TCP
+    }
+
+    /// Whether it is a UDP socket.
+    #[inline(always)]
+    pub(crate) fn is_udp(self) -> bool {
+        self.protocol() == IPPROTO_UDP
+    }
+
+    #[inline(always)]
+    fn protocol(self) -> u16 {
+        read(self.0, Offset::SockProtocol)
     }
 
     #[inline(always)]
@@ -61,6 +73,12 @@ impl Sock {
         read(self.0, Offset::SockLocalPort)
     }
 
+    /// The port that it is connected to, in host order; 0 where it is not.
+    #[inline(always)]
+    pub(crate) fn remote_port(self) -> u16 {
+        u16::from_be(read(self.0, Offset::SockRemotePort))
+    }
+
     /// Inode of its network namespace.
     #[inline(always)]
     pub(crate) fn netns(self) -> u32 {
@@ -69,7 +87,7 @@ impl Sock {
 
     /// Inode of the socket itself, 0 where it has none any more.
     #[inline(always)]
-    fn inode(self) -> u64 {
+    pub(crate) fn inode(self) -> u64 {
         let socket: u64 = read(self.0, Offset::SockSocket);
         if socket == 0 { 0 } else { read(socket, Offset::SocketInode) }
     }
@@ -161,23 +179,24 @@ pub(crate) fn announce(sock: Sock, connection: *mut Connection, current: Current
     }
 }
 
+/// Writes what the socket itself says to `info`, which is in the ring or in a map.
 #[inline(always)]
-fn describe(sock: Sock, info: *mut ConnInfo) {
+pub(crate) fn describe(sock: Sock, info: *mut ConnInfo) {
     let family = sock.family();
     let (local, remote) = if family == AF_INET6 {
         (read_v6(sock, Offset::SockLocalV6), read_v6(sock, Offset::SockRemoteV6))
     } else {
         (read_v4(sock, Offset::SockLocalV4), read_v4(sock, Offset::SockRemoteV4))
     };
-    // SAFETY: `info` is in the ring; addresses are written as two words each.
+    // SAFETY: see above; addresses are written as two words each.
     unsafe {
         (*info).inode = sock.inode();
         (&raw mut (*info).local_addr).cast::<[u64; 2]>().write(local);
         (&raw mut (*info).remote_addr).cast::<[u64; 2]>().write(remote);
         (*info).local_port = sock.local_port();
-        (*info).remote_port = u16::from_be(read(sock.0, Offset::SockRemotePort));
+        (*info).remote_port = sock.remote_port();
         (*info).family = family;
-        (*info).protocol = IPPROTO_TCP as u8;
+        (*info).protocol = sock.protocol() as u8;
     }
 }
 

@@ -4,15 +4,18 @@ use core::ptr::{addr_of, read_volatile};
 
 use aya_ebpf::{
     macros::map,
-    maps::{Array, HashMap, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
 use undine_ebpf::{
     Counter,
     load::{
-        CLOSED_MAX, COUNTERS as COUNTERS_LEN, Connection, LISTEN_PORTS_MAX, ListenKey,
-        OFFSETS as OFFSETS_LEN, Offset, ProcessVerdict, Scratch, Settings, TARGETS_MAX,
+        ASKERS_MAX, CALLERS_MAX, CLOSED_MAX, COUNTERS as COUNTERS_LEN, Connection,
+        LISTEN_PORTS_MAX, ListenKey, OFFSETS as OFFSETS_LEN, Offset, PORT_WORDS, ProcessVerdict,
+        Scratch, Settings, TARGETS_MAX,
     },
 };
+
+use super::message_index::Progress;
 
 /// All messages.
 #[map]
@@ -57,6 +60,16 @@ pub(crate) static LISTEN_PORTS: HashMap<ListenKey, u64> =
 #[map]
 pub(crate) static LISTENERS: HashMap<u64, ListenKey> =
     HashMap::with_max_entries(LISTEN_PORTS_MAX, 0);
+
+/// A bit for each port, in host order, whose datagrams are watched.
+#[map]
+pub(crate) static DATAGRAM_PORTS: Array<u64> = Array::with_max_entries(PORT_WORDS, 0);
+/// Sockets without a connection that sent to such a port, by their inode.
+#[map]
+pub(crate) static ASKERS: LruHashMap<u64, u32> = LruHashMap::with_max_entries(ASKERS_MAX, 0);
+/// How far threads are in a call that moves several messages, by their id.
+#[map]
+pub(crate) static CALLERS: LruHashMap<u32, Progress> = LruHashMap::with_max_entries(CALLERS_MAX, 0);
 
 #[unsafe(no_mangle)]
 static OFFSETS: [u32; OFFSETS_LEN] = [0; OFFSETS_LEN];

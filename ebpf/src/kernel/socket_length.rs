@@ -4,6 +4,8 @@
 //! also run where there is no such call: for `io_uring`, `sendfile` and `splice` into a socket,
 //! whose bytes are only counted. They do not run for `splice` out of a socket, nor where a process
 //! maps what it receives (`TCP_ZEROCOPY_RECEIVE`): those bytes are not seen at all.
+//!
+//! Where a datagram came from is written to the process only after the tracepoint.
 
 use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
 use undine_ebpf::{Counter, EGRESS, INGRESS};
@@ -11,10 +13,12 @@ use undine_ebpf::{Counter, EGRESS, INGRESS};
 use super::{
     buffer::Buffer,
     connection::{Sock, find},
+    datagram::{Call, Datagram, Moment, in_scope, may_concern},
     maps::count,
+    message_index,
     operation::Operation,
     ring::NO_SYSCALL,
-    scope::watches_process,
+    scope::{watches, watches_process},
     task::Current,
 };
 
@@ -31,6 +35,8 @@ pub(crate) const MSG_ERRQUEUE: u64 = 0x2000;
 pub(crate) mod register {
     /// Fourth argument of a system call.
     pub(crate) const R10: usize = 7;
+    /// Fifth argument.
+    pub(crate) const R8: usize = 9;
     /// Result; minus `ENOSYS` while the call runs.
     pub(crate) const RAX: usize = 10;
     /// Third argument.
@@ -62,12 +68,22 @@ pub(crate) fn sock_recv_length(ctx: RawTracePointContext) -> i32 {
 fn observe(ctx: &RawTracePointContext, direction: u8) {
     let moved: i32 = ctx.arg(1);
     if moved <= 0 {
+        moves_nothing(Sock(ctx.arg(0)), moved, direction);
         return;
     }
     let sock = Sock(ctx.arg(0));
     let known = find(sock);
-    if known.is_none() && !sock.is_inet() {
-        return;
+    let flags = u64::from(ctx.arg::<u32>(2));
+    if known.is_none() {
+        if !sock.is_inet() {
+            return;
+        }
+        if sock.is_udp() {
+            if flags & (MSG_PEEK | MSG_ERRQUEUE) == 0 && may_concern(sock, direction) {
+                datagram(sock, direction, moved as u32);
+            }
+            return;
+        }
     }
     let current = Current::get();
     let netns = || match known {
@@ -88,7 +104,6 @@ fn observe(ctx: &RawTracePointContext, direction: u8) {
     if known.is_none() && !(sock.is_tcp() && sock.has_file()) {
         return;
     }
-    let flags = u64::from(ctx.arg::<u32>(2));
     if flags & MSG_PEEK != 0 {
         count(Counter::Peeks, 1);
         return;
@@ -96,33 +111,94 @@ fn observe(ctx: &RawTracePointContext, direction: u8) {
     if flags & MSG_ERRQUEUE != 0 {
         return;
     }
-    let (syscall, buffer) = running_call(current, direction, moved as u64);
+    let (syscall, buffer) = match running_call(current) {
+        Some(call) => {
+            let Call { number, second, third, .. } = call;
+            (number as u16, locate(number, direction, second, third, moved as u64))
+        }
+        None => (NO_SYSCALL, None),
+    };
     let copied = direction == EGRESS || flags & (MSG_TRUNC | MSG_OOB) == 0;
     let buffer = if copied { buffer } else { None };
     Operation { sock, direction, len: moved as u32, syscall, buffer }.record(current, known);
 }
 
-/// The system call that `current` is in and where its bytes are.
+/// A datagram moves that may be of interest.
 #[inline(always)]
-fn running_call(current: Current, direction: u8, moved: u64) -> (u16, Option<Buffer>) {
+fn datagram(sock: Sock, direction: u8, len: u32) {
+    let (current, bytes) = (Current::get(), u64::from(len));
+    if !in_scope(sock, current) {
+        return;
+    }
+    let (syscall, place) = match running_call(current) {
+        Some(mut call) => {
+            call.index = index_of_message(current, &call, bytes);
+            // With a timeout a call may be over without a sign.
+            let known = call.number != RECVMMSG || call.third == 1 || call.fifth == 0;
+            let place = if known { call.place(direction, bytes) } else { None };
+            (call.number as u16, place)
+        }
+        None => (NO_SYSCALL, None),
+    };
+    Datagram { sock, direction, len, syscall, place }.record();
+}
+
+/// Which of several messages `call` moves now.
+#[inline(always)]
+fn index_of_message(current: Current, call: &Call, len: u64) -> u64 {
+    let Call { number, second, third, .. } = *call;
+    if third == 1 || (number != SENDMMSG && number != RECVMMSG) {
+        return 0;
+    }
+    message_index::next(current.tid, number, second, third, len)
+}
+
+/// Keeps count of the messages of a call where one is empty, or ends the call.
+#[inline(always)]
+fn moves_nothing(sock: Sock, moved: i32, direction: u8) {
+    let current = Current::get();
+    let registers = current.user_registers();
+    // SAFETY: the kernel gave this `struct pt_regs`; the index is inside it.
+    let number =
+        if registers.is_null() { 0 } else { unsafe { *registers.add(register::ORIG_RAX) } };
+    // Mostly it is a call that would have to wait, so this should not take long.
+    if number != if direction == EGRESS { SENDMMSG } else { RECVMMSG } {
+        return;
+    }
+    let Some(call) = running_call(current) else { return };
+    if moved < 0 {
+        message_index::end(current.tid);
+    } else if watches(current, || sock.netns()) {
+        index_of_message(current, &call, 0);
+    }
+}
+
+/// The system call that `current` is in.
+#[inline(always)]
+fn running_call(current: Current) -> Option<Call> {
     let registers = current.user_registers();
     if registers.is_null() {
-        return (NO_SYSCALL, None);
+        return None;
     }
     // SAFETY: the kernel gave this `struct pt_regs`; the indices are inside it.
-    let (result, number, second, third) = unsafe {
+    let (result, number, second, third, fifth) = unsafe {
         (
             *registers.add(register::RAX),
             *registers.add(register::ORIG_RAX),
             *registers.add(register::RSI),
             *registers.add(register::RDX),
+            *registers.add(register::R8),
         )
     };
     // Work of `io_uring` also runs after a system call, or in a thread that made none.
-    if result != ENOSYS {
-        return (NO_SYSCALL, None);
-    }
-    (number as u16, locate(number, direction, second, third, moved))
+    (result == ENOSYS).then_some(Call {
+        number,
+        second,
+        third,
+        fifth,
+        index: 0,
+        moment: Moment::During,
+    })
 }
 
 /// Where the bytes of system call `number` are, by its second and third argument.

@@ -13,8 +13,10 @@ use undine_ebpf::{Counter, EGRESS, INGRESS, load::Offset};
 use super::{
     buffer::Buffer,
     connection::{Sock, find},
+    datagram::{Call, Datagram, Moment, in_scope, may_concern},
     fields::{read, read_at},
     maps::count,
+    message_index::{MMSGHDR_BYTES, MMSGHDR_LEN},
     operation::Operation,
     scope::watches,
     socket_length::{
@@ -33,10 +35,6 @@ const TS_COMPAT: u32 = 2;
 
 /// Most messages of a `sendmmsg` or `recvmmsg` whose bytes are added up; the kernel takes no more.
 const MESSAGES_MAX: u64 = 1024;
-
-/// Bytes of a `struct mmsghdr`, and where the length is in it.
-const MMSGHDR_BYTES: u64 = 64;
-const MMSGHDR_LEN: u64 = 56;
 
 #[raw_tracepoint]
 pub(crate) fn sys_exit(ctx: RawTracePointContext) -> i32 {
@@ -73,7 +71,16 @@ fn observe(registers: u64, descriptor: u64, direction: u8, result: u64) {
     let number = register_at(registers, register::ORIG_RAX);
     let current = Current::get();
     let Some(sock) = socket_of(current, descriptor) else { return };
-    if !sock.is_inet() || !sock.is_tcp() {
+    if !sock.is_inet() {
+        return;
+    }
+    if sock.is_udp() {
+        if may_concern(sock, direction) && in_scope(sock, current) {
+            datagrams(registers, sock, direction, result);
+        }
+        return;
+    }
+    if !sock.is_tcp() {
         return;
     }
     if !watches(current, || sock.netns()) {
@@ -82,11 +89,7 @@ fn observe(registers: u64, descriptor: u64, direction: u8, result: u64) {
     }
     let second = register_at(registers, register::RSI);
     let third = register_at(registers, register::RDX);
-    let flags = match number {
-        RECVMSG => third,
-        RECVFROM | RECVMMSG => register_at(registers, register::R10),
-        _ => 0,
-    };
+    let flags = flags_of(registers, number);
     if flags & MSG_PEEK != 0 {
         count(Counter::Peeks, 1);
         return;
@@ -105,6 +108,66 @@ fn observe(registers: u64, descriptor: u64, direction: u8, result: u64) {
         if copied { locate(number, direction, second, third, u64::from(moved)) } else { None };
     Operation { sock, direction, len: moved, syscall: number as u16, buffer }
         .record(current, find(sock));
+}
+
+/// The flags of a call that receives.
+#[inline(always)]
+fn flags_of(registers: u64, number: u64) -> u64 {
+    match number {
+        RECVMSG => register_at(registers, register::RDX),
+        RECVFROM | RECVMMSG => register_at(registers, register::R10),
+        _ => 0,
+    }
+}
+
+/// The datagrams that a call which gave `result` moved on `sock`.
+struct Datagrams {
+    registers: u64,
+    sock: u64,
+    direction: u64,
+    /// Bytes of the only one, 0 where there may be several.
+    len: u64,
+}
+
+/// Accounts for the datagrams of a call that gave `result`.
+#[inline(always)]
+fn datagrams(registers: u64, sock: Sock, direction: u8, result: u64) {
+    let number = register_at(registers, register::ORIG_RAX);
+    if flags_of(registers, number) & (MSG_PEEK | MSG_ERRQUEUE) != 0 {
+        return;
+    }
+    let several = number == RECVMMSG || number == SENDMMSG;
+    let len = if several { 0 } else { result };
+    let mut all = Datagrams { registers, sock: sock.0, direction: u64::from(direction), len };
+    let messages = if several { result.min(MESSAGES_MAX) } else { 1 };
+    // SAFETY: the helper calls `take_datagram` with this context and nothing else, while it lives.
+    unsafe { bpf_loop(messages as u32, take_datagram as *mut _, (&raw mut all).cast(), 0) };
+}
+
+/// Accounts for datagram `index`.
+unsafe extern "C" fn take_datagram(index: u32, all: *mut Datagrams) -> i64 {
+    // SAFETY: see `datagrams`.
+    let (registers, sock, direction, mut len) =
+        unsafe { ((*all).registers, Sock((*all).sock), (*all).direction as u8, (*all).len) };
+    let second = register_at(registers, register::RSI);
+    if len == 0 {
+        len = u64::from(message_len(second, index));
+    }
+    if len as u32 == 0 {
+        return 0;
+    }
+    let call = Call {
+        number: register_at(registers, register::ORIG_RAX),
+        second,
+        third: register_at(registers, register::RDX),
+        fifth: register_at(registers, register::R8),
+        index: u64::from(index),
+        moment: Moment::After,
+    };
+    let (len, syscall) = (len as u32, call.number as u16);
+    let place = call.place(direction, u64::from(len));
+    Datagram { sock, direction, len, syscall, place }.record();
+    0
 }
 
 /// The socket that `descriptor` of `current` refers to.
@@ -154,11 +217,15 @@ fn bytes_of_messages(vector: u64, messages: u64) -> u64 {
 
 /// Adds the length of message `index`.
 unsafe extern "C" fn add_message(index: u32, sum: *mut Messages) -> i64 {
-    // SAFETY: see `bytes_of_messages`; the helper checks the address in the process.
-    unsafe {
-        let place = (*sum).vector.wrapping_add(u64::from(index) * MMSGHDR_BYTES + MMSGHDR_LEN);
-        let len = bpf_probe_read_user(place as *const u32).unwrap_or_default();
-        (*sum).total += u64::from(len);
-    }
+    // SAFETY: see `bytes_of_messages`.
+    unsafe { (*sum).total += u64::from(message_len((*sum).vector, index)) };
     0
+}
+
+/// The length of message `index` of the array at `vector`.
+#[inline(always)]
+fn message_len(vector: u64, index: u32) -> u32 {
+    let place = vector.wrapping_add(u64::from(index) * MMSGHDR_BYTES + MMSGHDR_LEN);
+    // SAFETY: the helper checks the address in the process.
+    unsafe { bpf_probe_read_user(place as *const u32) }.unwrap_or_default()
 }
