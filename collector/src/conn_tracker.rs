@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
+use std::net::IpAddr;
 
 use undine_ebpf::{ConnInfo, ConnTotals};
 
@@ -44,17 +45,28 @@ pub struct Ends {
 }
 
 impl Ends {
-    fn of(info: &ConnInfo) -> Self {
+    /// The ends in a kernel message.
+    pub fn of(info: &ConnInfo) -> Self {
         let tuple = Tuple::of(info);
         Self {
             tuple,
             netns: info.netns,
             family: info.family,
             role: Role::of(info),
-            remote: tuple.remote.to_string(),
-            local: tuple.local.to_string(),
+            remote: text(tuple.remote),
+            local: text(tuple.local),
         }
     }
+
+    /// Whether the peer is known; that of a datagram may not be.
+    pub const fn knows_peer(&self) -> bool {
+        self.tuple.remote_port != 0
+    }
+}
+
+/// An address as rows show it, `-` where it is not known.
+fn text(address: IpAddr) -> String {
+    if address.is_unspecified() { "-".to_owned() } else { address.to_string() }
 }
 
 /// Which of a connection's two observed ends keeps the rows.
@@ -143,6 +155,8 @@ pub struct Connection {
     pub waiting: Exchanges,
     /// Bytes of each direction, lost ones included.
     pub bytes: [u64; 2],
+    /// When its first message was sent.
+    pub entered_at: u64,
     /// When its last message was sent.
     pub used_at: u64,
     /// Set once it was said to be gone, with its final totals.
@@ -172,6 +186,7 @@ impl Connection {
             keeper: Keeper::Undecided,
             waiting: Vec::new(),
             bytes: [0; 2],
+            entered_at: 0,
             used_at: 0,
             closing: None,
             lost_bytes: 0,

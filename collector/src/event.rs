@@ -68,6 +68,15 @@ pub enum Body<'a> {
     Open(ConnInfo),
     /// A connection is gone.
     Close(ConnTotals),
+    /// A datagram moved on a watched port.
+    Datagram {
+        /// Which way.
+        flow: Flow,
+        /// What is known of its socket and its peer.
+        info: ConnInfo,
+        /// The captured bytes of [`Header::len`].
+        payload: &'a [u8],
+    },
     /// A process was forked.
     Fork(ProcessInfo),
     /// A process runs a new program.
@@ -121,7 +130,15 @@ impl<'a> Event<'a> {
             return Err(DecodeError::NoConnection);
         }
         let body = match kind {
-            Kind::Data => cursor.data(&header)?,
+            Kind::Data => {
+                let (flow, payload) = cursor.data(&header)?;
+                Body::Data { flow, payload }
+            }
+            Kind::Datagram => {
+                let info = cursor.conn_info()?;
+                let (flow, payload) = cursor.data(&header)?;
+                Body::Datagram { flow, info, payload }
+            }
             Kind::Open => Body::Open(cursor.conn_info()?),
             Kind::Close => Body::Close(cursor.conn_totals()?),
             Kind::Fork => Body::Fork(cursor.process_info()?),
@@ -136,6 +153,10 @@ impl<'a> Event<'a> {
         put_header(out, &self.header);
         match &self.body {
             Body::Data { payload, .. } => out.extend_from_slice(payload),
+            Body::Datagram { info, payload, .. } => {
+                put_conn_info(out, info);
+                out.extend_from_slice(payload);
+            }
             Body::Open(info) => put_conn_info(out, info),
             Body::Close(totals) => put_conn_totals(out, totals),
             Body::Fork(info) | Body::Exec(info) | Body::Exit(info) => put_process_info(out, info),
@@ -245,7 +266,7 @@ impl<'a> Cursor<'a> {
     }
 
     #[inline]
-    fn data(&mut self, header: &Header) -> Result<Body<'a>, DecodeError> {
+    fn data(&mut self, header: &Header) -> Result<(Flow, &'a [u8]), DecodeError> {
         let flow = match header.direction {
             0 => Flow::Ingress,
             EGRESS => Flow::Egress,
@@ -256,7 +277,7 @@ impl<'a> Cursor<'a> {
             return Err(DecodeError::Captured { len: header.len, captured: header.captured });
         }
         self.need(captured)?;
-        Ok(Body::Data { flow, payload: &self.rest[..captured] })
+        Ok((flow, &self.rest[..captured]))
     }
 
     fn conn_info(&mut self) -> Result<ConnInfo, DecodeError> {
@@ -385,6 +406,7 @@ mod tests {
             (Kind::Exec, Body::Exec(process)),
             (Kind::Exit, Body::Exit(process)),
             (Kind::Data, Body::Data { flow: Flow::Ingress, payload: b"abc" }),
+            (Kind::Datagram, Body::Datagram { flow: Flow::Ingress, info, payload: b"abc" }),
         ] {
             let header =
                 Header { kind: kind as u8, conn: 1, len: 4, captured: 3, ..Header::default() };

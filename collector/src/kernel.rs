@@ -47,6 +47,9 @@ pub const RING_BYTES_MIN: u32 = 64 * 1024;
 /// Most bytes of the ring.
 pub const RING_BYTES_MAX: u32 = 512 * 1024 * 1024;
 
+/// Ports whose datagrams are watched unless [`Control::set_datagram_ports`] says otherwise: DNS.
+pub const DATAGRAM_PORTS: [u16; 1] = [53];
+
 /// Which kernel hooks see the bytes of sockets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Hooks {
@@ -124,6 +127,12 @@ pub enum ControlError {
     /// The target is refused or not there.
     #[error(transparent)]
     Scope(#[from] ScopeError),
+    /// There is room for fewer.
+    #[error(
+        "the datagrams of {0} ports cannot be watched; name at most {max}",
+        max = load::DATAGRAM_PORTS_MAX
+    )]
+    DatagramPorts(usize),
     /// A map could not be read or written.
     #[error("cannot use the kernel map {name}")]
     Map {
@@ -264,6 +273,15 @@ impl Control {
     /// Forgets a target; processes that were watched because of it are no longer.
     pub fn remove_target(&self, target: &Target) -> Result<(), ControlError> {
         self.programs().remove_target(target)
+    }
+
+    /// Watches UDP datagrams of these ports, at most [`load::DATAGRAM_PORTS_MAX`], and of no others
+    /// from now on.
+    ///
+    /// # Errors
+    /// Where there are too many.
+    pub fn set_datagram_ports(&self, ports: &[u16]) -> Result<(), ControlError> {
+        self.programs().set_datagram_ports(ports)
     }
 
     /// How each probe fared when the programs were loaded.

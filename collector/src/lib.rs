@@ -1,15 +1,17 @@
 //! Watches connections through the kernel and turns what goes over them into rows.
 //!
 //! ```text
-//! kernel ─► event ─► conn_tracker ─► protocol ─► pipeline ─► rows ─► Append
-//!              (recording)  │ data_stream            │
-//!                           └ endpoints, peers       └ process, service_name, redaction
+//! kernel ─► event ─┬► conn_tracker ─► protocol ─┬► pipeline ─► rows ─► Append
+//!      (recording) │    │ data_stream            │    │
+//!                  │    └ endpoints, peers       │    └ process, service_name, redaction
+//!                  └► datagrams ─────────────────┘
 //! ```
 
 pub mod kernel;
 pub mod event;
 pub mod data_stream;
 pub mod protocol;
+pub mod datagrams;
 pub mod endpoints;
 pub mod peers;
 pub mod conn_tracker;

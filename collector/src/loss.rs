@@ -5,6 +5,7 @@
 //! | the ring was full | the kernel counts both, exactly | none here: the gap shows on its connection |
 //! | a connection out of step | none here: counted above | exchanges that were dropped … plus one for as many unread bytes of its requests as its protocol's shortest request has |
 //! | lost bytes that no connection accounts for yet | none here | 0 … one per shortest request, plus the requests that wait for a response, for every protocol that was seen |
+//! | datagrams for which the ring was full | counted above | 0 … one for each, of `dns_events` |
 //! | bytes truncated or bypassed | exact, by message | none: inside a body nothing else is missing, elsewhere the connection falls out of step |
 //! | rows that the store refused | | exact |
 //!
@@ -39,6 +40,10 @@ pub struct KernelTotals {
     pub operations: u64,
     /// Bytes that they moved.
     pub operation_bytes: u64,
+    /// Datagrams among the dropped operations.
+    pub dropped_datagrams: u64,
+    /// Their bytes, among the dropped bytes.
+    pub dropped_datagram_bytes: u64,
 }
 
 /// Bounds of the rows that are missing.
@@ -173,9 +178,11 @@ impl LossLedger {
         self.open.entry(Why::Refused(table, reason)).or_default().rows.add(rows, rows);
     }
 
-    /// Lost bytes that no connection accounts for.
+    /// Lost bytes of connections that none accounts for.
     pub const fn unattributed_bytes(&self) -> u64 {
-        self.kernel.dropped_bytes.saturating_sub(self.attributed_bytes)
+        let of_connections =
+            self.kernel.dropped_bytes.saturating_sub(self.kernel.dropped_datagram_bytes);
+        of_connections.saturating_sub(self.attributed_bytes)
     }
 
     /// Fewest bytes of a request of any protocol that was seen.
@@ -189,7 +196,9 @@ impl LossLedger {
         let unattributed = self.unattributed_bytes();
         let waiting = if unattributed > 0 { in_flight } else { 0 };
         let RowBounds { min, max } = self.rows;
-        let more = (unattributed / self.request_bytes_min()).saturating_add(waiting);
+        let more = (unattributed / self.request_bytes_min())
+            .saturating_add(waiting)
+            .saturating_add(self.kernel.dropped_datagrams);
         RowBounds { min, max: max.saturating_add(more) }
     }
 
@@ -208,6 +217,8 @@ impl LossLedger {
             self.kernel.dropped_operations.saturating_sub(self.reported.dropped_operations);
         let bytes = self.kernel.dropped_bytes.saturating_sub(self.reported.dropped_bytes);
         let messages = self.kernel.dropped.saturating_sub(self.reported.dropped);
+        let datagrams =
+            self.kernel.dropped_datagrams.saturating_sub(self.reported.dropped_datagrams);
         self.reported = self.kernel;
         if operations + bytes + messages > 0 {
             rows.push(&DataLoss {
@@ -217,6 +228,17 @@ impl LossLedger {
                 operations: signed(operations),
                 bytes: signed(bytes),
                 detail: &format!("{messages} messages; missing rows are told by connection"),
+                ..DataLoss::default()
+            });
+        }
+        if datagrams > 0 {
+            rows.push(&DataLoss {
+                time_: time,
+                source_table: ProtocolCode::Dns.table(),
+                stage: "collector",
+                reason: "ring_full",
+                rows_max: signed(datagrams),
+                detail: &format!("{datagrams} lost datagrams"),
                 ..DataLoss::default()
             });
         }
@@ -323,6 +345,27 @@ mod tests {
         // What no connection accounts for is written once it is as old as the last write.
         assert_eq!(written(&mut ledger, None), ["http_events collector ring_full 0 0 0 4"]);
         assert_eq!(written(&mut ledger, Some(3)), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_lost_datagram_is_at_most_one_row_and_none_of_another_table() {
+        let mut ledger = LossLedger::default();
+        let (dropped_bytes, dropped_operations) = (120, 3);
+        let (dropped_datagrams, dropped_datagram_bytes) = (3, 120);
+        ledger.kernel(KernelTotals {
+            dropped: 3,
+            dropped_bytes,
+            dropped_operations,
+            dropped_datagrams,
+            dropped_datagram_bytes,
+            ..KernelTotals::default()
+        });
+        assert_eq!(ledger.bounds(9), RowBounds { min: 0, max: 3 });
+        assert_eq!(
+            written(&mut ledger, Some(9)),
+            [" kernel ring_full 3 120 0 0", "dns_events collector ring_full 0 0 0 3"]
+        );
+        assert_eq!(written(&mut ledger, Some(9)), Vec::<String>::new());
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! message ─► Event ─► Connection (order, protocol, parser) ─► Exchange ─┬─► which end keeps it ─► Rows
+//!                ├──► Datagrams (pairing of DNS over UDP) ───────────────┤
 //!                └──► Processes ────────────────────────────────────────┘
 //! ```
 //!
@@ -24,6 +25,7 @@ use undine_schema::{TableDef, TimeNs};
 use crate::conn_stats::Accounts;
 use crate::conn_tracker::{ConnTracker, Connection, Decided, Keeper, dropped_bytes};
 use crate::data_stream::{Operation, Piece, REORDER_NS_MAX};
+use crate::datagrams::{Datagram, Datagrams};
 use crate::endpoints::{Endpoints, Role};
 use crate::event::{Body, DecodeError, Event, Flow, ProcessKey};
 use crate::loss::{KernelTotals, LossLedger, RowBounds};
@@ -31,6 +33,7 @@ use crate::peers::{PeerKey, PipeliningPeers};
 use crate::process::{FactSource, Facts, Processes};
 use crate::protocol::ProtocolCode;
 use crate::protocol::exchange::{Exchanges, Output};
+use crate::protocol::gap::{Cause, LostRows};
 use crate::redaction::Redaction;
 use crate::rows::{Origin, RowCounts, Rows};
 use crate::service_name::ServiceRule;
@@ -105,6 +108,7 @@ pub struct Pipeline {
     origin: Origin,
     tracker: ConnTracker,
     endpoints: Endpoints,
+    datagrams: Datagrams,
     peers: PipeliningPeers,
     processes: Processes,
     accounts: Accounts,
@@ -134,6 +138,7 @@ impl Pipeline {
             origin: Origin { node, asid, redaction, wall_minus_mono_ns: 0 },
             tracker: ConnTracker::new(settings.connections_max),
             endpoints: Endpoints::default(),
+            datagrams: Datagrams::default(),
             peers: PipeliningPeers::default(),
             processes: Processes::new(asid, service_rules, facts),
             accounts: Accounts::default(),
@@ -188,6 +193,7 @@ impl Pipeline {
             Body::Close(totals) => {
                 self.closed(event.header.conn, totals, event.header.time_mono_ns);
             }
+            Body::Datagram { flow, info, payload } => self.datagram(event, *flow, info, payload),
             Body::Fork(info) => self.processes.fork(process, info),
             Body::Exec(info) => self.processes.exec(process, info),
             Body::Exit(info) => self.processes.exit(process, info),
@@ -219,6 +225,8 @@ impl Pipeline {
         while let Some((at, id)) = self.closings.pop_front() {
             self.finish(id, at);
         }
+        self.datagrams.settle();
+        self.write_lookups();
         self.write_conn_stats();
     }
 
@@ -261,7 +269,8 @@ impl Pipeline {
 
     /// Writes what was lost since the last call. `settled` after [`Self::settle`].
     pub fn write_losses(&mut self, now: TimeNs, settled: bool) {
-        self.counts.in_flight = self.tracker.iter_mut().map(|conn| conn.in_flight() as u64).sum();
+        let in_flight: u64 = self.tracker.iter_mut().map(|conn| conn.in_flight() as u64).sum();
+        self.counts.in_flight = in_flight + self.datagrams.len() as u64;
         let settled = settled.then_some(self.counts.in_flight);
         self.loss.write(&mut self.rows.data_loss, now, settled, self.origin.asid);
     }
@@ -396,6 +405,44 @@ impl Pipeline {
         self.after_data(id);
     }
 
+    fn datagram(&mut self, event: &Event<'_>, flow: Flow, info: &ConnInfo, payload: &[u8]) {
+        let header = &event.header;
+        let len = u64::from(header.len);
+        self.counts.operations += 1;
+        self.counts.bytes += len;
+        let uncaptured = event.uncaptured();
+        if let Some(why) = uncaptured {
+            self.loss.uncaptured(why, len - payload.len() as u64);
+        }
+        let process = event.process();
+        self.processes.meet(process);
+        let (at, len) = (header.time_mono_ns, header.len as usize);
+        let datagram = Datagram { at, process, flow, info, payload, len, uncaptured };
+        if let Err(cause) = self.datagrams.take(&datagram) {
+            let lost =
+                LostRows { cause, rows_min: 0, rows_max: 1, request_bytes: u64::from(header.len) };
+            self.loss.out_of_step(0, ProtocolCode::Dns, process, lost);
+        }
+        self.write_lookups();
+    }
+
+    /// Writes the queries over UDP that have ended.
+    fn write_lookups(&mut self) {
+        for ended in self.datagrams.take_ended() {
+            let (process, ends) = (ended.timed.process, &ended.ends);
+            if ends.role == Role::Server {
+                self.processes.serves(process, ends.tuple.local_port);
+            }
+            self.rows.lookup(&ended, &mut self.processes, &self.origin);
+        }
+        let responses = self.datagrams.take_unrequested();
+        if responses > 0 {
+            let cause = Cause::Unrequested;
+            let lost = LostRows { cause, rows_min: 0, rows_max: responses, request_bytes: 0 };
+            self.loss.out_of_step(0, ProtocolCode::Dns, ProcessKey::default(), lost);
+        }
+    }
+
     fn after_data(&mut self, id: u64) {
         let Some(conn) = self.tracker.get_mut(id) else { return };
         if let Some(at) = conn.gap_since()
@@ -424,7 +471,7 @@ impl Pipeline {
                 self.evict(oldest);
             }
             let conn = self.tracker.enter(id);
-            (conn.process, conn.used_at) = (process, at);
+            (conn.process, conn.entered_at, conn.used_at) = (process, at, at);
             self.counts.connections_opened += 1;
             self.unannounced = true;
             self.processes.meet(process);
@@ -490,8 +537,11 @@ impl Pipeline {
     fn write_done(&mut self, id: u64, mut done: Exchanges) {
         let Some(conn) = self.tracker.get_mut(id) else { return };
         if conn.keeper == Keeper::Undecided && conn.ends.is_some() {
-            // The server's end keeps; the client's where no other end is observed.
-            let alone = conn.peer.is_none();
+            // The server's end keeps; the client's where no other end is observed. What a server
+            // sends first, its client may have before the message about it is here.
+            let young = conn.used_at.saturating_sub(conn.entered_at) < REORDER_NS_MAX;
+            let too_early = young && conn.protocol().servers_push();
+            let alone = conn.peer.is_none() && !too_early;
             if alone || conn.role() == Role::Server {
                 conn.keeper = Keeper::This;
             }
@@ -598,6 +648,8 @@ impl Pipeline {
             self.waitings.pop_front();
             self.decide_waiting(id);
         }
+        self.datagrams.expire(now);
+        self.write_lookups();
         if now >= self.conn_stats_at {
             self.conn_stats_at = now.saturating_add(self.conn_stats_interval_ns);
             self.give_up_unannounced();

@@ -10,6 +10,7 @@
 pub mod amqp;
 pub mod cql;
 pub mod dialogue;
+pub mod dns;
 pub mod exchange;
 pub mod gap;
 pub mod headers;
@@ -30,6 +31,7 @@ use crate::event::Flow;
 use amqp::Amqp;
 use cql::Cql;
 use dialogue::{Dialect, Dialogue};
+use dns::DnsTcp;
 use exchange::Output;
 use gap::{LostRows, Start};
 use http1::Http1;
@@ -60,6 +62,8 @@ pub enum ProtocolCode {
     Cql = 4,
     /// PostgreSQL.
     Pgsql = 5,
+    /// DNS.
+    Dns = 6,
     /// Redis.
     Redis = 7,
     /// NATS.
@@ -254,8 +258,15 @@ const CQL: Known = dialect::<Cql>("cql_events", cql::REQUEST_BYTES_MIN, cql::pro
 const KAFKA: Known =
     dialect::<Kafka>("kafka_events.beta", kafka::REQUEST_BYTES_MIN, kafka::probe_request);
 
+/// Over TCP. What is said over UDP never comes here.
+const DNS: Known = Known {
+    both_ends_keep: true,
+    ..dialect::<DnsTcp>("dns_events", dns::REQUEST_BYTES_MIN, dns::probe_request)
+};
+
 /// Every protocol; where bytes can be of two of them the earlier one wins.
-static KNOWN: [Known; 10] = [HTTP1, MYSQL, PGSQL, HTTP2, REDIS, NATS, MONGO, AMQP, CQL, KAFKA];
+static KNOWN: [Known; 11] = [HTTP1, MYSQL, PGSQL, HTTP2, REDIS, NATS, MONGO, AMQP, CQL, KAFKA, DNS];
+
 /// Decides by the first bytes of both directions, either of which may be empty.
 pub fn infer(ingress: &[u8], egress: &[u8]) -> Verdict {
     let mut undecided = ingress.is_empty() && egress.is_empty();
@@ -291,6 +302,7 @@ mod tests {
         let speaks = |code| move |requests| Verdict::Speaks { code, requests };
         let amqp = speaks(ProtocolCode::Amqp);
         let cql = speaks(ProtocolCode::Cql);
+        let dns = speaks(ProtocolCode::Dns);
         let http = speaks(ProtocolCode::Http);
         let http2 = speaks(ProtocolCode::Http2);
         let kafka = speaks(ProtocolCode::Kafka);
@@ -298,6 +310,7 @@ mod tests {
         let nats = speaks(ProtocolCode::Nats);
         let pgsql = speaks(ProtocolCode::Pgsql);
         let redis = speaks(ProtocolCode::Redis);
+        let query = "\0\x13\x12\x34\x01\0\0\x01\0\0\0\0\0\0\x01a\0\0\x01\0\x01";
         for (ingress, egress, expected) in [
             ("", "", NeedMore),
             ("GET / HTTP/1.1\r\n", "", http(Flow::Ingress)),
@@ -335,6 +348,10 @@ mod tests {
             ("\0\0\0\x0c\0\x12\0\0\0\0\0\x01\0\x02", "", NeedMore),
             ("\x04\0\0\0\x05\0\0\0\0", "", cql(Flow::Ingress)),
             ("\x04\0\0\0\x05\0\0\0", "", NeedMore),
+            (query, "", dns(Flow::Ingress)),
+            ("", &query[..2], NeedMore),
+            ("", &query[..20], NeedMore),
+            ("\0\x13\x12\x34\x01\0\0\x02", "", Opaque),
             ("SSH-2.0-OpenSSH", "", Opaque),
             ("SELECT 1;", "", NeedMore),
             ("SELECT 1;\n", "", Opaque),

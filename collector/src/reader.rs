@@ -304,6 +304,8 @@ impl Work {
                 dropped_operations: counters.dropped_operations,
                 operations: counters.operations,
                 operation_bytes: counters.operation_bytes,
+                dropped_datagrams: counters.dropped_datagrams,
+                dropped_datagram_bytes: counters.dropped_datagram_bytes,
             };
             self.pipeline.kernel(totals);
             self.record(|recorder| recorder.kernel(&totals));

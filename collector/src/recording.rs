@@ -20,7 +20,7 @@ use crate::process::Facts;
 
 const MAGIC: [u8; 8] = *b"UNDINE\x1aR";
 /// Version of the file's layout.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 /// Most bytes of a recording; what comes later is counted, not written.
 pub const RECORDING_BYTES_MAX: u64 = 4 << 30;
 /// Most bytes of an entry.
@@ -181,7 +181,7 @@ impl Recorder {
     /// # Errors
     /// Where the disk fails.
     pub fn kernel(&mut self, totals: &KernelTotals) -> Result<(), RecordingError> {
-        let mut bytes = Vec::with_capacity(48);
+        let mut bytes = Vec::with_capacity(64);
         for value in [
             totals.attempts,
             totals.dropped,
@@ -189,6 +189,8 @@ impl Recorder {
             totals.dropped_operations,
             totals.operations,
             totals.operation_bytes,
+            totals.dropped_datagrams,
+            totals.dropped_datagram_bytes,
         ] {
             bytes.extend_from_slice(&value.to_le_bytes());
         }
@@ -344,6 +346,8 @@ fn parse(kind: u8, payload: &[u8]) -> Option<Entry<'_>> {
                 dropped_operations: words.next()?,
                 operations: words.next()?,
                 operation_bytes: words.next()?,
+                dropped_datagrams: words.next()?,
+                dropped_datagram_bytes: words.next()?,
             }))
         }
         _ => None,

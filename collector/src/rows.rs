@@ -5,23 +5,24 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use undine_schema::tables::{
     AMQP_EVENTS, AmqpEvent, AmqpEvents, CONN_STATS, CQL_EVENTS, ConnStat, ConnStats, CqlEvent,
-    CqlEvents, DATA_LOSS, DataLosses, HTTP_EVENTS, HttpEvent, HttpEvents, KAFKA_EVENTS, KafkaEvent,
-    KafkaEvents, MONGODB_EVENTS, MYSQL_EVENTS, MongodbEvent, MongodbEvents, MysqlEvent,
-    MysqlEvents, NATS_EVENTS, NatsEvent, NatsEvents, PGSQL_EVENTS, PROBE_STATUS, PROCESSES,
-    PgsqlEvent, PgsqlEvents, ProbeStatuses, ProcessVersion, Processes as ProcessRows, REDIS_EVENTS,
-    RedisEvent, RedisEvents,
+    CqlEvents, DATA_LOSS, DNS_EVENTS, DataLosses, DnsEvent, DnsEvents, HTTP_EVENTS, HttpEvent,
+    HttpEvents, KAFKA_EVENTS, KafkaEvent, KafkaEvents, MONGODB_EVENTS, MYSQL_EVENTS, MongodbEvent,
+    MongodbEvents, MysqlEvent, MysqlEvents, NATS_EVENTS, NatsEvent, NatsEvents, PGSQL_EVENTS,
+    PROBE_STATUS, PROCESSES, PgsqlEvent, PgsqlEvents, ProbeStatuses, ProcessVersion,
+    Processes as ProcessRows, REDIS_EVENTS, RedisEvent, RedisEvents,
 };
 use undine_schema::{TableDef, TimeNs};
 
 use crate::conn_stats::{Account, AccountKey};
-use crate::conn_tracker::Connection;
+use crate::conn_tracker::{Connection, Ends};
+use crate::datagrams::Ended;
 use crate::endpoints::Role;
 use crate::event::{Flow, ProcessKey};
 use crate::path_template::template_into;
 use crate::process::{Change, Processes};
 use crate::protocol::dialogue::Timed;
 use crate::protocol::exchange::{Exchange, Finished};
-use crate::protocol::{amqp, cql, kafka, mongo, mysql, nats, pgsql, redis};
+use crate::protocol::{amqp, cql, dns, kafka, mongo, mysql, nats, pgsql, redis};
 use crate::redaction::{Redaction, body_into, target_into};
 
 /// Rows for which a batch has room before it grows.
@@ -32,6 +33,8 @@ const BATCH_ROWS: usize = 1024;
 pub struct RowCounts {
     /// Rows of `http_events`.
     pub http_events: u64,
+    /// Rows of `dns_events`.
+    pub dns_events: u64,
     /// Rows of `mysql_events`.
     pub mysql_events: u64,
     /// Rows of `pgsql_events`.
@@ -95,16 +98,23 @@ struct Place<'a> {
 
 impl<'a> Place<'a> {
     fn of(conn: &'a Connection, process: ProcessKey, processes: &'a mut Processes) -> Self {
-        let role = conn.role();
-        let ends = conn.ends.as_ref();
+        Self::at(conn.role(), conn.ends.as_ref(), conn.peer_process, process, processes)
+    }
+
+    fn at(
+        role: Role,
+        ends: Option<&'a Ends>,
+        peer_process: Option<ProcessKey>,
+        process: ProcessKey,
+        processes: &'a mut Processes,
+    ) -> Self {
         let local_port = ends.map_or(0, |ends| ends.tuple.local_port);
         let remote_port = ends.map_or(0, |ends| ends.tuple.remote_port);
         let service = processes.service(process, (role == Role::Server).then_some(local_port));
-        let remote_service = conn
-            .peer_process
+        let remote_service = peer_process
             .map(|peer| processes.service(peer, (role == Role::Client).then_some(remote_port)));
         let known = processes.get(process);
-        let peer = conn.peer_process.and_then(|peer| processes.get(peer));
+        let peer = peer_process.and_then(|peer| processes.get(peer));
         Self {
             role,
             remote: ends.map_or("-", |ends| &ends.remote),
@@ -146,6 +156,7 @@ macro_rules! conn_row {
 #[derive(Debug)]
 pub struct Rows {
     http_events: HttpEvents,
+    dns_events: DnsEvents,
     mysql_events: MysqlEvents,
     pgsql_events: PgsqlEvents,
     cql_events: CqlEvents,
@@ -169,6 +180,7 @@ impl Default for Rows {
     fn default() -> Self {
         Self {
             http_events: HttpEvents::new(BATCH_ROWS),
+            dns_events: DnsEvents::new(0),
             mysql_events: MysqlEvents::new(0),
             pgsql_events: PgsqlEvents::new(0),
             cql_events: CqlEvents::new(0),
@@ -194,6 +206,7 @@ impl Rows {
     /// Rows that wait to be taken.
     pub fn len(&self) -> usize {
         self.http_events.len()
+            + self.dns_events.len()
             + self.mysql_events.len()
             + self.pgsql_events.len()
             + self.cql_events.len()
@@ -233,6 +246,7 @@ impl Rows {
             probe_status PROBE_STATUS;
             processes PROCESSES;
             http_events HTTP_EVENTS;
+            dns_events DNS_EVENTS;
             mysql_events MYSQL_EVENTS;
             pgsql_events PGSQL_EVENTS;
             cql_events CQL_EVENTS;
@@ -257,6 +271,10 @@ impl Rows {
     ) {
         match finished {
             Finished::Http(exchange) => self.http_event(exchange, conn, processes, origin),
+            Finished::Dns(lookup) => {
+                let place = Place::of(conn, lookup.process, processes);
+                self.dns_event(lookup, &place, origin);
+            }
             Finished::Mysql(command) => self.mysql_event(command, conn, processes, origin),
             Finished::Pgsql(request) => self.pgsql_event(request, conn, processes, origin),
             Finished::Cql(request) => self.cql_event(request, conn, processes, origin),
@@ -330,6 +348,36 @@ impl Rows {
             req_size: signed(command.request_size),
             resp_size: signed(command.response_size),
             failed: i64::from(command.status == mysql::Status::Err),
+            quality: i64::from(timed.quality),
+        }));
+    }
+
+    /// Writes a query over UDP.
+    pub fn lookup(&mut self, ended: &Ended, processes: &mut Processes, origin: &Origin) {
+        let Ended { timed, ends, peer_process } = ended;
+        let place = Place::at(ends.role, Some(ends), *peer_process, timed.process, processes);
+        self.dns_event(timed, &place, origin);
+    }
+
+    /// Names are kept as they are: without them nothing could be said.
+    fn dns_event(&mut self, timed: &Timed<dns::Lookup>, place: &Place<'_>, origin: &Origin) {
+        let lookup = &timed.call;
+        let (time, latency) = if lookup.is_answered() {
+            (timed.responded_at, timed.latency_ns())
+        } else {
+            (timed.requested_at, 0)
+        };
+        self.dns_events.push(&conn_row!(DnsEvent, place, origin, {
+            time_: origin.wall(time),
+            upid: timed.process.upid(origin.asid),
+            req_header: &lookup.req_header,
+            req_body: &lookup.req_body,
+            resp_header: &lookup.resp_header,
+            resp_body: &lookup.resp_body,
+            latency: signed(latency),
+            query_name: &lookup.name,
+            query_type: &lookup.kind,
+            rcode: i64::from(lookup.rcode),
             quality: i64::from(timed.quality),
         }));
     }

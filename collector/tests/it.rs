@@ -4,6 +4,7 @@
 mod it {
     mod amqp;
     mod cql;
+    mod dns;
     mod http2;
     mod http;
     mod kafka;

@@ -62,9 +62,9 @@ macro_rules! request_table {
                 /// Pod of the peer, empty where it is not known.
                 remote_pod: PodName [dimension, context],
                 /// What is known to be wrong with the row, a sum of: 1 bytes of its bodies were not
-                /// captured, 2 the connection was joined midway, 4 the connection, or an HTTP/2
-                /// stream by a reset, ended before the response did, 8 headers are not known and
-                /// shown as `?`.
+                /// captured, 2 the connection was joined midway, 4 the connection, an HTTP/2
+                /// stream by a reset, or the wait for it ended before the response did, 8 headers
+                /// are not known and shown as `?`.
                 quality: Int [context],
             }
         }

@@ -6,6 +6,7 @@ mod conn_stats;
 mod cql_events;
 mod data_loss;
 mod deliveries;
+mod dns_events;
 mod http_events;
 mod incidents;
 mod kafka_events;
@@ -25,6 +26,7 @@ pub use conn_stats::{CONN_STATS, ConnStat, ConnStats};
 pub use cql_events::{CQL_EVENTS, CqlEvent, CqlEvents};
 pub use data_loss::{DATA_LOSS, DataLoss, DataLosses};
 pub use deliveries::{DELIVERIES, Deliveries, Delivery};
+pub use dns_events::{DNS_EVENTS, DnsEvent, DnsEvents};
 pub use http_events::{HTTP_EVENTS, HttpEvent, HttpEvents};
 pub use incidents::{INCIDENTS, Incident, Incidents};
 pub use kafka_events::{KAFKA_EVENTS, KafkaEvent, KafkaEvents};
@@ -41,13 +43,14 @@ pub use redis_events::{REDIS_EVENTS, RedisEvent, RedisEvents};
 use crate::TableDef;
 
 /// All tables, by name.
-pub static ALL: [&TableDef; 18] = [
+pub static ALL: [&TableDef; 19] = [
     &AMQP_EVENTS,
     &ANOMALIES,
     &CONN_STATS,
     &CQL_EVENTS,
     &DATA_LOSS,
     &DELIVERIES,
+    &DNS_EVENTS,
     &HTTP_EVENTS,
     &INCIDENTS,
     &KAFKA_EVENTS,

@@ -28,6 +28,10 @@ pub struct Counters {
     pub faults: u64,
     /// Connections that could not be entered in a map.
     pub conn_map_full: u64,
+    /// Datagrams among the dropped operations.
+    pub dropped_datagrams: u64,
+    /// Their bytes, among the dropped bytes.
+    pub dropped_datagram_bytes: u64,
 }
 
 /// Names for metrics, in the order of [`Counters::values`].
@@ -42,6 +46,8 @@ pub(super) const NAMES: [&str; load::COUNTERS] = [
     "peeks",
     "faults",
     "conn_map_full",
+    "dropped_datagrams",
+    "dropped_datagram_bytes",
 ];
 
 impl Counters {
@@ -63,6 +69,8 @@ impl Counters {
             self.peeks,
             self.faults,
             self.conn_map_full,
+            self.dropped_datagrams,
+            self.dropped_datagram_bytes,
         ]
     }
 
@@ -80,6 +88,8 @@ impl Counters {
             peeks: of(Counter::Peeks),
             faults: of(Counter::Faults),
             conn_map_full: of(Counter::ConnMapFull),
+            dropped_datagrams: of(Counter::DroppedDatagrams),
+            dropped_datagram_bytes: of(Counter::DroppedDatagramBytes),
         }
     }
 }

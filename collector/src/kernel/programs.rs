@@ -9,14 +9,14 @@ use aya::{
     programs::{ProgramError, RawTracePoint, raw_trace_point::RawTracePointLinkId},
 };
 use undine_ebpf::load::{
-    COUNTERS, Connection, KIND_CGROUP, KIND_COMM, KIND_NETNS, KIND_TGID, ListenKey, ProcessVerdict,
-    SCRATCH_PER_CPU, Settings,
+    COUNTERS, Connection, DATAGRAM_PORTS_MAX, KIND_CGROUP, KIND_COMM, KIND_NETNS, KIND_TGID,
+    ListenKey, PORT_WORDS, ProcessVerdict, SCRATCH_PER_CPU, Settings,
 };
 
 use super::{
-    BuildError, Config, ConnectionState, ControlError, Counters, Hooks, RING_BYTES_MIN, Scope,
-    ScopeDefault, ScopeGuard, Target, Verdict, listeners, object, offsets, process_tree, ring,
-    scope::Resolved,
+    BuildError, Config, ConnectionState, ControlError, Counters, DATAGRAM_PORTS, Hooks,
+    RING_BYTES_MIN, Scope, ScopeDefault, ScopeGuard, Target, Verdict, listeners, object, offsets,
+    process_tree, ring, scope::Resolved,
 };
 
 /// Most rounds in which the descendants of a process are looked for; each finds those that were
@@ -114,6 +114,7 @@ pub(super) struct Programs {
     netns: HashMap<MapData, u32, u32>,
     comms: HashMap<MapData, [u8; 16], u32>,
     listen: HashMap<MapData, Plain<ListenKey>, u64>,
+    datagram_ports: Array<MapData, u64>,
     targets: BTreeMap<Target, (Resolved, u32)>,
     default: ScopeDefault,
 }
@@ -136,12 +137,18 @@ pub(super) fn load(config: &Config) -> Result<Loaded, BuildError> {
     for probe in &OTHERS {
         probes.push(programs.attach(probe));
     }
-    programs.set_scope(&config.scope).map_err(|error| match error {
-        ControlError::Scope(cause) => BuildError::Scope(cause),
-        ControlError::Map { name, source } => BuildError::Map { name, source: Some(source) },
-    })?;
+    programs.set_datagram_ports(&DATAGRAM_PORTS).map_err(not_built)?;
+    programs.set_scope(&config.scope).map_err(not_built)?;
     programs.seed_listeners();
     Ok(Loaded { ring, programs, probes, hooks })
+}
+
+fn not_built(error: ControlError) -> BuildError {
+    match error {
+        ControlError::Scope(cause) => BuildError::Scope(cause),
+        ControlError::Map { name, source } => BuildError::Map { name, source: Some(source) },
+        ControlError::DatagramPorts(_) => BuildError::Map { name: "DATAGRAM_PORTS", source: None },
+    }
 }
 
 /// Tries every probe with a scope in which there is no one, and takes them away again.
@@ -201,6 +208,7 @@ fn load_object(config: &Config) -> Result<(Programs, RingBuf<MapData>), BuildErr
         netns: take(&mut ebpf, "SCOPE_NETNS")?,
         comms: take(&mut ebpf, "SCOPE_COMM")?,
         listen: take(&mut ebpf, "LISTEN_PORTS")?,
+        datagram_ports: take(&mut ebpf, "DATAGRAM_PORTS")?,
         targets: BTreeMap::new(),
         default: config.scope.default,
         ebpf,
@@ -334,6 +342,22 @@ impl Programs {
             }
         }
         Ok(open)
+    }
+
+    /// Watches the datagrams of `ports` and of no others.
+    pub(super) fn set_datagram_ports(&mut self, ports: &[u16]) -> Result<(), ControlError> {
+        if ports.len() > DATAGRAM_PORTS_MAX as usize {
+            return Err(ControlError::DatagramPorts(ports.len()));
+        }
+        for index in 0..PORT_WORDS {
+            let own = ports.iter().filter(|port| u32::from(**port) / 64 == index);
+            let word = own.fold(0_u64, |word, port| word | 1 << (port % 64));
+            let map = &mut self.datagram_ports;
+            if map.get(&index, 0).map_err(unusable("DATAGRAM_PORTS"))? != word {
+                map.set(index, word, 0).map_err(unusable("DATAGRAM_PORTS"))?;
+            }
+        }
+        Ok(())
     }
 
     fn set_scope(&mut self, scope: &Scope) -> Result<(), ControlError> {

@@ -21,6 +21,7 @@ use super::{
     ScopeError, ScopeGuard, Target, Verdict, check_host, probe_report,
 };
 
+mod datagrams;
 mod flavours;
 
 /// Kernel tests run one at a time.
@@ -117,6 +118,7 @@ fn plays_a_part() {
             ["many", count, bytes] => {
                 flavours::many(count.parse().unwrap(), bytes.parse().unwrap())
             }
+            ["datagrams"] => datagrams::all(),
             ["spawn"] => {
                 let status = Command::new("/bin/true").status().unwrap();
                 vec![u64::from(status.success())]

@@ -1,3 +1,5 @@
+mod datagrams;
+
 use std::collections::HashMap;
 
 use arrow::array::{Array, Int64Array, StringArray};
@@ -420,6 +422,18 @@ fn both_ends_keep_their_rows_of_a_protocol_that_says_so() {
         assert_eq!((machine.sum("rows_min"), machine.sum("rows_max")), (2, 2));
         assert_eq!(machine.pipeline.counts().rows_of_other_end, 0);
     }
+}
+
+#[test]
+fn what_a_client_has_before_its_server_said_so_is_the_servers_row() {
+    let info = "INFO {\"server_id\":\"N\"}\r\n";
+    let mut machine = Machine::new();
+    machine.open(1, 1, 1, 4000, 4222);
+    machine.data(1, 1, Flow::Ingress, info, false);
+    machine.open(2, 2, 2, 4222, 4000);
+    machine.data(2, 2, Flow::Egress, info, false);
+    machine.drain();
+    assert_eq!(machine.rows("nats_events.beta", &["cmd", "trace_role"]), ["INFO 2"]);
 }
 
 #[test]

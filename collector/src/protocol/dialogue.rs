@@ -124,6 +124,18 @@ pub struct Timed<C> {
 }
 
 impl<C> Timed<C> {
+    /// A call that was put together elsewhere.
+    pub(crate) const fn new(
+        requested_at: u64,
+        responded_at: u64,
+        process: ProcessKey,
+        quality: u8,
+        call: C,
+    ) -> Self {
+        let (key, bytes, probation) = (0, 0, false);
+        Self { requested_at, responded_at, process, quality, call, key, bytes, probation }
+    }
+
     /// From the request's first byte to the response's last.
     pub const fn latency_ns(&self) -> u64 {
         self.responded_at.saturating_sub(self.requested_at)

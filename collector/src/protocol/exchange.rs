@@ -1,7 +1,7 @@
 //! One HTTP request with its response, as it is put together, and what all parsers put out.
 
 use super::dialogue::Timed;
-use super::{amqp, cql, kafka, mongo, mysql, nats, pgsql, redis};
+use super::{amqp, cql, dns, kafka, mongo, mysql, nats, pgsql, redis};
 use crate::event::ProcessKey;
 use crate::redaction::{Mode, Redaction};
 
@@ -9,7 +9,8 @@ use crate::redaction::{Mode, Redaction};
 pub const QUALITY_BODY_INCOMPLETE: u8 = 1;
 /// Quality bit: the connection was joined midway.
 pub const QUALITY_MIDSTREAM: u8 = 2;
-/// Quality bit: the response ended with the connection or, in HTTP/2, with its stream's reset.
+/// Quality bit: the response ended with the connection or, in HTTP/2, with its stream's reset, or
+/// was no longer waited for.
 pub const QUALITY_ENDED_BY_CLOSE: u8 = 4;
 /// Quality bit: headers are not known, because what they refer to was not captured.
 pub const QUALITY_HEADERS_INCOMPLETE: u8 = 8;
@@ -162,6 +163,8 @@ pub enum Finished {
     Mysql(Box<Timed<mysql::Command>>),
     /// To `pgsql_events`.
     Pgsql(Box<Timed<pgsql::Request>>),
+    /// To `dns_events`.
+    Dns(Box<Timed<dns::Lookup>>),
     /// To `redis_events`.
     Redis(Box<Timed<redis::Command>>),
     /// To `nats_events.beta`.

@@ -6,6 +6,9 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 
 use super::place::Place;
 
@@ -64,11 +67,23 @@ impl Drop for Program {
     }
 }
 
-/// What a started program runs: `serve`, or `load PORT CONNECTIONS REQUESTS` any number of times.
+/// What a started program runs: `serve`, `load PORT CONNECTIONS REQUESTS` any number of times, or
+/// `hammer PORT CONNECTIONS` until `stop`.
 #[test]
 #[ignore = "a program that other tests start"]
 fn program() {
     println!("\nready");
+    let stop = Arc::new(AtomicBool::new(false));
+    let start = |port: &str, connections: &str, requests: usize| -> Vec<_> {
+        let port: u16 = port.parse().unwrap();
+        (0..connections.parse().unwrap())
+            .map(|connection| {
+                let stop = Arc::clone(&stop);
+                std::thread::spawn(move || load(port, connection, requests, &stop))
+            })
+            .collect()
+    };
+    let mut hammering = Vec::new();
     for line in std::io::stdin().lock().lines() {
         let line = line.unwrap();
         let words: Vec<&str> = line.split(' ').collect();
@@ -87,19 +102,26 @@ fn program() {
                 });
             }
             ["load", port, connections, requests] => {
-                let port: u16 = port.parse().unwrap();
-                let requests: usize = requests.parse().unwrap();
-                let threads: Vec<_> = (0..connections.parse().unwrap())
-                    .map(|connection| std::thread::spawn(move || load(port, connection, requests)))
-                    .collect();
-                for thread in threads {
-                    thread.join().unwrap();
-                }
-                println!("\nloaded");
+                join(start(port, connections, requests.parse().unwrap()));
+            }
+            ["hammer", port, connections] => {
+                hammering.extend(start(port, connections, usize::MAX));
+            }
+            ["stop"] => {
+                stop.store(true, Ordering::Relaxed);
+                join(std::mem::take(&mut hammering));
             }
             _ => return,
         }
     }
+}
+
+/// Waits until all that was to be sent is answered.
+fn join(threads: Vec<JoinHandle<()>>) {
+    for thread in threads {
+        thread.join().unwrap();
+    }
+    println!("\nloaded");
 }
 
 /// Answers with the path in a header, a status that the path names, and as many bytes as it names.
@@ -140,13 +162,13 @@ fn serve(mut stream: TcpStream) {
     }
 }
 
-/// Sends requests one after the other; every third has a body.
-fn load(port: u16, connection: usize, requests: usize) {
+/// Sends requests one after the other until it is to stop; every third has a body.
+fn load(port: u16, connection: usize, requests: usize, stop: &AtomicBool) {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
     stream.set_nodelay(true).unwrap();
     let mut chunk = [0; 16 * 1024];
     let mut buffer = Vec::new();
-    for request in 0..requests {
+    for request in (0..requests).take_while(|_| !stop.load(Ordering::Relaxed)) {
         let bytes = request * 7 % 300;
         let path = format!("/of/{connection}/{request}/{bytes}");
         let text = if request % 3 == 2 {

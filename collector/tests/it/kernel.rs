@@ -173,7 +173,7 @@ async fn conversations_that_were_under_way_are_joined() {
     let (mut server, mut client) = (Program::start(&place), Program::start(&place));
     server.tell("serve");
     let port = server.hear("port");
-    client.tell(&format!("load {port} 4 30000"));
+    client.tell(&format!("hammer {port} 4"));
     server.hear("first");
     let memory = Arc::new(Memory::default());
     let append = Arc::clone(&memory);
@@ -182,6 +182,8 @@ async fn conversations_that_were_under_way_are_joined() {
     let shutdown = CancellationToken::new();
     let running = collector.run(shutdown.clone());
     let test = async {
+        while handle.drain().await.unwrap().kernel.operations < 4 * 1000 {}
+        client.tell("stop");
         tokio::task::block_in_place(|| client.hear("loaded"));
         let stats = handle.drain().await.unwrap();
         shutdown.cancel();
@@ -194,7 +196,6 @@ async fn conversations_that_were_under_way_are_joined() {
     // Both ends send and receive once for each request.
     let requests = stats.kernel.operations / 4;
     println!("{rows} rows of {requests} requests");
-    assert!(requests > 100, "the load was over too soon");
     // On each connection one request was under way, and one is not trusted.
     assert!(rows + 3 * 4 >= requests, "{rows} rows of {requests} requests");
     assert!(stats.missing_rows.max >= requests - rows, "{stats:?}");

@@ -31,7 +31,7 @@ pub(super) fn enter_network() {
     }
 }
 
-fn ok(result: isize) -> u64 {
+pub(super) fn ok(result: isize) -> u64 {
     assert!(result >= 0, "{}", io::Error::last_os_error());
     result.unsigned_abs() as u64
 }
