@@ -266,17 +266,7 @@ async fn watch(State(shared): AppState, request: Request, next: Next) -> Respons
             shared.metrics.http.refused(refusal);
             problem.into_response()
         }
-        Ok(()) => {
-            let span = tracing::info_span!("http request", otel.kind = "server", ?route);
-            let answer = next.run(request).instrument(span);
-            match tokio::time::timeout(shared.request_timeout, answer).await {
-                Ok(response) => response,
-                Err(_elapsed) => {
-                    shared.metrics.http.refused(Refusal::Timeout);
-                    timed_out(shared.request_timeout).into_response()
-                }
-            }
-        }
+        Ok(()) => answer(&shared, route, request, next).await,
     };
     let headers = response.headers_mut();
     for (name, value) in [
@@ -289,6 +279,18 @@ async fn watch(State(shared): AppState, request: Request, next: Next) -> Respons
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     shared.metrics.http.answered(route, response.status(), began.elapsed());
     response
+}
+
+/// Lets a request through to its route, for as long as it may take.
+async fn answer(shared: &Shared, route: Route, request: Request, next: Next) -> Response {
+    let span = tracing::info_span!("http request", otel.kind = "server", ?route);
+    match tokio::time::timeout(shared.request_timeout, next.run(request).instrument(span)).await {
+        Ok(response) => response,
+        Err(_elapsed) => {
+            shared.metrics.http.refused(Refusal::Timeout);
+            timed_out(shared.request_timeout).into_response()
+        }
+    }
 }
 
 fn timed_out(after: Duration) -> Problem {

@@ -77,6 +77,7 @@ pub(crate) struct Up {
 }
 
 #[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub(crate) struct Demo {
     /// How long it takes in all.
     #[arg(long, default_value_t = 180, value_parser = clap::value_parser!(u64).range(5..=3600))]

@@ -84,19 +84,16 @@ pub(crate) async fn run(args: Demo) -> Result<ExitCode> {
     let running = tokio::task::JoinSet::from_iter([Box::pin(appliance.run(shutdown.clone()))]);
 
     say(format!("page     http://{}/", handles.http));
-    let (scene, schedule) = match &cgroup {
-        Some(cgroup) => {
-            let stage = Stage { dir: dir.path(), cgroup };
-            let children = stage.load(stage.services()?, args.rate)?;
-            say(format!("watching {}", children.names().join(" → ")));
-            (Scene::Live(children), Schedule::of(&args))
-        }
-        None => {
-            let truth = Truth::of_recording()?;
-            say(format!("replaying a recording of {:.0} s", truth.length().as_secs_f64()));
-            let schedule = Schedule::of_recording(&args, &truth);
-            (Scene::Recorded(truth), schedule)
-        }
+    let (scene, schedule) = if let Some(cgroup) = &cgroup {
+        let stage = Stage { dir: dir.path(), cgroup };
+        let children = stage.load(stage.services()?, args.rate)?;
+        say(format!("watching {}", children.names().join(" → ")));
+        (Scene::Live(children), Schedule::of(&args))
+    } else {
+        let truth = Truth::of_recording()?;
+        say(format!("replaying a recording of {:.0} s", truth.length().as_secs_f64()));
+        let schedule = Schedule::of_recording(&args, &truth);
+        (Scene::Recorded(truth), schedule)
     };
     say(format!("try      undine run undine/http_stats --addr http://{}", handles.http));
 

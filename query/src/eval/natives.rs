@@ -13,8 +13,7 @@ use crate::scalar::{Const, Scalar};
 use crate::time_text::{self, TimeError};
 
 /// Tables that upstream's scripts read and that nothing here fills.
-const NOT_CAPTURED: [&str; 10] = [
-    "dns_events",
+const NOT_CAPTURED: [&str; 9] = [
     "jvm_stats",
     "mux_events",
     "network_stats",
