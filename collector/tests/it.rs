@@ -18,4 +18,5 @@ mod it {
     mod postgres;
     mod redis;
     mod replay;
+    mod watch;
 }

@@ -80,6 +80,7 @@ impl Drop for Cgroup {
                 tracing::warn!(path = %self.path.display(), %error, ?killed, "cannot remove the cgroup");
                 return;
             }
+            // Killed processes leave a cgroup as the kernel gets to them, which nothing tells us of.
             thread::sleep(END_LOOK);
         }
     }

@@ -2,29 +2,24 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::process::{Child, Stdio};
-use std::sync::Arc;
 
-use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
-
-use super::kernel::{alone, config, may_load};
-use super::memory::Memory;
-use super::place::{Place, are_installed, python_with};
+use super::kernel::{alone, may_load};
+use super::place::{Place, Server, happen_to_be_installed, python_with};
+use super::watch::watched;
 
 const PORT: &str = "15672";
 const SERVER: &str = "/usr/lib/rabbitmq/bin/rabbitmq-server";
 const CLIENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/amqp.py");
 const READY: &str = "import socket; socket.create_connection(('127.0.0.1', 15672))";
 
-/// A server that keeps everything in `dir`, and ends with its place.
-fn start(place: &Place, dir: &Path) -> Child {
+/// A server that keeps everything in `dir`.
+fn start(place: &Place, dir: &Path) -> Server {
     let settings = dir.join("rabbitmq.conf");
     std::fs::write(&settings, format!("listeners.tcp.1 = 127.0.0.1:{PORT}\n")).unwrap();
     let plugins = dir.join("plugins");
     std::fs::write(&plugins, "[].\n").unwrap();
-    place
-        .command(SERVER)
+    let mut server = place.command(SERVER);
+    server
         .env("HOME", dir)
         .env("RABBITMQ_NODENAME", "undine@localhost")
         .env("RABBITMQ_MNESIA_BASE", dir.join("data"))
@@ -33,37 +28,24 @@ fn start(place: &Place, dir: &Path) -> Child {
         .env("RABBITMQ_ENABLED_PLUGINS_FILE", plugins)
         .env("RABBITMQ_DIST_PORT", "15673")
         .env("ERL_EPMD_ADDRESS", "127.0.0.1")
-        .env("ERL_EPMD_PORT", "14369")
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap()
+        .env("ERL_EPMD_PORT", "14369");
+    Server::start(&mut server)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_method_of_an_amqp_client_and_its_server_is_a_row() {
     let _alone = alone().await;
     let Some(python) = python_with(&["pika"]) else { return };
-    if !may_load() || !are_installed(&[SERVER]) {
+    if !may_load() || !happen_to_be_installed(&[SERVER]) {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let place = Place::new("undine-amqp");
-    let memory = Arc::new(Memory::default());
-    let append = Arc::clone(&memory);
-    let collector = config(&place.cgroup, 32 << 20, None).build(append).unwrap();
-    let handle = collector.handle();
-    let shutdown = CancellationToken::new();
-    let running = JoinSet::from_iter([collector.run(shutdown.clone())]);
-    let mut server = start(&place, dir.path());
-    let said = tokio::task::block_in_place(|| {
+    let (memory, said) = watched("undine-amqp", 64, |place| {
+        let _server = start(place, dir.path());
         place.wait_for(&python, &["-c", READY]);
         place.run(&python, &[CLIENT, PORT])
-    });
-    let stats = handle.drain().await.unwrap();
-    assert!(stats.drained, "{stats:?}");
-    assert_eq!((stats.kernel.dropped, stats.missing_rows.max), (0, 0), "{stats:?}");
+    })
+    .await;
     let mut methods = BTreeMap::new();
     for line in said.lines() {
         let (ids, count) = line.rsplit_once(' ').unwrap();
@@ -102,10 +84,4 @@ async fn every_method_of_an_amqp_client_and_its_server_is_a_row() {
         assert!(texts.iter().any(is_it), "{channel} {req_msg} {resp_msg}");
     }
     assert!(!texts.iter().any(|row| row[1].contains("guest") || row[2].contains("guest")));
-    let lost = memory.rows("data_loss", &["reason", "rows_max"]);
-    assert!(lost.iter().all(|row| row[1] == "0"), "{lost:?}");
-    shutdown.cancel();
-    running.join_all().await.into_iter().collect::<Result<(), _>>().unwrap();
-    server.kill().unwrap();
-    server.wait().unwrap();
 }

@@ -2,14 +2,10 @@
 
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
-use std::sync::Arc;
 
-use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
-
-use super::kernel::{alone, config, may_load};
-use super::memory::Memory;
-use super::place::{Place, are_installed, python_with};
+use super::kernel::{alone, may_load};
+use super::place::{happen_to_be_installed, python_with};
+use super::watch::watched;
 
 /// What the Python driver does: 200 inserts of a prepared statement, many of them at once.
 const CLIENT: &str = r#"
@@ -42,28 +38,20 @@ cluster.shutdown()
 async fn what_a_driver_asks_are_rows() {
     let _alone = alone().await;
     let Some(python) = python_with(&["cassandra"]) else { return };
-    if !may_load() || !are_installed(&["cqlsrv"]) {
+    if !may_load() || !happen_to_be_installed(&["cqlsrv"]) {
         return;
     }
-    let place = Place::new("undine-cql");
-    let memory = Arc::new(Memory::default());
-    let append = Arc::clone(&memory);
-    let mut config = config(&place.cgroup, 32 << 20, None);
-    config.body_bytes_max = 1024;
-    let collector = config.build(append).unwrap();
-    let handle = collector.handle();
-    let shutdown = CancellationToken::new();
-    let running = JoinSet::from_iter([collector.run(shutdown.clone())]);
-    let mut server = place.command("cqlsrv").arg("300").stdout(Stdio::piped()).spawn().unwrap();
-    let read = tokio::task::block_in_place(|| {
+    let (memory, read) = watched("undine-cql", 1024, |place| {
+        let mut server = place.command("cqlsrv").arg("300").stdout(Stdio::piped()).spawn().unwrap();
         let mut at = String::new();
         BufReader::new(server.stdout.take().unwrap()).read_line(&mut at).unwrap();
         let port = at.trim().rsplit(':').next().unwrap();
-        place.run(&python, &["-c", CLIENT, port])
-    });
-    let stats = handle.drain().await.unwrap();
-    assert!(stats.drained, "{stats:?}");
-    assert_eq!((stats.kernel.dropped, stats.missing_rows.max), (0, 0), "{stats:?}");
+        let read = place.run(&python, &["-c", CLIENT, port]);
+        server.kill().unwrap();
+        server.wait().unwrap();
+        read
+    })
+    .await;
     let rows = memory.rows("cql_events", &["req_op", "req_body", "resp_op", "resp_body"]);
     let count = |op: &str, body: &str| {
         rows.iter().filter(|row| row[0] == op && row[1].contains(body)).count()
@@ -82,9 +70,5 @@ async fn what_a_driver_asks_are_rows() {
     assert!(select.1.contains(&format!(r#""rows":{}"#, read.trim())), "{select:?}");
     assert_eq!(answer("7", "ks.nosuch").0, "0");
     assert_eq!(answer("1", "CQL_VERSION").0, "2");
-    shutdown.cancel();
-    running.join_all().await.into_iter().collect::<Result<(), _>>().unwrap();
-    server.kill().unwrap();
-    server.wait().unwrap();
     assert_eq!(memory.rows("data_loss", &["reason"]), Vec::<Vec<String>>::new());
 }

@@ -3,15 +3,14 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
-use undine_collector::{Cgroup, Collector};
+use undine_collector::Collector;
 
-use super::kernel::{ALONE, config, may_load};
+use super::kernel::{alone, config, may_load};
 use super::memory::Memory;
+use super::place::{Place, Server, are_installed, wait_until};
 
 /// The server has a network of its own, so it may have any port.
 const PORT: u16 = 8080;
@@ -19,56 +18,25 @@ const PORT: u16 = 8080;
 const FILES: [(&str, usize); 5] =
     [("/none", 0), ("/one", 1), ("/some", 1234), ("/frame", 16_384), ("/large", 50_000)];
 
-/// A server in a cgroup and a network of its own. Killed when it is dropped.
-struct Server {
-    child: Child,
-}
-
-impl Server {
-    fn start(cgroup: &Cgroup, files: &Path) -> Self {
-        let mut command = cgroup.command(Path::new("unshare"));
-        command.args(["--net", "sh", "-c", "ip link set lo up && exec \"$@\"", "sh"]);
-        command.args(["nghttpd", "--no-tls", "--address=127.0.0.1", "--push=/one=/some"]);
-        command.arg("--htdocs").arg(files).arg(PORT.to_string());
-        let child = command.stdout(Stdio::null()).spawn().unwrap();
-        let server = Self { child };
-        while !server.listens() {
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        server
-    }
-
-    fn listens(&self) -> bool {
-        let sockets = fs::read_to_string(format!("/proc/{}/net/tcp", self.child.id())).unwrap();
+/// Starts a server of `files` and waits until it listens.
+fn serve(place: &Place, files: &Path) -> Server {
+    let mut command = place.command("nghttpd");
+    command.args(["--no-tls", "--address=127.0.0.1", "--push=/one=/some", "--htdocs"]);
+    let server = Server::start(command.arg(files).arg(PORT.to_string()));
+    wait_until("nghttpd to listen", || {
+        // It may be on its way into its network still.
+        let sockets = fs::read_to_string(format!("/proc/{}/net/tcp", server.id())).unwrap();
         sockets.contains(&format!(":{PORT:04X} 00000000:0000 0A"))
-    }
-
-    /// What `program` prints that runs in the same cgroup and the same network.
-    fn run_beside(&self, cgroup: &Cgroup, program: &str, args: &[&str], paths: &[&str]) -> String {
-        let mut command = cgroup.command(Path::new("nsenter"));
-        command.arg(format!("--net=/proc/{}/ns/net", self.child.id())).arg(program).args(args);
-        command.args(paths.iter().map(|path| format!("http://127.0.0.1:{PORT}{path}")));
-        let output = tokio::task::block_in_place(|| command.output()).unwrap();
-        assert!(output.status.success(), "{program}: {output:?}");
-        String::from_utf8(output.stdout).unwrap()
-    }
+    });
+    server
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        drop(self.child.kill());
-        drop(self.child.wait());
-    }
-}
-
-fn is_installed(program: &str) -> bool {
-    let version = Command::new(program).arg("--version").stdout(Stdio::null()).status();
-    let installed = version.is_ok_and(|status| status.success());
-    if !installed {
-        println!("skipped: {program} is not installed");
-    }
-    installed
+/// What `program` prints when it asks for `paths`.
+fn ask(place: &Place, program: &str, args: &[&str], paths: &[&str]) -> String {
+    let urls: Vec<_> = paths.iter().map(|path| format!("http://127.0.0.1:{PORT}{path}")).collect();
+    let urls = urls.iter().map(String::as_str);
+    let args: Vec<_> = args.iter().copied().chain(urls).collect();
+    tokio::task::block_in_place(|| place.run(program, &args))
 }
 
 /// The number before `word` in the line of h2load's report that counts requests.
@@ -105,43 +73,42 @@ fn rows(memory: &Memory) -> BTreeMap<String, usize> {
     rows
 }
 
-/// Files, a server of them in a cgroup of its own, and the collector that watches it from before
+/// Files, a server of them in a place of its own, and the collector that watches it from before
 /// its first byte; `None` where that cannot be.
 struct Scene {
     files: tempfile::TempDir,
-    cgroup: Cgroup,
+    place: Place,
     server: Server,
     memory: Arc<Memory>,
     collector: Collector,
 }
 
 fn scene(ring_bytes: u32) -> Option<Scene> {
-    if !may_load() || !["nghttpd", "nghttp", "h2load"].into_iter().all(is_installed) {
+    if !may_load() || !are_installed(&["nghttpd", "nghttp", "h2load"]) {
         return None;
     }
     let files = tempfile::tempdir().unwrap();
     for (path, bytes) in FILES {
         fs::write(files.path().join(&path[1..]), vec![b'.'; bytes]).unwrap();
     }
-    let cgroup = Cgroup::create("undine-http2").unwrap();
+    let place = Place::new("undine-http2");
     let memory = Arc::new(Memory::default());
     let append = Arc::clone(&memory);
-    let collector = config(&cgroup, ring_bytes, None).build(append).unwrap();
-    let server = Server::start(&cgroup, files.path());
-    Some(Scene { files, cgroup, server, memory, collector })
+    let collector = config(&place.cgroup, ring_bytes, None).build(append).unwrap();
+    let server = serve(&place, files.path());
+    Some(Scene { files, place, server, memory, collector })
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_request_to_nghttpd_is_a_row_and_nothing_is_lost() {
-    let _alone = ALONE.lock().await;
-    let Some(Scene { files, cgroup, server, memory, collector }) = scene(32 << 20) else { return };
+    let _alone = alone().await;
+    let Some(Scene { files, place, server, memory, collector }) = scene(32 << 20) else { return };
     let handle = collector.handle();
     let shutdown = CancellationToken::new();
     let running = collector.run(shutdown.clone());
     let test = async {
         let paths = FILES.map(|(path, _)| path);
-        let report =
-            server.run_beside(&cgroup, "h2load", &["-n", "2000", "-c", "4", "-m", "10"], &paths);
+        let report = ask(&place, "h2load", &["-n", "2000", "-c", "4", "-m", "10"], &paths);
         assert_eq!(counted(&report, "done"), 2000, "{report}");
         assert_eq!(counted(&report, "succeeded"), 2000, "{report}");
         let stats = handle.drain().await.unwrap();
@@ -153,9 +120,9 @@ async fn every_request_to_nghttpd_is_a_row_and_nothing_is_lost() {
         // One after the other, to a path that is not there, with a body, and with a promise.
         let upload = files.path().join("large");
         let upload = format!("--data={}", upload.display());
-        server.run_beside(&cgroup, "nghttp", &["-n"], &["/some", "/missing"]);
-        server.run_beside(&cgroup, "nghttp", &["-n", &upload], &["/some"]);
-        server.run_beside(&cgroup, "nghttp", &["-n"], &["/one"]);
+        ask(&place, "nghttp", &["-n"], &["/some", "/missing"]);
+        ask(&place, "nghttp", &["-n", &upload], &["/some"]);
+        ask(&place, "nghttp", &["-n"], &["/one"]);
         let stats = handle.drain().await.unwrap();
         assert_eq!((stats.kernel.dropped, stats.missing_rows.max), (0, 0), "{stats:?}");
         assert_eq!(stats.pipeline.in_flight, 0, "{stats:?}");
@@ -169,7 +136,7 @@ async fn every_request_to_nghttpd_is_a_row_and_nothing_is_lost() {
     };
     let (result, ()) = tokio::join!(running, test);
     result.unwrap();
-    drop((server, cgroup));
+    drop((server, place));
     let losses = memory.rows("data_loss", &["reason", "rows_max", "bytes"]);
     assert_eq!(losses, Vec::<Vec<String>>::new());
     let protocols = memory.rows("conn_stats", &["protocol", "trace_role"]);
@@ -178,12 +145,12 @@ async fn every_request_to_nghttpd_is_a_row_and_nothing_is_lost() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_ring_that_is_too_small_loses_rows_of_nghttpd_within_bounds_and_pairs_none_wrong() {
-    let _alone = ALONE.lock().await;
-    let Some(Scene { files, cgroup, server, memory, collector }) = scene(1 << 20) else { return };
+    let _alone = alone().await;
+    let Some(Scene { files, place, server, memory, collector }) = scene(1 << 20) else { return };
     let paths = FILES.map(|(path, _)| path);
     let load = || {
         let args = ["-n", "2000", "-c", "4", "-m", "10"];
-        let report = server.run_beside(&cgroup, "h2load", &args, &paths);
+        let report = ask(&place, "h2load", &args, &paths);
         assert_eq!(counted(&report, "done"), 2000, "{report}");
     };
     // Nobody reads yet, so the ring fills.
@@ -200,7 +167,7 @@ async fn a_ring_that_is_too_small_loses_rows_of_nghttpd_within_bounds_and_pairs_
     };
     let (result, stats) = tokio::join!(running, test);
     result.unwrap();
-    drop((files, server, cgroup));
+    drop((files, server, place));
     let columns = ["req_path", "resp_body_size", "resp_status", "quality"];
     let rows = memory.rows("http_events", &columns);
     for row in &rows {

@@ -1,15 +1,11 @@
 //! Rows are what real Kafka clients did with real brokers.
 
 use std::collections::BTreeMap;
-use std::process::{Child, Stdio};
-use std::sync::Arc;
 
-use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
-
-use super::kernel::{alone, config, may_load};
+use super::kernel::{alone, may_load};
 use super::memory::Memory;
-use super::place::{Place, are_installed, python_with};
+use super::place::{Place, Server, happen_to_be_installed, python_with};
+use super::watch::watched;
 
 const PORT: &str = "19092";
 /// What kafka-python does: 300 records in batches to one topic, and a group that reads them all.
@@ -58,16 +54,14 @@ consumer.close()
 print(heard)
 "#;
 
-fn tansu(place: &Place) -> Child {
+/// Bytes that are kept of a text.
+const TEXT_BYTES_MAX: usize = 4096;
+
+fn tansu(place: &Place) -> Server {
     let url = format!("tcp://127.0.0.1:{PORT}");
-    place
-        .command("tansu")
-        .args(["broker", "--listener-url", &url, "--advertised-listener-url", &url])
-        .args(["--storage-engine", "memory://tansu/"])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap()
+    let mut broker = place.command("tansu");
+    broker.args(["broker", "--listener-url", &url, "--advertised-listener-url", &url]);
+    Server::start(broker.args(["--storage-engine", "memory://tansu/"]))
 }
 
 /// Rows by API key.
@@ -78,28 +72,6 @@ fn counted(memory: &Memory) -> BTreeMap<i64, usize> {
         *counts.entry(row[0].parse().unwrap()).or_default() += 1;
     }
     counts
-}
-
-/// Runs `act` in a place that is watched, and gives what was seen.
-async fn watched<T>(name: &str, act: impl FnOnce(&Place) -> T) -> (Arc<Memory>, T) {
-    let place = Place::new(name);
-    let memory = Arc::new(Memory::default());
-    let append = Arc::clone(&memory);
-    let mut config = config(&place.cgroup, 32 << 20, None);
-    config.body_bytes_max = 4096;
-    let collector = config.build(append).unwrap();
-    let handle = collector.handle();
-    let shutdown = CancellationToken::new();
-    let running = JoinSet::from_iter([collector.run(shutdown.clone())]);
-    let seen = tokio::task::block_in_place(|| act(&place));
-    let stats = handle.drain().await.unwrap();
-    assert!(stats.drained, "{stats:?}");
-    assert_eq!(stats.kernel.dropped, 0, "{stats:?}");
-    shutdown.cancel();
-    running.join_all().await.into_iter().collect::<Result<(), _>>().unwrap();
-    // Records may be cut; that costs no row.
-    assert_eq!((stats.missing_rows.max, memory.sum("data_loss", "rows_max")), (0, 0), "{stats:?}");
-    (memory, seen)
 }
 
 fn bodies(memory: &Memory, api_key: i64) -> Vec<(serde_json::Value, serde_json::Value)> {
@@ -113,17 +85,14 @@ fn bodies(memory: &Memory, api_key: i64) -> Vec<(serde_json::Value, serde_json::
 async fn what_a_client_sends_to_a_broker_are_rows() {
     let _alone = alone().await;
     let Some(python) = python_with(&["kafka"]) else { return };
-    if !may_load() || !are_installed(&["tansu"]) {
+    if !may_load() || !happen_to_be_installed(&["tansu"]) {
         return;
     }
-    let (memory, heard) = watched("undine-tansu", |place| {
-        let mut broker = tansu(place);
+    let (memory, heard) = watched("undine-tansu", TEXT_BYTES_MAX, |place| {
+        let _broker = tansu(place);
         let topic = ["topic", "create", "--broker", "tcp://127.0.0.1:19092", "greetings"];
         place.wait_for("tansu", &topic);
-        let heard = place.run(&python, &["-c", CLIENT]);
-        broker.kill().unwrap();
-        broker.wait().unwrap();
-        heard
+        place.run(&python, &["-c", CLIENT])
     })
     .await;
     let counts = counted(&memory);
@@ -146,8 +115,8 @@ async fn what_librdkafka_sends_to_its_mock_broker_are_rows() {
     if !may_load() {
         return;
     }
-    let (memory, heard) =
-        watched("undine-rdkafka", |place| place.run(&python, &["-c", MOCK])).await;
+    let act = |place: &Place| place.run(&python, &["-c", MOCK]);
+    let (memory, heard) = watched("undine-rdkafka", TEXT_BYTES_MAX, act).await;
     let counts = counted(&memory);
     println!("{counts:?}, {} records read", heard.trim());
     assert_eq!(heard.trim(), "1000");

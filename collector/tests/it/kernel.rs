@@ -15,10 +15,10 @@ use undine_schema::SystemClock;
 
 use super::http::Program;
 use super::memory::Memory;
-use super::place::Place;
+use super::place::{Place, skip};
 
 /// Kernel tests run one at a time.
-pub(crate) static ALONE: Mutex<()> = Mutex::const_new(());
+static ALONE: Mutex<()> = Mutex::const_new(());
 
 /// Waits until no other kernel test runs.
 pub(crate) async fn alone() -> MutexGuard<'static, ()> {
@@ -32,7 +32,7 @@ pub(crate) fn may_load() -> bool {
         .lines()
         .any(|line| line.starts_with("CapEff:") && !line.ends_with("0000000000000000"));
     if !root {
-        println!("skipped: loading kernel programs needs root");
+        skip("loading kernel programs needs root");
     }
     root
 }

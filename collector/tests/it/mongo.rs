@@ -1,15 +1,10 @@
 //! Every command that a client and a real MongoDB server exchanged is a row.
 
 use std::collections::BTreeMap;
-use std::process::Stdio;
-use std::sync::Arc;
 
-use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
-
-use super::kernel::{alone, config, may_load};
-use super::memory::Memory;
-use super::place::{Place, are_installed, python_with};
+use super::kernel::{alone, may_load};
+use super::place::{Server, happen_to_be_installed, python_with};
+use super::watch::watched;
 
 const PORT: &str = "17017";
 const CLIENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/mongo.py");
@@ -19,32 +14,18 @@ const READY: &str = "import socket; socket.create_connection(('127.0.0.1', 17017
 async fn every_command_of_a_mongodb_client_is_a_row_with_its_status() {
     let _alone = alone().await;
     let Some(python) = python_with(&["pymongo"]) else { return };
-    if !may_load() || !are_installed(&["secantusd-py"]) {
+    if !may_load() || !happen_to_be_installed(&["secantusd-py"]) {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let place = Place::new("undine-mongo");
-    let memory = Arc::new(Memory::default());
-    let append = Arc::clone(&memory);
-    let collector = config(&place.cgroup, 32 << 20, None).build(append).unwrap();
-    let handle = collector.handle();
-    let shutdown = CancellationToken::new();
-    let running = JoinSet::from_iter([collector.run(shutdown.clone())]);
-    let mut server = place
-        .command("secantusd-py")
-        .args(["--host", "127.0.0.1", "--port", PORT, "--storage-path"])
-        .arg(dir.path())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let said = tokio::task::block_in_place(|| {
+    let (memory, said) = watched("undine-mongo", 64, |place| {
+        let mut server = place.command("secantusd-py");
+        server.args(["--host", "127.0.0.1", "--port", PORT, "--storage-path"]).arg(dir.path());
+        let _server = Server::start(&mut server);
         place.wait_for(&python, &["-c", READY]);
         place.run(&python, &[CLIENT, PORT])
-    });
-    let stats = handle.drain().await.unwrap();
-    assert!(stats.drained, "{stats:?}");
-    assert_eq!((stats.kernel.dropped, stats.missing_rows.max), (0, 0), "{stats:?}");
+    })
+    .await;
     let mut commands = BTreeMap::new();
     for line in said.lines() {
         let (command, count) = line.rsplit_once(' ').unwrap();
@@ -73,10 +54,4 @@ async fn every_command_of_a_mongodb_client_is_a_row_with_its_status() {
             assert!(is_json || text.is_empty(), "{row:?}");
         }
     }
-    let lost = memory.rows("data_loss", &["reason", "rows_max"]);
-    assert!(lost.iter().all(|row| row[1] == "0"), "{lost:?}");
-    shutdown.cancel();
-    running.join_all().await.into_iter().collect::<Result<(), _>>().unwrap();
-    server.kill().unwrap();
-    server.wait().unwrap();
 }

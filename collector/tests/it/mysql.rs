@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use std::pin::Pin;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
@@ -14,13 +13,11 @@ use undine_collector::{Collector, Stats};
 
 use super::kernel::{alone, config, may_load};
 use super::memory::Memory;
-use super::place::{Place, are_installed};
+use super::place::{Place, are_installed, wait_until};
 
 const PORT: &str = "13306";
 /// Bytes that are kept of a text.
 const TEXT_BYTES_MAX: usize = 4096;
-/// How long the log may lag behind.
-const LOG_TIME_MAX: Duration = Duration::from_secs(10);
 /// What MariaDB's own clients have to be told.
 const CLIENT: [&str; 6] = ["--no-defaults", "--skip-ssl", "-h127.0.0.1", "-P", PORT, "-uroot"];
 /// What the server's log calls the commands that it logs, with their command bytes.
@@ -78,18 +75,18 @@ impl Server {
 
     /// The general log, once it says of every connection that it ended.
     fn log(&self) -> String {
-        let deadline = Instant::now() + LOG_TIME_MAX;
-        loop {
-            let log = std::fs::read(self.log_path()).unwrap();
-            let log = String::from_utf8_lossy(&log).into_owned();
-            let count =
-                |command| log.lines().filter_map(entry).filter(|it| it.0 == command).count();
-            if count("Connect") == count("Quit") {
-                return log;
-            }
-            assert!(Instant::now() < deadline, "connections that do not end");
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        let count = |log: &str, command| {
+            log.lines().filter_map(entry).filter(|entry| entry.0 == command).count()
+        };
+        wait_until("the end of every connection", || {
+            let log = self.log_so_far();
+            count(&log, "Connect") == count(&log, "Quit")
+        });
+        self.log_so_far()
+    }
+
+    fn log_so_far(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(self.log_path()).unwrap()).into_owned()
     }
 
     fn clear_log(&self) {
@@ -389,6 +386,8 @@ async fn a_small_ring_loses_statements_within_bounds_and_never_pairs_wrong() {
     succeed(&mut server.client("mariadb", &["-e", "create database it"]));
     server.clear_log();
     let (memory, collector) = watch(&server, 64 * 1024);
+    // Nobody reads yet, so the ring fills.
+    server.send(8, &numbered_queries(1000));
     let stats = watched(collector, || server.send(8, &numbered_queries(1000))).await;
     assert!(stats.kernel.dropped > 0);
     let pairs = check_pairs(&memory);
@@ -450,7 +449,9 @@ async fn a_busy_connection_is_joined_at_both_ends() {
     succeed(&mut server.sysbench("oltp_read_only", &["prepare"]));
     let load = ["--threads=4", "--rate=150", "--time=4", "--db-ps-mode=disable", "run"];
     let mut load = server.sysbench("oltp_read_only", &load).spawn().unwrap();
-    std::thread::sleep(Duration::from_secs(1));
+    let queries = || server.log_so_far().matches("BETWEEN").count();
+    let before = queries();
+    wait_until("queries of every connection", || queries() > before + 100);
     let (memory, collector) = watch(&server, 32 << 20);
     let stats = watched(collector, || assert!(load.wait().unwrap().success())).await;
     let columns = ["trace_role", "local_port", "remote_port", "req_cmd", "resp_body", "req_body"];

@@ -1,15 +1,10 @@
 //! Every command that a client and a real NATS server exchanged is a row.
 
 use std::collections::BTreeMap;
-use std::process::Stdio;
-use std::sync::Arc;
 
-use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
-
-use super::kernel::{alone, config, may_load};
-use super::memory::Memory;
-use super::place::{Place, are_installed};
+use super::kernel::{alone, may_load};
+use super::place::{Server, are_installed};
+use super::watch::watched;
 
 const PORT: &str = "14222";
 const CLIENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/nats.py");
@@ -21,27 +16,13 @@ async fn every_command_of_a_nats_client_and_its_server_is_a_row() {
     if !may_load() || !are_installed(&["nats-server", "python3"]) {
         return;
     }
-    let place = Place::new("undine-nats");
-    let memory = Arc::new(Memory::default());
-    let append = Arc::clone(&memory);
-    let collector = config(&place.cgroup, 32 << 20, None).build(append).unwrap();
-    let handle = collector.handle();
-    let shutdown = CancellationToken::new();
-    let running = JoinSet::from_iter([collector.run(shutdown.clone())]);
-    let mut server = place
-        .command("nats-server")
-        .args(["-a", "127.0.0.1", "-p", PORT])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let said = tokio::task::block_in_place(|| {
+    let (memory, said) = watched("undine-nats", 64, |place| {
+        let mut server = place.command("nats-server");
+        let _server = Server::start(server.args(["-a", "127.0.0.1", "-p", PORT]));
         place.wait_for("python3", &["-c", READY]);
         place.run("python3", &[CLIENT, PORT])
-    });
-    let stats = handle.drain().await.unwrap();
-    assert!(stats.drained, "{stats:?}");
-    assert_eq!((stats.kernel.dropped, stats.missing_rows.max), (0, 0), "{stats:?}");
+    })
+    .await;
     let counted = |line: &str| {
         let (command, count) = line.split_once(' ').unwrap();
         (command.to_owned(), count.parse::<u64>().unwrap())
@@ -75,11 +56,4 @@ async fn every_command_of_a_nats_client_and_its_server_is_a_row() {
         assert!(texts.iter().any(|row| *row == expected), "{expected:?}");
     }
     assert!(!texts.iter().any(|row| row[1].contains("hunter2")));
-    shutdown.cancel();
-    running.join_all().await.into_iter().collect::<Result<(), _>>().unwrap();
-    server.kill().unwrap();
-    server.wait().unwrap();
-    // The long payload is cut by the kernel, which costs no row.
-    let lost = memory.rows("data_loss", &["reason", "rows_min", "rows_max", "bytes"]);
-    assert!(lost.iter().all(|row| row[2] == "0"), "{lost:?}");
 }

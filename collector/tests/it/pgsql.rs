@@ -2,13 +2,13 @@
 
 use std::process::Stdio;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use undine_collector::{Cgroup, Config, Stats};
 
-use super::kernel::{ALONE, config, may_load};
+use super::kernel::{alone, config, may_load};
 use super::memory::Memory;
+use super::place::wait_until;
 use super::postgres::{Logged, PASSWORD, Postgres};
 
 const COLUMNS: [&str; 6] = ["req_cmd", "req", "resp", "failed", "trace_role", "quality"];
@@ -88,7 +88,7 @@ async fn watch(work: fn(&Postgres, &Cgroup)) -> Option<Seen> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_psql_sends_is_what_its_server_logged() {
-    let _alone = ALONE.lock().await;
+    let _alone = alone().await;
     let work = |postgres: &Postgres, cgroup: &Cgroup| {
         let ran = postgres.psql(
             cgroup,
@@ -129,10 +129,9 @@ async fn what_psql_sends_is_what_its_server_logged() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_pgbench_runs_in_any_mode_is_what_its_server_logged() {
-    let _alone = ALONE.lock().await;
+    let _alone = alone().await;
     let work = |postgres: &Postgres, cgroup: &Cgroup| {
         if !postgres.has("pgbench") {
-            println!("skipped: no pgbench");
             return;
         }
         postgres.pgbench(cgroup, &["-i"]);
@@ -149,10 +148,9 @@ async fn what_pgbench_runs_in_any_mode_is_what_its_server_logged() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pipelines_and_what_fails_in_them_are_what_the_server_logged() {
-    let _alone = ALONE.lock().await;
+    let _alone = alone().await;
     let work = |postgres: &Postgres, cgroup: &Cgroup| {
         if !postgres.has("pgbench") {
-            println!("skipped: no pgbench");
             return;
         }
         for mode in ["extended", "prepared"] {
@@ -186,13 +184,12 @@ async fn pipelines_and_what_fails_in_them_are_what_the_server_logged() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sessions_that_were_there_before_are_joined_and_never_paired_wrong() {
-    let _alone = ALONE.lock().await;
+    let _alone = alone().await;
     let Some(programs) = may_load().then(Postgres::installed).flatten() else { return };
     let cgroup = Cgroup::create("undine-pgsql").unwrap();
     let clients = Cgroup::create("undine-pgsql-clients").unwrap();
     let postgres = tokio::task::block_in_place(|| Postgres::start(programs, &cgroup));
     if !postgres.has("pgbench") {
-        println!("skipped: no pgbench");
         return;
     }
     let script = postgres.file("random.sql", "\\set n random(1, 1000000)\nSELECT :n + 0;\n");
@@ -201,7 +198,11 @@ async fn sessions_that_were_there_before_are_joined_and_never_paired_wrong() {
         pgbench.args(["-n", "-T", "5", "-M", mode, "-f", &script]);
         pgbench.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
     });
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    tokio::task::block_in_place(|| {
+        for begun in ["statement: SELECT", "execute <unnamed>: SELECT", "execute P_0: SELECT"] {
+            wait_until(begun, || postgres.log_text().contains(begun));
+        }
+    });
     let memory = Arc::new(Memory::default());
     let append = Arc::clone(&memory);
     let config = Config { body_bytes_max: 4096, ..config(&cgroup, 16 << 20, None) };

@@ -7,8 +7,10 @@ use std::time::{Duration, Instant};
 
 use undine_collector::Cgroup;
 
-/// How long a server may take to answer for the first time.
-const READY_TIME_MAX: Duration = Duration::from_secs(30);
+/// How long a program may take to do what a test waits for.
+const WAIT_MAX: Duration = Duration::from_secs(30);
+/// How often it is looked whether it has.
+const WAIT_LOOK: Duration = Duration::from_millis(20);
 
 /// A cgroup and a network namespace; what runs in them ends with them.
 pub(crate) struct Place {
@@ -50,16 +52,44 @@ impl Place {
 
     /// Waits until a command succeeds, which shows that a server answers.
     pub(crate) fn wait_for(&self, program: &str, args: &[&str]) {
-        let deadline = Instant::now() + READY_TIME_MAX;
-        loop {
+        wait_until(&format!("success of {program} {args:?}"), || {
             let mut command = self.command(program);
             let quiet = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-            if quiet.args(args).status().unwrap().success() {
-                return;
-            }
-            assert!(Instant::now() < deadline, "{program} {args:?} does not succeed");
-            std::thread::sleep(Duration::from_millis(20));
-        }
+            quiet.args(args).status().unwrap().success()
+        });
+    }
+}
+
+/// Starts a program that says nothing and is ended when this is dropped.
+pub(crate) struct Server(Child);
+
+impl Server {
+    pub(crate) fn start(command: &mut Command) -> Self {
+        let quiet = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        Self(quiet.spawn().unwrap())
+    }
+
+    /// Its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.0.id()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+/// Waits for something that another program does and that nothing tells us of.
+pub(crate) fn wait_until(what: &str, is_so: impl Fn() -> bool) {
+    let deadline = Instant::now() + WAIT_MAX;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "waited {WAIT_MAX:?} for {what}");
+        // Between two looks, so that the program that is waited for has the CPU.
+        std::thread::sleep(WAIT_LOOK);
     }
 }
 
@@ -70,17 +100,39 @@ impl Drop for Place {
     }
 }
 
-/// Whether all programs are installed; says which is not.
+/// Whether all programs are installed, which `x` installs for the tests; says which is not. Where
+/// `UNDINE_TEST_SERVERS` is `required`, as in CI, that is a failure.
 pub(crate) fn are_installed(programs: &[&str]) -> bool {
-    let is_missing = |program: &&&str| {
-        let found = Command::new("sh").args(["-c", "command -v \"$0\"", program]).output().unwrap();
-        !found.status.success()
-    };
-    let missing: Vec<_> = programs.iter().filter(is_missing).collect();
+    let missing = missing(programs);
+    if !missing.is_empty() {
+        skip(&format!("{missing:?} are not installed"));
+    }
+    missing.is_empty()
+}
+
+/// Whether all programs are there, which Debian does not have; says which is not.
+pub(crate) fn happen_to_be_installed(programs: &[&str]) -> bool {
+    let missing = missing(programs);
     if !missing.is_empty() {
         println!("skipped: {missing:?} are not installed");
     }
     missing.is_empty()
+}
+
+/// Says why a test cannot be run, or fails where it must.
+pub(crate) fn skip(why: &str) {
+    #[expect(clippy::disallowed_methods, reason = "tests have no configuration")]
+    let required = std::env::var("UNDINE_TEST_SERVERS").is_ok_and(|value| value == "required");
+    assert!(!required, "UNDINE_TEST_SERVERS=required, but {why}; run ./x setup test");
+    println!("skipped: {why}");
+}
+
+fn missing<'a>(programs: &[&'a str]) -> Vec<&'a str> {
+    let is_missing = |program: &&str| {
+        let found = Command::new("sh").args(["-c", "command -v \"$0\"", program]).output().unwrap();
+        !found.status.success()
+    };
+    programs.iter().copied().filter(is_missing).collect()
 }
 
 /// A Python that can import all modules: the one that `UNDINE_TEST_PYTHON` names, or the system's;

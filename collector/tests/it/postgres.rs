@@ -3,17 +3,16 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use undine_collector::Cgroup;
+
+use super::place::{skip, wait_until};
 
 /// Where Debian puts the programs of each version.
 const VERSIONS: &str = "/usr/lib/postgresql";
 /// The password of its user, which no row may hold.
 pub(crate) const PASSWORD: &str = "hunter2-and-more";
-/// How long the server may take to start or to stop.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A statement that the server was sent, as it logged it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -38,7 +37,7 @@ impl Postgres {
         let programs = versions.map(|version| version.path().join("bin"));
         let found = programs.filter(|dir| dir.join("postgres").exists()).max();
         if found.is_none() {
-            println!("skipped: no PostgreSQL in {VERSIONS}");
+            skip(&format!("there is no PostgreSQL in {VERSIONS}"));
         }
         found
     }
@@ -76,16 +75,17 @@ impl Postgres {
     }
 
     fn wait_until_ready(&self, cgroup: &Cgroup) {
-        let since = Instant::now();
-        while !self.program(cgroup, "pg_isready").output().unwrap().status.success() {
-            assert!(since.elapsed() < PATIENCE, "the server does not start");
-            std::thread::sleep(Duration::from_millis(50));
-        }
+        let answers = || self.program(cgroup, "pg_isready").output().unwrap().status.success();
+        wait_until("PostgreSQL to answer", answers);
     }
 
-    /// Whether one of its programs is installed.
+    /// Whether one of its programs is installed; says so where it is not.
     pub(crate) fn has(&self, program: &str) -> bool {
-        self.programs.join(program).exists()
+        let found = self.programs.join(program).exists();
+        if !found {
+            skip(&format!("PostgreSQL comes without {program}"));
+        }
+        found
     }
 
     /// One of its programs, in the same cgroup and the same network.
@@ -137,17 +137,18 @@ impl Postgres {
     pub(crate) fn stop(&mut self) {
         let id = self.server.id().to_string();
         run(Command::new("kill").args(["-INT", &id]));
-        let since = Instant::now();
-        while self.server.try_wait().unwrap().is_none() {
-            assert!(since.elapsed() < PATIENCE, "the server does not stop");
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        // It stops at once, whatever its clients are about.
+        self.server.wait().unwrap();
+    }
+
+    /// What it logged so far, as it is.
+    pub(crate) fn log_text(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("data/log/all.json")).unwrap()
     }
 
     /// What it logged: statements in their order, and what failed with its error and SQL.
     pub(crate) fn log(&self) -> (Vec<Logged>, Vec<[String; 2]>) {
-        let path = self.dir.path().join("data/log/all.json");
-        let text = std::fs::read_to_string(path).unwrap();
+        let text = self.log_text();
         let (mut statements, mut errors) = (Vec::new(), Vec::new());
         for line in text.lines() {
             let line: Value = serde_json::from_str(line).unwrap();

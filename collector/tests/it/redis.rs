@@ -1,15 +1,10 @@
 //! Every command that a real Redis server counted is a row.
 
 use std::collections::BTreeMap;
-use std::process::Stdio;
-use std::sync::Arc;
 
-use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
-
-use super::kernel::{alone, config, may_load};
-use super::memory::Memory;
-use super::place::{Place, are_installed};
+use super::kernel::{alone, may_load};
+use super::place::{Place, Server, are_installed};
+use super::watch::watched;
 
 const PORT: &str = "16379";
 
@@ -36,21 +31,10 @@ async fn every_command_that_redis_counted_is_a_row() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let place = Place::new("undine-redis");
-    let memory = Arc::new(Memory::default());
-    let append = Arc::clone(&memory);
-    let collector = config(&place.cgroup, 32 << 20, None).build(append).unwrap();
-    let handle = collector.handle();
-    let shutdown = CancellationToken::new();
-    let running = JoinSet::from_iter([Box::pin(collector.run(shutdown.clone()))]);
-    let mut server = place
-        .command("redis-server")
-        .args(["--port", PORT, "--save", "", "--dir"])
-        .arg(dir.path())
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
-    let calls = tokio::task::block_in_place(|| {
+    let (memory, calls) = watched("undine-redis", 64, |place| {
+        let mut server = place.command("redis-server");
+        server.args(["--port", PORT, "--save", "", "--dir"]).arg(dir.path());
+        let _server = Server::start(&mut server);
         place.wait_for("redis-cli", &["-p", PORT, "ping"]);
         place.run("redis-cli", &["-p", PORT, "set", "greeting", "hello \"you\""]);
         place.run("redis-cli", &["-p", PORT, "get", "greeting"]);
@@ -59,11 +43,9 @@ async fn every_command_that_redis_counted_is_a_row() {
         place.run("redis-benchmark", &load);
         let pipelined = ["-p", PORT, "-q", "-n", "20000", "-c", "8", "-P", "16", "-t", "set,get"];
         place.run("redis-benchmark", &pipelined);
-        counted(&place)
-    });
-    let stats = handle.drain().await.unwrap();
-    assert!(stats.drained, "{stats:?}");
-    assert_eq!((stats.kernel.dropped, stats.missing_rows.max), (0, 0), "{stats:?}");
+        counted(place)
+    })
+    .await;
     let mut rows = BTreeMap::new();
     for row in memory.rows("redis_events", &["req_cmd", "trace_role"]) {
         assert_eq!(row[1], "2");
@@ -79,9 +61,5 @@ async fn every_command_that_redis_counted_is_a_row() {
     ] {
         assert!(texts.iter().any(|row| *row == expected), "{expected:?}");
     }
-    shutdown.cancel();
-    running.join_all().await.into_iter().collect::<Result<(), _>>().unwrap();
-    server.kill().unwrap();
-    server.wait().unwrap();
     assert_eq!(memory.rows("data_loss", &["reason"]), Vec::<Vec<String>>::new());
 }
