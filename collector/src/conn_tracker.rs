@@ -14,7 +14,7 @@ use undine_ebpf::{ConnInfo, ConnTotals};
 use crate::conn_stats::AccountKey;
 use crate::data_stream::{DataStreams, Delivery, Missing, Operation, Piece};
 use crate::endpoints::{Role, Tuple};
-use crate::event::{Flow, ProcessKey};
+use crate::event::{Beginning, Flow, ProcessKey};
 use crate::protocol::exchange::{Exchanges, Output};
 use crate::protocol::gap::{Cause, LostRows, Start};
 use crate::protocol::{
@@ -151,6 +151,8 @@ pub struct Connection {
     pub peer_process: Option<ProcessKey>,
     /// Which end keeps the rows.
     pub keeper: Keeper,
+    /// Whether it was known before its first byte, as messages say.
+    pub beginning: Beginning,
     /// Exchanges that wait until it is known which end keeps them.
     pub waiting: Exchanges,
     /// Bytes of each direction, lost ones included.
@@ -184,6 +186,7 @@ impl Connection {
             peer: None,
             peer_process: None,
             keeper: Keeper::Undecided,
+            beginning: Beginning::Untold,
             waiting: Vec::new(),
             bytes: [0; 2],
             entered_at: 0,
@@ -287,19 +290,19 @@ impl Connection {
     }
 
     fn push(&mut self, piece: Piece<'_>, out: &mut Output) {
-        let Self { streams, parser, lost_bytes, ends, opaque_for_good, .. } = self;
-        let role = ends.as_ref().map(|ends| ends.role);
+        let was_missed = self.beginning_was_missed();
+        let Self { streams, parser, lost_bytes, opaque_for_good, .. } = self;
         streams.push(piece, &mut |delivery| {
-            parser.take(delivery, role, lost_bytes, opaque_for_good, out);
+            parser.take(delivery, was_missed, lost_bytes, opaque_for_good, out);
         });
     }
 
     /// Declares gaps as far as `watermark` proves them, or all of them.
     pub fn declare_gaps(&mut self, watermark: Option<u64>, out: &mut Output) {
-        let Self { streams, parser, lost_bytes, ends, opaque_for_good, .. } = self;
-        let role = ends.as_ref().map(|ends| ends.role);
+        let was_missed = self.beginning_was_missed();
+        let Self { streams, parser, lost_bytes, opaque_for_good, .. } = self;
         let mut deliver = |delivery: Delivery<'_>| {
-            parser.take(delivery, role, lost_bytes, opaque_for_good, out);
+            parser.take(delivery, was_missed, lost_bytes, opaque_for_good, out);
         };
         match watermark {
             Some(watermark) => streams.advance(watermark, &mut deliver),
@@ -325,10 +328,10 @@ impl Connection {
         if matches!(self.parser, Parser::Opaque) {
             return;
         }
-        let Self { streams, parser, lost_bytes, ends, opaque_for_good, .. } = self;
-        let role = ends.as_ref().map(|ends| ends.role);
+        let was_missed = self.beginning_was_missed();
+        let Self { streams, parser, lost_bytes, opaque_for_good, .. } = self;
         streams.finish(sizes(totals), at, &mut |delivery| {
-            parser.take(delivery, role, lost_bytes, opaque_for_good, out);
+            parser.take(delivery, was_missed, lost_bytes, opaque_for_good, out);
         });
     }
 
@@ -361,6 +364,16 @@ impl Connection {
                 let role = self.ends.as_ref().map_or(Role::Unknown, |ends| ends.role);
                 undecided.take_lost_rows(role)
             }
+        }
+    }
+
+    /// Whether bytes went by before the first that was seen. Older recordings do not say; there it is
+    /// so where neither end was seen to begin it.
+    fn beginning_was_missed(&self) -> bool {
+        match self.beginning {
+            Beginning::Seen => false,
+            Beginning::Missed => true,
+            Beginning::Untold => self.ends.as_ref().is_some_and(|ends| ends.role == Role::Unknown),
         }
     }
 
@@ -398,7 +411,7 @@ impl Parser {
     fn take(
         &mut self,
         delivery: Delivery<'_>,
-        role: Option<Role>,
+        was_missed: bool,
         lost_bytes: &mut u64,
         opaque_for_good: &mut bool,
         out: &mut Output,
@@ -419,7 +432,7 @@ impl Parser {
                 Verdict::Opaque => *self = Self::Opaque,
                 Verdict::Speaks { code, requests } => {
                     let undecided = std::mem::take(undecided);
-                    let parser = undecided.into_protocol(code, requests, role, delivery, out);
+                    let parser = undecided.into_protocol(code, requests, was_missed, delivery, out);
                     *self = Self::Spoken(parser);
                 }
             },
@@ -488,20 +501,17 @@ impl Undecided {
         self,
         code: ProtocolCode,
         requests: Flow,
-        role: Option<Role>,
+        was_missed: bool,
         last: Delivery<'_>,
         out: &mut Output,
     ) -> Box<dyn Protocol> {
         let [asked, pushed] =
             [requests, requests.opposite()].map(|flow| self.lost_bytes[flow.index()]);
         let request_bytes = if code.servers_push() { asked.saturating_add(pushed) } else { asked };
-        let start = match (self.gap, role) {
-            (Some(cause), _) => Start::AfterGap { cause, request_bytes },
-            // The kernel saw neither end begin it.
-            (None, Some(Role::Unknown)) => {
-                Start::AfterGap { cause: Cause::Midstream, request_bytes: 0 }
-            }
-            (None, _) => Start::AtItsBeginning,
+        let start = match self.gap {
+            Some(cause) => Start::AfterGap { cause, request_bytes },
+            None if was_missed => Start::AfterGap { cause: Cause::Midstream, request_bytes: 0 },
+            None => Start::AtItsBeginning,
         };
         let mut parser = protocol::start(code, requests, start);
         if self.operations.is_empty() {

@@ -4,8 +4,9 @@
 //! against the bytes that are there, and what does not fit is a [`DecodeError`], never a panic.
 
 use undine_ebpf::{
-    ConnInfo, ConnTotals, Direction, EGRESS, FLAG_BYPASSED, FLAG_CONTINUED, FLAG_FAULT,
-    FLAG_TRUNCATED, Header, Kind, PAYLOAD_BYTES_MAX, ProcessInfo,
+    BEGINNING_MISSED, BEGINNING_SEEN, ConnInfo, ConnTotals, Direction, EGRESS, FLAG_BYPASSED,
+    FLAG_CONTINUED, FLAG_FAULT, FLAG_TRUNCATED, Header, Kind, PAYLOAD_BYTES_MAX, ProcessInfo,
+    TcpEvent, TcpEventKind, TcpStats,
 };
 
 /// Bytes of a message's header.
@@ -83,6 +84,20 @@ pub enum Body<'a> {
     Exec(ProcessInfo),
     /// A process ended.
     Exit(ProcessInfo),
+    /// Something that a TCP connection's bytes do not tell.
+    Tcp(TcpEventKind, TcpEvent),
+}
+
+/// Whether a connection was known before its first byte.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Beginning {
+    /// No byte had moved before the first that was seen.
+    Seen,
+    /// Bytes had moved before.
+    Missed,
+    /// The message does not say; it is of an older version.
+    #[default]
+    Untold,
 }
 
 /// Why bytes are not a message of this ABI.
@@ -105,6 +120,9 @@ pub enum DecodeError {
     /// A message about a connection that names none.
     #[error("a message about a connection names none")]
     NoConnection,
+    /// An event of TCP that does not exist.
+    #[error("TCP event {0} is unknown")]
+    TcpEvent(u8),
     /// More was captured than the message covers or may carry.
     #[error("a message that covers {len} bytes claims {captured} captured bytes")]
     Captured {
@@ -144,6 +162,11 @@ impl<'a> Event<'a> {
             Kind::Fork => Body::Fork(cursor.process_info()?),
             Kind::Exec => Body::Exec(cursor.process_info()?),
             Kind::Exit => Body::Exit(cursor.process_info()?),
+            Kind::Tcp => {
+                let event = cursor.tcp_event()?;
+                let kind = TcpEventKind::from_raw(event.event);
+                Body::Tcp(kind.ok_or(DecodeError::TcpEvent(event.event))?, event)
+            }
         };
         Ok(Self { header, body })
     }
@@ -160,6 +183,7 @@ impl<'a> Event<'a> {
             Body::Open(info) => put_conn_info(out, info),
             Body::Close(totals) => put_conn_totals(out, totals),
             Body::Fork(info) | Body::Exec(info) | Body::Exit(info) => put_process_info(out, info),
+            Body::Tcp(_, event) => put_tcp_event(out, event),
         }
     }
 
@@ -171,6 +195,15 @@ impl<'a> Event<'a> {
     /// Whether the message goes on with the operation of the message before it.
     pub const fn is_continued(&self) -> bool {
         self.header.flags & FLAG_CONTINUED != 0
+    }
+
+    /// Whether the message's connection was known before its first byte.
+    pub const fn beginning(&self) -> Beginning {
+        match self.header.beginning {
+            BEGINNING_SEEN => Beginning::Seen,
+            BEGINNING_MISSED => Beginning::Missed,
+            _ => Beginning::Untold,
+        }
     }
 
     /// Why fewer bytes were captured than the message covers, `None` where all were.
@@ -250,7 +283,7 @@ impl<'a> Cursor<'a> {
             kind: self.u8(),
             flags: self.u8(),
             direction: self.u8(),
-            reserved: self.u8(),
+            beginning: self.u8(),
             cpu: self.u16(),
             syscall: self.u16(),
             cpu_seq: self.u64(),
@@ -313,6 +346,45 @@ impl<'a> Cursor<'a> {
         }
     }
 
+    fn tcp_event(&mut self) -> Result<TcpEvent, DecodeError> {
+        self.need(size_of::<TcpEvent>())?;
+        Ok(TcpEvent {
+            info: self.conn_info()?,
+            event: self.u8(),
+            state: self.u8(),
+            last: self.u8(),
+            reserved: self.u8(),
+            reason: self.u32(),
+            count: self.u64(),
+            stats: TcpStats {
+                bytes_sent: self.u64(),
+                bytes_retransmitted: self.u64(),
+                bytes_acked: self.u64(),
+                bytes_received: self.u64(),
+                retransmits: self.u32(),
+                segments_out: self.u32(),
+                segments_in: self.u32(),
+                lost: self.u32(),
+                delivered: self.u32(),
+                out_of_order: self.u32(),
+                unacked: self.u32(),
+                cwnd: self.u32(),
+                ssthresh: self.u32(),
+                send_window: self.u32(),
+                receive_window: self.u32(),
+                unsent_bytes: self.u32(),
+                srtt_us: self.u32(),
+                rttvar_us: self.u32(),
+                rtt_min_us: self.u32(),
+                mss: self.u32(),
+                reordering: self.u32(),
+                drops: self.u32(),
+                resets_sent: self.u32(),
+                resets_received: self.u32(),
+            },
+        })
+    }
+
     fn process_info(&mut self) -> Result<ProcessInfo, DecodeError> {
         self.need(size_of::<ProcessInfo>())?;
         Ok(ProcessInfo {
@@ -325,7 +397,7 @@ impl<'a> Cursor<'a> {
 }
 
 fn put_header(out: &mut Vec<u8>, header: &Header) {
-    out.extend_from_slice(&[header.kind, header.flags, header.direction, header.reserved]);
+    out.extend_from_slice(&[header.kind, header.flags, header.direction, header.beginning]);
     out.extend_from_slice(&header.cpu.to_ne_bytes());
     out.extend_from_slice(&header.syscall.to_ne_bytes());
     out.extend_from_slice(&header.cpu_seq.to_ne_bytes());
@@ -367,6 +439,43 @@ fn put_conn_totals(out: &mut Vec<u8>, totals: &ConnTotals) {
     }
 }
 
+fn put_tcp_event(out: &mut Vec<u8>, event: &TcpEvent) {
+    put_conn_info(out, &event.info);
+    out.extend_from_slice(&[event.event, event.state, event.last, event.reserved]);
+    out.extend_from_slice(&event.reason.to_ne_bytes());
+    out.extend_from_slice(&event.count.to_ne_bytes());
+    let stats = &event.stats;
+    for value in
+        [stats.bytes_sent, stats.bytes_retransmitted, stats.bytes_acked, stats.bytes_received]
+    {
+        out.extend_from_slice(&value.to_ne_bytes());
+    }
+    for value in [
+        stats.retransmits,
+        stats.segments_out,
+        stats.segments_in,
+        stats.lost,
+        stats.delivered,
+        stats.out_of_order,
+        stats.unacked,
+        stats.cwnd,
+        stats.ssthresh,
+        stats.send_window,
+        stats.receive_window,
+        stats.unsent_bytes,
+        stats.srtt_us,
+        stats.rttvar_us,
+        stats.rtt_min_us,
+        stats.mss,
+        stats.reordering,
+        stats.drops,
+        stats.resets_sent,
+        stats.resets_received,
+    ] {
+        out.extend_from_slice(&value.to_ne_bytes());
+    }
+}
+
 fn put_process_info(out: &mut Vec<u8>, info: &ProcessInfo) {
     out.extend_from_slice(&info.cgroup.to_ne_bytes());
     out.extend_from_slice(&info.parent_tgid.to_ne_bytes());
@@ -399,12 +508,15 @@ mod tests {
         let mut totals = ConnTotals::default();
         totals.directions[1] = Direction { bytes: 9, dropped_messages: 2, ..Direction::default() };
         let process = ProcessInfo { parent_tgid: 1, exit_code: -5, ..ProcessInfo::default() };
+        let stats = TcpStats { bytes_acked: 1 << 40, resets_received: 9, ..TcpStats::default() };
+        let tcp = TcpEvent { info, event: 3, reason: 45, count: 6, stats, ..TcpEvent::default() };
         for (kind, body) in [
             (Kind::Open, Body::Open(info)),
             (Kind::Close, Body::Close(totals)),
             (Kind::Fork, Body::Fork(process)),
             (Kind::Exec, Body::Exec(process)),
             (Kind::Exit, Body::Exit(process)),
+            (Kind::Tcp, Body::Tcp(TcpEventKind::Drop, tcp)),
             (Kind::Data, Body::Data { flow: Flow::Ingress, payload: b"abc" }),
             (Kind::Datagram, Body::Datagram { flow: Flow::Ingress, info, payload: b"abc" }),
         ] {
@@ -445,7 +557,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300), kind in 0_u8..9) {
+        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300), kind in 0_u8..10) {
             let mut bytes = bytes;
             if let Some(first) = bytes.first_mut() { *first = kind; }
             let _outcome = Event::decode(&bytes);

@@ -20,6 +20,7 @@ mod process_tree;
 mod programs;
 mod ring;
 mod scope;
+mod untold;
 #[cfg(test)]
 mod tests;
 
@@ -54,7 +55,8 @@ pub const DATAGRAM_PORTS: [u16; 1] = [53];
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Hooks {
     /// The tracepoints `sock_send_length` and `sock_recv_length`; kernel 6.3 and later. Also sees
-    /// `io_uring`, but not `splice` out of a socket, nor `TCP_ZEROCOPY_RECEIVE`.
+    /// `io_uring`. What leaves a socket by `splice` or `TCP_ZEROCOPY_RECEIVE` is counted when the
+    /// socket is received from next, or closed.
     SocketLength,
     /// The tracepoint `sys_exit` and a walk from the file descriptor to the socket; kernel 5.17
     /// and later. Costs every system call of the host a little, and does not see `io_uring` and
@@ -261,6 +263,12 @@ impl Control {
         self.programs().connections()
     }
 
+    /// Events of TCP that were only counted since the last call, by connection. Call it about once a
+    /// second, and once after the last message when draining.
+    pub fn take_untold(&self) -> Result<Vec<(load::UntoldKey, load::Untold)>, ControlError> {
+        self.programs().take_untold()
+    }
+
     /// Watches, or never watches, what `target` names, from now on.
     ///
     /// # Errors
@@ -305,6 +313,11 @@ impl Control {
 /// The wall clock may be stepped, so ask again about once a second.
 pub fn wall_minus_mono_ns() -> i64 {
     ring::wall_minus_mono_ns()
+}
+
+/// The names of the values of `enumeration` in the running kernel; none where it has no such.
+pub fn names_of(enumeration: &str) -> std::collections::HashMap<u32, String> {
+    offsets::names_of(enumeration)
 }
 
 /// The object with the kernel programs, aligned as an ELF parser wants it.

@@ -16,6 +16,7 @@ pub mod endpoints;
 pub mod peers;
 pub mod conn_tracker;
 pub mod conn_stats;
+pub mod tcp_health;
 pub mod process;
 pub mod service_name;
 pub mod path_template;

@@ -18,7 +18,7 @@ use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
-use undine_ebpf::{ConnInfo, ConnTotals};
+use undine_ebpf::{ConnInfo, ConnTotals, TcpEvent, TcpEventKind};
 use undine_schema::tables::ProbeStatus;
 use undine_schema::{TableDef, TimeNs};
 
@@ -37,6 +37,7 @@ use crate::protocol::gap::{Cause, LostRows};
 use crate::redaction::Redaction;
 use crate::rows::{Origin, RowCounts, Rows};
 use crate::service_name::ServiceRule;
+use crate::tcp_health::{Reasons, Seen, TcpHealth};
 
 /// How long a connection's last messages may come after its end, in nanoseconds.
 pub const CLOSING_NS_MAX: u64 = 50_000_000;
@@ -115,6 +116,7 @@ pub struct Pipeline {
     loss: LossLedger,
     /// Apart, because what has a builder for every column is large.
     rows: Box<Rows>,
+    tcp_health: Box<TcpHealth>,
     out: Output,
     counts: PipelineCounts,
     watermark: u64,
@@ -144,6 +146,7 @@ impl Pipeline {
             accounts: Accounts::default(),
             loss: LossLedger::default(),
             rows: Box::default(),
+            tcp_health: Box::default(),
             out: Output::new(redaction, body_bytes_max),
             counts: PipelineCounts::default(),
             watermark: 0,
@@ -187,9 +190,7 @@ impl Pipeline {
         let process = event.process();
         match &event.body {
             Body::Data { flow, payload } => self.data(event, *flow, payload),
-            Body::Open(info) => {
-                self.open(event.header.conn, process, event.header.time_mono_ns, info);
-            }
+            Body::Open(info) => self.open(event, process, info),
             Body::Close(totals) => {
                 self.closed(event.header.conn, totals, event.header.time_mono_ns);
             }
@@ -197,6 +198,7 @@ impl Pipeline {
             Body::Fork(info) => self.processes.fork(process, info),
             Body::Exec(info) => self.processes.exec(process, info),
             Body::Exit(info) => self.processes.exit(process, info),
+            Body::Tcp(kind, tcp) => self.tcp(event, *kind, tcp),
         }
         self.watermark = self.watermark.max(event.header.time_mono_ns);
         if self.watermark >= self.deadlines_at {
@@ -280,12 +282,19 @@ impl Pipeline {
         for (key, change) in self.processes.take_changes() {
             self.rows.process(key, change, now, &mut self.processes, &self.origin);
         }
-        self.rows.take()
+        let mut batches = self.rows.take();
+        self.tcp_health.take(&mut batches);
+        batches
     }
 
     /// Rows that wait to be taken.
     pub fn rows_waiting(&self) -> usize {
-        self.rows.len()
+        self.rows.len() + self.tcp_health.len()
+    }
+
+    /// Sets what the reasons of TCP events are called from here on.
+    pub fn set_tcp_reasons(&mut self, reasons: Reasons) {
+        self.tcp_health.set_reasons(reasons);
     }
 
     /// Takes what was found out about processes, for a recording.
@@ -322,8 +331,9 @@ impl Pipeline {
         self.loss.bounds(self.counts.in_flight)
     }
 
-    fn open(&mut self, id: u64, process: ProcessKey, at: u64, info: &ConnInfo) {
-        if !self.enter(id, process, at) {
+    fn open(&mut self, event: &Event<'_>, process: ProcessKey, info: &ConnInfo) {
+        let id = event.header.conn;
+        if !self.enter(id, process, event.header.time_mono_ns) {
             return;
         }
         let Some(conn) = self.tracker.get_mut(id) else { return };
@@ -331,6 +341,7 @@ impl Pipeline {
             return;
         }
         conn.announce(info);
+        conn.beginning = event.beginning();
         let Some(ends) = &conn.ends else { return };
         let (tuple, netns, role) = (ends.tuple, ends.netns, ends.role);
         if role == Role::Server {
@@ -401,7 +412,11 @@ impl Pipeline {
         let operation =
             Operation { at: header.time_mono_ns, process, continued: event.is_continued() };
         let piece = Piece { flow, pos: header.pos, len, payload, uncaptured, operation };
-        self.with(id, |conn, out| conn.data(piece, out));
+        let beginning = event.beginning();
+        self.with(id, |conn, out| {
+            conn.beginning = beginning;
+            conn.data(piece, out);
+        });
         self.after_data(id);
     }
 
@@ -441,6 +456,17 @@ impl Pipeline {
             let lost = LostRows { cause, rows_min: 0, rows_max: responses, request_bytes: 0 };
             self.loss.out_of_step(0, ProtocolCode::Dns, ProcessKey::default(), lost);
         }
+    }
+
+    fn tcp(&mut self, event: &Event<'_>, kind: TcpEventKind, tcp: &TcpEvent) {
+        let process = event.process();
+        if process.tgid != 0 {
+            self.processes.meet(process);
+        }
+        let peer = self.tracker.get(event.header.conn).and_then(|conn| conn.peer_process);
+        let at = self.origin.wall(event.header.time_mono_ns);
+        let seen = Seen { at, process, peer };
+        self.tcp_health.push(&seen, kind, tcp, &mut self.processes, &self.origin);
     }
 
     fn after_data(&mut self, id: u64) {

@@ -14,6 +14,7 @@ use crate::loss::KernelTotals;
 use crate::pipeline::Pipeline;
 use crate::recording::{Entry, Recorder, RecordingError};
 use crate::replay::{Progress, Replay};
+use crate::tcp_health::{self, Reasons};
 use crate::writer::Writer;
 
 /// How long the thread waits for messages at a time.
@@ -75,7 +76,10 @@ impl Reader {
         flush_interval: Duration,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        let work = Work { pipeline, writer, recorder, undecodable: 0 };
+        let mut work = Work { pipeline, writer, recorder, undecodable: 0 };
+        if matches!(source, Source::Kernel(_)) {
+            work.pipeline.set_tcp_reasons(Reasons::of_running_kernel());
+        }
         Self { source, work, commands, stats, flush_interval, clock, drained: false }
     }
 
@@ -188,7 +192,7 @@ impl Reader {
                 }
                 kernel.poll(Duration::from_millis(1), &mut |message| work.message(message));
             }
-            work.kernel(&control);
+            work.kernel(&control, mono_now(self.clock.as_ref()));
             work.pipeline.settle();
             for connection in &open {
                 work.pipeline.reconcile(connection.conn, &connection.totals);
@@ -241,7 +245,7 @@ impl Reader {
     fn keep_house(&mut self) {
         if let Source::Kernel(kernel) = &self.source {
             self.work.pipeline.set_wall_minus_mono_ns(kernel::wall_minus_mono_ns());
-            self.work.kernel(&kernel.control());
+            self.work.kernel(&kernel.control(), mono_now(self.clock.as_ref()));
         }
         self.work.pipeline.write_losses(self.clock.now(), false);
     }
@@ -295,7 +299,7 @@ impl Work {
     }
 
     /// Reads the kernel's counters, and which connections ended without a message.
-    fn kernel(&mut self, control: &Control) {
+    fn kernel(&mut self, control: &Control, mono_now: u64) {
         if let Some(counters) = told(control.counters()) {
             let totals = KernelTotals {
                 attempts: counters.attempts,
@@ -313,6 +317,12 @@ impl Work {
         for ConnectionState { conn, totals, .. } in told(control.take_closed()).unwrap_or_default()
         {
             self.pipeline.closed(conn, &totals, 0);
+        }
+        for (key, untold) in told(control.take_untold()).unwrap_or_default() {
+            // As a message of its own, so that it is recorded as others are.
+            if let Some(message) = tcp_health::message_of(&key, &untold, mono_now) {
+                self.message(&message);
+            }
         }
     }
 

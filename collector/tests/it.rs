@@ -10,11 +10,13 @@ mod it {
     mod kafka;
     mod kernel;
     mod memory;
+    mod midway;
     mod mongo;
     mod mysql;
     mod nats;
     mod pgsql;
     mod place;
+    mod player;
     mod postgres;
     mod redis;
     mod replay;

@@ -14,3 +14,5 @@ mod sock_state;
 mod socket_length;
 mod sys_exit;
 mod task;
+mod tcp_health;
+mod tcp_stream;

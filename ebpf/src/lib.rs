@@ -48,6 +48,8 @@ pub enum Kind {
     /// A UDP datagram moved on a watched port; a [`ConnInfo`] follows, then payload. What is beyond
     /// [`PAYLOAD_BYTES_MAX`] is truncated.
     Datagram = 7,
+    /// Something that the bytes of a TCP connection do not tell; a [`TcpEvent`] follows.
+    Tcp = 8,
 }
 
 impl Kind {
@@ -61,6 +63,7 @@ impl Kind {
             5 => Self::Exec,
             6 => Self::Exit,
             7 => Self::Datagram,
+            8 => Self::Tcp,
             _ => return None,
         })
     }
@@ -74,8 +77,14 @@ pub const FLAG_TRUNCATED: u8 = 2;
 pub const FLAG_FAULT: u8 = 4;
 /// [`Header::flags`]: the bytes never were in a buffer of the process (`sendfile`, `splice`), or
 /// lie where this program does not look (`io_uring`, `recvmmsg` with a timeout); only their number
-/// is known.
+/// is known. Where no operation was seen that moved them ([`FLAG_CONTINUED`] is set too), the
+/// socket's sequence numbers say how many there were.
 pub const FLAG_BYPASSED: u8 = 8;
+/// [`Header::beginning`]: no byte had moved, in either direction, before the operation that made the
+/// connection known.
+pub const BEGINNING_SEEN: u8 = 1;
+/// [`Header::beginning`]: bytes had moved before, or that could not be told.
+pub const BEGINNING_MISSED: u8 = 2;
 
 /// [`Header::direction`]: the process received the bytes.
 pub const INGRESS: u8 = 0;
@@ -92,8 +101,9 @@ pub struct Header {
     pub flags: u8,
     /// [`INGRESS`] or [`EGRESS`]; 0 where it has no meaning.
     pub direction: u8,
-    /// Reserved, 0.
-    pub reserved: u8,
+    /// Of [`Kind::Open`] and [`Kind::Data`], [`BEGINNING_SEEN`] or [`BEGINNING_MISSED`]; 0 elsewhere and
+    /// in recordings of older versions.
+    pub beginning: u8,
     /// The CPU that sent the message.
     pub cpu: u16,
     /// Number of the system call that moved the bytes, 0xffff where there is none.
@@ -189,6 +199,114 @@ pub struct ProcessInfo {
     pub comm: [u8; 16],
 }
 
+/// What a [`TcpEvent`] is about.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum TcpEventKind {
+    /// [`TcpEvent::stats`] of a connection that is used, or that ends.
+    Stats = 1,
+    /// Segments were sent again.
+    Retransmit = 2,
+    /// The kernel threw packets away.
+    Drop = 3,
+    /// Resets were sent.
+    ResetSent = 4,
+    /// Resets were received.
+    ResetReceived = 5,
+}
+
+impl TcpEventKind {
+    /// The kind with number `raw`.
+    pub const fn from_raw(raw: u8) -> Option<Self> {
+        Some(match raw {
+            1 => Self::Stats,
+            2 => Self::Retransmit,
+            3 => Self::Drop,
+            4 => Self::ResetSent,
+            5 => Self::ResetReceived,
+            _ => return None,
+        })
+    }
+}
+
+/// Body of [`Kind::Tcp`]. [`Header::conn`] is 0 where no operation on the socket was seen, and
+/// [`Header::tgid`] where it is not known whose it is.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TcpEvent {
+    /// The ends; `inode`, `cgroup` and `role` may be 0.
+    pub info: ConnInfo,
+    /// A [`TcpEventKind`].
+    pub event: u8,
+    /// State of the socket as the kernel numbers it, 0 where there is no socket.
+    pub state: u8,
+    /// Not 0 where these are the last statistics.
+    pub last: u8,
+    /// Reserved, 0.
+    pub reserved: u8,
+    /// `enum skb_drop_reason` or `enum sk_rst_reason` of this kernel.
+    pub reason: u32,
+    /// How many events this stands for: segments, packets or resets.
+    pub count: u64,
+    /// Of [`TcpEventKind::Stats`]; otherwise 0.
+    pub stats: TcpStats,
+}
+
+/// What the kernel knows of a TCP connection. Cumulative since it began unless said otherwise.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TcpStats {
+    /// Data bytes sent, with those that were sent again.
+    pub bytes_sent: u64,
+    /// Of these, bytes that were sent again.
+    pub bytes_retransmitted: u64,
+    /// Bytes of the stream that the peer has acknowledged; may count a SYN and a FIN.
+    pub bytes_acked: u64,
+    /// Data bytes received in order.
+    pub bytes_received: u64,
+    /// Segments that were sent again.
+    pub retransmits: u32,
+    /// Segments sent.
+    pub segments_out: u32,
+    /// Segments received.
+    pub segments_in: u32,
+    /// Segments that were taken for lost.
+    pub lost: u32,
+    /// Segments that the peer has, or that it said it has.
+    pub delivered: u32,
+    /// Segments that came out of order.
+    pub out_of_order: u32,
+    /// Segments in flight now.
+    pub unacked: u32,
+    /// Congestion window now, in segments.
+    pub cwnd: u32,
+    /// Where slow start ends, in segments.
+    pub ssthresh: u32,
+    /// The peer's window now, in bytes.
+    pub send_window: u32,
+    /// This end's window now, in bytes.
+    pub receive_window: u32,
+    /// Bytes of the application that wait to be sent now.
+    pub unsent_bytes: u32,
+    /// Smoothed round trip time, in microseconds; 0 where none was measured.
+    pub srtt_us: u32,
+    /// Its mean deviation, in microseconds.
+    pub rttvar_us: u32,
+    /// Shortest round trip time of the last minutes, in microseconds; `u32::MAX` where none was
+    /// measured.
+    pub rtt_min_us: u32,
+    /// Segment size, in bytes.
+    pub mss: u32,
+    /// How many segments may come out of order before one is taken for lost.
+    pub reordering: u32,
+    /// Packets that were thrown away, as far as events were seen.
+    pub drops: u32,
+    /// Resets that it sent.
+    pub resets_sent: u32,
+    /// Resets that it received.
+    pub resets_received: u32,
+}
+
 /// Index of a per-CPU counter in the map `COUNTERS`.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -202,7 +320,7 @@ pub enum Counter {
     /// Socket operations in scope that moved at least one byte; of UDP only those on a watched
     /// port.
     Operations = 3,
-    /// Bytes that they moved.
+    /// Bytes that they moved, and those that moved without an operation being seen.
     OperationBytes = 4,
     /// Operations in scope whose first data message found no room in the ring, so that
     /// `operations = first messages consumed + this`.
@@ -219,8 +337,10 @@ pub enum Counter {
     DroppedDatagrams = 10,
     /// Bytes of those datagrams; they are dropped bytes too.
     DroppedDatagramBytes = 11,
+    /// TCP events that are in no message and for which the map `UNTOLD` had no room either.
+    UntoldTcpEvents = 12,
     /// How many counters there are.
-    Count = 12,
+    Count = 13,
 }
 
 #[cfg(test)]
@@ -234,5 +354,9 @@ mod tests {
         assert_eq!(size_of::<Direction>(), 56);
         assert_eq!(size_of::<ConnTotals>(), 112);
         assert_eq!(size_of::<ProcessInfo>(), 32);
+        assert_eq!(size_of::<TcpStats>(), 32 + 20 * 4);
+        assert_eq!(size_of::<TcpEvent>(), 64 + 16 + size_of::<TcpStats>());
+        assert_eq!(size_of::<load::Untold>(), 88);
+        assert_eq!(size_of::<load::Connection>(), 80 + size_of::<ConnTotals>());
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! None of this is in a recording; both sides always come from the same build.
 
-use crate::{ConnTotals, Counter};
+use crate::{ConnInfo, ConnTotals, Counter};
 
 /// How many counters the map `COUNTERS` has.
 pub const COUNTERS: usize = Counter::Count as usize;
@@ -28,6 +28,10 @@ pub const PORT_WORDS: u32 = 65_536 / 64;
 /// Most sockets without a connection that are remembered because they sent to a watched port, so
 /// that what they receive is watched too; the one that was used longest ago is forgotten.
 pub const ASKERS_MAX: u32 = 16 * 1024;
+
+/// Most sockets that were accepted and of which no operation was seen yet; of further ones it may not
+/// be known what they received before.
+pub const BORN_MAX: u32 = 16 * 1024;
 
 /// Most threads that are in a `sendmmsg` or `recvmmsg` at a time.
 pub const CALLERS_MAX: u32 = 4 * 1024;
@@ -118,9 +122,106 @@ pub enum Offset {
     FileInode,
     /// `inode.i_mode`
     InodeMode,
+    /// `sock.__sk_common.skc_state`
+    SockState,
+    /// `sock.__sk_common.skc_flags`
+    SockFlags,
+    /// `inet_sock.inet_sport`
+    InetSourcePort,
+    /// `sock.sk_shutdown`
+    SockShutdown,
+    /// `sock.sk_user_data`
+    SockUserData,
+    /// `sock.sk_cgrp_data.cgroup`; [`NO_OFFSET`] where sockets have none.
+    SockCgroup,
+    /// `cgroup.self.parent`
+    CgroupParent,
+    /// `cgroup_subsys_state.cgroup`
+    CssCgroup,
+    /// `inet_connection_sock.icsk_ulp_ops`
+    IcskUlp,
+    /// `tcp_sock.copied_seq`
+    TcpCopiedSeq,
+    /// `tcp_sock.rcv_nxt`
+    TcpRcvNxt,
+    /// `tcp_sock.bytes_received`
+    TcpBytesReceived,
+    /// `tcp_sock.write_seq`
+    TcpWriteSeq,
+    /// `tcp_sock.snd_una`
+    TcpSndUna,
+    /// `tcp_sock.snd_nxt`
+    TcpSndNxt,
+    /// `tcp_sock.bytes_acked`
+    TcpBytesAcked,
+    /// `tcp_sock.bytes_sent`
+    TcpBytesSent,
+    /// `tcp_sock.bytes_retrans`
+    TcpBytesRetrans,
+    /// `tcp_sock.total_retrans`
+    TcpTotalRetrans,
+    /// `tcp_sock.segs_in`
+    TcpSegsIn,
+    /// `tcp_sock.segs_out`
+    TcpSegsOut,
+    /// `tcp_sock.lost`
+    TcpLost,
+    /// `tcp_sock.packets_out`
+    TcpPacketsOut,
+    /// `tcp_sock.snd_cwnd`
+    TcpSndCwnd,
+    /// `tcp_sock.snd_ssthresh`
+    TcpSndSsthresh,
+    /// `tcp_sock.snd_wnd`
+    TcpSndWnd,
+    /// `tcp_sock.rcv_wnd`
+    TcpRcvWnd,
+    /// `tcp_sock.srtt_us`
+    TcpSrtt,
+    /// `tcp_sock.rttvar_us`
+    TcpRttvar,
+    /// `tcp_sock.rtt_min`
+    TcpRttMin,
+    /// `tcp_sock.mss_cache`
+    TcpMss,
+    /// `tcp_sock.delivered`
+    TcpDelivered,
+    /// `tcp_sock.rcv_ooopack`
+    TcpOutOfOrder,
+    /// `tcp_sock.reordering`
+    TcpReordering,
+    /// `tcp_skb_cb.tcp_gso_segs`, from the start of `sk_buff.cb`
+    SkbSegments,
+    /// `sk_buff.cb`
+    SkbControl,
+    /// `sk_buff.sk`
+    SkbSock,
+    /// `sk_buff.dev`
+    SkbDevice,
+    /// `sk_buff.head`
+    SkbHead,
+    /// `sk_buff.protocol`
+    SkbProtocol,
+    /// `sk_buff.network_header`
+    SkbNetworkHeader,
+    /// `net_device.nd_net`
+    DeviceNet,
     /// How many there are.
     Count,
 }
+
+/// In the global `OFFSETS`: this kernel has no such field.
+pub const NO_OFFSET: u32 = u32::MAX;
+
+/// How often [`crate::TcpStats`] of a connection that is used are sent, in nanoseconds.
+pub const TCP_STATS_INTERVAL_NS: u64 = 10_000_000_000;
+
+/// Most [`crate::TcpEvent`] messages that a CPU sends in a second, statistics not counted; further
+/// events are counted in the map `UNTOLD`.
+pub const TCP_EVENTS_PER_SECOND_MAX: u64 = 100;
+
+/// Most kinds of events by connection that wait in the map `UNTOLD` for user space.
+pub const UNTOLD_MAX: u32 = 8 * 1024;
 
 /// How many offsets the global `OFFSETS` has.
 pub const OFFSETS: usize = Offset::Count as usize;
@@ -186,8 +287,67 @@ pub struct Connection {
     pub role: u32,
     /// Not 0 once a [`crate::Kind::Open`] has reached the ring.
     pub announced: u32,
+    /// As in [`crate::Header::beginning`]; 0 before that is known.
+    pub beginning: u32,
+    /// Segments that were sent again and that events have told of.
+    pub retransmits: u32,
+    /// Not 0 once `taken_before` and `seq` are set.
+    pub positioned: u32,
+    /// The socket's `copied_seq` when no byte was counted as received.
+    pub seq: u32,
+    /// Bytes that had left the socket's queue before those that are counted as received.
+    pub taken_before: u64,
+    /// When [`crate::TcpStats`] were sent last, `CLOCK_MONOTONIC`.
+    pub stats_at: u64,
+    /// Packets of it that the kernel threw away.
+    pub drops: u32,
+    /// Resets that it sent.
+    pub resets_sent: u32,
+    /// Resets that it received.
+    pub resets_received: u32,
+    /// Reserved, 0.
+    pub reserved: u32,
     /// Exact counts so far.
     pub totals: ConnTotals,
+}
+
+/// Key of the map `UNTOLD`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct UntoldKey {
+    /// The connection, or 0.
+    pub conn: u64,
+    /// As in [`crate::TcpEvent::event`].
+    pub event: u32,
+    /// As in [`crate::TcpEvent::reason`].
+    pub reason: u32,
+}
+
+/// Events of one kind that were counted and not told one by one, because there were too many or the
+/// ring had no room.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Untold {
+    /// How many.
+    pub count: u64,
+    /// As in [`crate::Header::process_start_ns`].
+    pub process_start_ns: u64,
+    /// As in [`crate::Header::tgid`].
+    pub tgid: u32,
+    /// State of the socket at the first of them.
+    pub state: u32,
+    /// The ends of the first of them.
+    pub info: ConnInfo,
+}
+
+/// The only entry of each CPU of the map `TCP_BUDGET`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TcpBudget {
+    /// When the second began, `CLOCK_MONOTONIC`.
+    pub since_ns: u64,
+    /// Events that were sent in it.
+    pub sent: u64,
 }
 
 /// The memory in which a program puts a data message together.

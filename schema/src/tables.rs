@@ -19,6 +19,10 @@ mod pgsql_events;
 mod probe_status;
 mod processes;
 mod redis_events;
+mod tcp_drops;
+mod tcp_resets;
+mod tcp_retransmits;
+mod tcp_stats_events;
 
 pub use amqp_events::{AMQP_EVENTS, AmqpEvent, AmqpEvents};
 pub use anomalies::{ANOMALIES, Anomalies, Anomaly};
@@ -39,11 +43,15 @@ pub use pgsql_events::{PGSQL_EVENTS, PgsqlEvent, PgsqlEvents};
 pub use probe_status::{PROBE_STATUS, ProbeStatus, ProbeStatuses};
 pub use processes::{PROCESSES, ProcessVersion, Processes};
 pub use redis_events::{REDIS_EVENTS, RedisEvent, RedisEvents};
+pub use tcp_drops::{TCP_DROPS, TcpDrop, TcpDrops};
+pub use tcp_resets::{TCP_RESETS, TcpReset, TcpResets};
+pub use tcp_retransmits::{TCP_RETRANSMITS, TcpRetransmit, TcpRetransmits};
+pub use tcp_stats_events::{TCP_STATS_EVENTS, TcpStatsEvent, TcpStatsEvents};
 
 use crate::TableDef;
 
 /// All tables, by name.
-pub static ALL: [&TableDef; 19] = [
+pub static ALL: [&TableDef; 23] = [
     &AMQP_EVENTS,
     &ANOMALIES,
     &CONN_STATS,
@@ -63,6 +71,10 @@ pub static ALL: [&TableDef; 19] = [
     &PROBE_STATUS,
     &PROCESSES,
     &REDIS_EVENTS,
+    &TCP_DROPS,
+    &TCP_RESETS,
+    &TCP_RETRANSMITS,
+    &TCP_STATS_EVENTS,
 ];
 
 /// The table called `name`.

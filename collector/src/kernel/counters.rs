@@ -32,6 +32,8 @@ pub struct Counters {
     pub dropped_datagrams: u64,
     /// Their bytes, among the dropped bytes.
     pub dropped_datagram_bytes: u64,
+    /// TCP events that are told nowhere.
+    pub untold_tcp_events: u64,
 }
 
 /// Names for metrics, in the order of [`Counters::values`].
@@ -48,6 +50,7 @@ pub(super) const NAMES: [&str; load::COUNTERS] = [
     "conn_map_full",
     "dropped_datagrams",
     "dropped_datagram_bytes",
+    "untold_tcp_events",
 ];
 
 impl Counters {
@@ -71,6 +74,7 @@ impl Counters {
             self.conn_map_full,
             self.dropped_datagrams,
             self.dropped_datagram_bytes,
+            self.untold_tcp_events,
         ]
     }
 
@@ -90,6 +94,7 @@ impl Counters {
             conn_map_full: of(Counter::ConnMapFull),
             dropped_datagrams: of(Counter::DroppedDatagrams),
             dropped_datagram_bytes: of(Counter::DroppedDatagramBytes),
+            untold_tcp_events: of(Counter::UntoldTcpEvents),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Where the fields that the kernel programs read are in this kernel's structures.
 
-use std::path::Path;
+use std::{collections::HashMap, path::Path};
 
 use btf_rs::{Btf, Struct, Type};
 use undine_ebpf::load::{self, Offset};
@@ -92,16 +92,107 @@ const FIELDS: [Field; load::OFFSETS] = [
     field(Offset::FilePrivate, "file.private_data", &["file", "private_data"]),
     field(Offset::FileInode, "file.f_inode", &["file", "f_inode"]),
     field(Offset::InodeMode, "inode.i_mode", &["inode", "i_mode"]),
+    field(Offset::SockState, "sock.skc_state", &["sock", "__sk_common", "skc_state"]),
+    field(Offset::SockFlags, "sock.skc_flags", &["sock", "__sk_common", "skc_flags"]),
+    field(Offset::InetSourcePort, "inet_sock.inet_sport", &["inet_sock", "inet_sport"]),
+    field(Offset::SockShutdown, "sock.sk_shutdown", &["sock", "sk_shutdown"]),
+    field(Offset::SockUserData, "sock.sk_user_data", &["sock", "sk_user_data"]),
+    field(Offset::SockCgroup, "sock.sk_cgrp_data.cgroup", &["sock", "sk_cgrp_data", "cgroup"]),
+    field(Offset::CgroupParent, "cgroup.self.parent", &["cgroup", "self", "parent"]),
+    field(Offset::CssCgroup, "cgroup_subsys_state.cgroup", &["cgroup_subsys_state", "cgroup"]),
+    field(
+        Offset::IcskUlp,
+        "inet_connection_sock.icsk_ulp_ops",
+        &["inet_connection_sock", "icsk_ulp_ops"],
+    ),
+    field(Offset::TcpCopiedSeq, "tcp_sock.copied_seq", &["tcp_sock", "copied_seq"]),
+    field(Offset::TcpRcvNxt, "tcp_sock.rcv_nxt", &["tcp_sock", "rcv_nxt"]),
+    field(Offset::TcpBytesReceived, "tcp_sock.bytes_received", &["tcp_sock", "bytes_received"]),
+    field(Offset::TcpWriteSeq, "tcp_sock.write_seq", &["tcp_sock", "write_seq"]),
+    field(Offset::TcpSndUna, "tcp_sock.snd_una", &["tcp_sock", "snd_una"]),
+    field(Offset::TcpSndNxt, "tcp_sock.snd_nxt", &["tcp_sock", "snd_nxt"]),
+    field(Offset::TcpBytesAcked, "tcp_sock.bytes_acked", &["tcp_sock", "bytes_acked"]),
+    field(Offset::TcpBytesSent, "tcp_sock.bytes_sent", &["tcp_sock", "bytes_sent"]),
+    field(Offset::TcpBytesRetrans, "tcp_sock.bytes_retrans", &["tcp_sock", "bytes_retrans"]),
+    field(Offset::TcpTotalRetrans, "tcp_sock.total_retrans", &["tcp_sock", "total_retrans"]),
+    field(Offset::TcpSegsIn, "tcp_sock.segs_in", &["tcp_sock", "segs_in"]),
+    field(Offset::TcpSegsOut, "tcp_sock.segs_out", &["tcp_sock", "segs_out"]),
+    field(Offset::TcpLost, "tcp_sock.lost", &["tcp_sock", "lost"]),
+    field(Offset::TcpPacketsOut, "tcp_sock.packets_out", &["tcp_sock", "packets_out"]),
+    field(Offset::TcpSndCwnd, "tcp_sock.snd_cwnd", &["tcp_sock", "snd_cwnd"]),
+    field(Offset::TcpSndSsthresh, "tcp_sock.snd_ssthresh", &["tcp_sock", "snd_ssthresh"]),
+    field(Offset::TcpSndWnd, "tcp_sock.snd_wnd", &["tcp_sock", "snd_wnd"]),
+    field(Offset::TcpRcvWnd, "tcp_sock.rcv_wnd", &["tcp_sock", "rcv_wnd"]),
+    field(Offset::TcpSrtt, "tcp_sock.srtt_us", &["tcp_sock", "srtt_us"]),
+    field(Offset::TcpRttvar, "tcp_sock.rttvar_us", &["tcp_sock", "rttvar_us"]),
+    field(Offset::TcpRttMin, "tcp_sock.rtt_min", &["tcp_sock", "rtt_min"]),
+    field(Offset::TcpMss, "tcp_sock.mss_cache", &["tcp_sock", "mss_cache"]),
+    field(Offset::TcpDelivered, "tcp_sock.delivered", &["tcp_sock", "delivered"]),
+    field(Offset::TcpOutOfOrder, "tcp_sock.rcv_ooopack", &["tcp_sock", "rcv_ooopack"]),
+    field(Offset::TcpReordering, "tcp_sock.reordering", &["tcp_sock", "reordering"]),
+    field(Offset::SkbSegments, "tcp_skb_cb.tcp_gso_segs", &["tcp_skb_cb", "tcp_gso_segs"]),
+    field(Offset::SkbControl, "sk_buff.cb", &["sk_buff", "cb"]),
+    field(Offset::SkbSock, "sk_buff.sk", &["sk_buff", "sk"]),
+    field(Offset::SkbDevice, "sk_buff.dev", &["sk_buff", "dev"]),
+    field(Offset::SkbHead, "sk_buff.head", &["sk_buff", "head"]),
+    field(Offset::SkbProtocol, "sk_buff.protocol", &["sk_buff", "protocol"]),
+    field(Offset::SkbNetworkHeader, "sk_buff.network_header", &["sk_buff", "network_header"]),
+    field(Offset::DeviceNet, "net_device.nd_net", &["net_device", "nd_net"]),
 ];
 
-/// The offsets of this kernel, in the order of [`Offset`].
-pub(super) fn of_running_kernel() -> Result<[u32; load::OFFSETS], OffsetsError> {
+/// What the kernel programs have to know of this kernel's types.
+pub(super) struct Layout {
+    /// The offsets, in the order of [`Offset`].
+    pub(super) offsets: [u32; load::OFFSETS],
+    /// Whether the tracepoint `kfree_skb` names the socket that a packet was for.
+    pub(super) drops_name_sockets: bool,
+    /// Whether the tracepoint `tcp_send_reset` says why.
+    pub(super) resets_have_reasons: bool,
+}
+
+/// The layout of this kernel.
+pub(super) fn of_running_kernel() -> Result<Layout, OffsetsError> {
     let btf = Btf::from_file(Path::new(VMLINUX)).map_err(OffsetsError::Btf)?;
     let mut offsets = [0; load::OFFSETS];
     for field in &FIELDS {
-        offsets[field.offset as usize] = offset_of(&btf, field)?;
+        offsets[field.offset as usize] = match offset_of(&btf, field) {
+            // Sockets have a cgroup only where the kernel was built so.
+            Err(OffsetsError::Field(_)) if field.offset == Offset::SockCgroup => load::NO_OFFSET,
+            found => found?,
+        };
     }
-    Ok(offsets)
+    Ok(Layout {
+        offsets,
+        // After a pointer of the tracepoint's own: packet, place, reason, socket.
+        drops_name_sockets: arguments_of(&btf, "btf_trace_kfree_skb").is_some_and(|of| of >= 5),
+        // As above: socket, packet, reason.
+        resets_have_reasons: arguments_of(&btf, "btf_trace_tcp_send_reset")
+            .is_some_and(|of| of >= 4),
+    })
+}
+
+/// How many arguments the tracepoint's function of this type has.
+fn arguments_of(btf: &Btf, name: &str) -> Option<usize> {
+    btf.resolve_types_by_name(name).ok()?.into_iter().find_map(|candidate| {
+        let Type::Typedef(named) = candidate else { return None };
+        let Type::Ptr(pointer) = btf.resolve_chained_type(&named).ok()? else { return None };
+        match btf.resolve_chained_type(&pointer).ok()? {
+            Type::FuncProto(function) => Some(function.parameters.len()),
+            _ => None,
+        }
+    })
+}
+
+/// The names of an enumeration's values in this kernel, by value; none where it has no such.
+pub(super) fn names_of(enumeration: &str) -> HashMap<u32, String> {
+    let Ok(btf) = Btf::from_file(Path::new(VMLINUX)) else { return HashMap::new() };
+    let found = btf.resolve_types_by_name(enumeration).unwrap_or_default();
+    let members = found.into_iter().find_map(|candidate| match candidate {
+        Type::Enum(found) => Some(found.members),
+        _ => None,
+    });
+    let members = members.unwrap_or_default();
+    members.iter().filter_map(|of| Some((of.val(), btf.resolve_name(of).ok()?))).collect()
 }
 
 fn offset_of(btf: &Btf, field: &Field) -> Result<u32, OffsetsError> {

@@ -2,6 +2,7 @@
 
 use std::{
     fs, io,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     process::Command,
     thread,
@@ -33,6 +34,13 @@ pub enum CgroupError {
         #[source]
         source: io::Error,
     },
+}
+
+/// The id of the unified cgroup that this process is in; `None` where that cannot be told.
+pub(super) fn own_id() -> Option<u64> {
+    let lines = fs::read_to_string("/proc/self/cgroup").ok()?;
+    let path = lines.lines().find_map(|line| line.strip_prefix("0::"))?;
+    Some(fs::metadata(cgroups::directory(Path::new(path)).ok()?).ok()?.ino())
 }
 
 /// A cgroup that we made; when it is dropped, everything in it is ended and it is removed.

@@ -10,13 +10,13 @@ use aya::{
 };
 use undine_ebpf::load::{
     COUNTERS, Connection, DATAGRAM_PORTS_MAX, KIND_CGROUP, KIND_COMM, KIND_NETNS, KIND_TGID,
-    ListenKey, PORT_WORDS, ProcessVerdict, SCRATCH_PER_CPU, Settings,
+    ListenKey, PORT_WORDS, ProcessVerdict, SCRATCH_PER_CPU, Settings, Untold, UntoldKey,
 };
 
 use super::{
     BuildError, Config, ConnectionState, ControlError, Counters, DATAGRAM_PORTS, Hooks,
     RING_BYTES_MIN, Scope, ScopeDefault, ScopeGuard, Target, Verdict, listeners, object, offsets,
-    process_tree, ring, scope::Resolved,
+    own_cgroup, process_tree, ring, scope::Resolved, untold::UntoldSeen,
 };
 
 /// Most rounds in which the descendants of a process are looked for; each finds those that were
@@ -38,9 +38,16 @@ const SYS_EXIT: [Probe; 1] =
     [Probe { name: "sys_exit", without: "no traffic is seen without sock_send_length" }];
 
 /// Programs that are used with either hooks.
-const OTHERS: [Probe; 5] = [
+const OTHERS: [Probe; 9] = [
     Probe { name: "inet_sock_set_state", without: "who connected is inferred from the traffic" },
     Probe { name: "tcp_destroy_sock", without: "the end of a connection is not seen" },
+    Probe {
+        name: "tcp_retransmit_skb",
+        without: "retransmissions are told at the end of a connection",
+    },
+    Probe { name: "tcp_send_reset", without: "resets that are sent are not told" },
+    Probe { name: "tcp_receive_reset", without: "resets that are received are not told" },
+    Probe { name: "kfree_skb", without: "packets that the kernel throws away are not told" },
     Probe { name: "sched_process_fork", without: "children of a target are not watched" },
     Probe { name: "sched_process_exec", without: "new programs are found by scanning /proc" },
     Probe { name: "sched_process_exit", without: "ended processes are found by scanning /proc" },
@@ -115,6 +122,8 @@ pub(super) struct Programs {
     comms: HashMap<MapData, [u8; 16], u32>,
     listen: HashMap<MapData, Plain<ListenKey>, u64>,
     datagram_ports: Array<MapData, u64>,
+    untold: HashMap<MapData, Plain<UntoldKey>, Plain<Untold>>,
+    untold_seen: UntoldSeen,
     targets: BTreeMap<Target, (Resolved, u32)>,
     default: ScopeDefault,
 }
@@ -176,14 +185,20 @@ pub fn probe_report() -> Result<Vec<ProbeReport>, BuildError> {
 }
 
 fn load_object(config: &Config) -> Result<(Programs, RingBuf<MapData>), BuildError> {
-    let offsets = offsets::of_running_kernel()?;
+    let layout = offsets::of_running_kernel()?;
+    let own_cgroup = own_cgroup::own_id().unwrap_or_default();
+    let drops_name_sockets = u32::from(layout.drops_name_sockets);
+    let resets_have_reasons = u32::from(layout.resets_have_reasons);
     let own_tgid = std::process::id();
     let wakeup_bytes = u64::from(config.ring_bytes / 4);
     let cpus = u32::try_from(aya::util::nr_cpus().map_err(|(_, cause)| BuildError::Wait(cause))?)
         .unwrap_or(u32::MAX / SCRATCH_PER_CPU);
     let mut ebpf = EbpfLoader::new()
-        .override_global("OFFSETS", &offsets, true)
+        .override_global("OFFSETS", &layout.offsets, true)
         .override_global("OWN_TGID", &own_tgid, true)
+        .override_global("OWN_CGROUP", &own_cgroup, true)
+        .override_global("DROPS_NAME_SOCKETS", &drops_name_sockets, true)
+        .override_global("RESETS_HAVE_REASONS", &resets_have_reasons, true)
         .override_global("WAKEUP_BYTES", &wakeup_bytes, true)
         .map_max_entries("RING", config.ring_bytes)
         .map_max_entries("CONNECTIONS", config.connections_max)
@@ -209,6 +224,8 @@ fn load_object(config: &Config) -> Result<(Programs, RingBuf<MapData>), BuildErr
         comms: take(&mut ebpf, "SCOPE_COMM")?,
         listen: take(&mut ebpf, "LISTEN_PORTS")?,
         datagram_ports: take(&mut ebpf, "DATAGRAM_PORTS")?,
+        untold: take(&mut ebpf, "UNTOLD")?,
+        untold_seen: UntoldSeen::default(),
         targets: BTreeMap::new(),
         default: config.scope.default,
         ebpf,
@@ -331,6 +348,19 @@ impl Programs {
             self.closed.remove(conn).map_err(unusable("CLOSED"))?;
         }
         Ok(ended.into_iter().map(|(_, Plain(connection))| state_of(&connection)).collect())
+    }
+
+    /// Takes the events that were only counted since the last call.
+    pub(super) fn take_untold(&mut self) -> Result<Vec<(UntoldKey, Untold)>, ControlError> {
+        let entries =
+            self.untold.iter().collect::<Result<Vec<_>, _>>().map_err(unusable("UNTOLD"))?;
+        let (fresh, idle) = self
+            .untold_seen
+            .take(entries.into_iter().map(|(Plain(key), Plain(untold))| (key, untold)).collect());
+        for key in idle {
+            gone(self.untold.remove(&Plain(key)), "UNTOLD")?;
+        }
+        Ok(fresh)
     }
 
     pub(super) fn connections(&self) -> Result<Vec<ConnectionState>, ControlError> {

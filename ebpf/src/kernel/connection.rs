@@ -2,7 +2,7 @@
 
 use aya_ebpf::bindings::BPF_NOEXIST;
 use undine_ebpf::{
-    ConnInfo, ConnTotals, Counter, Header, Kind,
+    BEGINNING_SEEN, ConnInfo, ConnTotals, Counter, Header, Kind,
     load::{Connection, ListenKey, Offset, Scratch},
 };
 
@@ -59,6 +59,12 @@ impl Sock {
         read(self.0, Offset::SockFamily)
     }
 
+    /// Its state, as the kernel numbers it.
+    #[inline(always)]
+    pub(crate) fn state(self) -> u8 {
+        read(self.0, Offset::SockState)
+    }
+
     /// Whether it belongs to a file descriptor, as those of processes do; a file system's own
     /// connection does not.
     #[inline(always)]
@@ -94,7 +100,7 @@ impl Sock {
 
     /// [`ROLE_SERVER`] where someone listens on its port.
     #[inline(always)]
-    fn role(self, netns: u32) -> u32 {
+    pub(crate) fn role(self, netns: u32) -> u32 {
         let key = ListenKey { netns, port: u32::from(self.local_port()) };
         // SAFETY: one number; whether it is from before or after a change does not matter.
         match unsafe { LISTEN_PORTS.get(key) } {
@@ -132,6 +138,15 @@ pub(crate) fn admit(
         (*fresh).netns = netns;
         (*fresh).role = if connected { ROLE_CLIENT } else { sock.role(netns) };
         (*fresh).announced = 0;
+        (*fresh).beginning = if connected { u32::from(BEGINNING_SEEN) } else { 0 };
+        (*fresh).retransmits = 0;
+        (*fresh).positioned = 0;
+        (*fresh).seq = 0;
+        (*fresh).taken_before = 0;
+        (*fresh).stats_at = 0;
+        (*fresh).drops = 0;
+        (*fresh).resets_sent = 0;
+        (*fresh).resets_received = 0;
         &*fresh
     };
     // Another thread may admit the same socket at this moment; then its entry counts.
@@ -166,6 +181,7 @@ pub(crate) fn announce(sock: Sock, connection: *mut Connection, current: Current
             let start = current.process_start_ns();
             ring::fill(&raw mut (*message).header, Kind::Open, current.tgid, current.tid, start);
             (*message).header.conn = (*connection).conn;
+            (*message).header.beginning = (*connection).beginning as u8;
             let info = &raw mut (*message).info;
             describe(sock, info);
             (*info).netns = u64::from((*connection).netns);
@@ -193,7 +209,11 @@ pub(crate) fn describe(sock: Sock, info: *mut ConnInfo) {
         (*info).inode = sock.inode();
         (&raw mut (*info).local_addr).cast::<[u64; 2]>().write(local);
         (&raw mut (*info).remote_addr).cast::<[u64; 2]>().write(remote);
-        (*info).local_port = sock.local_port();
+        // A socket gives its port back with its last state, but still knows it.
+        (*info).local_port = match sock.local_port() {
+            0 => u16::from_be(read(sock.0, Offset::InetSourcePort)),
+            port => port,
+        };
         (*info).remote_port = sock.remote_port();
         (*info).family = family;
         (*info).protocol = sock.protocol() as u8;
@@ -210,7 +230,8 @@ fn read_v6(sock: Sock, field: Offset) -> [u64; 2] {
     read_at(sock.0.wrapping_add(offset(field) as u64))
 }
 
-/// Ends the connection of `sock`: says so, or leaves its totals where user space finds them.
+/// Ends the connection of `sock`: says so, or leaves its totals where user space finds them. What the
+/// socket says of itself may be another connection's by now.
 #[inline(always)]
 pub(crate) fn retire(sock: Sock, connection: *mut Connection) {
     // SAFETY: `connection` is a map value, which stays readable until the program ends.

@@ -9,9 +9,9 @@ use aya_ebpf::{
 use undine_ebpf::{
     Counter,
     load::{
-        ASKERS_MAX, CALLERS_MAX, CLOSED_MAX, COUNTERS as COUNTERS_LEN, Connection,
+        ASKERS_MAX, BORN_MAX, CALLERS_MAX, CLOSED_MAX, COUNTERS as COUNTERS_LEN, Connection,
         LISTEN_PORTS_MAX, ListenKey, OFFSETS as OFFSETS_LEN, Offset, PORT_WORDS, ProcessVerdict,
-        Scratch, Settings, TARGETS_MAX,
+        Scratch, Settings, TARGETS_MAX, TcpBudget, UNTOLD_MAX, Untold, UntoldKey,
     },
 };
 
@@ -71,10 +71,27 @@ pub(crate) static ASKERS: LruHashMap<u64, u32> = LruHashMap::with_max_entries(AS
 #[map]
 pub(crate) static CALLERS: LruHashMap<u32, Progress> = LruHashMap::with_max_entries(CALLERS_MAX, 0);
 
+/// Sockets that were seen to be accepted, by their address. One that is not used any more does no
+/// harm, since whatever has its address has begun later.
+#[map]
+pub(crate) static BORN: LruHashMap<u64, u32> = LruHashMap::with_max_entries(BORN_MAX, 0);
+/// Events of TCP that are only counted.
+#[map]
+pub(crate) static UNTOLD: HashMap<UntoldKey, Untold> = HashMap::with_max_entries(UNTOLD_MAX, 0);
+/// How many events of TCP a CPU has told of in this second.
+#[map]
+pub(crate) static TCP_BUDGET: PerCpuArray<TcpBudget> = PerCpuArray::with_max_entries(1, 0);
+
 #[unsafe(no_mangle)]
 static OFFSETS: [u32; OFFSETS_LEN] = [0; OFFSETS_LEN];
 #[unsafe(no_mangle)]
 static OWN_TGID: u32 = 0;
+#[unsafe(no_mangle)]
+static OWN_CGROUP: u64 = 0;
+#[unsafe(no_mangle)]
+static DROPS_NAME_SOCKETS: u32 = 0;
+#[unsafe(no_mangle)]
+static RESETS_HAVE_REASONS: u32 = 0;
 #[unsafe(no_mangle)]
 static WAKEUP_BYTES: u64 = 0;
 
@@ -90,6 +107,27 @@ pub(crate) fn offset(field: Offset) -> usize {
 pub(crate) fn own_tgid() -> u32 {
     // SAFETY: a global is always readable.
     unsafe { read_volatile(addr_of!(OWN_TGID)) }
+}
+
+/// The cgroup that Undine's own process is in, 0 where that is not known.
+#[inline(always)]
+pub(crate) fn own_cgroup() -> u64 {
+    // SAFETY: as above.
+    unsafe { read_volatile(addr_of!(OWN_CGROUP)) }
+}
+
+/// Whether the tracepoint `kfree_skb` names the socket that a packet was for; kernel 6.11 and later.
+#[inline(always)]
+pub(crate) fn drops_name_sockets() -> bool {
+    // SAFETY: as above. The verifier knows it as a constant.
+    unsafe { read_volatile(addr_of!(DROPS_NAME_SOCKETS)) != 0 }
+}
+
+/// Whether the tracepoint `tcp_send_reset` says why; kernel 6.10 and later.
+#[inline(always)]
+pub(crate) fn resets_have_reasons() -> bool {
+    // SAFETY: as above.
+    unsafe { read_volatile(addr_of!(RESETS_HAVE_REASONS)) != 0 }
 }
 
 /// How full the ring is when the reader is woken.

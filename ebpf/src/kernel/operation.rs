@@ -5,8 +5,8 @@ use core::ptr::read_volatile;
 use aya_ebpf::helpers::generated::{bpf_loop, bpf_probe_read_user};
 use undine_ebpf::{
     CHUNKS_MAX, Counter, Direction, FLAG_BYPASSED, FLAG_CONTINUED, FLAG_FAULT, FLAG_TRUNCATED,
-    Kind, PAYLOAD_BYTES_MAX,
-    load::{Connection, SCRATCH_PER_CPU, Scratch},
+    INGRESS, Kind, PAYLOAD_BYTES_MAX,
+    load::{Connection, SCRATCH_PER_CPU, Scratch, TCP_STATS_INTERVAL_NS},
 };
 
 use super::{
@@ -15,6 +15,8 @@ use super::{
     maps::{SCRATCH, add, count, count_process},
     ring::{self, at_most_32k, below_16k},
     task::Current,
+    tcp_health::tell_stats,
+    tcp_stream::{begins, catch_up, is_behind},
 };
 
 /// Most steps for one operation; each goes to the next run of a vectored operation or copies a
@@ -69,14 +71,21 @@ impl Operation {
             count(Counter::DroppedBytes, len);
             return;
         };
-        // SAFETY: `connection` is a map value.
-        if unsafe { (*connection).announced } == 0 {
-            announce(self.sock, connection, current);
-        }
         // SAFETY: `connection` and `scratch` are map values; the index is 0 or 1.
         let sent = unsafe {
             let directions = (&raw mut (*connection).totals.directions).cast::<Direction>();
             let totals = directions.add(usize::from(self.direction & 1));
+            if (*connection).stats_at == 0 {
+                (*connection).stats_at = ring::now_ns();
+                begins(self.sock.0, u64::from(self.direction), len, connection);
+            }
+            // Only here, since another thread may be receiving while this one sends.
+            if self.direction == INGRESS && is_behind(self.sock, connection, len) {
+                catch_up(self.sock.0, len, connection);
+            }
+            if (*connection).announced == 0 {
+                announce(self.sock, connection, current);
+            }
             add(&raw mut (*totals).operations, 1);
             (*state).start = add(&raw mut (*totals).bytes, len);
             let process_start_ns = if (*connection).tgid == current.tgid {
@@ -90,7 +99,13 @@ impl Operation {
             (*header).direction = self.direction;
             (*header).syscall = syscall;
             (*header).conn = (*connection).conn;
+            (*header).beginning = (*connection).beginning as u8;
+            let now = (*header).time_mono_ns;
             Output { scratch, totals }.send(len);
+            if now.wrapping_sub((*connection).stats_at) > TCP_STATS_INTERVAL_NS {
+                (*connection).stats_at = now;
+                tell_stats(self.sock.0, connection, 0);
+            }
             (*state).sent
         };
         if sent == 0 {

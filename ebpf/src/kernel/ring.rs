@@ -52,7 +52,7 @@ pub(crate) fn fill(header: *mut Header, kind: Kind, tgid: u32, tid: u32, process
         (*header).kind = kind as u8;
         (*header).flags = 0;
         (*header).direction = 0;
-        (*header).reserved = 0;
+        (*header).beginning = 0;
         (*header).cpu = cpu() as u16;
         (*header).syscall = NO_SYSCALL;
         (*header).time_mono_ns = now_ns();

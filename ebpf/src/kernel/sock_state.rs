@@ -4,22 +4,40 @@
 //! in scope has admitted.
 
 use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
-use undine_ebpf::load::{ListenKey, SCRATCH_PER_CPU};
+use undine_ebpf::load::{Connection, ListenKey, SCRATCH_PER_CPU};
 
 use super::{
-    connection::{Sock, admit, find, retire},
-    maps::{LISTEN_PORTS, LISTENERS, SCRATCH, add},
+    connection::{ROLE_SERVER, Sock, admit, find, retire},
+    maps::{BORN, LISTEN_PORTS, LISTENERS, SCRATCH, add},
     ring,
     scope::watches,
     task::Current,
+    tcp_health::tell_end,
+    tcp_stream::{TCP_CLOSE, catch_up, is_let_go},
 };
 
+const TCP_ESTABLISHED: i32 = 1;
 const TCP_SYN_SENT: i32 = 2;
+const TCP_SYN_RECV: i32 = 3;
 const TCP_LISTEN: i32 = 10;
 
 #[raw_tracepoint]
 pub(crate) fn inet_sock_set_state(ctx: RawTracePointContext) -> i32 {
     let (before, after): (i32, i32) = (ctx.arg(1), ctx.arg(2));
+    if after == i32::from(TCP_CLOSE) && before != TCP_LISTEN {
+        let sock = Sock(ctx.arg(0));
+        if let Some(connection) = find(sock) {
+            closes(sock, connection);
+        }
+        return 0;
+    }
+    if before == TCP_SYN_RECV && after == TCP_ESTABLISHED {
+        let sock = Sock(ctx.arg(0));
+        if sock.role(sock.netns()) == ROLE_SERVER {
+            let _ = BORN.insert(sock.0, 1, 0);
+        }
+        return 0;
+    }
     if before != TCP_LISTEN && after != TCP_LISTEN && after != TCP_SYN_SENT {
         return 0;
     }
@@ -44,9 +62,20 @@ pub(crate) fn inet_sock_set_state(ctx: RawTracePointContext) -> i32 {
 pub(crate) fn tcp_destroy_sock(ctx: RawTracePointContext) -> i32 {
     let sock = Sock(ctx.arg(0));
     if let Some(connection) = find(sock) {
+        // What the socket still knows: nothing, where it was made to forget with its last state.
+        catch_up(sock.0, 0, connection);
         retire(sock, connection);
     }
     0
+}
+
+/// The last moment at which `sock` is sure to know all of its connection.
+#[inline(always)]
+fn closes(sock: Sock, connection: *mut Connection) {
+    if is_let_go(sock) {
+        catch_up(sock.0, 0, connection);
+    }
+    tell_end(sock.0, connection);
 }
 
 #[inline(always)]

@@ -3,7 +3,8 @@
 //! They run inside the system call, so its arguments are still in the process's registers. They
 //! also run where there is no such call: for `io_uring`, `sendfile` and `splice` into a socket,
 //! whose bytes are only counted. They do not run for `splice` out of a socket, nor where a process
-//! maps what it receives (`TCP_ZEROCOPY_RECEIVE`): those bytes are not seen at all.
+//! maps what it receives (`TCP_ZEROCOPY_RECEIVE`): those bytes are counted later, by
+//! [`super::tcp_stream`].
 //!
 //! Where a datagram came from is written to the process only after the tracepoint.
 
