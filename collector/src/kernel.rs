@@ -33,7 +33,7 @@ use undine_ebpf::{ConnTotals, load};
 
 pub use counters::Counters;
 pub use doctor::{Check, check_host};
-pub use offsets::OffsetsError;
+pub use offsets::{OffsetsError, ReasonNames};
 pub use own_cgroup::{Cgroup, CgroupError};
 pub use programs::{Outcome, ProbeReport, probe_report};
 pub use ring::PollOutcome;
@@ -165,6 +165,7 @@ struct Shared {
     probes: Vec<ProbeReport>,
     hooks: Hooks,
     guard: ScopeGuard,
+    reason_names: ReasonNames,
 }
 
 /// A connection as the kernel counts it.
@@ -206,6 +207,7 @@ impl Config {
             probes: loaded.probes,
             hooks: loaded.hooks,
             guard,
+            reason_names: loaded.reason_names,
         };
         Ok(KernelSource { ring, control: Control(Arc::new(shared)) })
     }
@@ -302,6 +304,11 @@ impl Control {
         self.0.hooks
     }
 
+    /// What this kernel calls the reasons in messages.
+    pub fn reason_names(&self) -> &ReasonNames {
+        &self.0.reason_names
+    }
+
     /// Detaches all programs. Messages that are in the ring and all counters stay readable, so
     /// that the owner can drain.
     pub fn detach(&self) {
@@ -313,11 +320,6 @@ impl Control {
 /// The wall clock may be stepped, so ask again about once a second.
 pub fn wall_minus_mono_ns() -> i64 {
     ring::wall_minus_mono_ns()
-}
-
-/// The names of the values of `enumeration` in the running kernel; none where it has no such.
-pub fn names_of(enumeration: &str) -> std::collections::HashMap<u32, String> {
-    offsets::names_of(enumeration)
 }
 
 /// The object with the kernel programs, aligned as an ELF parser wants it.

@@ -77,8 +77,8 @@ impl Reader {
         clock: Arc<dyn Clock>,
     ) -> Self {
         let mut work = Work { pipeline, writer, recorder, undecodable: 0 };
-        if matches!(source, Source::Kernel(_)) {
-            work.pipeline.set_tcp_reasons(Reasons::of_running_kernel());
+        if let Source::Kernel(kernel) = &source {
+            work.pipeline.set_tcp_reasons(Reasons::of(kernel.control().reason_names()));
         }
         Self { source, work, commands, stats, flush_interval, clock, drained: false }
     }

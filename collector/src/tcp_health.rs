@@ -17,7 +17,7 @@ use undine_schema::{TableDef, TimeNs, Upid};
 use crate::conn_tracker::Ends;
 use crate::endpoints::Role;
 use crate::event::{Body, Event, ProcessKey};
-use crate::kernel;
+use crate::kernel::ReasonNames;
 use crate::process::Processes;
 use crate::rows::Origin;
 
@@ -46,19 +46,15 @@ pub struct Reasons {
 }
 
 impl Reasons {
-    /// Those of the running kernel.
-    pub fn of_running_kernel() -> Self {
-        Self::new(kernel::names_of("skb_drop_reason"), kernel::names_of("sk_rst_reason"))
-    }
-
-    fn new(drops: HashMap<u32, String>, resets: HashMap<u32, String>) -> Self {
-        let without = |names: HashMap<u32, String>, prefix: &str| {
-            let short = |name: String| name.strip_prefix(prefix).unwrap_or(&name).to_owned();
-            names.into_iter().map(|(value, name)| (value, short(name))).collect()
+    /// Those of a kernel, without what all of them begin with.
+    pub fn of(names: &ReasonNames) -> Self {
+        let without = |names: &HashMap<u32, String>, prefix: &str| {
+            let short = |name: &str| name.strip_prefix(prefix).unwrap_or(name).to_owned();
+            names.iter().map(|(value, name)| (*value, short(name))).collect()
         };
         Self {
-            drops: without(drops, "SKB_DROP_REASON_"),
-            resets: without(resets, "SK_RST_REASON_"),
+            drops: without(&names.drops, "SKB_DROP_REASON_"),
+            resets: without(&names.resets, "SK_RST_REASON_"),
         }
     }
 
@@ -332,7 +328,7 @@ mod tests {
     fn reasons_are_named_as_the_kernel_does_and_numbers_where_it_is_unknown() {
         let drops = HashMap::from([(33, "SKB_DROP_REASON_TCP_OLD_DATA".to_owned())]);
         let resets = HashMap::from([(1, "SK_RST_REASON_NO_SOCKET".to_owned())]);
-        let reasons = Reasons::new(drops, resets);
+        let reasons = Reasons::of(&ReasonNames { drops, resets });
         assert_eq!([reasons.drop(33), reasons.drop(77)], ["TCP_OLD_DATA", "77"]);
         assert_eq!([reasons.reset(1), reasons.reset(9)], ["NO_SOCKET", "9"]);
         assert_eq!(Reasons::default().reset(0), "");

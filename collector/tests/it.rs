@@ -5,6 +5,7 @@ mod it {
     mod amqp;
     mod cql;
     mod dns;
+    mod flavours;
     mod http2;
     mod http;
     mod kafka;
@@ -20,5 +21,6 @@ mod it {
     mod postgres;
     mod redis;
     mod replay;
+    mod tcp_health;
     mod watch;
 }

@@ -140,6 +140,15 @@ const FIELDS: [Field; load::OFFSETS] = [
     field(Offset::DeviceNet, "net_device.nd_net", &["net_device", "nd_net"]),
 ];
 
+/// What a kernel calls the reasons in its messages, by their numbers, which differ between kernels.
+#[derive(Clone, Debug, Default)]
+pub struct ReasonNames {
+    /// `enum skb_drop_reason`; empty where it has none.
+    pub drops: HashMap<u32, String>,
+    /// `enum sk_rst_reason`; empty where it has none.
+    pub resets: HashMap<u32, String>,
+}
+
 /// What the kernel programs have to know of this kernel's types.
 pub(super) struct Layout {
     /// The offsets, in the order of [`Offset`].
@@ -148,6 +157,8 @@ pub(super) struct Layout {
     pub(super) drops_name_sockets: bool,
     /// Whether the tracepoint `tcp_send_reset` says why.
     pub(super) resets_have_reasons: bool,
+    /// What it calls its reasons.
+    pub(super) reason_names: ReasonNames,
 }
 
 /// The layout of this kernel.
@@ -168,6 +179,10 @@ pub(super) fn of_running_kernel() -> Result<Layout, OffsetsError> {
         // As above: socket, packet, reason.
         resets_have_reasons: arguments_of(&btf, "btf_trace_tcp_send_reset")
             .is_some_and(|of| of >= 4),
+        reason_names: ReasonNames {
+            drops: names_of(&btf, "skb_drop_reason"),
+            resets: names_of(&btf, "sk_rst_reason"),
+        },
     })
 }
 
@@ -184,8 +199,7 @@ fn arguments_of(btf: &Btf, name: &str) -> Option<usize> {
 }
 
 /// The names of an enumeration's values in this kernel, by value; none where it has no such.
-pub(super) fn names_of(enumeration: &str) -> HashMap<u32, String> {
-    let Ok(btf) = Btf::from_file(Path::new(VMLINUX)) else { return HashMap::new() };
+fn names_of(btf: &Btf, enumeration: &str) -> HashMap<u32, String> {
     let found = btf.resolve_types_by_name(enumeration).unwrap_or_default();
     let members = found.into_iter().find_map(|candidate| match candidate {
         Type::Enum(found) => Some(found.members),

@@ -16,7 +16,7 @@ use undine_ebpf::load::{
 use super::{
     BuildError, Config, ConnectionState, ControlError, Counters, DATAGRAM_PORTS, Hooks,
     RING_BYTES_MIN, Scope, ScopeDefault, ScopeGuard, Target, Verdict, listeners, object, offsets,
-    own_cgroup, process_tree, ring, scope::Resolved, untold::UntoldSeen,
+    offsets::ReasonNames, own_cgroup, process_tree, ring, scope::Resolved, untold::UntoldSeen,
 };
 
 /// Most rounds in which the descendants of a process are looked for; each finds those that were
@@ -107,6 +107,7 @@ pub(super) struct Loaded {
     pub(super) programs: Programs,
     pub(super) probes: Vec<ProbeReport>,
     pub(super) hooks: Hooks,
+    pub(super) reason_names: ReasonNames,
 }
 
 /// The loaded programs and their maps.
@@ -140,7 +141,7 @@ impl fmt::Debug for Programs {
 /// Loads the object, attaches what the kernel accepts, and only then sets the scope: up to there
 /// nobody is in it, so that no connection is seen by one program and not yet by another.
 pub(super) fn load(config: &Config) -> Result<Loaded, BuildError> {
-    let (mut programs, ring) = load_object(config)?;
+    let (mut programs, ring, reason_names) = load_object(config)?;
     let mut probes = Vec::new();
     let hooks = programs.attach_hooks(config.hooks, &mut probes)?;
     for probe in &OTHERS {
@@ -149,7 +150,7 @@ pub(super) fn load(config: &Config) -> Result<Loaded, BuildError> {
     programs.set_datagram_ports(&DATAGRAM_PORTS).map_err(not_built)?;
     programs.set_scope(&config.scope).map_err(not_built)?;
     programs.seed_listeners();
-    Ok(Loaded { ring, programs, probes, hooks })
+    Ok(Loaded { ring, programs, probes, hooks, reason_names })
 }
 
 fn not_built(error: ControlError) -> BuildError {
@@ -173,7 +174,7 @@ pub fn probe_report() -> Result<Vec<ProbeReport>, BuildError> {
     let (ring_bytes, connections_max) = (RING_BYTES_MIN, 16);
     let guard = ScopeGuard::Open;
     let config = Config { scope, guard, ring_bytes, connections_max, hooks: None };
-    let (mut programs, _ring) = load_object(&config)?;
+    let (mut programs, ..) = load_object(&config)?;
     let mut reports: Vec<_> =
         SOCKET_LENGTH.iter().chain(&OTHERS).map(|probe| programs.attach(probe)).collect();
     for probe in &SYS_EXIT {
@@ -184,7 +185,7 @@ pub fn probe_report() -> Result<Vec<ProbeReport>, BuildError> {
     Ok(reports)
 }
 
-fn load_object(config: &Config) -> Result<(Programs, RingBuf<MapData>), BuildError> {
+fn load_object(config: &Config) -> Result<(Programs, RingBuf<MapData>, ReasonNames), BuildError> {
     let layout = offsets::of_running_kernel()?;
     let own_cgroup = own_cgroup::own_id().unwrap_or_default();
     let drops_name_sockets = u32::from(layout.drops_name_sockets);
@@ -230,7 +231,7 @@ fn load_object(config: &Config) -> Result<(Programs, RingBuf<MapData>), BuildErr
         default: config.scope.default,
         ebpf,
     };
-    Ok((programs, ring))
+    Ok((programs, ring, layout.reason_names))
 }
 
 fn take<T>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, BuildError>

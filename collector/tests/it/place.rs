@@ -41,6 +41,11 @@ impl Place {
         command
     }
 
+    /// Path of its network namespace.
+    pub(crate) fn network(&self) -> String {
+        format!("/proc/{}/ns/net", self.holder.id())
+    }
+
     /// Runs a command to its successful end.
     pub(crate) fn run(&self, program: &str, args: &[&str]) -> String {
         let Output { status, stdout, stderr } =

@@ -1,0 +1,94 @@
+//! Every flavour of call that moves bytes over TCP, from the kernel to the table: what the program
+//! says it moved is what `conn_stats` has.
+
+use std::collections::BTreeMap;
+use std::process::Command;
+use std::sync::Arc;
+
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use undine_collector::{Hooks, SourceConfig};
+
+use super::kernel::{alone, config, may_load};
+use super::memory::Memory;
+use super::place::{Place, are_installed};
+
+/// Bytes sent and received by the end that connected, by its peer's port.
+type Moved = BTreeMap<String, [String; 2]>;
+
+/// Runs the program under `hooks`. Gives what it says of each flavour and what was seen of it, and
+/// checks that all connections together moved what it says.
+async fn run(name: &str, hooks: Hooks, argument: &str) -> (BTreeMap<String, String>, Moved, Moved) {
+    let dir = tempfile::tempdir().unwrap();
+    let program = dir.path().join("flavours").display().to_string();
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/flavours.c");
+    let compiled = Command::new("cc").args(["-O1", "-o", &program, source]).status().unwrap();
+    assert!(compiled.success());
+    let place = Place::new(name);
+    let memory = Arc::new(Memory::default());
+    let append = Arc::clone(&memory);
+    let mut config = config(&place.cgroup, 32 << 20, None);
+    if let SourceConfig::Kernel { hooks: wanted, .. } = &mut config.source {
+        *wanted = Some(hooks);
+    }
+    let collector = config.build(append).unwrap();
+    let handle = collector.handle();
+    let shutdown = CancellationToken::new();
+    let running = JoinSet::from_iter([Box::pin(collector.run(shutdown.clone()))]);
+    let said = tokio::task::block_in_place(|| place.run(&program, &[argument]));
+    let stats = handle.drain().await.unwrap();
+    assert!(stats.drained && stats.kernel.dropped == 0, "{stats:?}");
+    shutdown.cancel();
+    running.join_all().await.into_iter().collect::<Result<(), _>>().unwrap();
+    let (mut names, mut moved) = (BTreeMap::new(), Moved::new());
+    for line in said.lines() {
+        let [name, port, sent, received] = line.split(' ').collect::<Vec<_>>()[..] else {
+            panic!("{line}")
+        };
+        names.insert(port.to_owned(), name.to_owned());
+        moved.insert(port.to_owned(), [sent, received].map(str::to_owned));
+    }
+    let mut seen = Moved::new();
+    let columns = ["trace_role", "remote_port", "bytes_sent", "bytes_recv"];
+    for row in memory.rows("conn_stats", &columns).into_iter().filter(|row| row[0] == "1") {
+        let [_, port, sent, received] = <[String; 4]>::try_from(row).unwrap();
+        // A counter only grows, so the last row has it all.
+        seen.insert(port, [sent, received]);
+    }
+    let total: u64 = moved.values().flatten().map(|bytes| bytes.parse::<u64>().unwrap()).sum();
+    let unseen: u64 = total * 2 - stats.kernel.operation_bytes;
+    let missing = moved.iter().filter(|(port, bytes)| seen.get(*port) != Some(bytes)).count();
+    assert_eq!(unseen == 0, missing == 0, "{unseen} bytes of {stats:?}");
+    assert_eq!(stats.kernel.operation_bytes, stats.pipeline.bytes);
+    (names, moved, seen)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_flavour_of_call_is_in_conn_stats_to_the_last_byte() {
+    let _alone = alone().await;
+    if !may_load() || !are_installed(&["cc"]) {
+        return;
+    }
+    let (names, moved, seen) = run("undine-flavours", Hooks::SocketLength, "all").await;
+    assert!(names.len() >= 28, "{names:?}");
+    for (port, bytes) in moved {
+        assert_eq!(seen.get(&port), Some(&bytes), "{}", names[&port]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_only_system_calls_are_seen_what_io_uring_sends_is_missing() {
+    let _alone = alone().await;
+    if !may_load() || !are_installed(&["cc"]) {
+        return;
+    }
+    let (names, moved, seen) = run("undine-flavours2", Hooks::SysExit, "all").await;
+    for (port, bytes) in moved {
+        let name = &names[&port];
+        if ["uring_send", "uring_write"].contains(&name.as_str()) {
+            assert_ne!(seen.get(&port), Some(&bytes), "{name} is seen: say so in README.md");
+        } else {
+            assert_eq!(seen.get(&port), Some(&bytes), "{name}");
+        }
+    }
+}
