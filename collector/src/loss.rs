@@ -6,6 +6,7 @@
 //! | a connection out of step | none here: counted above | exchanges that were dropped … plus one for as many unread bytes of its requests as its protocol's shortest request has |
 //! | lost bytes that no connection accounts for yet | none here | 0 … one per shortest request, plus the requests that wait for a response, for every protocol that was seen |
 //! | datagrams for which the ring was full | counted above | 0 … one for each, of `dns_events` |
+//! | events of TCP for which the kernel had no room | none | exact, if each were a row of its own; which table is not known |
 //! | bytes truncated or bypassed | exact, by message | none: inside a body nothing else is missing, elsewhere the connection falls out of step |
 //! | rows that the store refused | | exact |
 //!
@@ -44,6 +45,8 @@ pub struct KernelTotals {
     pub dropped_datagrams: u64,
     /// Their bytes, among the dropped bytes.
     pub dropped_datagram_bytes: u64,
+    /// Events of TCP that are in no row.
+    pub untold_tcp_events: u64,
 }
 
 /// Bounds of the rows that are missing.
@@ -219,7 +222,18 @@ impl LossLedger {
         let messages = self.kernel.dropped.saturating_sub(self.reported.dropped);
         let datagrams =
             self.kernel.dropped_datagrams.saturating_sub(self.reported.dropped_datagrams);
+        let untold = self.kernel.untold_tcp_events.saturating_sub(self.reported.untold_tcp_events);
         self.reported = self.kernel;
+        if untold > 0 {
+            rows.push(&DataLoss {
+                time_: time,
+                stage: "kernel",
+                reason: "map_full",
+                rows_max: signed(untold),
+                detail: &format!("{untold} TCP events"),
+                ..DataLoss::default()
+            });
+        }
         if operations + bytes + messages > 0 {
             rows.push(&DataLoss {
                 time_: time,

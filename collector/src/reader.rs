@@ -310,6 +310,7 @@ impl Work {
                 operation_bytes: counters.operation_bytes,
                 dropped_datagrams: counters.dropped_datagrams,
                 dropped_datagram_bytes: counters.dropped_datagram_bytes,
+                untold_tcp_events: counters.untold_tcp_events,
             };
             self.pipeline.kernel(totals);
             self.record(|recorder| recorder.kernel(&totals));

@@ -181,7 +181,7 @@ impl Recorder {
     /// # Errors
     /// Where the disk fails.
     pub fn kernel(&mut self, totals: &KernelTotals) -> Result<(), RecordingError> {
-        let mut bytes = Vec::with_capacity(64);
+        let mut bytes = Vec::with_capacity(72);
         for value in [
             totals.attempts,
             totals.dropped,
@@ -191,6 +191,7 @@ impl Recorder {
             totals.operation_bytes,
             totals.dropped_datagrams,
             totals.dropped_datagram_bytes,
+            totals.untold_tcp_events,
         ] {
             bytes.extend_from_slice(&value.to_le_bytes());
         }
@@ -348,6 +349,8 @@ fn parse(kind: u8, payload: &[u8]) -> Option<Entry<'_>> {
                 operation_bytes: words.next()?,
                 dropped_datagrams: words.next()?,
                 dropped_datagram_bytes: words.next()?,
+                // Older recordings have none.
+                untold_tcp_events: words.next().unwrap_or_default(),
             }))
         }
         _ => None,

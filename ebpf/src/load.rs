@@ -213,9 +213,6 @@ pub enum Offset {
 /// In the global `OFFSETS`: this kernel has no such field.
 pub const NO_OFFSET: u32 = u32::MAX;
 
-/// How often [`crate::TcpStats`] of a connection that is used are sent, in nanoseconds.
-pub const TCP_STATS_INTERVAL_NS: u64 = 10_000_000_000;
-
 /// Most [`crate::TcpEvent`] messages that a CPU sends in a second, statistics not counted; further
 /// events are counted in the map `UNTOLD`.
 pub const TCP_EVENTS_PER_SECOND_MAX: u64 = 100;

@@ -23,6 +23,10 @@ use super::{
 /// forked while the one before looked.
 const TREE_ROUNDS_MAX: usize = 8;
 
+/// How often the statistics of a connection that is used are told, in nanoseconds. Tests of this crate
+/// don't wait that long.
+const TCP_STATS_INTERVAL_NS: u64 = if cfg!(test) { 1_000_000 } else { 10_000_000_000 };
+
 /// A program of the object and where it belongs.
 struct Probe {
     name: &'static str,
@@ -200,6 +204,7 @@ fn load_object(config: &Config) -> Result<(Programs, RingBuf<MapData>, ReasonNam
         .override_global("OWN_CGROUP", &own_cgroup, true)
         .override_global("DROPS_NAME_SOCKETS", &drops_name_sockets, true)
         .override_global("RESETS_HAVE_REASONS", &resets_have_reasons, true)
+        .override_global("TCP_STATS_INTERVAL_NS", &TCP_STATS_INTERVAL_NS, true)
         .override_global("WAKEUP_BYTES", &wakeup_bytes, true)
         .map_max_entries("RING", config.ring_bytes)
         .map_max_entries("CONNECTIONS", config.connections_max)

@@ -13,7 +13,7 @@ use std::{
 
 use undine_ebpf::{
     ConnInfo, ConnTotals, Direction, EGRESS, FLAG_BYPASSED, FLAG_CONTINUED, FLAG_TRUNCATED, Header,
-    INGRESS, Kind, PAYLOAD_BYTES_MAX,
+    INGRESS, Kind, PAYLOAD_BYTES_MAX, TcpEvent, TcpEventKind,
 };
 
 use super::{
@@ -343,6 +343,36 @@ fn a_full_ring_loses_messages_but_never_count_of_them() {
             assert_eq!(totals.operations, seen + totals.dropped_messages);
         }
     }
+}
+
+#[test]
+fn statistics_of_a_connection_are_told_while_it_is_used_and_when_it_ends() {
+    let Some(_alone) = turn() else { return };
+    let cgroup = own_cgroup("stats");
+    let mut program = Program::start();
+    take(&cgroup, &program);
+    let targets = vec![Target::Cgroup(cgroup.path().to_path_buf())];
+    let mut kernel = only(targets, None, 64 << 20).build().unwrap();
+    program.tell("many 3000 300");
+    let said = program.hear("done");
+    let mut messages = Vec::new();
+    drain(&mut kernel, &mut messages);
+    let client = connections(&messages)
+        .into_iter()
+        .find_map(|(conn, seen)| (seen.open?.role == 1).then_some(conn))
+        .unwrap();
+    let told: Vec<TcpEvent> = messages
+        .iter()
+        .filter(|message| message.kind() == Kind::Tcp && message.header.conn == client)
+        .map(Message::read)
+        .filter(|event: &TcpEvent| event.event == TcpEventKind::Stats as u8)
+        .collect();
+    assert!(told.len() >= 2, "{told:?}");
+    assert!(told.is_sorted_by_key(|event| event.stats.bytes_sent), "{told:?}");
+    let last = told.last().unwrap();
+    assert_eq!(told.iter().filter(|event| event.last != 0).count(), 1);
+    assert_eq!((last.last, last.stats.bytes_sent), (1, said[0]), "{last:?}");
+    assert!(last.info.local_port != 0 && last.stats.srtt_us > 0 && last.stats.cwnd > 0, "{last:?}");
 }
 
 #[test]

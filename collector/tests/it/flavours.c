@@ -461,8 +461,7 @@ static void play(int number) {
     printf("%s %d %zu %zu\n", flavours[number].name, port, sends ? moved : 1, sends ? 1 : moved);
 }
 
-int main(int count, char **arguments) {
-    if (count > 1 && strcmp(arguments[1], "plain") == 0) uring = 0;
+int main(void) {
     unsigned params[30] = {0};
     int ring = syscall(SYS_io_uring_setup, 4, params);
     if (ring < 0) {

@@ -13,6 +13,9 @@ use super::memory::Memory;
 use super::place::{Place, are_installed};
 use super::player::Player;
 
+/// What goes up and down through a proxy, and how much of what goes up it reads itself, in bytes.
+const PLAYS: [(u64, u64, u64); 3] = [(100_000, 70_000, 0), (50_001, 3, 1), (77, 200_003, 76)];
+
 /// Has `before` played, begins to watch, has `after` played, and gives what was seen.
 async fn joined(name: &str, before: &[&str], after: &[&str]) -> (Arc<Memory>, Stats) {
     let place = Place::new(name);
@@ -94,7 +97,6 @@ async fn bytes_that_are_spliced_out_of_a_socket_are_counted_to_the_last() {
     if !may_load() || !are_installed(&["python3"]) {
         return;
     }
-    const PLAYS: [(u64, u64, u64); 3] = [(100_000, 70_000, 0), (50_001, 3, 1), (77, 200_003, 76)];
     let lines = PLAYS.map(|(up, down, read)| format!("proxied {up} {down} {read}"));
     let lines = lines.each_ref().map(String::as_str);
     let (memory, stats) = joined("undine-splice", &[], &lines).await;

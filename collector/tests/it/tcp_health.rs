@@ -13,6 +13,9 @@ use super::memory::Memory;
 use super::place::{Place, are_installed};
 use super::player::Player;
 
+/// What goes over a connection that loses some of it.
+const BYTES: u64 = 3_000_000;
+
 /// The counters of `place`'s network that `nstat` knows, since it began.
 fn counters(place: &Place) -> BTreeMap<String, u64> {
     let text = place.run("nstat", &["-asz"]);
@@ -105,7 +108,6 @@ async fn what_is_sent_again_is_as_much_as_the_network_counts() {
     if !may_load() || !are_installed(&["python3", "nstat", "nft"]) {
         return;
     }
-    const BYTES: u64 = 3_000_000;
     let (memory, counted) = watched("undine-loss", |place, player| {
         // One of eight data segments is lost when it arrives; but for the handshake, so that only what
         // is sent again for data is counted.

@@ -93,6 +93,8 @@ static DROPS_NAME_SOCKETS: u32 = 0;
 #[unsafe(no_mangle)]
 static RESETS_HAVE_REASONS: u32 = 0;
 #[unsafe(no_mangle)]
+static TCP_STATS_INTERVAL_NS: u64 = 0;
+#[unsafe(no_mangle)]
 static WAKEUP_BYTES: u64 = 0;
 
 /// The offset of a kernel field. The verifier knows it as a constant.
@@ -128,6 +130,13 @@ pub(crate) fn drops_name_sockets() -> bool {
 pub(crate) fn resets_have_reasons() -> bool {
     // SAFETY: as above.
     unsafe { read_volatile(addr_of!(RESETS_HAVE_REASONS)) != 0 }
+}
+
+/// How often the statistics of a connection that is used are told.
+#[inline(always)]
+pub(crate) fn tcp_stats_interval_ns() -> u64 {
+    // SAFETY: as above.
+    unsafe { read_volatile(addr_of!(TCP_STATS_INTERVAL_NS)) }
 }
 
 /// How full the ring is when the reader is woken.

@@ -6,13 +6,13 @@ use aya_ebpf::helpers::generated::{bpf_loop, bpf_probe_read_user};
 use undine_ebpf::{
     CHUNKS_MAX, Counter, Direction, FLAG_BYPASSED, FLAG_CONTINUED, FLAG_FAULT, FLAG_TRUNCATED,
     INGRESS, Kind, PAYLOAD_BYTES_MAX,
-    load::{Connection, SCRATCH_PER_CPU, Scratch, TCP_STATS_INTERVAL_NS},
+    load::{Connection, SCRATCH_PER_CPU, Scratch},
 };
 
 use super::{
     buffer::Buffer,
     connection::{Sock, admit, announce},
-    maps::{SCRATCH, add, count, count_process},
+    maps::{SCRATCH, add, count, count_process, tcp_stats_interval_ns},
     ring::{self, at_most_32k, below_16k},
     task::Current,
     tcp_health::tell_stats,
@@ -102,7 +102,7 @@ impl Operation {
             (*header).beginning = (*connection).beginning as u8;
             let now = (*header).time_mono_ns;
             Output { scratch, totals }.send(len);
-            if now.wrapping_sub((*connection).stats_at) > TCP_STATS_INTERVAL_NS {
+            if now.wrapping_sub((*connection).stats_at) > tcp_stats_interval_ns() {
                 (*connection).stats_at = now;
                 tell_stats(self.sock.0, connection, 0);
             }

@@ -7,7 +7,7 @@
 //! in the map `UNTOLD`, from where user space takes them. Segments that were sent again the socket
 //! counts itself, so each event tells of those since the one before.
 
-use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
+use aya_ebpf::{bindings::BPF_NOEXIST, macros::raw_tracepoint, programs::RawTracePointContext};
 use undine_ebpf::{
     ConnInfo, Counter, Header, Kind, TcpEvent, TcpEventKind, TcpStats,
     load::{
@@ -394,8 +394,7 @@ fn count_untold(
         Untold { count: times, process_start_ns, tgid, state, info: ConnInfo::default() };
     describe_ends(subject, &raw mut untold.info);
     // Another CPU may have entered it meanwhile.
-    const NO_EXIST: u64 = 1;
-    if UNTOLD.insert(key, &untold, NO_EXIST).is_ok() {
+    if UNTOLD.insert(key, &untold, u64::from(BPF_NOEXIST)).is_ok() {
         return;
     }
     match UNTOLD.get_ptr_mut(key) {

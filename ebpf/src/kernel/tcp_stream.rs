@@ -35,7 +35,7 @@ const TCP_LAST_ACK: u8 = 9;
 const TCP_CLOSING: u8 = 11;
 
 /// Most times that numbers are read again because the kernel changed them meanwhile.
-const READS_MAX: u32 = 4;
+const READS_MAX: u32 = 2;
 
 /// Most bytes that one message says have gone by unseen; the next operation finds the others.
 const CATCH_UP_BYTES_MAX: u64 = 1 << 30;
@@ -88,6 +88,16 @@ fn taken(sock: Sock) -> u64 {
     UNKNOWN
 }
 
+/// Whether a socket in `state` has a FIN to send, or has sent it.
+#[inline(always)]
+fn has_fin(state: u8) -> bool {
+    state == TCP_FIN_WAIT1
+        || state == TCP_FIN_WAIT2
+        || state == TCP_TIME_WAIT
+        || state == TCP_LAST_ACK
+        || state == TCP_CLOSING
+}
+
 /// Whether the process has given the socket exactly `own` bytes to send, as far as that is certain.
 #[inline(always)]
 fn has_sent_only(sock: Sock, own: u64, role: u32) -> bool {
@@ -108,12 +118,7 @@ fn has_sent_only(sock: Sock, own: u64, role: u32) -> bool {
             if state == TCP_CLOSE {
                 return false;
             }
-            let ends = state == TCP_FIN_WAIT1
-                || state == TCP_FIN_WAIT2
-                || state == TCP_TIME_WAIT
-                || state == TCP_LAST_ACK
-                || state == TCP_CLOSING;
-            let fin = u64::from(ends);
+            let fin = u64::from(has_fin(state));
             // Numbers that were used, those of the SYN and the FIN among them.
             let used = acked + u64::from(end.wrapping_sub(first));
             if role == ROLE_SERVER {
@@ -150,9 +155,11 @@ pub(crate) fn begins(sock: u64, direction: u64, own: u64, connection: *mut Conne
         let known = taken != UNKNOWN && taken >= received;
         let connected = (*connection).beginning == u32::from(BEGINNING_SEEN);
         // SAFETY: only whether there is an entry matters.
-        let accepted = BORN.get(sock.0).is_some() && has_sent_only(sock, sent, ROLE_SERVER);
-        let born = connected || accepted;
-        let first = known && taken == received && has_sent_only(sock, sent, (*connection).role);
+        let accepted = BORN.get(sock.0).is_some();
+        // Whether nothing was received before says the one, who was seen to accept it the other.
+        let nothing_received = accepted || (known && taken == received);
+        let first = !connected && nothing_received && has_sent_only(sock, sent, (*connection).role);
+        let born = connected || (accepted && first);
         if born || first {
             (*connection).beginning = u32::from(BEGINNING_SEEN);
         } else {
@@ -215,10 +222,20 @@ pub(crate) fn catch_up(sock: u64, own: u64, connection: *mut Connection) {
         let totals = (&raw mut (*connection).totals.directions).cast::<Direction>();
         let totals = totals.add(INGRESS as usize);
         let counted = (*connection).taken_before + (*totals).bytes + own;
-        if taken <= counted {
+        if (*connection).positioned == 0 || taken <= counted {
             return;
         }
-        let mut missing = taken - counted;
+        tell_gap(connection, INGRESS, taken - counted);
+    }
+}
+
+/// Counts and tells `missing` bytes that went by unseen, as far as one message may say.
+#[inline(always)]
+unsafe fn tell_gap(connection: *mut Connection, direction: u8, mut missing: u64) {
+    // SAFETY: the caller passes a map value; `message` is in the ring.
+    unsafe {
+        let totals = (&raw mut (*connection).totals.directions).cast::<Direction>();
+        let totals = totals.add(direction as usize);
         if missing > CATCH_UP_BYTES_MAX {
             missing = CATCH_UP_BYTES_MAX;
         }
@@ -229,7 +246,7 @@ pub(crate) fn catch_up(sock: u64, own: u64, connection: *mut Connection) {
             let (tgid, began) = ((*connection).tgid, (*connection).process_start_ns);
             ring::fill(header, Kind::Data, tgid, 0, began);
             (*header).flags = FLAG_BYPASSED | FLAG_CONTINUED;
-            (*header).direction = INGRESS;
+            (*header).direction = direction;
             (*header).conn = (*connection).conn;
             (*header).beginning = (*connection).beginning as u8;
             (*header).pos = start;
