@@ -11,7 +11,9 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use undine_schema::{Append, Clock};
 
-use crate::kernel::{self, Control, ControlError, Hooks, Scope, ScopeGuard, Target, Verdict};
+use crate::kernel::{
+    self, Control, ControlError, CostSample, Hooks, Scope, ScopeGuard, Target, Verdict,
+};
 use crate::loss::{KernelTotals, RowBounds};
 use crate::pipeline::{Pipeline, PipelineCounts, Settings};
 use crate::process::FactSource;
@@ -160,6 +162,7 @@ pub struct Collector {
 pub struct Handle {
     commands: mpsc::Sender<Command>,
     stats: Arc<Mutex<Stats>>,
+    cost: Arc<Mutex<CostSample>>,
     control: Option<Control>,
 }
 
@@ -208,7 +211,9 @@ impl Config {
         pipeline.set_wall_minus_mono_ns(wall);
         let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
         let stats = Arc::new(Mutex::new(Stats::default()));
-        let handle = Handle { commands, stats: Arc::clone(&stats), control };
+        let cost = Arc::new(Mutex::new(CostSample::default()));
+        let handle =
+            Handle { commands, stats: Arc::clone(&stats), cost: Arc::clone(&cost), control };
         let writer = Writer::new(append);
         let flush_interval = self.flush_interval;
         let reader = Reader::new(
@@ -218,6 +223,7 @@ impl Config {
             recorder,
             receiver,
             stats,
+            cost,
             flush_interval,
             self.clock,
         );
@@ -315,6 +321,12 @@ impl Handle {
     /// What it has seen and done, as of the last write.
     pub fn stats(&self) -> Stats {
         *self.stats.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the kernel programs cost in the last second in which it was measured, about one in
+    /// thirty; empty before the first, and in a replay.
+    pub fn cost(&self) -> CostSample {
+        self.cost.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Watches what `target` names from now on. Nothing happens in a replay.

@@ -11,6 +11,7 @@
 //! ```
 
 mod cgroups;
+mod cost;
 mod counters;
 mod doctor;
 mod listeners;
@@ -24,12 +25,14 @@ mod scope;
 mod tests;
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use undine_ebpf::{ConnTotals, load};
 
+pub use cost::{CostSample, ProgramCost, of_running as cost_of_running};
 pub use counters::Counters;
 pub use doctor::{Check, check_host};
 pub use offsets::OffsetsError;
@@ -37,6 +40,8 @@ pub use own_cgroup::{Cgroup, CgroupError};
 pub use programs::{Outcome, ProbeReport, probe_report};
 pub use ring::PollOutcome;
 pub use scope::{Scope, ScopeDefault, ScopeError, ScopeGuard, Target, TargetParseError, Verdict};
+
+pub(crate) use cost::CostMeter;
 
 use programs::Programs;
 use ring::RingReader;
@@ -292,6 +297,11 @@ impl Control {
     /// Which hooks see the bytes of sockets.
     pub fn hooks(&self) -> Hooks {
         self.0.hooks
+    }
+
+    /// How often each program ran and for how long, while the kernel was asked to count it.
+    pub(crate) fn run_totals(&self) -> BTreeMap<String, ProgramCost> {
+        self.programs().run_totals()
     }
 
     /// Detaches all programs. Messages that are in the ring and all counters stay readable, so

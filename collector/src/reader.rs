@@ -9,7 +9,9 @@ use undine_schema::{Clock, TimeNs};
 
 use crate::collector::{RunError, Stats};
 use crate::event::ProcessKey;
-use crate::kernel::{self, ConnectionState, Control, KernelSource, Outcome};
+use crate::kernel::{
+    self, ConnectionState, Control, CostMeter, CostSample, KernelSource, Outcome, ProbeReport,
+};
 use crate::loss::KernelTotals;
 use crate::pipeline::Pipeline;
 use crate::recording::{Entry, Recorder, RecordingError};
@@ -49,6 +51,8 @@ pub(crate) struct Reader {
     work: Work,
     commands: mpsc::Receiver<Command>,
     stats: Arc<Mutex<Stats>>,
+    cost: Arc<Mutex<CostSample>>,
+    meter: CostMeter,
     flush_interval: Duration,
     clock: Arc<dyn Clock>,
     drained: bool,
@@ -72,15 +76,17 @@ impl Reader {
         recorder: Option<Recorder>,
         commands: mpsc::Receiver<Command>,
         stats: Arc<Mutex<Stats>>,
+        cost: Arc<Mutex<CostSample>>,
         flush_interval: Duration,
         clock: Arc<dyn Clock>,
     ) -> Self {
         let work = Work { pipeline, writer, recorder, undecodable: 0 };
-        Self { source, work, commands, stats, flush_interval, clock, drained: false }
+        let meter = CostMeter::default();
+        Self { source, work, commands, stats, cost, meter, flush_interval, clock, drained: false }
     }
 
     pub(crate) fn run(mut self) -> Result<(), RunError> {
-        self.write_probe_status();
+        self.write_probe_status(None);
         let mut flushed = Instant::now();
         let mut kept_house = Instant::now();
         let result = loop {
@@ -241,12 +247,18 @@ impl Reader {
     fn keep_house(&mut self) {
         if let Source::Kernel(kernel) = &self.source {
             self.work.pipeline.set_wall_minus_mono_ns(kernel::wall_minus_mono_ns());
-            self.work.kernel(&kernel.control());
+            let control = kernel.control();
+            self.work.kernel(&control);
+            if let Some(sample) = self.meter.tick(&control) {
+                self.write_probe_status(Some(&sample));
+                *self.cost.lock().unwrap_or_else(PoisonError::into_inner) = sample;
+            }
         }
         self.work.pipeline.write_losses(self.clock.now(), false);
     }
 
-    fn write_probe_status(&mut self) {
+    /// Writes how each probe fared, and what it costs where that was measured.
+    fn write_probe_status(&mut self, cost: Option<&CostSample>) {
         let Source::Kernel(kernel) = &self.source else { return };
         let upid = own_process().map(|own| self.work.pipeline.upid(own)).unwrap_or_default();
         let now = self.clock.now();
@@ -262,8 +274,7 @@ impl Reader {
                 (why, "") => why.to_owned(),
                 (why, remedy) => format!("{why}; {remedy}"),
             };
-            let standby = matches!(probe.outcome, Outcome::Standby);
-            let info = serde_json::json!({ "program": probe.probe, "standby": standby });
+            let info = probe_info(probe, cost);
             self.work.pipeline.probe_status(&ProbeStatus {
                 time_: now,
                 upid,
@@ -363,6 +374,20 @@ fn replayed(pipeline: &mut Pipeline, recorder: &mut Option<Recorder>, entry: Ent
         Entry::Process(key, facts) => pipeline.recorded_facts(key, facts),
         Entry::Kernel(totals) => pipeline.kernel(totals),
     }
+}
+
+/// What `probe_status.info` says of a probe.
+fn probe_info(probe: &ProbeReport, cost: Option<&CostSample>) -> serde_json::Value {
+    let standby = matches!(probe.outcome, Outcome::Standby);
+    let mut info = serde_json::json!({ "program": probe.probe, "standby": standby });
+    if let Some(sample) = cost
+        && let Some(cost) = sample.programs.get(probe.probe)
+    {
+        info["runs_per_second"] = sample.runs_per_second(cost).into();
+        info["run_ns"] = cost.run_ns().into();
+        info["cpu_ppm"] = sample.cpu_ppm(cost).into();
+    }
+    info
 }
 
 /// The value, or a line in the log.

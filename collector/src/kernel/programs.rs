@@ -15,8 +15,10 @@ use undine_ebpf::load::{
 
 use super::{
     BuildError, Config, ConnectionState, ControlError, Counters, DATAGRAM_PORTS, Hooks,
-    RING_BYTES_MIN, Scope, ScopeDefault, ScopeGuard, Target, Verdict, listeners, object, offsets,
-    process_tree, ring, scope::Resolved,
+    RING_BYTES_MIN, Scope, ScopeDefault, ScopeGuard, Target, Verdict,
+    cost::{self, ProgramCost},
+    listeners, object, offsets, process_tree, ring,
+    scope::Resolved,
 };
 
 /// Most rounds in which the descendants of a process are looked for; each finds those that were
@@ -45,6 +47,11 @@ const OTHERS: [Probe; 5] = [
     Probe { name: "sched_process_exec", without: "new programs are found by scanning /proc" },
     Probe { name: "sched_process_exit", without: "ended processes are found by scanning /proc" },
 ];
+
+/// Names of all programs.
+pub(super) fn names() -> impl Iterator<Item = &'static str> {
+    SOCKET_LENGTH.iter().chain(&SYS_EXIT).chain(&OTHERS).map(|probe| probe.name)
+}
 
 /// How a probe fared.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -294,6 +301,11 @@ impl Programs {
         {
             tracing::warn!(probe = probe.name, %error, "a kernel program could not be unloaded");
         }
+    }
+
+    /// How often each program ran and for how long, while the kernel was asked to count it.
+    pub(super) fn run_totals(&self) -> BTreeMap<String, ProgramCost> {
+        cost::run_totals(&self.ebpf)
     }
 
     pub(super) fn detach(&mut self) {

@@ -450,3 +450,28 @@ fn a_message_has_room_for_what_one_may_carry() {
         assert!(!inside, "the kernel object holds a path of the machine that built it: {place}");
     }
 }
+
+#[test]
+fn what_the_programs_cost_is_measured_now_and_then() {
+    let Some(_alone) = turn() else { return };
+    let cgroup = own_cgroup("cost");
+    let mut program = Program::start();
+    take(&cgroup, &program);
+    let targets = vec![Target::Cgroup(cgroup.path().to_path_buf())];
+    let kernel = only(targets, Some(Hooks::SocketLength), 8 << 20).build().unwrap();
+    let control = kernel.control();
+    let mut meter = super::CostMeter::default();
+    assert_eq!(meter.tick(&control), None);
+    program.tell("many 100 10");
+    program.hear("done");
+    let sample = meter.tick(&control).unwrap();
+    let cost = sample.programs["sock_send_length"];
+    println!("{cost:?} over {:?}", sample.over);
+    assert!(cost.runs >= 100 && !cost.time.is_zero(), "{sample:?}");
+    assert!(cost.time < sample.over * 64, "{sample:?}");
+    let idle = std::iter::from_fn(|| Some(meter.tick(&control))).take(29);
+    assert!(idle.into_iter().all(|sample| sample.is_none()));
+    assert_eq!(meter.tick(&control), None, "the next begins");
+    assert!(meter.tick(&control).is_some());
+    program.end();
+}
