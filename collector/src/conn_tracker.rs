@@ -15,8 +15,8 @@ use crate::conn_stats::AccountKey;
 use crate::data_stream::{DataStreams, Delivery, Missing, Operation, Piece};
 use crate::endpoints::{Role, Tuple};
 use crate::event::{Flow, ProcessKey};
-use crate::protocol::exchange::{Exchanges, Output};
 use crate::protocol::gap::{Cause, LostRows, Start};
+use crate::protocol::output::{Exchanges, Output};
 use crate::protocol::{
     self, PROBE_BYTES_MAX, Protocol, ProtocolCode, Verdict, infer, request_starts,
 };

@@ -4,7 +4,7 @@
 //! protocol, and what was taken for opaque is looked at again whenever an operation starts with
 //! what only one protocol sends. A parser is fed by [`Protocol::bytes`], `hole` and `close`, and
 //! does no I/O. Most are a [`dialogue::Dialect`], which knows only what its messages look like;
-//! adding one is that, a variant of [`ProtocolCode`] and of [`exchange::Finished`], and its line
+//! adding one is that, a variant of [`ProtocolCode`] and of [`output::Finished`], and its line
 //! among what is known of all.
 
 pub mod amqp;
@@ -21,6 +21,7 @@ pub mod kafka;
 pub mod mongo;
 pub mod mysql;
 pub mod nats;
+pub mod output;
 pub mod pgsql;
 pub mod redis;
 
@@ -32,7 +33,6 @@ use amqp::Amqp;
 use cql::Cql;
 use dialogue::{Dialect, Dialogue};
 use dns::DnsTcp;
-use exchange::Output;
 use gap::{LostRows, Start};
 use http1::Http1;
 use http2::Http2;
@@ -40,6 +40,7 @@ use kafka::Kafka;
 use mongo::Mongo;
 use mysql::Mysql;
 use nats::Nats;
+use output::Output;
 use pgsql::Pgsql;
 use redis::Redis;
 

@@ -13,8 +13,8 @@ mod segment;
 use std::collections::VecDeque;
 
 use super::dialogue::{Call, Calls, Dialect, Side, Step, Timed};
-use super::exchange::{Finished, QUALITY_BODY_INCOMPLETE};
 use super::gap::Cause;
+use super::output::{Finished, QUALITY_BODY_INCOMPLETE};
 use super::{Probe, ProtocolCode};
 use envelope::{Envelope, Envelopes, Event, Head, Opcode};
 use segment::Segment;

@@ -24,12 +24,12 @@ mod head;
 
 use std::collections::VecDeque;
 
-use super::exchange::{
-    Exchange, Finished, Output, QUALITY_BODY_INCOMPLETE, QUALITY_ENDED_BY_CLOSE, QUALITY_MIDSTREAM,
-    ResponseProgress,
-};
+use super::exchange::{Exchange, ResponseProgress};
 use super::gap::{Cause, GapAccount, LostRows, Start};
 use super::headers::headers_into;
+use super::output::{
+    Finished, Output, QUALITY_BODY_INCOMPLETE, QUALITY_ENDED_BY_CLOSE, QUALITY_MIDSTREAM,
+};
 use super::{Probe, Protocol, ProtocolCode};
 use crate::data_stream::{Missing, Operation};
 use crate::event::Flow;

@@ -11,8 +11,8 @@ mod json;
 mod message;
 
 use super::dialogue::{Call, Calls, Dialect, Side, Step, Timed};
-use super::exchange::Finished;
 use super::gap::Cause;
+use super::output::Finished;
 use super::{Probe, ProtocolCode};
 use bson::Stop;
 use message::{Content, HEADER_BYTES, Header, MORE_TO_COME};

@@ -9,8 +9,8 @@
 mod line;
 
 use super::dialogue::{Call, Calls, Dialect, Side, Step, Timed};
-use super::exchange::Finished;
 use super::gap::Cause;
+use super::output::Finished;
 use super::{PROBE_BYTES_MAX, Probe, ProtocolCode};
 use crate::redaction::{Mode, body_into};
 use line::{LINE_BYTES_MAX, Line, Options, Payload};

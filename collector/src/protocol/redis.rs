@@ -8,8 +8,8 @@
 mod value;
 
 use super::dialogue::{Call, Calls, Dialect, Side, Step, Timed};
-use super::exchange::Finished;
 use super::gap::Cause;
+use super::output::Finished;
 use super::{Probe, ProtocolCode};
 use value::{Progress, ValueReader};
 
