@@ -10,10 +10,11 @@
 //!                     └─control─► Control: targets, counters, totals of connections, probes
 //! ```
 
-mod cgroups;
+pub(crate) mod cgroups;
 mod counters;
 mod doctor;
 mod listeners;
+pub(crate) mod membership;
 mod offsets;
 mod own_cgroup;
 mod process_tree;
@@ -31,6 +32,7 @@ use std::{
 use undine_ebpf::{ConnTotals, load};
 
 pub use counters::Counters;
+pub use membership::Membership;
 pub use doctor::{Check, check_host};
 pub use offsets::OffsetsError;
 pub use own_cgroup::{Cgroup, CgroupError};
@@ -282,6 +284,14 @@ impl Control {
     /// Where there are too many.
     pub fn set_datagram_ports(&self, ports: &[u16]) -> Result<(), ControlError> {
         self.programs().set_datagram_ports(ports)
+    }
+
+    /// Whom the programs watch at this moment, for readers of `/proc` and of cgroups.
+    ///
+    /// # Errors
+    /// Where the kernel's map cannot be read.
+    pub fn membership(&self) -> Result<Membership, ControlError> {
+        self.programs().membership()
     }
 
     /// How each probe fared when the programs were loaded.
