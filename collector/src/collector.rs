@@ -11,12 +11,13 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use undine_schema::{Append, Clock};
 
+use crate::error_log::ErrorLog;
 use crate::kernel::{
     self, Control, ControlError, CostSample, Hooks, Scope, ScopeGuard, Target, Verdict,
 };
 use crate::loss::{KernelTotals, RowBounds};
 use crate::pipeline::{Pipeline, PipelineCounts, Settings};
-use crate::process::FactSource;
+use crate::process::{FactSource, Identity, Seen};
 use crate::reader::{Command, Reader, Source};
 use crate::recording::{Recorder, RecordingError, RecordingHeader, Replayer};
 use crate::redaction::Redaction;
@@ -163,6 +164,7 @@ pub struct Handle {
     commands: mpsc::Sender<Command>,
     stats: Arc<Mutex<Stats>>,
     cost: Arc<Mutex<CostSample>>,
+    errors: Arc<ErrorLog>,
     control: Option<Control>,
 }
 
@@ -212,8 +214,14 @@ impl Config {
         let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
         let stats = Arc::new(Mutex::new(Stats::default()));
         let cost = Arc::new(Mutex::new(CostSample::default()));
-        let handle =
-            Handle { commands, stats: Arc::clone(&stats), cost: Arc::clone(&cost), control };
+        let errors = Arc::<ErrorLog>::default();
+        let handle = Handle {
+            commands,
+            stats: Arc::clone(&stats),
+            cost: Arc::clone(&cost),
+            errors: Arc::clone(&errors),
+            control,
+        };
         let writer = Writer::new(append);
         let flush_interval = self.flush_interval;
         let reader = Reader::new(
@@ -224,6 +232,7 @@ impl Config {
             receiver,
             stats,
             cost,
+            errors,
             flush_interval,
             self.clock,
         );
@@ -327,6 +336,25 @@ impl Handle {
     /// thirty; empty before the first, and in a replay.
     pub fn cost(&self) -> CostSample {
         self.cost.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Who the processes are that `/proc` shows, in their order, named as in all tables; `None` for
+    /// one that is not known yet and of which `seen` does not say what `/proc` says.
+    ///
+    /// # Errors
+    /// Where the collector does not run any more.
+    pub async fn identify(&self, seen: Vec<Seen>) -> Result<Vec<Option<Identity>>, Stopped> {
+        let (reply, answer) = oneshot::channel();
+        let sent = self.commands.send(Command::Identify(seen, reply)).await;
+        if sent.is_err() {
+            return Err(Stopped);
+        }
+        answer.await.or(Err(Stopped))
+    }
+
+    /// Where sources of data report their errors, which become rows of `collector_errors`.
+    pub const fn errors(&self) -> &Arc<ErrorLog> {
+        &self.errors
     }
 
     /// Watches what `target` names from now on. Nothing happens in a replay.

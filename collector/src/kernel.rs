@@ -10,11 +10,12 @@
 //!                     └─control─► Control: targets, counters, totals of connections, probes
 //! ```
 
-mod cgroups;
+pub(crate) mod cgroups;
 mod cost;
 mod counters;
 mod doctor;
 mod listeners;
+pub(crate) mod membership;
 mod offsets;
 mod own_cgroup;
 mod process_tree;
@@ -35,6 +36,7 @@ use undine_ebpf::{ConnTotals, load};
 pub use cost::{CostSample, ProgramCost, of_running as cost_of_running};
 pub use counters::Counters;
 pub use doctor::{Check, check_host};
+pub use membership::Membership;
 pub use offsets::OffsetsError;
 pub use own_cgroup::{Cgroup, CgroupError};
 pub use programs::{Outcome, ProbeReport, probe_report};
@@ -287,6 +289,14 @@ impl Control {
     /// Where there are too many.
     pub fn set_datagram_ports(&self, ports: &[u16]) -> Result<(), ControlError> {
         self.programs().set_datagram_ports(ports)
+    }
+
+    /// Whom the programs watch at this moment, for readers of `/proc` and of cgroups.
+    ///
+    /// # Errors
+    /// Where the kernel's map cannot be read.
+    pub fn membership(&self) -> Result<Membership, ControlError> {
+        self.programs().membership()
     }
 
     /// How each probe fared when the programs were loaded.

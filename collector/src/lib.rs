@@ -5,6 +5,7 @@
 //!      (recording) │    │ data_stream            │    │
 //!                  │    └ endpoints, peers       │    └ process, service_name, redaction
 //!                  └► datagrams ─────────────────┘
+//! /proc, cgroups ─► host (of those that the kernel side watches) ─► Append
 //! ```
 
 pub mod kernel;
@@ -21,13 +22,16 @@ pub mod service_name;
 pub mod path_template;
 pub mod redaction;
 pub mod loss;
+pub mod error_log;
 pub mod rows;
+mod exits;
 pub mod pipeline;
 pub mod recording;
 pub mod replay;
 mod writer;
 mod reader;
 pub mod collector;
+pub mod host;
 
 pub use collector::{
     BuildError, Collector, Config, Handle, RunError, SourceConfig, Stats, Stopped,

@@ -18,7 +18,7 @@ use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
-use undine_ebpf::{ConnInfo, ConnTotals};
+use undine_ebpf::{ConnInfo, ConnTotals, ProcessInfo};
 use undine_schema::tables::ProbeStatus;
 use undine_schema::{TableDef, TimeNs};
 
@@ -28,9 +28,10 @@ use crate::data_stream::{Operation, Piece, REORDER_NS_MAX};
 use crate::datagrams::{Datagram, Datagrams};
 use crate::endpoints::{Endpoints, Role};
 use crate::event::{Body, DecodeError, Event, Flow, ProcessKey};
+use crate::exits::Exits;
 use crate::loss::{KernelTotals, LossLedger, RowBounds};
 use crate::peers::{PeerKey, PipeliningPeers};
-use crate::process::{FactSource, Facts, Processes};
+use crate::process::{FactSource, Facts, Identity, Processes, Seen};
 use crate::protocol::ProtocolCode;
 use crate::protocol::gap::{Cause, LostRows};
 use crate::protocol::output::{Exchanges, Output};
@@ -100,6 +101,8 @@ pub struct PipelineCounts {
     pub late_bytes: u64,
     /// Connections that have no row in `conn_stats`.
     pub conn_stats_refused: u64,
+    /// Processes that ended.
+    pub processes_ended: u64,
 }
 
 /// From kernel messages to rows.
@@ -112,6 +115,7 @@ pub struct Pipeline {
     peers: PipeliningPeers,
     processes: Processes,
     accounts: Accounts,
+    exits: Exits,
     loss: LossLedger,
     /// Apart, because what has a builder for every column is large.
     rows: Box<Rows>,
@@ -142,6 +146,7 @@ impl Pipeline {
             peers: PipeliningPeers::default(),
             processes: Processes::new(asid, service_rules, facts),
             accounts: Accounts::default(),
+            exits: Exits::default(),
             loss: LossLedger::default(),
             rows: Box::default(),
             out: Output::new(redaction, body_bytes_max),
@@ -196,7 +201,7 @@ impl Pipeline {
             Body::Datagram { flow, info, payload } => self.datagram(event, *flow, info, payload),
             Body::Fork(info) => self.processes.fork(process, info),
             Body::Exec(info) => self.processes.exec(process, info),
-            Body::Exit(info) => self.processes.exit(process, info),
+            Body::Exit(info) => self.ended(process, event.header.time_mono_ns, info),
         }
         self.watermark = self.watermark.max(event.header.time_mono_ns);
         if self.watermark >= self.deadlines_at {
@@ -273,6 +278,7 @@ impl Pipeline {
         self.counts.in_flight = in_flight + self.datagrams.len() as u64;
         let settled = settled.then_some(self.counts.in_flight);
         self.loss.write(&mut self.rows.data_loss, now, settled, self.origin.asid);
+        self.exits.write_losses(&mut self.rows.data_loss, now, self.loss.kernel_totals());
     }
 
     /// Takes the rows that were written, by table.
@@ -280,12 +286,25 @@ impl Pipeline {
         for (key, change) in self.processes.take_changes() {
             self.rows.process(key, change, now, &mut self.processes, &self.origin);
         }
-        self.rows.take()
+        let mut batches = self.rows.take();
+        batches.extend(self.exits.take());
+        batches
     }
 
     /// Rows that wait to be taken.
     pub fn rows_waiting(&self) -> usize {
-        self.rows.len()
+        self.rows.len() + self.exits.len()
+    }
+
+    /// Who the processes are that `/proc` shows; `None` for those that are not known and of which
+    /// `seen` does not say enough.
+    pub fn identify(&mut self, seen: Vec<Seen>) -> Vec<Option<Identity>> {
+        seen.into_iter().map(|seen| self.processes.identify(seen)).collect()
+    }
+
+    /// The node's name.
+    pub fn node(&self) -> &str {
+        &self.origin.node
     }
 
     /// Takes what was found out about processes, for a recording.
@@ -320,6 +339,12 @@ impl Pipeline {
     /// Bounds of the rows of `http_events` that are missing.
     pub fn missing_rows(&self) -> RowBounds {
         self.loss.bounds(self.counts.in_flight)
+    }
+
+    fn ended(&mut self, process: ProcessKey, at: u64, info: &ProcessInfo) {
+        self.counts.processes_ended += 1;
+        self.processes.exit(process, info);
+        self.exits.push(process, at, info, &mut self.processes, &self.origin);
     }
 
     fn open(&mut self, id: u64, process: ProcessKey, at: u64, info: &ConnInfo) {

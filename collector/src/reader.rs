@@ -4,16 +4,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
-use undine_schema::tables::ProbeStatus;
+use undine_schema::tables::{COLLECTOR_ERRORS, CollectorErrors, ProbeStatus};
 use undine_schema::{Clock, TimeNs};
 
 use crate::collector::{RunError, Stats};
+use crate::error_log::{ErrorLog, Status};
 use crate::event::ProcessKey;
 use crate::kernel::{
     self, ConnectionState, Control, CostMeter, CostSample, KernelSource, Outcome, ProbeReport,
 };
 use crate::loss::KernelTotals;
 use crate::pipeline::Pipeline;
+use crate::process::{Identity, Seen};
 use crate::recording::{Entry, Recorder, RecordingError};
 use crate::replay::{Progress, Replay};
 use crate::writer::Writer;
@@ -33,6 +35,7 @@ const REPLAY_ENTRIES: usize = 1024;
 #[derive(Debug)]
 pub(crate) enum Command {
     Drain(oneshot::Sender<Stats>),
+    Identify(Vec<Seen>, oneshot::Sender<Vec<Option<Identity>>>),
     Stop,
 }
 
@@ -65,6 +68,10 @@ struct Work {
     writer: Writer,
     recorder: Option<Recorder>,
     undecodable: u64,
+    errors: Arc<ErrorLog>,
+    error_rows: CollectorErrors,
+    /// Messages for which the ring had no room, as far as told.
+    dropped: u64,
 }
 
 impl Reader {
@@ -77,10 +84,13 @@ impl Reader {
         commands: mpsc::Receiver<Command>,
         stats: Arc<Mutex<Stats>>,
         cost: Arc<Mutex<CostSample>>,
+        errors: Arc<ErrorLog>,
         flush_interval: Duration,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        let work = Work { pipeline, writer, recorder, undecodable: 0 };
+        let error_rows = CollectorErrors::new(0);
+        let work =
+            Work { pipeline, writer, recorder, undecodable: 0, errors, error_rows, dropped: 0 };
         let meter = CostMeter::default();
         Self { source, work, commands, stats, cost, meter, flush_interval, clock, drained: false }
     }
@@ -95,6 +105,11 @@ impl Reader {
                     let stats = self.drain();
                     if reply.send(stats).is_err() {
                         tracing::debug!("nobody waits for the drain any more");
+                    }
+                }
+                Ok(Command::Identify(seen, reply)) => {
+                    if reply.send(self.work.pipeline.identify(seen)).is_err() {
+                        tracing::debug!("nobody waits for the identities any more");
                     }
                 }
                 Ok(Command::Stop) | Err(mpsc::error::TryRecvError::Disconnected) => break Ok(()),
@@ -117,6 +132,8 @@ impl Reader {
             kernel.control().detach();
         }
         self.drain();
+        self.work.write_errors(self.clock.now(), true);
+        self.flush();
         self.work.give_up();
         self.publish();
         result
@@ -215,6 +232,7 @@ impl Reader {
         let now = self.clock.now();
         self.work.pipeline.settle();
         self.work.pipeline.write_losses(now, true);
+        self.work.write_errors(now, false);
         self.work.record(Recorder::flush);
         self.flush()
     }
@@ -255,6 +273,7 @@ impl Reader {
             }
         }
         self.work.pipeline.write_losses(self.clock.now(), false);
+        self.work.write_errors(self.clock.now(), false);
     }
 
     /// Writes how each probe fared, and what it costs where that was measured.
@@ -274,6 +293,18 @@ impl Reader {
                 (why, "") => why.to_owned(),
                 (why, remedy) => format!("{why}; {remedy}"),
             };
+            let kind = match status {
+                0 => None,
+                7 => Some(Status::Denied),
+                10 => Some(Status::Unavailable),
+                _ => Some(Status::System),
+            };
+            if cost.is_none()
+                && let Some(kind) = kind
+            {
+                let text = format!("{} is not attached: {error}", probe.attach_point);
+                self.work.errors.report("sockets", kind, &text, 1);
+            }
             let info = probe_info(probe, cost);
             self.work.pipeline.probe_status(&ProbeStatus {
                 time_: now,
@@ -291,6 +322,8 @@ impl Reader {
 impl Work {
     fn message(&mut self, message: &[u8]) {
         if let Err(error) = self.pipeline.message(message) {
+            let text = format!("a kernel message cannot be decoded: {error}");
+            self.errors.report("sockets", Status::Internal, &text, 1);
             self.undecodable += 1;
             if self.undecodable.is_power_of_two() {
                 let count = self.undecodable;
@@ -320,6 +353,10 @@ impl Work {
             };
             self.pipeline.kernel(totals);
             self.record(|recorder| recorder.kernel(&totals));
+            let dropped = totals.dropped.saturating_sub(self.dropped);
+            self.dropped = totals.dropped;
+            let text = "the ring had no room for messages; data_loss says what is missing";
+            self.errors.report("sockets", Status::Exhausted, text, dropped);
         }
         for ConnectionState { conn, totals, .. } in told(control.take_closed()).unwrap_or_default()
         {
@@ -328,15 +365,27 @@ impl Work {
     }
 
     fn write(&mut self, now: TimeNs) {
-        let batches = self.pipeline.take_rows(now);
-        let pipeline = &mut self.pipeline;
+        let mut batches = self.pipeline.take_rows(now);
+        if !self.error_rows.is_empty() {
+            batches.push((&COLLECTOR_ERRORS, self.error_rows.finish()));
+        }
+        let (pipeline, errors) = (&mut self.pipeline, &self.errors);
         self.writer.write(batches, &mut |refused| {
+            let text = format!("rows of {} were not stored: {}", refused.table, refused.reason);
+            errors.report("store", Status::Exhausted, &text, refused.rows);
             pipeline.refused(refused.table, refused.reason, refused.rows);
         });
         if self.recorder.is_none() {
             // Only a recording wants them.
             self.pipeline.take_fresh_facts();
         }
+    }
+
+    /// Writes the errors that may be rows now; all of them where nothing follows.
+    fn write_errors(&mut self, now: TimeNs, is_last: bool) {
+        let upid = own_process().map(|own| self.pipeline.upid(own)).unwrap_or_default();
+        let origin = (upid, self.pipeline.node());
+        self.errors.write(&mut self.error_rows, now, origin, is_last);
     }
 
     fn give_up(&mut self) {
@@ -350,6 +399,8 @@ impl Work {
         let Some(recorder) = &mut self.recorder else { return };
         if let Err(error) = act(recorder) {
             tracing::warn!(%error, "the recording ends here; capture goes on");
+            let text = format!("the recording ends here: {error}");
+            self.errors.report("recording", Status::System, &text, 1);
             self.recorder = None;
         }
     }

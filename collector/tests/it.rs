@@ -5,6 +5,7 @@ mod it {
     mod amqp;
     mod cql;
     mod dns;
+    mod host;
     mod http2;
     mod http;
     mod kafka;

@@ -17,7 +17,9 @@ use super::{
     BuildError, Config, ConnectionState, ControlError, Counters, DATAGRAM_PORTS, Hooks,
     RING_BYTES_MIN, Scope, ScopeDefault, ScopeGuard, Target, Verdict,
     cost::{self, ProgramCost},
-    listeners, object, offsets, process_tree, ring,
+    listeners,
+    membership::Membership,
+    object, offsets, process_tree, ring,
     scope::Resolved,
 };
 
@@ -461,6 +463,16 @@ impl Programs {
             }
         }
         Ok(())
+    }
+
+    pub(super) fn membership(&self) -> Result<Membership, ControlError> {
+        let mut processes = BTreeMap::new();
+        for entry in &self.tgids {
+            let (pid, Plain(found)) = entry.map_err(unusable("SCOPE_TGID"))?;
+            processes.insert(pid, found.verdict);
+        }
+        let targets = self.targets.values().cloned().collect();
+        Ok(Membership::new(self.default, targets, processes))
     }
 
     fn write_settings(&mut self) -> Result<(), ControlError> {

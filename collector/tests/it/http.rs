@@ -5,7 +5,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::process::{Child, ChildStdin, ChildStdout, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -23,9 +23,13 @@ impl Program {
     /// Starts it in `place`.
     pub(crate) fn start(place: &Place) -> Self {
         let exe = std::env::current_exe().unwrap();
-        let mut child = place
-            .command(&exe.display().to_string())
-            .args(["--exact", "it::http::program", "--ignored", "--nocapture", "--test-threads=1"])
+        Self::start_test(place.command(&exe.display().to_string()), "it::http::program")
+    }
+
+    /// Starts the ignored test `name` of this binary, which `command` names, as a program.
+    pub(crate) fn start_test(mut command: Command, name: &str) -> Self {
+        let mut child = command
+            .args(["--exact", name, "--ignored", "--nocapture", "--test-threads=1"])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -36,6 +40,16 @@ impl Program {
         // Only when it runs is it in its network.
         program.hear("ready");
         program
+    }
+
+    /// Its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits for its end.
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        self.child.wait().unwrap()
     }
 
     pub(crate) fn tell(&mut self, line: &str) {
