@@ -7,7 +7,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 
 use super::place::Place;
@@ -82,18 +82,18 @@ impl Drop for Program {
 }
 
 /// What a started program runs: `serve`, `load PORT CONNECTIONS REQUESTS` any number of times, or
-/// `hammer PORT CONNECTIONS` until `stop`.
+/// `hammer PORT CONNECTIONS`, which after `end REQUESTS` sends so many more and ends.
 #[test]
 #[ignore = "a program that other tests start"]
 fn program() {
     println!("\nready");
-    let stop = Arc::new(AtomicBool::new(false));
+    let left = Arc::new(AtomicUsize::new(usize::MAX));
     let start = |port: &str, connections: &str, requests: usize| -> Vec<_> {
         let port: u16 = port.parse().unwrap();
         (0..connections.parse().unwrap())
             .map(|connection| {
-                let stop = Arc::clone(&stop);
-                std::thread::spawn(move || load(port, connection, requests, &stop))
+                let left = Arc::clone(&left);
+                std::thread::spawn(move || load(port, connection, requests, &left))
             })
             .collect()
     };
@@ -121,8 +121,8 @@ fn program() {
             ["hammer", port, connections] => {
                 hammering.extend(start(port, connections, usize::MAX));
             }
-            ["stop"] => {
-                stop.store(true, Ordering::Relaxed);
+            ["end", requests] => {
+                left.store(requests.parse().unwrap(), Ordering::Relaxed);
                 join(std::mem::take(&mut hammering));
             }
             _ => return,
@@ -176,13 +176,17 @@ fn serve(mut stream: TcpStream) {
     }
 }
 
-/// Sends requests one after the other until it is to stop; every third has a body.
-fn load(port: u16, connection: usize, requests: usize, stop: &AtomicBool) {
+/// Sends requests one after the other while all connections together have some left; every third
+/// has a body.
+fn load(port: u16, connection: usize, requests: usize, left: &AtomicUsize) {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
     stream.set_nodelay(true).unwrap();
     let mut chunk = [0; 16 * 1024];
     let mut buffer = Vec::new();
-    for request in (0..requests).take_while(|_| !stop.load(Ordering::Relaxed)) {
+    let take = || {
+        left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
+    };
+    for request in (0..requests).take_while(|_| take()) {
         let bytes = request * 7 % 300;
         let path = format!("/of/{connection}/{request}/{bytes}");
         let text = if request % 3 == 2 {
