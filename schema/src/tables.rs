@@ -11,6 +11,7 @@ mod http_events;
 mod incidents;
 mod kafka_events;
 mod mongodb_events;
+mod mux_events;
 mod mysql_events;
 mod nats_events;
 mod otel_metrics;
@@ -19,6 +20,7 @@ mod pgsql_events;
 mod probe_status;
 mod processes;
 mod redis_events;
+mod tls_events;
 
 pub use amqp_events::{AMQP_EVENTS, AmqpEvent, AmqpEvents};
 pub use anomalies::{ANOMALIES, Anomalies, Anomaly};
@@ -31,6 +33,7 @@ pub use http_events::{HTTP_EVENTS, HttpEvent, HttpEvents};
 pub use incidents::{INCIDENTS, Incident, Incidents};
 pub use kafka_events::{KAFKA_EVENTS, KafkaEvent, KafkaEvents};
 pub use mongodb_events::{MONGODB_EVENTS, MongodbEvent, MongodbEvents};
+pub use mux_events::{MUX_EVENTS, MuxEvent, MuxEvents};
 pub use mysql_events::{MYSQL_EVENTS, MysqlEvent, MysqlEvents};
 pub use nats_events::{NATS_EVENTS, NatsEvent, NatsEvents};
 pub use otel_metrics::{OTEL_METRICS, OtelMetric, OtelMetrics};
@@ -39,11 +42,12 @@ pub use pgsql_events::{PGSQL_EVENTS, PgsqlEvent, PgsqlEvents};
 pub use probe_status::{PROBE_STATUS, ProbeStatus, ProbeStatuses};
 pub use processes::{PROCESSES, ProcessVersion, Processes};
 pub use redis_events::{REDIS_EVENTS, RedisEvent, RedisEvents};
+pub use tls_events::{TLS_EVENTS, TlsEvent, TlsEvents};
 
 use crate::TableDef;
 
 /// All tables, by name.
-pub static ALL: [&TableDef; 19] = [
+pub static ALL: [&TableDef; 21] = [
     &AMQP_EVENTS,
     &ANOMALIES,
     &CONN_STATS,
@@ -55,6 +59,7 @@ pub static ALL: [&TableDef; 19] = [
     &INCIDENTS,
     &KAFKA_EVENTS,
     &MONGODB_EVENTS,
+    &MUX_EVENTS,
     &MYSQL_EVENTS,
     &NATS_EVENTS,
     &OTEL_METRICS,
@@ -63,6 +68,7 @@ pub static ALL: [&TableDef; 19] = [
     &PROBE_STATUS,
     &PROCESSES,
     &REDIS_EVENTS,
+    &TLS_EVENTS,
 ];
 
 /// The table called `name`.
