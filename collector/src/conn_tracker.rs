@@ -18,7 +18,8 @@ use crate::event::{Flow, ProcessKey};
 use crate::protocol::gap::{Cause, LostRows, Start};
 use crate::protocol::output::{Exchanges, Output};
 use crate::protocol::{
-    self, PROBE_BYTES_MAX, Protocol, ProtocolCode, Verdict, begins_tls, infer, request_starts,
+    self, PROBE_BYTES_MAX, Protocol, ProtocolCode, Verdict, begins_tls, infer, may_begin_tls,
+    request_starts,
 };
 
 /// Most operations that are kept while the protocol is undecided.
@@ -26,6 +27,8 @@ const UNDECIDED_OPERATIONS_MAX: usize = 64;
 
 /// Bytes of the head of a packet that some servers read before the rest.
 const PACKET_HEAD_BYTES: usize = 4;
+/// As much of a TLS record, which OpenSSL reads before the rest.
+const RECORD_HEAD_BYTES: usize = 5;
 
 /// What is known of a connection's ends once it was announced.
 #[derive(Clone, Debug)]
@@ -108,25 +111,33 @@ struct Undecided {
 struct PacketHead {
     flow: Flow,
     pos: u64,
-    bytes: [u8; PACKET_HEAD_BYTES],
+    bytes: [u8; RECORD_HEAD_BYTES],
+    len: usize,
     operation: Operation,
 }
 
 impl PacketHead {
     fn of(piece: &Piece<'_>) -> Option<Self> {
-        let bytes = piece.payload.try_into().ok()?;
-        let Piece { flow, pos, operation, .. } = *piece;
-        (piece.len == PACKET_HEAD_BYTES as u64).then_some(Self { flow, pos, bytes, operation })
+        let Piece { flow, pos, payload, operation, .. } = *piece;
+        let len = payload.len();
+        let is_head = match len {
+            PACKET_HEAD_BYTES => true,
+            RECORD_HEAD_BYTES => may_begin_tls(payload),
+            _ => false,
+        };
+        let mut bytes = [0; RECORD_HEAD_BYTES];
+        bytes.get_mut(..len)?.copy_from_slice(payload);
+        (is_head && piece.len == len as u64).then_some(Self { flow, pos, bytes, len, operation })
     }
 
     fn piece(&self) -> Piece<'_> {
-        let Self { flow, pos, ref bytes, operation } = *self;
-        let len = PACKET_HEAD_BYTES as u64;
-        Piece { flow, pos, len, payload: bytes, uncaptured: None, operation }
+        let Self { flow, pos, ref bytes, len, operation } = *self;
+        let payload = &bytes[..len];
+        Piece { flow, pos, len: len as u64, payload, uncaptured: None, operation }
     }
 
     fn is_before(&self, piece: &Piece<'_>) -> bool {
-        self.flow == piece.flow && self.pos + PACKET_HEAD_BYTES as u64 == piece.pos
+        self.flow == piece.flow && self.pos + self.len as u64 == piece.pos
     }
 }
 
@@ -297,8 +308,13 @@ impl Connection {
             return;
         }
         self.push(piece, out);
-        if self.opaque_for_good && self.end_reading() && self.reconsider(&piece, None) {
-            self.push(piece, out);
+        if self.opaque_for_good && self.end_reading() {
+            // These bytes may be what ended it.
+            if self.reconsider(&piece, None) {
+                self.push(piece, out);
+            } else {
+                self.packet_head = PacketHead::of(&piece);
+            }
         }
     }
 
@@ -398,27 +414,40 @@ impl Connection {
         if piece.operation.continued {
             return false;
         }
-        let code = match (&self.parser, next) {
-            // Many protocols can be told to go on in TLS.
-            (Parser::Over { code, .. }, _) => {
-                let is_hello = *code != ProtocolCode::Tls && begins_tls(piece.payload);
-                is_hello.then_some(ProtocolCode::Tls)
-            }
-            (_, None) => request_starts(piece.payload),
-            (_, Some(next)) => request_starts(&[piece.payload, next].concat()),
-        };
-        let Some(code) = code else { return false };
+        let Some(code) = self.recognise(piece.payload, next) else { return false };
         if self.both_ends_keep() == Some(true) && !code.both_ends_keep() {
             // Which end keeps what follows has to be agreed on.
             self.keeper = Keeper::Undecided;
         }
-        let start = Start::AfterGap { cause: Cause::Midstream, request_bytes: 0 };
+        let start = match code {
+            ProtocolCode::Tls => Start::AtItsBeginning,
+            _ => Start::AfterGap { cause: Cause::Midstream, request_bytes: 0 },
+        };
         self.opaque_for_good = false;
         self.parser = Parser::Spoken(protocol::start(code, piece.flow, start));
         let mut positions = self.bytes;
         positions[piece.flow.index()] = piece.pos;
         self.streams.restart_at(positions);
         true
+    }
+
+    /// What starts with `bytes` and `next`, of which nothing is read so far.
+    fn recognise(&self, bytes: &[u8], next: Option<&[u8]>) -> Option<ProtocolCode> {
+        let is_over = match self.parser {
+            Parser::Over { code: ProtocolCode::Tls, .. } => return None,
+            // Many protocols can be told to go on in TLS.
+            Parser::Over { .. } => true,
+            _ => false,
+        };
+        match next {
+            None if is_over => begins_tls(bytes).then_some(ProtocolCode::Tls),
+            None => request_starts(bytes),
+            Some(next) if is_over || bytes.len() == RECORD_HEAD_BYTES => {
+                let next = &next[..next.len().min(PACKET_HEAD_BYTES + RECORD_HEAD_BYTES)];
+                begins_tls(&[bytes, next].concat()).then_some(ProtocolCode::Tls)
+            }
+            Some(next) => request_starts(&[bytes, next].concat()),
+        }
     }
 }
 

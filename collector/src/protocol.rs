@@ -358,6 +358,11 @@ pub fn begins_tls(bytes: &[u8]) -> bool {
     tls::probe_request(bytes) == Probe::Yes
 }
 
+/// Whether more bytes may make it one.
+pub fn may_begin_tls(bytes: &[u8]) -> bool {
+    tls::probe_request(bytes) == Probe::Maybe
+}
+
 /// For every first byte the protocols, a bit for each of [`KNOWN`], whose requests may have it.
 static KNOWN_BY_FIRST_BYTE: [u16; 256] = known_by_first_byte();
 

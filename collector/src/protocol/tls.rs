@@ -212,7 +212,8 @@ impl Dialect for Tls {
     }
 
     fn begins_request(&self, bytes: &[u8]) -> bool {
-        probe_request(bytes) == Probe::Yes
+        // Servers read the head of a record before the rest.
+        bytes.len() >= RECORD_HEAD_BYTES && probe_request(bytes) != Probe::No
     }
 
     fn forget_messages(&mut self) {

@@ -24,7 +24,7 @@ impl Program {
     pub(crate) fn start(place: &Place) -> Self {
         let exe = std::env::current_exe().unwrap();
         let mut child = place
-            .command(&exe.display().to_string())
+            .command(exe)
             .args(["--exact", "it::http::program", "--ignored", "--nocapture", "--test-threads=1"])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -11,7 +11,9 @@ impl Machine {
     /// The first two flights of a handshake, as its server sees them.
     fn handshake(&mut self, conn: u64) {
         let [hello, answer] = &conversation("tls13")[..2] else { unreachable!() };
-        self.data(conn, 2, Flow::Ingress, &hello.1, false);
+        // OpenSSL reads the head of a record first.
+        self.data(conn, 2, Flow::Ingress, &hello.1[..5], false);
+        self.data(conn, 2, Flow::Ingress, &hello.1[5..], false);
         self.data(conn, 2, Flow::Egress, &answer.1, false);
     }
 }
@@ -60,14 +62,22 @@ fn mysql_goes_over_to_tls_and_the_servers_end_keeps_the_handshake() {
 
 #[test]
 fn a_server_of_nats_that_asks_for_tls_gets_it_in_the_same_bytes() {
-    let mut machine = Machine::new();
-    machine.server(1);
-    machine.data(1, 2, Flow::Egress, "INFO {\"tls_required\":true}\r\n", false);
-    machine.handshake(1);
-    machine.drain();
-    assert_eq!(machine.rows("nats_events.beta", &["cmd"]), ["INFO"]);
-    assert_eq!(machine.rows("tls_events", &COLUMNS), ["2 example.test TLS 1.3 0"]);
-    assert_eq!(machine.sum("rows_max"), 0);
+    let [hello, answer] = &conversation("tls13")[..2] else { unreachable!() };
+    for cut in [0, 5] {
+        let mut machine = Machine::new();
+        machine.server(1);
+        machine.data(1, 2, Flow::Egress, "INFO {\"tls_required\":true}\r\n", false);
+        for part in [&hello.1[..cut], &hello.1[cut..]] {
+            if !part.is_empty() {
+                machine.data(1, 2, Flow::Ingress, part, false);
+            }
+        }
+        machine.data(1, 2, Flow::Egress, &answer.1, false);
+        machine.drain();
+        assert_eq!(machine.rows("nats_events.beta", &["cmd"]), ["INFO"]);
+        assert_eq!(machine.rows("tls_events", &COLUMNS), ["2 example.test TLS 1.3 0"]);
+        assert_eq!(machine.sum("rows_max"), 0);
+    }
 }
 
 #[test]
@@ -81,6 +91,19 @@ fn what_is_not_known_may_go_over_to_tls_too() {
     machine.data(1, 2, Flow::Egress, "220 go ahead\r\n", false);
     machine.handshake(1);
     machine.drain();
+    assert_eq!(machine.rows("tls_events", &COLUMNS), ["2 example.test TLS 1.3 0"]);
+    assert_eq!(machine.sum("rows_max"), 0);
+}
+
+#[test]
+fn a_tunnel_through_a_proxy_may_hold_tls() {
+    let mut machine = Machine::new();
+    machine.server(1);
+    machine.serve(1, "CONNECT shop:443 HTTP/1.1\r\n\r\n", "HTTP/1.1 200 OK\r\n\r\n");
+    machine.handshake(1);
+    machine.close(1, 2);
+    machine.drain();
+    assert_eq!(machine.rows("http_events", &["req_method", "resp_status"]), ["CONNECT 200"]);
     assert_eq!(machine.rows("tls_events", &COLUMNS), ["2 example.test TLS 1.3 0"]);
     assert_eq!(machine.sum("rows_max"), 0);
 }

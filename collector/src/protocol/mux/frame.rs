@@ -84,12 +84,11 @@ impl Head {
         let body = self.body_bytes();
         let splits = matches!(self.kind.unsigned_abs(), 1 | 2);
         let fits = match self.kind {
-            kind::REQUEST | kind::DISPATCH => true,
+            kind::REQUEST | kind::DISPATCH | kind::ERROR | kind::OLD_ERROR => true,
             kind::DRAIN | kind::PING => body == 0,
             kind::DISCARDED | kind::OLD_DISCARDED => body >= 3,
             kind::LEASE => body == 9,
             kind::INIT => body >= 2,
-            kind::ERROR | kind::OLD_ERROR => true,
             kind => match -kind {
                 kind::REQUEST | kind::DISPATCH | kind::INIT => body >= 1,
                 kind::DRAIN | kind::PING | kind::DISCARDED => body == 0,

@@ -140,8 +140,8 @@ fn fragments_with_others_between_them_are_one_message() {
 
 #[test]
 fn payloads_are_passed_over_and_may_have_gaps() {
-    let call = dispatch(2, "/s/put", &[1; 20_000]);
-    let answer = reply(2, 0, &[2; 30_000]);
+    let call = dispatch(2, "/s/put", &vec![1; 20_000]);
+    let answer = reply(2, 0, &vec![2; 30_000]);
     check(
         &[
             client(&call[..9000]),
