@@ -18,7 +18,8 @@ use crate::event::{Flow, ProcessKey};
 use crate::protocol::gap::{Cause, LostRows, Start};
 use crate::protocol::output::{Exchanges, Output};
 use crate::protocol::{
-    self, PROBE_BYTES_MAX, Protocol, ProtocolCode, Verdict, infer, request_starts,
+    self, PROBE_BYTES_MAX, Protocol, ProtocolCode, Verdict, begins_tls, infer, may_begin_tls,
+    request_starts,
 };
 
 /// Most operations that are kept while the protocol is undecided.
@@ -26,6 +27,8 @@ const UNDECIDED_OPERATIONS_MAX: usize = 64;
 
 /// Bytes of the head of a packet that some servers read before the rest.
 const PACKET_HEAD_BYTES: usize = 4;
+/// As much of a TLS record, which OpenSSL reads before the rest.
+const RECORD_HEAD_BYTES: usize = 5;
 
 /// What is known of a connection's ends once it was announced.
 #[derive(Clone, Debug)]
@@ -87,6 +90,11 @@ enum Parser {
     Undecided(Undecided),
     Spoken(Box<dyn Protocol>),
     Opaque,
+    /// It was spoken; what follows is another protocol, or cannot be read.
+    Over {
+        code: ProtocolCode,
+        requests: Flow,
+    },
 }
 
 /// The first bytes of a connection whose protocol is not known yet.
@@ -103,25 +111,33 @@ struct Undecided {
 struct PacketHead {
     flow: Flow,
     pos: u64,
-    bytes: [u8; PACKET_HEAD_BYTES],
+    bytes: [u8; RECORD_HEAD_BYTES],
+    len: usize,
     operation: Operation,
 }
 
 impl PacketHead {
     fn of(piece: &Piece<'_>) -> Option<Self> {
-        let bytes = piece.payload.try_into().ok()?;
-        let Piece { flow, pos, operation, .. } = *piece;
-        (piece.len == PACKET_HEAD_BYTES as u64).then_some(Self { flow, pos, bytes, operation })
+        let Piece { flow, pos, payload, operation, .. } = *piece;
+        let len = payload.len();
+        let is_head = match len {
+            PACKET_HEAD_BYTES => true,
+            RECORD_HEAD_BYTES => may_begin_tls(payload),
+            _ => false,
+        };
+        let mut bytes = [0; RECORD_HEAD_BYTES];
+        bytes.get_mut(..len)?.copy_from_slice(payload);
+        (is_head && piece.len == len as u64).then_some(Self { flow, pos, bytes, len, operation })
     }
 
     fn piece(&self) -> Piece<'_> {
-        let Self { flow, pos, ref bytes, operation } = *self;
-        let len = PACKET_HEAD_BYTES as u64;
-        Piece { flow, pos, len, payload: bytes, uncaptured: None, operation }
+        let Self { flow, pos, ref bytes, len, operation } = *self;
+        let payload = &bytes[..len];
+        Piece { flow, pos, len: len as u64, payload, uncaptured: None, operation }
     }
 
     fn is_before(&self, piece: &Piece<'_>) -> bool {
-        self.flow == piece.flow && self.pos + PACKET_HEAD_BYTES as u64 == piece.pos
+        self.flow == piece.flow && self.pos + self.len as u64 == piece.pos
     }
 }
 
@@ -209,6 +225,7 @@ impl Connection {
     pub fn role(&self) -> Role {
         match (&self.parser, &self.ends) {
             (Parser::Spoken(protocol), _) => Role::of_requests(protocol.requests()),
+            (Parser::Over { requests, .. }, _) => Role::of_requests(*requests),
             (_, Some(ends)) => ends.role,
             (_, None) => Role::Unknown,
         }
@@ -218,15 +235,22 @@ impl Connection {
     pub fn protocol(&self) -> ProtocolCode {
         match &self.parser {
             Parser::Spoken(protocol) => protocol.code(),
+            Parser::Over { code, .. } => *code,
             Parser::Undecided(_) | Parser::Opaque => ProtocolCode::Unknown,
         }
+    }
+
+    /// Whether both of its ends keep their rows; none where its protocol is not known.
+    pub fn both_ends_keep(&self) -> Option<bool> {
+        let code = self.protocol();
+        (code != ProtocolCode::Unknown).then(|| code.both_ends_keep())
     }
 
     /// How decided its protocol is.
     pub const fn decided(&self) -> Decided {
         match self.parser {
             Parser::Undecided(_) => Decided::NotYet,
-            Parser::Spoken(_) => Decided::Spoken,
+            Parser::Spoken(_) | Parser::Over { .. } => Decided::Spoken,
             Parser::Opaque => Decided::Opaque,
         }
     }
@@ -255,7 +279,7 @@ impl Connection {
     /// Whether everything up to its final totals has come.
     pub fn is_complete(&self) -> bool {
         self.closing.as_ref().is_some_and(|totals| {
-            matches!(self.parser, Parser::Opaque) || self.streams.is_complete(sizes(totals))
+            self.parser.reads_nothing() || self.streams.is_complete(sizes(totals))
         })
     }
 
@@ -269,7 +293,7 @@ impl Connection {
         let end = &mut self.bytes[piece.flow.index()];
         *end = (*end).max(piece.pos.saturating_add(piece.len));
         self.used_at = piece.operation.at;
-        if matches!(self.parser, Parser::Opaque) {
+        if self.parser.reads_nothing() {
             let head = self.packet_head.take().filter(|head| head.is_before(&piece));
             if self.reconsider(&piece, None) {
                 self.push(piece, out);
@@ -284,6 +308,14 @@ impl Connection {
             return;
         }
         self.push(piece, out);
+        if self.opaque_for_good && self.end_reading() {
+            // These bytes may be what ended it.
+            if self.reconsider(&piece, None) {
+                self.push(piece, out);
+            } else {
+                self.packet_head = PacketHead::of(&piece);
+            }
+        }
     }
 
     fn push(&mut self, piece: Piece<'_>, out: &mut Output) {
@@ -322,7 +354,7 @@ impl Connection {
         for (seen, total) in self.bytes.iter_mut().zip(sizes(totals)) {
             *seen = (*seen).max(total);
         }
-        if matches!(self.parser, Parser::Opaque) {
+        if self.parser.reads_nothing() {
             return;
         }
         let Self { streams, parser, lost_bytes, ends, opaque_for_good, .. } = self;
@@ -356,7 +388,7 @@ impl Connection {
     pub fn take_lost_rows(&mut self) -> Option<LostRows> {
         match &mut self.parser {
             Parser::Spoken(protocol) => protocol.take_lost_rows(),
-            Parser::Opaque => None,
+            Parser::Opaque | Parser::Over { .. } => None,
             Parser::Undecided(undecided) => {
                 let role = self.ends.as_ref().map_or(Role::Unknown, |ends| ends.role);
                 undecided.take_lost_rows(role)
@@ -364,23 +396,58 @@ impl Connection {
         }
     }
 
+    /// Reads on no more, once the parser has nothing to say; whether that is just now.
+    fn end_reading(&mut self) -> bool {
+        let Parser::Spoken(protocol) = &self.parser else { return false };
+        if protocol.has_lost_rows() || protocol.in_flight() > 0 {
+            return false;
+        }
+        let (code, requests) = (protocol.code(), protocol.requests());
+        self.parser = Parser::Over { code, requests };
+        self.streams.restart_at(self.bytes);
+        true
+    }
+
     /// Looks at an opaque connection again, with what was read right after `piece` if any; whether
     /// it is one no longer.
     fn reconsider(&mut self, piece: &Piece<'_>, next: Option<&[u8]>) -> bool {
-        if self.opaque_for_good || piece.operation.continued {
+        if piece.operation.continued {
             return false;
         }
-        let code = match next {
-            None => request_starts(piece.payload),
-            Some(next) => request_starts(&[piece.payload, next].concat()),
+        let Some(code) = self.recognise(piece.payload, next) else { return false };
+        if self.both_ends_keep() == Some(true) && !code.both_ends_keep() {
+            // Which end keeps what follows has to be agreed on.
+            self.keeper = Keeper::Undecided;
+        }
+        let start = match code {
+            ProtocolCode::Tls => Start::AtItsBeginning,
+            _ => Start::AfterGap { cause: Cause::Midstream, request_bytes: 0 },
         };
-        let Some(code) = code else { return false };
-        let start = Start::AfterGap { cause: Cause::Midstream, request_bytes: 0 };
+        self.opaque_for_good = false;
         self.parser = Parser::Spoken(protocol::start(code, piece.flow, start));
         let mut positions = self.bytes;
         positions[piece.flow.index()] = piece.pos;
-        self.streams = DataStreams::starting_at(positions);
+        self.streams.restart_at(positions);
         true
+    }
+
+    /// What starts with `bytes` and `next`, of which nothing is read so far.
+    fn recognise(&self, bytes: &[u8], next: Option<&[u8]>) -> Option<ProtocolCode> {
+        let is_over = match self.parser {
+            Parser::Over { code: ProtocolCode::Tls, .. } => return None,
+            // Many protocols can be told to go on in TLS.
+            Parser::Over { .. } => true,
+            _ => false,
+        };
+        match next {
+            None if is_over => begins_tls(bytes).then_some(ProtocolCode::Tls),
+            None => request_starts(bytes),
+            Some(next) if is_over || bytes.len() == RECORD_HEAD_BYTES => {
+                let next = &next[..next.len().min(PACKET_HEAD_BYTES + RECORD_HEAD_BYTES)];
+                begins_tls(&[bytes, next].concat()).then_some(ProtocolCode::Tls)
+            }
+            Some(next) => request_starts(&[bytes, next].concat()),
+        }
     }
 }
 
@@ -395,6 +462,11 @@ pub fn dropped_bytes(totals: &ConnTotals) -> u64 {
 }
 
 impl Parser {
+    /// Whether bytes are only counted.
+    const fn reads_nothing(&self) -> bool {
+        matches!(self, Self::Opaque | Self::Over { .. })
+    }
+
     fn take(
         &mut self,
         delivery: Delivery<'_>,
@@ -413,7 +485,7 @@ impl Parser {
                     *opaque_for_good = true;
                 }
             }
-            Self::Opaque => {}
+            Self::Opaque | Self::Over { .. } => {}
             Self::Undecided(undecided) => match undecided.take(delivery) {
                 Verdict::NeedMore => {}
                 Verdict::Opaque => *self = Self::Opaque,

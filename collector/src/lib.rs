@@ -1,12 +1,15 @@
 //! Watches connections through the kernel and turns what goes over them into rows.
 //!
 //! ```text
-//! kernel ─► event ─┬► conn_tracker ─► protocol ─┬► pipeline ─► rows ─► Append
-//!      (recording) │    │ data_stream            │    │
-//!                  │    └ endpoints, peers       │    └ process, service_name, redaction
-//!                  └► datagrams ─────────────────┘
-//! /proc, cgroups ─► host (of those that the kernel side watches) ─► Append
+//! kernel ─► reader ─► event ─┬► conn_tracker ─► protocol ─┬► rows ─► writer ─► Append
+//!            │    replay      │   └ data_stream            │   └ path_template, redaction
+//!            └► recording     └► datagrams ───► protocol ──┘
+//! /proc, cgroups ─► host (of those that the kernel side watches) ───────► writer ─► Append
 //! ```
+//!
+//! [`pipeline`] is what leads events along this way, without clock, thread or I/O; it knows the ends
+//! of connections ([`endpoints`], [`peers`]), who serves them ([`process`], [`service_name`]), and
+//! keeps the books ([`conn_stats`], [`loss`]). [`collector`] puts both around it.
 
 pub mod kernel;
 pub mod event;

@@ -384,7 +384,10 @@ impl Pipeline {
         let (Some(this), Some(other)) = (self.tracker.get(id), self.tracker.get(peer)) else {
             return;
         };
-        let both_keep = this.protocol().both_ends_keep() || other.protocol().both_ends_keep();
+        let both_keep = match (this.both_ends_keep(), other.both_ends_keep()) {
+            (Some(this), Some(other)) => this && other,
+            (one, other) => one.or(other).unwrap_or(false),
+        };
         let keeper = match (this.keeper, other.keeper) {
             _ if both_keep => Keeper::This,
             (Keeper::This, _) | (_, Keeper::Other) => Keeper::This,
@@ -512,7 +515,7 @@ impl Pipeline {
     /// Does something with a connection and takes up what came of it.
     fn with(&mut self, id: u64, act: impl FnOnce(&mut Connection, &mut Output)) {
         let Some(conn) = self.tracker.get_mut(id) else { return };
-        let decided = conn.decided();
+        let decided = (conn.decided(), conn.keeper);
         let held = conn.held_bytes();
         if conn.is_out_of_step() {
             self.out.peer_pipelines = self.peers.contains(&peer_key(conn));
@@ -529,7 +532,7 @@ impl Pipeline {
         if std::mem::take(&mut self.out.pipelining_seen) {
             self.peers.insert(peer_key(conn));
         }
-        if conn.decided() != decided {
+        if (conn.decided(), conn.keeper) != decided {
             self.decided(id);
         }
         if lost {

@@ -7,9 +7,9 @@ use arrow::array::RecordBatch;
 use undine_schema::tables::{
     AMQP_EVENTS, AmqpEvents, CONN_STATS, CQL_EVENTS, ConnStat, ConnStats, CqlEvents, DATA_LOSS,
     DNS_EVENTS, DataLosses, DnsEvents, HTTP_EVENTS, HttpEvents, KAFKA_EVENTS, KafkaEvents,
-    MONGODB_EVENTS, MYSQL_EVENTS, MongodbEvents, MysqlEvents, NATS_EVENTS, NatsEvents,
-    PGSQL_EVENTS, PROBE_STATUS, PROCESSES, PgsqlEvents, ProbeStatuses, ProcessVersion,
-    Processes as ProcessRows, REDIS_EVENTS, RedisEvents,
+    MONGODB_EVENTS, MUX_EVENTS, MYSQL_EVENTS, MongodbEvents, MuxEvents, MysqlEvents, NATS_EVENTS,
+    NatsEvents, PGSQL_EVENTS, PROBE_STATUS, PROCESSES, PgsqlEvents, ProbeStatuses, ProcessVersion,
+    Processes as ProcessRows, REDIS_EVENTS, RedisEvents, TLS_EVENTS, TlsEvents,
 };
 use undine_schema::{TableDef, TimeNs};
 
@@ -90,6 +90,8 @@ tables! {
     nats_events: NatsEvents, NATS_EVENTS;
     mongodb_events: MongodbEvents, MONGODB_EVENTS;
     amqp_events: AmqpEvents, AMQP_EVENTS;
+    mux_events: MuxEvents, MUX_EVENTS;
+    tls_events: TlsEvents, TLS_EVENTS;
     conn_stats: ConnStats, CONN_STATS;
     data_loss: DataLosses, DATA_LOSS;
 }

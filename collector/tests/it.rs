@@ -19,5 +19,6 @@ mod it {
     mod postgres;
     mod redis;
     mod replay;
+    mod tls_events;
     mod watch;
 }

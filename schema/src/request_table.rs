@@ -3,7 +3,8 @@
 /// Declares a table with one row for each request and its response: as [`table!`](crate::table!),
 /// with the columns that all such tables begin and end with. The declaration says only what `time_`
 /// is and which columns are the protocol's own. Where upstream's table has no `latency`, the
-/// declaration says after `time_` what it is, and it is hidden with the others of ours.
+/// declaration says after `time_` what it is, and it is hidden with the others of ours; where it has
+/// no `encrypted`, it says so there.
 ///
 /// ```ignore
 /// request_table! {
@@ -28,7 +29,10 @@ macro_rules! request_table {
             $($own:tt)*
         }
     ) => {
-        $crate::request_table! { @
+        $crate::request_table! { @ [
+                /// Whether it went through TLS.
+                encrypted: Flag,
+            ]
             $(#[doc = $table_doc])+
             $def = $name: $row, $builder {
                 $(#[doc = $time_doc])+
@@ -44,10 +48,33 @@ macro_rules! request_table {
         $def:ident = $name:literal: $row:ident, $builder:ident {
             $(#[doc = $time_doc:literal])+
             time_,
+            without encrypted,
             $($own:tt)*
         }
     ) => {
-        $crate::request_table! { @
+        $crate::request_table! { @ []
+            $(#[doc = $table_doc])+
+            $def = $name: $row, $builder {
+                $(#[doc = $time_doc])+
+                time_,
+                $($own)*
+                /// From the request's first byte to the response's last.
+                latency: DurationNs [sketched],
+            }
+        }
+    };
+    (
+        $(#[doc = $table_doc:literal])+
+        $def:ident = $name:literal: $row:ident, $builder:ident {
+            $(#[doc = $time_doc:literal])+
+            time_,
+            $($own:tt)*
+        }
+    ) => {
+        $crate::request_table! { @ [
+                /// Whether it went through TLS.
+                encrypted: Flag,
+            ]
             $(#[doc = $table_doc])+
             $def = $name: $row, $builder {
                 $(#[doc = $time_doc])+
@@ -59,7 +86,7 @@ macro_rules! request_table {
         }
     };
     // All columns but those that every such table has.
-    (@
+    (@ [$($encrypted:tt)*]
         $(#[doc = $table_doc:literal])+
         $def:ident = $name:literal: $row:ident, $builder:ident {
             $(#[doc = $time_doc:literal])+
@@ -84,8 +111,7 @@ macro_rules! request_table {
                 local_port: Port,
                 /// Which end was traced: 1 client, 2 server, 4 unknown.
                 trace_role: Int [dimension],
-                /// Whether it went through TLS.
-                encrypted: Flag,
+                $($encrypted)*
                 $($own)*
                 /// Service of the traced process.
                 service: ServiceName [dimension, context],

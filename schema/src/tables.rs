@@ -14,6 +14,7 @@ mod incidents;
 mod jvm_stats;
 mod kafka_events;
 mod mongodb_events;
+mod mux_events;
 mod mysql_events;
 mod nats_events;
 mod network_stats;
@@ -25,6 +26,7 @@ mod proc_exit_events;
 mod process_stats;
 mod processes;
 mod redis_events;
+mod tls_events;
 
 pub use amqp_events::{AMQP_EVENTS, AmqpEvent, AmqpEvents};
 pub use anomalies::{ANOMALIES, Anomalies, Anomaly};
@@ -40,6 +42,7 @@ pub use incidents::{INCIDENTS, Incident, Incidents};
 pub use jvm_stats::{JVM_STATS, JvmStat, JvmStats};
 pub use kafka_events::{KAFKA_EVENTS, KafkaEvent, KafkaEvents};
 pub use mongodb_events::{MONGODB_EVENTS, MongodbEvent, MongodbEvents};
+pub use mux_events::{MUX_EVENTS, MuxEvent, MuxEvents};
 pub use mysql_events::{MYSQL_EVENTS, MysqlEvent, MysqlEvents};
 pub use nats_events::{NATS_EVENTS, NatsEvent, NatsEvents};
 pub use network_stats::{NETWORK_STATS, NetworkStat, NetworkStats};
@@ -51,11 +54,12 @@ pub use proc_exit_events::{PROC_EXIT_EVENTS, ProcExitEvent, ProcExitEvents};
 pub use process_stats::{PROCESS_STATS, ProcessStat, ProcessStats};
 pub use processes::{PROCESSES, ProcessVersion, Processes};
 pub use redis_events::{REDIS_EVENTS, RedisEvent, RedisEvents};
+pub use tls_events::{TLS_EVENTS, TlsEvent, TlsEvents};
 
 use crate::TableDef;
 
 /// All tables, by name.
-pub static ALL: [&TableDef; 25] = [
+pub static ALL: [&TableDef; 27] = [
     &AMQP_EVENTS,
     &ANOMALIES,
     &CGROUP_STATS,
@@ -70,6 +74,7 @@ pub static ALL: [&TableDef; 25] = [
     &JVM_STATS,
     &KAFKA_EVENTS,
     &MONGODB_EVENTS,
+    &MUX_EVENTS,
     &MYSQL_EVENTS,
     &NATS_EVENTS,
     &NETWORK_STATS,
@@ -81,6 +86,7 @@ pub static ALL: [&TableDef; 25] = [
     &PROCESS_STATS,
     &PROCESSES,
     &REDIS_EVENTS,
+    &TLS_EVENTS,
 ];
 
 /// Other names of tables, as Pixie calls them, and the names that they have here.

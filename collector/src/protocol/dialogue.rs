@@ -66,6 +66,9 @@ pub trait Dialect: Debug + Default + Send {
     const CODE: ProtocolCode;
     /// Whether a response names its request, so that clients need not wait for their turn.
     const RESPONSES_NAME_REQUESTS: bool;
+    /// Whether a connection has one call, whose beginning no other bytes can be: it needs no trial
+    /// wherever it comes, and a gap in it leaves nothing to be read.
+    const CALLS_ONCE: bool = false;
 
     /// Takes bytes from `side`. With none at hand it finishes what is complete and asks for more.
     fn take(&mut self, side: Side, bytes: &[u8], calls: &mut Calls<Self::Call>) -> Step;
@@ -171,7 +174,7 @@ impl<D: Dialect> Dialogue<D> {
             dialect: D::default(),
             requests,
             windows: Default::default(),
-            calls: Calls::new(if midstream { QUALITY_MIDSTREAM } else { 0 }),
+            calls: Calls::new(if midstream && !D::CALLS_ONCE { QUALITY_MIDSTREAM } else { 0 }),
             pairing: match start {
                 Start::AtItsBeginning => Pairing::On,
                 Start::AfterGap { .. } => Pairing::OutOfStep,
@@ -196,7 +199,9 @@ impl<D: Dialect> Dialogue<D> {
         if operation.continued || !waits || !begins(&self.dialect) {
             return false;
         }
-        self.calls.begin_trial();
+        if !D::CALLS_ONCE {
+            self.calls.begin_trial();
+        }
         (self.pairing, self.resumed) = (Pairing::On, true);
         true
     }
@@ -355,7 +360,7 @@ impl<D: Dialect> Dialogue<D> {
         }
         self.windows.iter_mut().for_each(Window::clear);
         self.dialect.forget_messages();
-        self.pairing = Pairing::OutOfStep;
+        self.pairing = if D::CALLS_ONCE { Pairing::Ended } else { Pairing::OutOfStep };
     }
 
     /// What follows is another protocol; calls that wait are never answered.

@@ -304,7 +304,8 @@ fn probe(side: Side, magic: &[u8], bytes: &[u8]) -> Probe {
     if bytes[..common].eq_ignore_ascii_case(&magic[..common]) {
         return if common == magic.len() { Probe::Yes } else { Probe::Maybe };
     }
-    let verb = bytes.split(|b| *b == b' ').next().unwrap_or_default();
+    let verb = &bytes[..bytes.len().min(line::MESSAGE_NAME_BYTES_MAX + 1)];
+    let verb = verb.split(|b| *b == b' ').next().unwrap_or_default();
     let is_message = line::MESSAGES.iter().any(|(from, name)| {
         let common = verb.len().min(name.len());
         let is_whole = verb.len() < bytes.len();

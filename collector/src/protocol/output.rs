@@ -2,7 +2,7 @@
 
 use super::dialogue::Timed;
 use super::exchange::Exchange;
-use super::{amqp, cql, dns, kafka, mongo, mysql, nats, pgsql, redis};
+use super::{amqp, cql, dns, kafka, mongo, mux, mysql, nats, pgsql, redis, tls};
 use crate::event::ProcessKey;
 use crate::redaction::Redaction;
 
@@ -42,6 +42,10 @@ pub enum Finished {
     Cql(Box<Timed<cql::Request>>),
     /// To `kafka_events.beta`.
     Kafka(Box<Timed<kafka::Request>>),
+    /// To `mux_events`.
+    Mux(Box<Timed<mux::Exchange>>),
+    /// To `tls_events`.
+    Tls(Box<Timed<tls::Handshake>>),
 }
 
 impl Finished {
@@ -58,6 +62,8 @@ impl Finished {
             Self::Amqp(timed) => timed.process,
             Self::Cql(timed) => timed.process,
             Self::Kafka(timed) => timed.process,
+            Self::Mux(timed) => timed.process,
+            Self::Tls(timed) => timed.process,
         }
     }
 }

@@ -78,6 +78,9 @@ impl<'a> Place<'a> {
 /// A row of a table of requests: the columns of its [`Place`], and those that are given.
 macro_rules! request_row {
     ($row:ident at $place:expr, { $($column:ident: $value:expr,)+ }) => {
+        request_row!($row without encrypted at $place, { encrypted: false, $($column: $value,)+ })
+    };
+    ($row:ident without encrypted at $place:expr, { $($column:ident: $value:expr,)+ }) => {
         $row {
             upid: $place.upid,
             remote_addr: $place.remote,
@@ -85,7 +88,6 @@ macro_rules! request_row {
             local_addr: $place.local,
             local_port: i64::from($place.local_port),
             trace_role: $place.role as i64,
-            encrypted: false,
             service: &$place.service,
             pod: $place.pod,
             namespace: "",

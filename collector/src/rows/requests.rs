@@ -1,8 +1,8 @@
 //! Rows of the tables of requests: what each protocol's table says of a request and its response.
 
 use undine_schema::tables::{
-    AmqpEvent, CqlEvent, DnsEvent, HttpEvent, KafkaEvent, MongodbEvent, MysqlEvent, NatsEvent,
-    PgsqlEvent, RedisEvent,
+    AmqpEvent, CqlEvent, DnsEvent, HttpEvent, KafkaEvent, MongodbEvent, MuxEvent, MysqlEvent,
+    NatsEvent, PgsqlEvent, RedisEvent, TlsEvent,
 };
 
 use super::place::{Place, request_row};
@@ -14,7 +14,7 @@ use crate::process::Processes;
 use crate::protocol::dialogue::Timed;
 use crate::protocol::exchange::Exchange;
 use crate::protocol::output::Finished;
-use crate::protocol::{amqp, cql, dns, kafka, mongo, mysql, nats, pgsql, redis};
+use crate::protocol::{amqp, cql, dns, kafka, mongo, mux, mysql, nats, pgsql, redis, tls};
 use crate::redaction::{Redaction, body_into, target_into};
 
 /// Texts of the row at hand, as far as they may be kept.
@@ -71,6 +71,8 @@ impl Rows {
             Finished::Nats(command) => self.nats_event(command, &place),
             Finished::Mongo(command) => self.mongodb_event(command, &place),
             Finished::Amqp(exchange) => self.amqp_event(exchange, &place),
+            Finished::Mux(exchange) => self.mux_event(exchange, &place),
+            Finished::Tls(handshake) => self.tls_event(handshake, &place),
         }
     }
 
@@ -134,11 +136,7 @@ impl Rows {
     /// Names are kept as they are: without them nothing could be said.
     fn dns_event(&mut self, timed: &Timed<dns::Lookup>, place: &Place<'_>) {
         let lookup = &timed.call;
-        let (time, latency) = if lookup.is_answered() {
-            (timed.responded_at, timed.latency_ns())
-        } else {
-            (timed.requested_at, 0)
-        };
+        let (time, latency) = times(timed, lookup.is_answered());
         self.dns_events.push(&request_row!(DnsEvent at place, {
             time_: place.wall(time),
             req_header: &lookup.req_header,
@@ -286,4 +284,46 @@ impl Rows {
             quality: i64::from(timed.quality | request.quality()),
         }));
     }
+
+    fn mux_event(&mut self, timed: &Timed<mux::Exchange>, place: &Place<'_>) {
+        let exchange = &timed.call;
+        let (time, latency) = times(timed, exchange.is_answered());
+        self.mux_events.push(&request_row!(MuxEvent at place, {
+            time_: place.wall(time),
+            req_type: i64::from(exchange.kind),
+            latency: signed(latency),
+            dest: &exchange.dest,
+            req_size: signed(exchange.request_size),
+            resp_size: signed(exchange.response_size),
+            failed: i64::from(exchange.failed()),
+            quality: i64::from(timed.quality),
+        }));
+    }
+
+    /// What a handshake says in the clear is no secret; names are kept as for DNS.
+    fn tls_event(&mut self, timed: &Timed<tls::Handshake>, place: &Place<'_>) {
+        let handshake = &timed.call;
+        let is_answered = handshake.outcome != tls::Outcome::Unanswered;
+        let (time, latency) = times(timed, is_answered);
+        self.tls_events.push(&request_row!(TlsEvent without encrypted at place, {
+            time_: place.wall(time),
+            req_type: tls::CONTENT_HANDSHAKE,
+            req_body: &handshake.offer,
+            resp_body: &handshake.answer,
+            latency: signed(latency),
+            server_name: &handshake.server_name,
+            version: &handshake.version,
+            cipher: &handshake.cipher,
+            alpn: &handshake.alpn,
+            req_size: signed(handshake.request_size),
+            resp_size: signed(handshake.response_size),
+            failed: i64::from(handshake.outcome == tls::Outcome::Refused),
+            quality: i64::from(timed.quality),
+        }));
+    }
+}
+
+/// When a request was answered, and after how many nanoseconds; where it was not, when it was sent.
+const fn times<C>(timed: &Timed<C>, is_answered: bool) -> (u64, u64) {
+    if is_answered { (timed.responded_at, timed.latency_ns()) } else { (timed.requested_at, 0) }
 }

@@ -23,7 +23,7 @@ impl Program {
     /// Starts it in `place`.
     pub(crate) fn start(place: &Place) -> Self {
         let exe = std::env::current_exe().unwrap();
-        Self::start_test(place.command(&exe.display().to_string()), "it::http::program")
+        Self::start_test(place.command(exe), "it::http::program")
     }
 
     /// Starts the ignored test `name` of this binary, which `command` names, as a program.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
+use tempfile::TempDir;
 use undine_collector::Cgroup;
 
 use super::place::{Place, Server, skip, succeed, wait_until};
@@ -26,7 +27,7 @@ pub(crate) struct Logged {
 /// A server in a place of its own.
 pub(crate) struct Postgres {
     programs: PathBuf,
-    dir: tempfile::TempDir,
+    dir: TempDir,
     server: Server,
     place: Place,
 }
@@ -45,7 +46,18 @@ impl Postgres {
 
     /// Makes a database and serves it.
     pub(crate) fn start(programs: PathBuf, place: Place) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        Self::start_in(tempfile::tempdir().unwrap(), programs, place, &[])
+    }
+
+    /// As [`Self::start`], to clients that want TLS too; with the certificate `cert.pem` in `dir`,
+    /// and its key `key.pem`.
+    pub(crate) fn start_with_tls(dir: TempDir, programs: PathBuf, place: Place) -> Self {
+        let file = |setting, name| format!("{setting}={}", dir.path().join(name).display());
+        let files = [file("ssl_cert_file", "cert.pem"), file("ssl_key_file", "key.pem")];
+        Self::start_in(dir, programs, place, &["ssl=on", &files[0], &files[1]])
+    }
+
+    fn start_in(dir: TempDir, programs: PathBuf, place: Place, settings: &[&str]) -> Self {
         let secret = dir.path().join("password");
         std::fs::write(&secret, PASSWORD).unwrap();
         succeed(Command::new("chown").args(["-R", "postgres:"]).arg(dir.path()));
@@ -67,9 +79,14 @@ impl Postgres {
         ] {
             command.args(["-c", setting]);
         }
+        for setting in settings {
+            command.args(["-c", setting]);
+        }
         let postgres = Self { programs, dir, server: Server::start(&mut command), place };
-        let answers = || postgres.program("pg_isready").output().unwrap().status.success();
-        wait_until("PostgreSQL to answer", answers);
+        wait_until("PostgreSQL to answer", || {
+            let mut command = postgres.program("pg_isready");
+            command.env("PGSSLMODE", "disable").output().unwrap().status.success()
+        });
         postgres
     }
 
