@@ -7,6 +7,7 @@ use aya::{
     Ebpf, EbpfLoader, Pod,
     maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
     programs::{ProgramError, RawTracePoint, raw_trace_point::RawTracePointLinkId},
+    util::KernelVersion,
 };
 use undine_ebpf::load::{
     COUNTERS, Connection, DATAGRAM_PORTS_MAX, KIND_CGROUP, KIND_COMM, KIND_NETNS, KIND_TGID,
@@ -14,9 +15,11 @@ use undine_ebpf::load::{
 };
 
 use super::{
-    BuildError, Config, ConnectionState, ControlError, Counters, DATAGRAM_PORTS, Hooks,
-    RING_BYTES_MIN, Scope, ScopeDefault, ScopeGuard, Target, Verdict, listeners, object, offsets,
-    process_tree, ring, scope::Resolved,
+    BuildError, Config, ConnectionState, ControlError, Counters, DATAGRAM_PORTS, Hooks, Object,
+    RING_BYTES_MIN, Scope, ScopeDefault, ScopeGuard, Target, Verdict,
+    doctor::{SOCKET_LENGTH_SINCE, release},
+    listeners, object, offsets, process_tree, ring,
+    scope::Resolved,
 };
 
 /// Most rounds in which the descendants of a process are looked for; each finds those that were
@@ -159,11 +162,16 @@ fn not_built(error: ControlError) -> BuildError {
 /// # Errors
 /// Where the kernel refuses the object as a whole.
 pub fn probe_report() -> Result<Vec<ProbeReport>, BuildError> {
+    probe_report_of(Object::Fitting)
+}
+
+/// As [`probe_report`], of a build of the programs.
+pub(super) fn probe_report_of(object: Object) -> Result<Vec<ProbeReport>, BuildError> {
     let scope =
         Scope { default: ScopeDefault::TargetsOnly, include: Vec::new(), exclude: Vec::new() };
     let (ring_bytes, connections_max) = (RING_BYTES_MIN, 16);
     let guard = ScopeGuard::Open;
-    let config = Config { scope, guard, ring_bytes, connections_max, hooks: None };
+    let config = Config { scope, guard, ring_bytes, connections_max, hooks: None, object };
     let (mut programs, _ring) = load_object(&config)?;
     let mut reports: Vec<_> =
         SOCKET_LENGTH.iter().chain(&OTHERS).map(|probe| programs.attach(probe)).collect();
@@ -177,6 +185,7 @@ pub fn probe_report() -> Result<Vec<ProbeReport>, BuildError> {
 
 fn load_object(config: &Config) -> Result<(Programs, RingBuf<MapData>), BuildError> {
     let offsets = offsets::of_running_kernel()?;
+    object::allow_locked_memory();
     let own_tgid = std::process::id();
     let wakeup_bytes = u64::from(config.ring_bytes / 4);
     let cpus = u32::try_from(aya::util::nr_cpus().map_err(|(_, cause)| BuildError::Wait(cause))?)
@@ -188,7 +197,7 @@ fn load_object(config: &Config) -> Result<(Programs, RingBuf<MapData>), BuildErr
         .map_max_entries("RING", config.ring_bytes)
         .map_max_entries("CONNECTIONS", config.connections_max)
         .map_max_entries("SCRATCH", cpus.saturating_mul(SCRATCH_PER_CPU))
-        .load(object())
+        .load(&config.object.bytes())
         .map_err(|cause| BuildError::Load(Box::new(cause)))?;
     let ring = take(&mut ebpf, "RING")?;
     // Numbers of connections go on where those of an earlier start cannot have come.
@@ -269,7 +278,8 @@ impl Programs {
 
     fn attach(&mut self, probe: &Probe) -> ProbeReport {
         let attached = self.load(probe).and_then(|()| self.attach_loaded(probe));
-        let outcome = attached.map_or_else(|error| outcome_of(&error), |_| Outcome::Attached);
+        let outcome = attached
+            .map_or_else(|error| too_old_for(probe, outcome_of(&error)), |_| Outcome::Attached);
         report(probe, outcome)
     }
 
@@ -531,6 +541,18 @@ fn report(probe: &Probe, outcome: Outcome) -> ProbeReport {
         outcome,
         remedy: advice,
     }
+}
+
+/// `outcome`, or that the kernel is too old, where it is: before it misses the attach point it may
+/// refuse the program for what that needs.
+fn too_old_for(probe: &Probe, outcome: Outcome) -> Outcome {
+    let came_late = SOCKET_LENGTH.iter().any(|late| late.name == probe.name);
+    let denied = matches!(outcome, Outcome::Denied(_));
+    let is_old = KernelVersion::current().is_ok_and(|version| version < SOCKET_LENGTH_SINCE);
+    if came_late && is_old && !denied {
+        return Outcome::Missing(format!("Linux 6.3 is the first with it, this is {}", release()));
+    }
+    outcome
 }
 
 fn outcome_of(error: &ProgramError) -> Outcome {

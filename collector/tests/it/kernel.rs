@@ -8,8 +8,8 @@ use std::time::Duration;
 use tokio::sync::{Mutex, MutexGuard};
 use tokio_util::sync::CancellationToken;
 use undine_collector::{
-    Cgroup, Collector, Config, Mode, Redaction, Scope, ScopeDefault, ScopeGuard, SourceConfig,
-    Target,
+    Cgroup, Collector, Config, Mode, Object, Redaction, Scope, ScopeDefault, ScopeGuard,
+    SourceConfig, Target,
 };
 use undine_schema::SystemClock;
 
@@ -48,6 +48,7 @@ pub(crate) fn config(cgroup: &Cgroup, ring_bytes: u32, recording: Option<PathBuf
             guard: ScopeGuard::Required,
             hooks: None,
             ring_bytes,
+            object: Object::Fitting,
         },
         node: "knot".to_owned(),
         asid: 1,
