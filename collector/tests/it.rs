@@ -5,6 +5,7 @@ mod it {
     mod amqp;
     mod cql;
     mod dns;
+    mod hooks;
     mod http2;
     mod http;
     mod kafka;
@@ -17,6 +18,7 @@ mod it {
     mod place;
     mod postgres;
     mod redis;
+    mod refusals;
     mod replay;
     mod watch;
 }

@@ -31,8 +31,8 @@ pub enum Object {
 }
 
 impl Object {
-    /// The ELF object, aligned as a parser wants it.
-    pub(super) fn bytes(&self) -> Cow<'_, [u8]> {
+    /// The ELF object, aligned as a parser wants it. Asks the kernel where it decides.
+    pub fn bytes(&self) -> Cow<'_, [u8]> {
         match self {
             Self::Fitting if has_loop() => Cow::Borrowed(usual()),
             Self::Usual => Cow::Borrowed(usual()),

@@ -40,13 +40,23 @@ const SOCKET_LENGTH: [Probe; 2] = [
 const SYS_EXIT: [Probe; 1] =
     [Probe { name: "sys_exit", without: "no traffic is seen without sock_send_length" }];
 
+/// The program that sees a socket go.
+const SOCKET_END: &str = "tcp_destroy_sock";
+
 /// Programs that are used with either hooks.
 const OTHERS: [Probe; 5] = [
-    Probe { name: "inet_sock_set_state", without: "who connected is inferred from the traffic" },
-    Probe { name: "tcp_destroy_sock", without: "the end of a connection is not seen" },
-    Probe { name: "sched_process_fork", without: "children of a target are not watched" },
-    Probe { name: "sched_process_exec", without: "new programs are found by scanning /proc" },
-    Probe { name: "sched_process_exit", without: "ended processes are found by scanning /proc" },
+    Probe {
+        name: "inet_sock_set_state",
+        without: "connections count as joined midway: who connected is inferred from the traffic, \
+                  and the first request of each is counted as missing",
+    },
+    Probe { name: SOCKET_END, without: "a connection ends when it is closed, which is earlier" },
+    Probe { name: "sched_process_fork", without: "children of a target process are not watched" },
+    Probe {
+        name: "sched_process_exec",
+        without: "a process that runs another program keeps its old name",
+    },
+    Probe { name: "sched_process_exit", without: "the end of a process is not seen" },
 ];
 
 /// How a probe fared.
@@ -120,6 +130,8 @@ pub(super) struct Programs {
     datagram_ports: Array<MapData, u64>,
     targets: BTreeMap<Target, (Resolved, u32)>,
     default: ScopeDefault,
+    /// Whether the end of a socket is not seen, but only that it is closed.
+    end_when_closed: bool,
 }
 
 impl fmt::Debug for Programs {
@@ -138,7 +150,11 @@ pub(super) fn load(config: &Config) -> Result<Loaded, BuildError> {
     let mut probes = Vec::new();
     let hooks = programs.attach_hooks(config.hooks, &mut probes)?;
     for probe in &OTHERS {
-        probes.push(programs.attach(probe));
+        let report = programs.attach(probe);
+        if report.probe == SOCKET_END && report.outcome != Outcome::Attached {
+            programs.end_when_closed = true;
+        }
+        probes.push(report);
     }
     programs.set_datagram_ports(&DATAGRAM_PORTS).map_err(not_built)?;
     programs.set_scope(&config.scope).map_err(not_built)?;
@@ -220,6 +236,7 @@ fn load_object(config: &Config) -> Result<(Programs, RingBuf<MapData>), BuildErr
         datagram_ports: take(&mut ebpf, "DATAGRAM_PORTS")?,
         targets: BTreeMap::new(),
         default: config.scope.default,
+        end_when_closed: false,
         ebpf,
     };
     Ok((programs, ring))
@@ -472,7 +489,8 @@ impl Programs {
                 }
         });
         let watch_others = u32::from(self.default == ScopeDefault::WholeHost);
-        let settings = Plain(Settings { watch_others, kinds });
+        let end_when_closed = u32::from(self.end_when_closed);
+        let settings = Plain(Settings { watch_others, kinds, end_when_closed });
         self.settings.set(0, settings, 0).map_err(unusable("SETTINGS"))
     }
 

@@ -86,7 +86,7 @@ fn scene(ring_bytes: u32, recording: Option<PathBuf>) -> Scene {
 }
 
 /// Checks that every row is a request that was sent, once, with its own response.
-fn check_pairs(memory: &Memory) -> usize {
+pub(crate) fn check_pairs(memory: &Memory) -> usize {
     let columns = [
         "req_path",
         "resp_headers",

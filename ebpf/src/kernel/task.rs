@@ -97,8 +97,19 @@ pub(crate) fn comm(task: u64) -> [u64; 2] {
 /// Unified cgroup of the task at `task`.
 #[inline(always)]
 pub(crate) fn cgroup(task: u64) -> u64 {
-    let set = read(task, Offset::TaskCgroups);
-    read(read(read(set, Offset::CssSetDefault), Offset::CgroupNode), Offset::NodeId)
+    cgroup_id(cgroup_address(task))
+}
+
+/// Address of the unified cgroup of the task at `task`.
+#[inline(always)]
+pub(crate) fn cgroup_address(task: u64) -> u64 {
+    read(read(task, Offset::TaskCgroups), Offset::CssSetDefault)
+}
+
+/// The id of the cgroup at `cgroup`.
+#[inline(always)]
+pub(crate) fn cgroup_id(cgroup: u64) -> u64 {
+    read(read(cgroup, Offset::CgroupNode), Offset::NodeId)
 }
 
 /// Inode of the network namespace at `net`.
