@@ -14,7 +14,7 @@ use super::initramfs::{DONE, UP};
 use crate::shell::say;
 
 /// How long all tests of one kernel may take; emulated, and with another job on the machine.
-const RUN_TIME_MAX: Duration = Duration::from_secs(20 * 60);
+const RUN_TIME_MAX: Duration = Duration::from_mins(20);
 /// How long a guest that KVM runs may take until it is up. Where KVM only pretends to work, as in
 /// some nested machines, it stays silent.
 const KVM_UP_TIME_MAX: Duration = Duration::from_secs(20);

@@ -39,8 +39,8 @@ pub(crate) fn image(kernel: &Kernel, folder: &Path) -> Result<PathBuf> {
     say(format!("downloading {package}"));
     fs::create_dir_all(&own)?;
     run(apt.command("apt-get").args(["download", "-qq", &package]).current_dir(&own))?;
-    let archive =
-        find(&own, |name| name.ends_with(".deb")).context("apt-get downloaded nothing")?;
+    let archive = find(&own, |name| name.starts_with("linux-image-"))
+        .context("apt-get downloaded nothing")?;
     // Only the image: modules are not needed, everything is in the initramfs.
     let unpack = "dpkg-deb --fsys-tarfile \"$0\" | tar -x --wildcards './boot/vmlinuz-*'";
     run(Command::new("sh").args(["-c", unpack]).arg(&archive).current_dir(&own))?;
@@ -72,10 +72,8 @@ impl Apt {
         for part in ["lists/partial", "cache/archives/partial"] {
             fs::create_dir_all(home.join(part))?;
         }
-        let sources: String = SUITES
-            .iter()
-            .map(|suite| format!("deb [signed-by={KEYRING}] {MIRROR} {suite} main\n"))
-            .collect();
+        let source = |suite| format!("deb [signed-by={KEYRING}] {MIRROR} {suite} main\n");
+        let sources = SUITES.map(source).concat();
         fs::write(home.join("sources.list"), sources)?;
         let home = home.display();
         let config = format!(
