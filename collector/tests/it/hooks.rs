@@ -42,20 +42,17 @@ pub(crate) async fn observed(
     (memory, stats)
 }
 
-/// Whether this kernel has what `hooks` need, or one of them is refused; says so where not.
+/// Whether this kernel has what `hooks` need; says so where not.
 fn has(hooks: Hooks) -> bool {
-    let of_sockets = |name: &str| name.starts_with("sock_") && name.ends_with("_length");
-    let missing = probe_report()
-        .unwrap()
-        .into_iter()
-        .find(|report| of_sockets(report.probe) && matches!(report.outcome, Outcome::Missing(_)));
-    match missing {
-        Some(report) if hooks == Hooks::SocketLength => {
-            println!("skipped: {:?}", report.outcome);
-            false
-        }
-        _ => true,
+    let reports = probe_report().unwrap();
+    let missing = reports.iter().any(|report| {
+        report.probe == "sock_send_length" && matches!(report.outcome, Outcome::Missing(_))
+    });
+    if missing && hooks == Hooks::SocketLength {
+        println!("skipped: this kernel has no tracepoint sock_send_length");
+        return false;
     }
+    true
 }
 
 async fn every_request_is_a_row(wanted: Hooks, build: Object) {
