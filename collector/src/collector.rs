@@ -13,7 +13,7 @@ use undine_schema::{Append, Clock};
 
 use crate::error_log::ErrorLog;
 use crate::kernel::{
-    self, Control, ControlError, CostSample, Hooks, Scope, ScopeGuard, Target, Verdict,
+    self, Control, ControlError, CostSample, Hooks, Object, Scope, ScopeGuard, Target, Verdict,
 };
 use crate::loss::{KernelTotals, RowBounds};
 use crate::pipeline::{Pipeline, PipelineCounts, Settings};
@@ -46,6 +46,8 @@ pub enum SourceConfig {
         hooks: Option<Hooks>,
         /// Bytes of the ring; a power of two.
         ring_bytes: u32,
+        /// Which build of the kernel programs to load.
+        object: Object,
     },
     /// A recording.
     Replay {
@@ -177,9 +179,10 @@ impl Config {
     pub fn build(self, append: Arc<dyn Append>) -> Result<Collector, BuildError> {
         self.check()?;
         let (source, control, facts, wall) = match self.source {
-            SourceConfig::Kernel { scope, guard, hooks, ring_bytes } => {
+            SourceConfig::Kernel { scope, guard, hooks, ring_bytes, object } => {
                 let connections_max = self.connections_max;
-                let config = kernel::Config { scope, guard, ring_bytes, connections_max, hooks };
+                let config =
+                    kernel::Config { scope, guard, ring_bytes, connections_max, hooks, object };
                 let kernel = config.build()?;
                 let control = kernel.control();
                 let wall = kernel::wall_minus_mono_ns();

@@ -16,6 +16,7 @@ mod counters;
 mod doctor;
 mod listeners;
 pub(crate) mod membership;
+mod object;
 mod offsets;
 mod own_cgroup;
 mod process_tree;
@@ -37,6 +38,7 @@ pub use cost::{CostSample, ProgramCost, of_running as cost_of_running};
 pub use counters::Counters;
 pub use doctor::{Check, check_host};
 pub use membership::Membership;
+pub use object::Object;
 pub use offsets::OffsetsError;
 pub use own_cgroup::{Cgroup, CgroupError};
 pub use programs::{Outcome, ProbeReport, probe_report};
@@ -63,7 +65,7 @@ pub enum Hooks {
     /// The tracepoints `sock_send_length` and `sock_recv_length`; kernel 6.3 and later. Also sees
     /// `io_uring`, but not `splice` out of a socket, nor `TCP_ZEROCOPY_RECEIVE`.
     SocketLength,
-    /// The tracepoint `sys_exit` and a walk from the file descriptor to the socket; kernel 5.17
+    /// The tracepoint `sys_exit` and a walk from the file descriptor to the socket; kernel 5.10
     /// and later. Costs every system call of the host a little, and does not see `io_uring` and
     /// 32-bit programs.
     SysExit,
@@ -83,6 +85,8 @@ pub struct Config {
     pub connections_max: u32,
     /// Which hooks to use; `None` takes the best that this kernel has.
     pub hooks: Option<Hooks>,
+    /// Which build of the programs to load.
+    pub object: Object,
 }
 
 /// Why the kernel side cannot be built.
@@ -325,14 +329,6 @@ impl Control {
 /// The wall clock may be stepped, so ask again about once a second.
 pub fn wall_minus_mono_ns() -> i64 {
     ring::wall_minus_mono_ns()
-}
-
-/// The object with the kernel programs, aligned as an ELF parser wants it.
-fn object() -> &'static [u8] {
-    #[repr(C, align(64))]
-    struct Aligned<Bytes: ?Sized>(Bytes);
-    static OBJECT: &Aligned<[u8]> = &Aligned(*include_bytes!("../../ebpf/undine.bpf.o"));
-    &OBJECT.0
 }
 
 /// Version of the kernel messages that this binary understands.

@@ -39,7 +39,9 @@ pub mod host;
 pub use collector::{
     BuildError, Collector, Config, Handle, RunError, SourceConfig, Stats, Stopped,
 };
-pub use kernel::{Cgroup, CgroupError, Hooks, Scope, ScopeDefault, ScopeGuard, Target, Verdict};
+pub use kernel::{
+    Cgroup, CgroupError, Hooks, Object, Scope, ScopeDefault, ScopeGuard, Target, Verdict,
+};
 pub use redaction::{Mode, Redaction};
 pub use replay::Pace;
 pub use service_name::ServiceRule;

@@ -6,6 +6,7 @@ mod it {
     mod cql;
     mod dns;
     mod host;
+    mod hooks;
     mod http2;
     mod http;
     mod kafka;
@@ -18,6 +19,7 @@ mod it {
     mod place;
     mod postgres;
     mod redis;
+    mod refusals;
     mod replay;
     mod tls_events;
     mod watch;

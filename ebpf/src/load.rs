@@ -118,6 +118,8 @@ pub enum Offset {
     FileInode,
     /// `inode.i_mode`
     InodeMode,
+    /// `cgroup.self.parent`, which is the parent's address
+    CgroupParent,
     /// How many there are.
     Count,
 }
@@ -147,6 +149,9 @@ pub struct Settings {
     pub watch_others: u32,
     /// A sum of `KIND_…`, so that empty maps cost nothing.
     pub kinds: u32,
+    /// 1 where a connection ends when its socket is closed, since the program that sees the socket
+    /// go is not there.
+    pub end_when_closed: u32,
 }
 
 /// An entry of the map `SCOPE_TGID`. A child gets its parent's when it is forked.

@@ -24,8 +24,7 @@ pub(crate) fn run(args: &Doctor) -> Result<ExitCode> {
     let probes = kernel::probe_report();
     let refusal = probes.as_ref().err().map(|error| format!("{:#}", anyhow::anyhow!("{error}")));
     let probes = probes.unwrap_or_default();
-    let can_capture = refusal.is_none()
-        && probes.iter().any(|probe| probe.outcome == Outcome::Attached && carries_bytes(probe));
+    let can_capture = refusal.is_none() && carry_bytes(&probes);
     let text = if args.json {
         let report = json!({
             "can_capture": can_capture,
@@ -45,11 +44,14 @@ pub(crate) fn run(args: &Doctor) -> Result<ExitCode> {
     Ok(if can_capture { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Whether requests can be seen through this probe alone.
-fn carries_bytes(probe: &ProbeReport) -> bool {
-    ["sock_send_length", "sock_recv_length", "sys_exit"]
-        .iter()
-        .any(|hook| probe.attach_point.contains(hook))
+/// Whether requests can be seen through these probes: both directions, or system calls.
+fn carry_bytes(probes: &[ProbeReport]) -> bool {
+    let works = |name: &str| {
+        probes.iter().any(|probe| {
+            probe.probe == name && matches!(probe.outcome, Outcome::Attached | Outcome::Standby)
+        })
+    };
+    works("sys_exit") || works("sock_send_length") && works("sock_recv_length")
 }
 
 fn word(outcome: &Outcome) -> (&'static str, &str) {

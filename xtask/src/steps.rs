@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 
 use crate::shell::{self, built, cargo, is_installed, say};
-use crate::{bpf, deny, ui};
+use crate::{bpf, deny, kernels, ui};
 
 /// How a step ended without failing.
 pub(crate) enum Outcome {
@@ -28,6 +28,7 @@ pub(crate) fn test() -> Vec<Step> {
         Step { name: "object", minutes_max: 1, check: || bpf::check().map(passed) },
         Step { name: "build", minutes_max: 30, check: build },
         Step { name: "tests", minutes_max: 8, check: tests },
+        Step { name: "kernels", minutes_max: 4, check: || kernels::check("5.10") },
         Step { name: "clippy", minutes_max: 9, check: clippy },
         Step { name: "capture", minutes_max: 2, check: || eval(&["capture"]) },
         Step { name: "tiers", minutes_max: 2, check: || eval(&["tiers"]) },
@@ -42,6 +43,7 @@ pub(crate) fn full() -> Vec<Step> {
     vec![
         Step { name: "cargo-deny", minutes_max: 10, check: || deny::full().map(passed) },
         Step { name: "kernel-object", minutes_max: 10, check: || bpf::build().map(passed) },
+        Step { name: "kernel-matrix", minutes_max: 15, check: || kernels::check_all() },
         Step { name: "demo-control", minutes_max: 5, check: demo_control },
         Step { name: "benches", minutes_max: 20, check: benches },
     ]

@@ -92,6 +92,8 @@ const FIELDS: [Field; load::OFFSETS] = [
     field(Offset::FilePrivate, "file.private_data", &["file", "private_data"]),
     field(Offset::FileInode, "file.f_inode", &["file", "f_inode"]),
     field(Offset::InodeMode, "inode.i_mode", &["inode", "i_mode"]),
+    // Every `self` is the first field of its `cgroup`.
+    field(Offset::CgroupParent, "cgroup.self.parent", &["cgroup", "self", "parent"]),
 ];
 
 /// The offsets of this kernel, in the order of [`Offset`].

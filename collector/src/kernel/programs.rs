@@ -7,6 +7,7 @@ use aya::{
     Ebpf, EbpfLoader, Pod,
     maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
     programs::{ProgramError, RawTracePoint, raw_trace_point::RawTracePointLinkId},
+    util::KernelVersion,
 };
 use undine_ebpf::load::{
     COUNTERS, Connection, DATAGRAM_PORTS_MAX, KIND_CGROUP, KIND_COMM, KIND_NETNS, KIND_TGID,
@@ -14,9 +15,10 @@ use undine_ebpf::load::{
 };
 
 use super::{
-    BuildError, Config, ConnectionState, ControlError, Counters, DATAGRAM_PORTS, Hooks,
+    BuildError, Config, ConnectionState, ControlError, Counters, DATAGRAM_PORTS, Hooks, Object,
     RING_BYTES_MIN, Scope, ScopeDefault, ScopeGuard, Target, Verdict,
     cost::{self, ProgramCost},
+    doctor::{SOCKET_LENGTH_SINCE, release},
     listeners,
     membership::Membership,
     object, offsets, process_tree, ring,
@@ -41,13 +43,23 @@ const SOCKET_LENGTH: [Probe; 2] = [
 const SYS_EXIT: [Probe; 1] =
     [Probe { name: "sys_exit", without: "no traffic is seen without sock_send_length" }];
 
+/// The program that sees a socket go.
+const SOCKET_END: &str = "tcp_destroy_sock";
+
 /// Programs that are used with either hooks.
 const OTHERS: [Probe; 5] = [
-    Probe { name: "inet_sock_set_state", without: "who connected is inferred from the traffic" },
-    Probe { name: "tcp_destroy_sock", without: "the end of a connection is not seen" },
-    Probe { name: "sched_process_fork", without: "children of a target are not watched" },
-    Probe { name: "sched_process_exec", without: "new programs are found by scanning /proc" },
-    Probe { name: "sched_process_exit", without: "ended processes are found by scanning /proc" },
+    Probe {
+        name: "inet_sock_set_state",
+        without: "connections count as joined midway: who connected is inferred from the traffic, \
+                  and the first request of each is counted as missing",
+    },
+    Probe { name: SOCKET_END, without: "a connection ends when it is closed, which is earlier" },
+    Probe { name: "sched_process_fork", without: "children of a target process are not watched" },
+    Probe {
+        name: "sched_process_exec",
+        without: "a process that runs another program keeps its old name",
+    },
+    Probe { name: "sched_process_exit", without: "the end of a process is not seen" },
 ];
 
 /// Names of all programs.
@@ -126,6 +138,8 @@ pub(super) struct Programs {
     datagram_ports: Array<MapData, u64>,
     targets: BTreeMap<Target, (Resolved, u32)>,
     default: ScopeDefault,
+    /// Whether the end of a socket is not seen, but only that it is closed.
+    end_when_closed: bool,
 }
 
 impl fmt::Debug for Programs {
@@ -144,7 +158,11 @@ pub(super) fn load(config: &Config) -> Result<Loaded, BuildError> {
     let mut probes = Vec::new();
     let hooks = programs.attach_hooks(config.hooks, &mut probes)?;
     for probe in &OTHERS {
-        probes.push(programs.attach(probe));
+        let report = programs.attach(probe);
+        if report.probe == SOCKET_END && report.outcome != Outcome::Attached {
+            programs.end_when_closed = true;
+        }
+        probes.push(report);
     }
     programs.set_datagram_ports(&DATAGRAM_PORTS).map_err(not_built)?;
     programs.set_scope(&config.scope).map_err(not_built)?;
@@ -168,11 +186,16 @@ fn not_built(error: ControlError) -> BuildError {
 /// # Errors
 /// Where the kernel refuses the object as a whole.
 pub fn probe_report() -> Result<Vec<ProbeReport>, BuildError> {
+    probe_report_of(Object::Fitting)
+}
+
+/// As [`probe_report`], of a build of the programs.
+pub(super) fn probe_report_of(object: Object) -> Result<Vec<ProbeReport>, BuildError> {
     let scope =
         Scope { default: ScopeDefault::TargetsOnly, include: Vec::new(), exclude: Vec::new() };
     let (ring_bytes, connections_max) = (RING_BYTES_MIN, 16);
     let guard = ScopeGuard::Open;
-    let config = Config { scope, guard, ring_bytes, connections_max, hooks: None };
+    let config = Config { scope, guard, ring_bytes, connections_max, hooks: None, object };
     let (mut programs, _ring) = load_object(&config)?;
     let mut reports: Vec<_> =
         SOCKET_LENGTH.iter().chain(&OTHERS).map(|probe| programs.attach(probe)).collect();
@@ -186,6 +209,7 @@ pub fn probe_report() -> Result<Vec<ProbeReport>, BuildError> {
 
 fn load_object(config: &Config) -> Result<(Programs, RingBuf<MapData>), BuildError> {
     let offsets = offsets::of_running_kernel()?;
+    object::allow_locked_memory();
     let own_tgid = std::process::id();
     let wakeup_bytes = u64::from(config.ring_bytes / 4);
     let cpus = u32::try_from(aya::util::nr_cpus().map_err(|(_, cause)| BuildError::Wait(cause))?)
@@ -197,7 +221,7 @@ fn load_object(config: &Config) -> Result<(Programs, RingBuf<MapData>), BuildErr
         .map_max_entries("RING", config.ring_bytes)
         .map_max_entries("CONNECTIONS", config.connections_max)
         .map_max_entries("SCRATCH", cpus.saturating_mul(SCRATCH_PER_CPU))
-        .load(object())
+        .load(&config.object.bytes())
         .map_err(|cause| BuildError::Load(Box::new(cause)))?;
     let ring = take(&mut ebpf, "RING")?;
     // Numbers of connections go on where those of an earlier start cannot have come.
@@ -220,6 +244,7 @@ fn load_object(config: &Config) -> Result<(Programs, RingBuf<MapData>), BuildErr
         datagram_ports: take(&mut ebpf, "DATAGRAM_PORTS")?,
         targets: BTreeMap::new(),
         default: config.scope.default,
+        end_when_closed: false,
         ebpf,
     };
     Ok((programs, ring))
@@ -278,7 +303,8 @@ impl Programs {
 
     fn attach(&mut self, probe: &Probe) -> ProbeReport {
         let attached = self.load(probe).and_then(|()| self.attach_loaded(probe));
-        let outcome = attached.map_or_else(|error| outcome_of(&error), |_| Outcome::Attached);
+        let outcome = attached
+            .map_or_else(|error| too_old_for(probe, outcome_of(&error)), |_| Outcome::Attached);
         report(probe, outcome)
     }
 
@@ -486,7 +512,8 @@ impl Programs {
                 }
         });
         let watch_others = u32::from(self.default == ScopeDefault::WholeHost);
-        let settings = Plain(Settings { watch_others, kinds });
+        let end_when_closed = u32::from(self.end_when_closed);
+        let settings = Plain(Settings { watch_others, kinds, end_when_closed });
         self.settings.set(0, settings, 0).map_err(unusable("SETTINGS"))
     }
 
@@ -555,6 +582,18 @@ fn report(probe: &Probe, outcome: Outcome) -> ProbeReport {
         outcome,
         remedy: advice,
     }
+}
+
+/// `outcome`, or that the kernel is too old, where it is: before it misses the attach point it may
+/// refuse the program for what that needs.
+fn too_old_for(probe: &Probe, outcome: Outcome) -> Outcome {
+    let came_late = SOCKET_LENGTH.iter().any(|late| late.name == probe.name);
+    let denied = matches!(outcome, Outcome::Denied(_));
+    let is_old = KernelVersion::current().is_ok_and(|version| version < SOCKET_LENGTH_SINCE);
+    if came_late && is_old && !denied {
+        return Outcome::Missing(format!("Linux 6.3 is the first with it, this is {}", release()));
+    }
+    outcome
 }
 
 fn outcome_of(error: &ProgramError) -> Outcome {

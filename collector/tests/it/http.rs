@@ -4,7 +4,7 @@
 //! they are told on their standard input, so that they can be watched from their first byte.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -81,8 +81,9 @@ impl Drop for Program {
     }
 }
 
-/// What a started program runs: `serve`, `load PORT CONNECTIONS REQUESTS` any number of times, or
-/// `hammer PORT CONNECTIONS`, which after `end REQUESTS` sends so many more and ends.
+/// What a started program runs: `serve`, `load PORT CONNECTIONS REQUESTS` any number of times,
+/// `mumble PORT` for what is no request, or `hammer PORT CONNECTIONS`, which after `end REQUESTS`
+/// sends so many more and ends.
 #[test]
 #[ignore = "a program that other tests start"]
 fn program() {
@@ -117,6 +118,15 @@ fn program() {
             }
             ["load", port, connections, requests] => {
                 join(start(port, connections, requests.parse().unwrap()));
+            }
+            ["mumble", port] => {
+                let port: u16 = port.parse().unwrap();
+                let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+                stream.write_all(&[0; 40]).unwrap();
+                stream.shutdown(Shutdown::Write).unwrap();
+                // The server has read it when it closes.
+                assert_eq!(stream.read(&mut [0; 1]).unwrap(), 0);
+                println!("\nmumbled");
             }
             ["hammer", port, connections] => {
                 hammering.extend(start(port, connections, usize::MAX));

@@ -8,8 +8,8 @@ use std::time::Duration;
 use tokio::sync::{Mutex, MutexGuard};
 use tokio_util::sync::CancellationToken;
 use undine_collector::{
-    Cgroup, Collector, Config, Mode, Redaction, Scope, ScopeDefault, ScopeGuard, SourceConfig,
-    Target,
+    Cgroup, Collector, Config, Mode, Object, Redaction, Scope, ScopeDefault, ScopeGuard,
+    SourceConfig, Target,
 };
 use undine_schema::SystemClock;
 
@@ -48,6 +48,7 @@ pub(crate) fn config(cgroup: &Cgroup, ring_bytes: u32, recording: Option<PathBuf
             guard: ScopeGuard::Required,
             hooks: None,
             ring_bytes,
+            object: Object::Fitting,
         },
         node: "knot".to_owned(),
         asid: 1,
@@ -85,7 +86,7 @@ fn scene(ring_bytes: u32, recording: Option<PathBuf>) -> Scene {
 }
 
 /// Checks that every row is a request that was sent, once, with its own response.
-fn check_pairs(memory: &Memory) -> usize {
+pub(crate) fn check_pairs(memory: &Memory) -> usize {
     let columns = [
         "req_path",
         "resp_headers",

@@ -8,7 +8,7 @@ use undine_ebpf::{
 
 use super::{
     fields::{read, read_at},
-    maps::{CLOSED, CONNECTIONS, LISTEN_PORTS, NEXT_CONN, add, count, offset},
+    maps::{CLOSED, CONNECTIONS, LISTEN_PORTS, count, next_conn, offset},
     ring,
     task::{Current, netns_inode},
 };
@@ -120,13 +120,13 @@ pub(crate) fn admit(
     connected: bool,
     scratch: *mut Scratch,
 ) -> Option<*mut Connection> {
-    let next = NEXT_CONN.get_ptr_mut(0)?;
+    let conn = next_conn()?;
     let netns = sock.netns();
     // SAFETY: `scratch` is a map value that only this program uses now. The totals in it are
     // never written, so they are zero.
     let fresh = unsafe {
         let fresh = &raw mut (*scratch).fresh;
-        (*fresh).conn = add(next, 1);
+        (*fresh).conn = conn;
         (*fresh).process_start_ns = current.process_start_ns();
         (*fresh).tgid = current.tgid;
         (*fresh).netns = netns;

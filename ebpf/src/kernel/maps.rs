@@ -33,6 +33,10 @@ pub(crate) static CLOSED: HashMap<u64, Connection> = HashMap::with_max_entries(C
 /// The number of the next connection.
 #[map]
 pub(crate) static NEXT_CONN: Array<u64> = Array::with_max_entries(1, 0);
+/// How many numbers each CPU has given.
+#[cfg(feature = "before-5-17")]
+#[map]
+static CONNS_TAKEN: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 /// See [`Scratch`].
 #[map]
 pub(crate) static SCRATCH: Array<Scratch> = Array::with_max_entries(2, 0);
@@ -121,6 +125,7 @@ pub(crate) fn count_process(counter: Counter, by: u64) {
 }
 
 /// Adds to a number in a map atomically and gives what it was.
+#[cfg(not(feature = "before-5-17"))]
 #[inline(always)]
 pub(crate) fn add(value: *mut u64, by: u64) -> u64 {
     let mut before = by;
@@ -135,4 +140,47 @@ pub(crate) fn add(value: *mut u64, by: u64) -> u64 {
         );
     }
     before
+}
+
+/// Adds to a number in a map atomically and gives what it was, as if nobody else had added at the
+/// same moment: kernels before 5.12 cannot tell. So sums are exact, but two programs that interrupt
+/// each other may be given one number.
+#[cfg(feature = "before-5-17")]
+#[inline(always)]
+pub(crate) fn add(value: *mut u64, by: u64) -> u64 {
+    // SAFETY: as above.
+    unsafe {
+        core::arch::asm!(
+            "lock *(u64 *)({value} + 0) += {by}",
+            value = in(reg) value,
+            by = in(reg) by,
+            options(nostack),
+        );
+        read_volatile(value).wrapping_sub(by)
+    }
+}
+
+/// A number for a connection that no other has.
+#[cfg(not(feature = "before-5-17"))]
+#[inline(always)]
+pub(crate) fn next_conn() -> Option<u64> {
+    Some(add(NEXT_CONN.get_ptr_mut(0)?, 1))
+}
+
+/// A number for a connection that no other has: each CPU has its own, since two CPUs that take one
+/// at the same moment could not be told apart.
+///
+/// Only programs on behalf of a process need one, and these do not interrupt each other.
+#[cfg(feature = "before-5-17")]
+#[inline(always)]
+pub(crate) fn next_conn() -> Option<u64> {
+    /// More CPUs than a kernel is built for.
+    const CPUS_MAX: u64 = 1 << 13;
+    let (first, taken) = (NEXT_CONN.get(0)?, CONNS_TAKEN.get_ptr_mut(0)?);
+    // SAFETY: a map value of this CPU.
+    let number = unsafe {
+        *taken += 1;
+        *taken
+    };
+    Some(first + number * CPUS_MAX + u64::from(super::ring::cpu()))
 }

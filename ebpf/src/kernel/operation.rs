@@ -2,7 +2,7 @@
 
 use core::ptr::read_volatile;
 
-use aya_ebpf::helpers::generated::{bpf_loop, bpf_probe_read_user};
+use aya_ebpf::helpers::generated::bpf_probe_read_user;
 use undine_ebpf::{
     CHUNKS_MAX, Counter, Direction, FLAG_BYPASSED, FLAG_CONTINUED, FLAG_FAULT, FLAG_TRUNCATED,
     Kind, PAYLOAD_BYTES_MAX,
@@ -13,6 +13,7 @@ use super::{
     buffer::Buffer,
     connection::{Sock, admit, announce},
     maps::{SCRATCH, add, count, count_process},
+    repeat::repeat,
     ring::{self, at_most_32k, below_16k},
     task::Current,
 };
@@ -54,7 +55,17 @@ impl Operation {
                 None => (Buffer::contiguous(0, 0), 1),
             };
             let len = u64::from(self.len);
-            state.write(State { buffer, bypassed, len, start: 0, done: 0, used: 0, sent: 0 });
+            state.write(State {
+                buffer,
+                bypassed,
+                len,
+                start: 0,
+                done: 0,
+                used: 0,
+                sent: 0,
+                #[cfg(feature = "before-5-17")]
+                sock: self.sock.0,
+            });
             (*scratch).header.syscall = self.syscall;
             read_volatile(&raw const (*state).len)
         };
@@ -117,6 +128,9 @@ struct State {
     used: u64,
     /// Not 0 where the first message reached the ring.
     sent: u64,
+    /// Where the connection is found again.
+    #[cfg(feature = "before-5-17")]
+    sock: u64,
 }
 
 /// Where in the payload the state lies: beyond what a message can use.
@@ -181,12 +195,20 @@ impl Output {
 
     /// Copies the bytes in the buffer and sends a message whenever one is full.
     #[inline(always)]
-    fn gather(mut self) {
+    fn gather(#[cfg_attr(feature = "before-5-17", expect(unused_mut))] mut self) {
         let state = self.state();
-        // SAFETY: the state lies in the scratch memory; the helper calls `step` with this context
-        // and nothing else, while both live.
+        // SAFETY: the state lies in the scratch memory; `step` is called with this context and
+        // nothing else, while both live.
         unsafe {
-            bpf_loop(STEPS_MAX, step as *mut _, (&raw mut self).cast(), 0);
+            #[cfg(not(feature = "before-5-17"))]
+            repeat(STEPS_MAX, step, &raw mut self);
+            #[cfg(feature = "before-5-17")]
+            {
+                let (sock, direction) = ((*state).sock, (*self.scratch).header.direction);
+                repeat::<{ STEPS_MAX as u64 }>(u64::MAX, |_| {
+                    operation_step(sock, u64::from(direction))
+                });
+            }
             let left = (*state).len - (*state).done;
             if left != 0 {
                 // Where memory could not be read, the next run is marked by a length that none has.
@@ -273,5 +295,23 @@ unsafe extern "C" fn step(_index: u32, output: *mut Output) -> i64 {
         output.emit(if last { left } else { used }, used, 0);
         (*state).used = 0;
         i64::from((*state).done == (*state).len)
+    }
+}
+
+/// [`step`] of the operation on `sock` that this CPU is at.
+#[cfg(feature = "before-5-17")]
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn operation_step(sock: u64, direction: u64) -> u64 {
+    let direction = direction as u32 & 1;
+    let Some(scratch) = SCRATCH.get_ptr_mut(ring::cpu() * SCRATCH_PER_CPU + direction) else {
+        return 1;
+    };
+    let Some(connection) = super::connection::find(Sock(sock)) else { return 1 };
+    // SAFETY: a map value; the index is 0 or 1, and the output lives through the call.
+    unsafe {
+        let directions = (&raw mut (*connection).totals.directions).cast::<Direction>();
+        let totals = directions.add(direction as usize);
+        step(0, &mut Output { scratch, totals }) as u64
     }
 }

@@ -8,18 +8,23 @@ use undine_ebpf::load::{ListenKey, SCRATCH_PER_CPU};
 
 use super::{
     connection::{Sock, admit, find, retire},
-    maps::{LISTEN_PORTS, LISTENERS, SCRATCH, add},
+    maps::{LISTEN_PORTS, LISTENERS, SCRATCH, SETTINGS, add},
     ring,
     scope::watches,
     task::Current,
 };
 
 const TCP_SYN_SENT: i32 = 2;
+const TCP_CLOSE: i32 = 7;
 const TCP_LISTEN: i32 = 10;
 
 #[raw_tracepoint]
 pub(crate) fn inet_sock_set_state(ctx: RawTracePointContext) -> i32 {
     let (before, after): (i32, i32) = (ctx.arg(1), ctx.arg(2));
+    if after == TCP_CLOSE && before != TCP_LISTEN {
+        closes(Sock(ctx.arg(0)));
+        return 0;
+    }
     if before != TCP_LISTEN && after != TCP_LISTEN && after != TCP_SYN_SENT {
         return 0;
     }
@@ -47,6 +52,18 @@ pub(crate) fn tcp_destroy_sock(ctx: RawTracePointContext) -> i32 {
         retire(sock, connection);
     }
     0
+}
+
+/// Ends the connection where `tcp_destroy_sock`, which otherwise does, is not there. What a process
+/// still reads from it begins another.
+#[inline(always)]
+fn closes(sock: Sock) {
+    let Some(settings) = SETTINGS.get(0) else { return };
+    if settings.end_when_closed != 0
+        && let Some(connection) = find(sock)
+    {
+        retire(sock, connection);
+    }
 }
 
 #[inline(always)]
