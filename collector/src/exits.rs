@@ -2,7 +2,9 @@
 
 use arrow::array::RecordBatch;
 use undine_ebpf::ProcessInfo;
-use undine_schema::tables::{DataLoss, DataLosses, PROC_EXIT_EVENTS, ProcExitEvent, ProcExitEvents};
+use undine_schema::tables::{
+    DataLoss, DataLosses, PROC_EXIT_EVENTS, ProcExitEvent, ProcExitEvents,
+};
 use undine_schema::{TableDef, TimeNs};
 
 use crate::event::ProcessKey;

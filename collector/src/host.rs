@@ -275,10 +275,7 @@ impl Work {
 
     /// Who the processes of a scan are; `None` where the collector has stopped, so that nobody
     /// can say any more.
-    async fn identify(
-        &self,
-        sample: &Sample,
-    ) -> Result<Option<Vec<Option<Identity>>>, RunError> {
+    async fn identify(&self, sample: &Sample) -> Result<Option<Vec<Option<Identity>>>, RunError> {
         let keys = sample.processes.iter().map(|process| process.key);
         let seen = keys.clone().map(|key| Seen { key, facts: None }).collect();
         let Ok(mut identities) = self.collector.identify(seen).await else { return Ok(None) };
@@ -313,7 +310,10 @@ impl Work {
         self.lose(table, "collector", limit, count as u64);
     }
 
-    fn write(&mut self, batches: Vec<(&'static undine_schema::TableDef, arrow::array::RecordBatch)>) {
+    fn write(
+        &mut self,
+        batches: Vec<(&'static undine_schema::TableDef, arrow::array::RecordBatch)>,
+    ) {
         let mut refused = Vec::new();
         self.writer.write(batches, &mut |rows| refused.push(rows));
         for rows in refused {

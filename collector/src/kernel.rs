@@ -32,8 +32,8 @@ use std::{
 use undine_ebpf::{ConnTotals, load};
 
 pub use counters::Counters;
-pub use membership::Membership;
 pub use doctor::{Check, check_host};
+pub use membership::Membership;
 pub use offsets::OffsetsError;
 pub use own_cgroup::{Cgroup, CgroupError};
 pub use programs::{Outcome, ProbeReport, probe_report};

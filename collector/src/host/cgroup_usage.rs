@@ -207,8 +207,9 @@ fn devices_v1(text: &str, name: &str) -> u64 {
 fn pressure(text: &str) -> Option<Pressure> {
     let total = |kind: &str| {
         let line = text.lines().find_map(|line| line.strip_prefix(kind)?.strip_prefix(' '))?;
-        let us: u64 =
-            line.split_ascii_whitespace().find_map(|field| field.strip_prefix("total=")?.parse().ok())?;
+        let us: u64 = line
+            .split_ascii_whitespace()
+            .find_map(|field| field.strip_prefix("total=")?.parse().ok())?;
         Some(us.saturating_mul(1000))
     };
     // `full` is not there for CPUs before Linux 5.13.

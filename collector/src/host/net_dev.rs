@@ -20,8 +20,9 @@ pub(crate) struct Traffic {
 
 impl Traffic {
     fn add(&mut self, fields: &[u64]) {
-        for (sum, value) in
-            [&mut self.bytes, &mut self.packets, &mut self.errors, &mut self.drops].into_iter().zip(fields)
+        for (sum, value) in [&mut self.bytes, &mut self.packets, &mut self.errors, &mut self.drops]
+            .into_iter()
+            .zip(fields)
         {
             *sum = sum.saturating_add(*value);
         }

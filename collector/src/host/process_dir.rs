@@ -143,15 +143,18 @@ fn parse_uptime(text: &str) -> Option<u64> {
 
 /// Bytes of a page of memory.
 pub(crate) fn page_bytes() -> u64 {
-    std::fs::read("/proc/self/auxv").ok().and_then(|aux| parse_page_bytes(&aux)).unwrap_or(PAGE_BYTES)
+    std::fs::read("/proc/self/auxv")
+        .ok()
+        .and_then(|aux| parse_page_bytes(&aux))
+        .unwrap_or(PAGE_BYTES)
 }
 
 fn parse_page_bytes(aux: &[u8]) -> Option<u64> {
     let (pairs, _) = aux.as_chunks::<16>();
     let number = |bytes: &[u8]| bytes.try_into().map(u64::from_ne_bytes).ok();
-    pairs.iter().find_map(|pair| {
-        (number(&pair[..8])? == AUX_PAGE_BYTES).then(|| number(&pair[8..]))?
-    })
+    pairs
+        .iter()
+        .find_map(|pair| (number(&pair[..8])? == AUX_PAGE_BYTES).then(|| number(&pair[8..]))?)
 }
 
 #[cfg(test)]

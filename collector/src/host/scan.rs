@@ -231,7 +231,7 @@ fn ancestors(path: &str) -> impl Iterator<Item = &str> {
 /// Network namespaces as they are met.
 struct Networks<'a> {
     membership: &'a Membership,
-    host: Option<u32>,
+    host: BTreeSet<u32>,
     found: BTreeMap<u32, Vec<(usize, Option<String>)>>,
 }
 
@@ -245,8 +245,7 @@ impl<'a> Networks<'a> {
         let Ok(found) = std::fs::metadata(dir.path("ns/net")) else { return };
         let Ok(inode) = u32::try_from(found.ino()) else { return };
         // Others' traffic goes through the host's own interfaces too.
-        let is_own = self.host.is_some_and(|host| host != inode);
-        if !is_own && !self.membership.watches_netns(inode) {
+        if self.host.contains(&inode) && !self.membership.watches_netns(inode) {
             return;
         }
         let members = self.found.entry(inode).or_default();
@@ -270,7 +269,7 @@ impl<'a> Networks<'a> {
             });
             let Some(text) = text else { continue };
             if let Some(counters) = faults.understood(&text, NetDev::parse) {
-                let is_host = self.host == Some(inode);
+                let is_host = self.host.contains(&inode);
                 let members = members.into_iter().map(|(index, _)| index).collect();
                 samples.push(NetworkSample { inode, is_host, counters, members });
             }

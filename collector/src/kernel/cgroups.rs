@@ -93,8 +93,7 @@ impl Iterator for Tree {
     fn next(&mut self) -> Option<PathBuf> {
         let next = self.0.pop()?;
         let entries = fs::read_dir(&next).into_iter().flatten().flatten();
-        let directories =
-            entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+        let directories = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
         self.0.extend(directories.map(|entry| entry.path()));
         Some(next)
     }
@@ -149,8 +148,10 @@ impl Hierarchies {
             let Some((mount, kind)) = line.split_once(" - ") else { continue };
             let mut fields = mount.split(' ').skip(3);
             let (Some(root), Some(point)) = (fields.next(), fields.next()) else { continue };
-            let mount =
-                Mount { point: PathBuf::from(unescape(point)), root: PathBuf::from(unescape(root)) };
+            let mount = Mount {
+                point: PathBuf::from(unescape(point)),
+                root: PathBuf::from(unescape(root)),
+            };
             let mut kind = kind.split(' ');
             match kind.next() {
                 Some("cgroup2") if all.unified.is_none() => all.unified = Some(mount),

@@ -12,10 +12,10 @@ use std::{
 
 use undine_ebpf::load::{VERDICT_EXCLUDE, VERDICT_INCLUDE};
 
-use super::{
-    ScopeDefault, cgroups, process_tree,
-    scope::Resolved,
-};
+use super::{ScopeDefault, cgroups, process_tree, scope::Resolved};
+
+/// Inode of the first network namespace since Linux 6.18 (`NET_NS_INIT_INO`).
+const FIRST_NETNS: u32 = 0xefff_fff9;
 
 /// Whom the kernel programs watched when it was asked for.
 #[derive(Clone, Debug)]
@@ -70,9 +70,12 @@ impl Membership {
         verdict & VERDICT_EXCLUDE == 0 && (self.is_whole_host() || verdict & VERDICT_INCLUDE != 0)
     }
 
-    /// The inode of the host's own network namespace.
-    pub fn host_netns() -> Option<u32> {
-        process_tree::netns(1)
+    /// The inodes that the host's own network namespace may have: that of the first process where
+    /// it may be looked at, that in which Undine runs, and the one that it always has since Linux
+    /// 6.18.
+    pub fn host_netns() -> BTreeSet<u32> {
+        let found = [1, std::process::id()].into_iter().filter_map(process_tree::netns);
+        found.chain([FIRST_NETNS]).collect()
     }
 
     fn named(&self, verdict: u32) -> BTreeSet<u32> {
@@ -87,9 +90,8 @@ impl Membership {
     }
 
     fn directories(&self, verdict: u32) -> Vec<PathBuf> {
-        let is_meant = |(target, bits): &&(Resolved, u32)| {
-            bits & verdict != 0 && is_still_there(target)
-        };
+        let is_meant =
+            |(target, bits): &&(Resolved, u32)| bits & verdict != 0 && is_still_there(target);
         let directory = |(target, _): &(Resolved, u32)| match target {
             Resolved::Cgroup(_, directory) => Some(directory.clone()),
             _ => None,

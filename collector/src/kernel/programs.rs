@@ -15,8 +15,8 @@ use undine_ebpf::load::{
 
 use super::{
     BuildError, Config, ConnectionState, ControlError, Counters, DATAGRAM_PORTS, Hooks,
-    RING_BYTES_MIN, Scope, ScopeDefault, ScopeGuard, Target, Verdict, listeners, membership::Membership, object, offsets,
-    process_tree, ring, scope::Resolved,
+    RING_BYTES_MIN, Scope, ScopeDefault, ScopeGuard, Target, Verdict, listeners,
+    membership::Membership, object, offsets, process_tree, ring, scope::Resolved,
 };
 
 /// Most rounds in which the descendants of a process are looked for; each finds those that were
