@@ -36,6 +36,12 @@ impl Membership {
         Self { default, targets, processes }
     }
 
+    /// As if nobody had named a target.
+    #[cfg(test)]
+    pub(crate) fn without_targets(default: ScopeDefault) -> Self {
+        Self::new(default, Vec::new(), BTreeMap::new())
+    }
+
     /// Whether everyone is watched whom no target names.
     pub fn is_whole_host(&self) -> bool {
         self.default == ScopeDefault::WholeHost

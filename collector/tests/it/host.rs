@@ -42,7 +42,7 @@ impl Running {
         let host = host::Config {
             collector: collector.handle(),
             // Only when a test says so.
-            interval: Duration::from_secs(3600),
+            interval: Duration::from_hours(1),
             processes_max,
             cgroups_max: 64,
             service_rules: Vec::new(),
@@ -103,6 +103,10 @@ fn ask(program: &mut Program, line: &str) -> Vec<i64> {
     program.tell(line);
     let said = tokio::task::block_in_place(|| program.hear(word));
     said.split_ascii_whitespace().map(|number| number.parse().unwrap()).collect()
+}
+
+fn length(text: &str) -> i64 {
+    i64::try_from(text.len()).unwrap()
 }
 
 fn near(told: i64, truth: i64, by: i64, what: &str) {
@@ -166,7 +170,11 @@ fn program() {
                 );
             }
             "abort" => std::process::abort(),
-            #[expect(clippy::disallowed_methods, reason = "the end of a program is what is tested")]
+            #[expect(
+                clippy::disallowed_methods,
+                clippy::exit,
+                reason = "the end of a program is what is tested"
+            )]
             "exit" => std::process::exit(i32::try_from(number(1)).unwrap()),
             other => panic!("{other}"),
         }
@@ -242,8 +250,8 @@ async fn a_process_has_used_what_it_says_itself() {
     let after = running.process(pid, &io).await.unwrap();
     std::fs::remove_file(&path).unwrap();
     // It said a line, and was told one.
-    assert_eq!(after[0] - before[0], 300_000 + "write\n".len() as i64);
-    assert_eq!(after[1] - before[1], line.len() as i64 + 1);
+    assert_eq!(after[0] - before[0], 300_000 + length("write\n"));
+    assert_eq!(after[1] - before[1], length(&line) + 1);
     let said = ask(&mut program, "usage");
     assert_eq!(after[2], said[7], "bytes to the disk");
     let service = running.scan("process_stats", &["upid", "service", "node", "pod"]).await;
@@ -310,10 +318,13 @@ async fn the_end_of_every_process_is_one_row_with_its_code_or_signal() {
     end(&mut before, 7, 0);
     for (word, code, signal) in [("exit 0", 0, 0), ("exit 255", 255, 0), ("abort", 0, 6)] {
         let mut program = start(&place);
+        // What it runs is looked up while it runs.
+        running.collector.drain().await.unwrap();
         program.tell(word);
         end(&mut program, code, signal);
     }
     let mut killed = start(&place);
+    running.collector.drain().await.unwrap();
     let pid = killed.id().to_string();
     assert!(Command::new("kill").args(["-KILL", &pid]).status().unwrap().success());
     end(&mut killed, 0, 9);
