@@ -59,7 +59,7 @@ impl Exits {
 
     /// Takes what waits.
     pub(crate) fn take(&mut self) -> Option<(&'static TableDef, RecordBatch)> {
-        (self.rows.len() > 0).then(|| (&PROC_EXIT_EVENTS, self.rows.finish()))
+        (!self.rows.is_empty()).then(|| (&PROC_EXIT_EVENTS, self.rows.finish()))
     }
 
     /// Writes bounds of the rows that are missing since the last call. A lost message that was not
@@ -114,7 +114,7 @@ mod tests {
         let mut exits = Exits::default();
         processes.meet(key);
         // 128 says that there is a core file.
-        for exit_code in [3 << 8, 9, 128 | 11, 0] {
+        for exit_code in [3 << 8, 9, 0x80 | 0xb, 0] {
             let mut info = ProcessInfo { exit_code, ..ProcessInfo::default() };
             info.comm[..3].copy_from_slice(b"web");
             exits.push(key, 5, &info, &mut processes, &origin);

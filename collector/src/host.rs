@@ -108,6 +108,8 @@ pub struct Stats {
     pub cgroups_omitted: u64,
     /// How long the last one read.
     pub took: Duration,
+    /// CPU time of the last one, to a tick of the kernel.
+    pub cpu: Duration,
     /// Rows that the store did not take.
     pub refused_rows: u64,
 }
@@ -269,6 +271,7 @@ impl Work {
             processes_omitted: sample.processes_omitted as u64,
             cgroups_omitted: sample.cgroups_omitted as u64,
             took: sample.took,
+            cpu: sample.cpu,
             refused_rows: self.writer.refused_rows(),
         })
     }

@@ -247,8 +247,7 @@ impl Processes {
         if self.ended.len() > ENDED_MAX
             && let Some(oldest) = self.ended.pop_front()
         {
-            self.known.remove(&oldest);
-            self.by_tgid.remove(&oldest.tgid);
+            self.forget(oldest);
         }
     }
 
@@ -342,6 +341,14 @@ impl Processes {
         }
     }
 
+    /// Forgets a process; its pid may be another's by now.
+    fn forget(&mut self, key: ProcessKey) {
+        self.known.remove(&key);
+        if self.by_tgid.get(&key.tgid) == Some(&key) {
+            self.by_tgid.remove(&key.tgid);
+        }
+    }
+
     fn read(&self, key: ProcessKey) -> Option<Facts> {
         match &self.source {
             FactSource::Proc => Facts::read(key),
@@ -353,8 +360,7 @@ impl Processes {
         if self.known.len() >= PROCESSES_MAX && !self.known.contains_key(&key) {
             let oldest = self.known.iter().min_by_key(|(_, p)| p.used_at).map(|(key, _)| *key);
             if let Some(oldest) = oldest {
-                self.known.remove(&oldest);
-                self.by_tgid.remove(&oldest.tgid);
+                self.forget(oldest);
                 self.evicted += 1;
             }
         }

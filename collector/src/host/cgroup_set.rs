@@ -192,6 +192,7 @@ fn text(path: &Path) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::ScopeDefault;
 
     #[test]
     fn the_cgroups_of_a_process_are_found_in_both_versions() {
@@ -203,6 +204,53 @@ mod tests {
         assert_eq!(paths.v1_path("cpuacct"), Some("/"));
         assert_eq!(paths.v1_path("blkio"), None);
         assert_eq!(Paths::parse("0::/gone (deleted)\n"), Paths::default());
+    }
+
+    /// A unified hierarchy and one of version 1, of which the processes 1 and 2 are in cgroups.
+    fn hierarchies(dir: &Path) -> Hierarchies {
+        for (cgroup, members) in [
+            ("v2", "1\n2\n"),
+            ("v2/a", ""),
+            ("v2/a/b", "1\n"),
+            ("v2/c", "2\n3\n"),
+            ("memory/a/b", "1\n"),
+            ("memory/a/b/c", "3\n"),
+            ("memory/d", "2\n"),
+        ] {
+            std::fs::create_dir_all(dir.join(cgroup)).unwrap();
+            std::fs::write(dir.join(cgroup).join("cgroup.procs"), members).unwrap();
+        }
+        std::fs::write(dir.join("v2/a/b/memory.current"), "7\n").unwrap();
+        std::fs::write(dir.join("memory/d/memory.usage_in_bytes"), "8\n").unwrap();
+        let mount = |name: &str| Mount { point: dir.join(name), root: PathBuf::from("/") };
+        let controllers = vec![("memory".to_owned(), mount("memory"))];
+        Hierarchies { unified: Some(mount("v2")), controllers }
+    }
+
+    fn found(default: ScopeDefault, watched: &[u32]) -> Vec<(String, Option<u64>)> {
+        let dir = tempfile::tempdir().unwrap();
+        let hierarchies = hierarchies(dir.path());
+        let membership = Membership::without_targets(default);
+        let paths = ["4:memory:/a/b\n0::/a/b\n", "4:memory:/d\n0::/c\n"].map(Paths::parse);
+        let watched = watched.iter().copied().collect();
+        let set = CgroupSet::find(&hierarchies, &membership, &watched, &paths, 16);
+        set.usages().map(|(path, usage)| (path.to_owned(), usage.memory_bytes)).collect()
+    }
+
+    #[test]
+    fn of_cgroups_that_no_target_names_only_those_are_told_in_which_all_are_watched() {
+        let told = |path: &str, memory| (path.to_owned(), memory);
+        // Process 3 is not watched: it is in the unified `/c`, and below `/a/b` of version 1.
+        let some = found(ScopeDefault::TargetsOnly, &[1, 2]);
+        assert_eq!(some, [told("/a/b", Some(7)), told("/d", Some(8))]);
+        assert_eq!(found(ScopeDefault::TargetsOnly, &[]), []);
+    }
+
+    #[test]
+    fn of_a_whole_host_every_cgroup_is_told() {
+        let all = found(ScopeDefault::WholeHost, &[1, 2, 3]);
+        let paths: Vec<_> = all.iter().map(|(path, _)| path.as_str()).collect();
+        assert_eq!(paths, ["/", "/a", "/a/b", "/c", "/d"]);
     }
 
     #[test]

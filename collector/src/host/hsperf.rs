@@ -63,7 +63,7 @@ impl<'a> Reader<'a> {
     fn array<const N: usize>(self, at: usize) -> Result<[u8; N], HsperfError> {
         let end = at.checked_add(N).ok_or(HsperfError::Entry)?;
         let bytes = self.bytes.get(at..end).ok_or(HsperfError::Entry)?;
-        bytes.try_into().map_err(|_| HsperfError::Entry)
+        bytes.try_into().or(Err(HsperfError::Entry))
     }
 
     fn number(self, at: usize) -> Result<u32, HsperfError> {
@@ -72,7 +72,7 @@ impl<'a> Reader<'a> {
     }
 
     fn offset(self, at: usize) -> Result<usize, HsperfError> {
-        usize::try_from(self.number(at)?).map_err(|_| HsperfError::Entry)
+        usize::try_from(self.number(at)?).or(Err(HsperfError::Entry))
     }
 
     fn long(self, at: usize) -> Result<i64, HsperfError> {
@@ -239,7 +239,7 @@ pub(crate) mod tests {
         bytes
     }
 
-    /// What OpenJDK 17 publishes with its serial collector, and with a slower clock.
+    /// What `OpenJDK` 17 publishes with its serial collector, and with a slower clock.
     pub(crate) fn golden(is_little: bool) -> Vec<u8> {
         let entries = [
             ("sun.rt._sync_Inflations", Long(5)),

@@ -8,6 +8,7 @@ use std::io::{self, Read};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::event::ProcessKey;
 use crate::process::TICK_NS;
@@ -139,6 +140,14 @@ fn parse_uptime(text: &str) -> Option<u64> {
     let (seconds, hundredths) = text.split_ascii_whitespace().next()?.split_once('.')?;
     let seconds: u64 = seconds.parse().ok()?;
     seconds.checked_mul(100)?.checked_add(hundredths.parse().ok()?)
+}
+
+/// CPU time of this thread so far, which the kernel counts at every switch and tick; zero where it
+/// does not tell.
+pub(crate) fn thread_cpu() -> Duration {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    let ns = text.split_ascii_whitespace().next().and_then(|ns| ns.parse().ok());
+    Duration::from_nanos(ns.unwrap_or(0))
 }
 
 /// Bytes of a page of memory.

@@ -163,7 +163,7 @@ impl Origin {
         let (mut service, _) = service_name(&self.rules, &facts, None);
         if service.is_empty() {
             let members = cgroup.members.iter().filter_map(|index| identities[*index].as_ref());
-            service = common(members.map(|identity| &*identity.service)).to_owned();
+            common(members.map(|identity| &*identity.service)).clone_into(&mut service);
         }
         let usage = &cgroup.usage;
         let known = |value: Option<u64>| signed(value.unwrap_or(0));
@@ -235,9 +235,9 @@ mod tests {
 
     use super::*;
 
-    fn identity(service: &str, pod: &str) -> Option<Identity> {
+    fn identity(service: &str, pod: &str) -> Identity {
         let place = Place { pod_uid: pod.to_owned(), ..Place::default() };
-        Some(Identity { upid: Upid::default(), service: Arc::from(service), place })
+        Identity { upid: Upid::default(), service: Arc::from(service), place }
     }
 
     fn text(batch: &RecordBatch, column: &str) -> Vec<String> {
@@ -253,7 +253,8 @@ mod tests {
     #[test]
     fn a_namespace_is_named_only_as_all_in_it_are() {
         let origin = Origin { node: "knot".to_owned(), rules: Vec::new() };
-        let identities = [identity("a", "p"), identity("b", "p"), identity("a", "p"), None];
+        let known = [identity("a", "p"), identity("b", "p"), identity("a", "p")];
+        let identities: Vec<_> = known.into_iter().map(Some).chain([None]).collect();
         let networks = vec![
             network(false, &[0, 2, 3]),
             network(false, &[0, 1]),
@@ -276,7 +277,7 @@ mod tests {
             ..ServiceRule::default()
         };
         let origin = Origin { node: "knot".to_owned(), rules: vec![rule] };
-        let identities = [identity("a", ""), identity("b", "")];
+        let identities = [identity("a", ""), identity("b", "")].map(Some);
         let cgroup = |path: &str, members: &[usize]| CgroupSample {
             path: path.to_owned(),
             usage: super::super::cgroup_usage::CgroupUsage::default(),

@@ -45,6 +45,8 @@ pub(crate) struct Sample {
     pub(crate) page_bytes: u64,
     /// How long it took.
     pub(crate) took: Duration,
+    /// CPU time of it.
+    pub(crate) cpu: Duration,
 }
 
 /// A process.
@@ -95,7 +97,7 @@ impl Scanner {
 
     /// Reads everything once.
     pub(crate) fn scan(&mut self) -> Sample {
-        let began = Instant::now();
+        let (began, cpu) = (Instant::now(), process_dir::thread_cpu());
         let mut sample = Sample { page_bytes: process_dir::page_bytes(), ..Sample::default() };
         // Before the members are listed: a process that is younger than the list is not of it.
         let Some(now_ticks) = process_dir::uptime_ticks() else {
@@ -107,6 +109,7 @@ impl Scanner {
             Err(error) => self.errors.report("host", Status::System, &error.to_string(), 1),
         }
         sample.took = began.elapsed();
+        sample.cpu = process_dir::thread_cpu().saturating_sub(cpu);
         sample
     }
 
@@ -144,13 +147,12 @@ impl Scanner {
         jvms: &mut JvmFinder,
         faults: &mut Faults,
     ) -> Option<Heap> {
-        let inner = match self.inner_pids.get(&key) {
-            Some(inner) => *inner,
-            None => {
-                let (inner, _) = process_dir::inner_pid_and_user(&dir.read("status").ok()?)?;
-                self.inner_pids.insert(key, inner);
-                inner
-            }
+        let inner = if let Some(inner) = self.inner_pids.get(&key) {
+            *inner
+        } else {
+            let (inner, _) = process_dir::inner_pid_and_user(&dir.read("status").ok()?)?;
+            self.inner_pids.insert(key, inner);
+            inner
         };
         jvms.heap(dir, inner).unwrap_or_else(|error| {
             faults.machine(&error);
@@ -231,7 +233,7 @@ fn ancestors(path: &str) -> impl Iterator<Item = &str> {
 /// Network namespaces as they are met.
 struct Networks<'a> {
     membership: &'a Membership,
-    host: Option<u32>,
+    host: BTreeSet<u32>,
     found: BTreeMap<u32, Vec<(usize, Option<String>)>>,
 }
 
@@ -245,8 +247,7 @@ impl<'a> Networks<'a> {
         let Ok(found) = std::fs::metadata(dir.path("ns/net")) else { return };
         let Ok(inode) = u32::try_from(found.ino()) else { return };
         // Others' traffic goes through the host's own interfaces too.
-        let is_own = self.host.is_some_and(|host| host != inode);
-        if !is_own && !self.membership.watches_netns(inode) {
+        if self.host.contains(&inode) && !self.membership.watches_netns(inode) {
             return;
         }
         let members = self.found.entry(inode).or_default();
@@ -270,7 +271,7 @@ impl<'a> Networks<'a> {
             });
             let Some(text) = text else { continue };
             if let Some(counters) = faults.understood(&text, NetDev::parse) {
-                let is_host = self.host == Some(inode);
+                let is_host = self.host.contains(&inode);
                 let members = members.into_iter().map(|(index, _)| index).collect();
                 samples.push(NetworkSample { inode, is_host, counters, members });
             }

@@ -14,6 +14,9 @@ use undine_ebpf::load::{VERDICT_EXCLUDE, VERDICT_INCLUDE};
 
 use super::{ScopeDefault, cgroups, process_tree, scope::Resolved};
 
+/// Inode of the first network namespace since Linux 6.18 (`NET_NS_INIT_INO`).
+const FIRST_NETNS: u32 = 0xefff_fff9;
+
 /// Whom the kernel programs watched when it was asked for.
 #[derive(Clone, Debug)]
 pub struct Membership {
@@ -31,6 +34,12 @@ impl Membership {
         processes: BTreeMap<u32, u32>,
     ) -> Self {
         Self { default, targets, processes }
+    }
+
+    /// As if nobody had named a target.
+    #[cfg(test)]
+    pub(crate) fn without_targets(default: ScopeDefault) -> Self {
+        Self::new(default, Vec::new(), BTreeMap::new())
     }
 
     /// Whether everyone is watched whom no target names.
@@ -67,9 +76,12 @@ impl Membership {
         verdict & VERDICT_EXCLUDE == 0 && (self.is_whole_host() || verdict & VERDICT_INCLUDE != 0)
     }
 
-    /// The inode of the host's own network namespace.
-    pub fn host_netns() -> Option<u32> {
-        process_tree::netns(1)
+    /// The inodes that the host's own network namespace may have: that of the first process where
+    /// it may be looked at, that in which Undine runs, and the one that it always has since Linux
+    /// 6.18.
+    pub fn host_netns() -> BTreeSet<u32> {
+        let found = [1, std::process::id()].into_iter().filter_map(process_tree::netns);
+        found.chain([FIRST_NETNS]).collect()
     }
 
     fn named(&self, verdict: u32) -> BTreeSet<u32> {
