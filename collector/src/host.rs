@@ -210,7 +210,7 @@ impl Host {
                 Some(reply) = commands.recv() => Some(reply),
                 _ = ticks.tick() => None,
             };
-            let stats = work.scan().await?;
+            let stats = work.scan(&shutdown).await?;
             *handle.stats.lock().unwrap_or_else(PoisonError::into_inner) = stats;
             if let Some(reply) = reply
                 && reply.send(stats).is_err()
@@ -243,7 +243,7 @@ impl Handle {
 }
 
 impl Work {
-    async fn scan(&mut self) -> Result<Stats, RunError> {
+    async fn scan(&mut self, shutdown: &CancellationToken) -> Result<Stats, RunError> {
         let time = self.clock.now();
         let Some(mut scanner) = self.scanner.take() else { return Ok(Stats::default()) };
         let (scanner, sample) = off_the_runtime(move || {
@@ -253,7 +253,7 @@ impl Work {
         .await?;
         self.scanner = Some(scanner);
         self.scans += 1;
-        if let Some(identities) = self.identify(&sample).await? {
+        if let Some(identities) = self.identify(&sample, shutdown).await? {
             let mut batches = self.origin.batches(&sample, &identities, time);
             self.omitted("process_stats", "processes_max", sample.processes_omitted);
             self.omitted("cgroup_stats", "cgroups_max", sample.cgroups_omitted);
@@ -277,11 +277,18 @@ impl Work {
     }
 
     /// Who the processes of a scan are; `None` where the collector has stopped, so that nobody
-    /// can say any more.
-    async fn identify(&self, sample: &Sample) -> Result<Option<Vec<Option<Identity>>>, RunError> {
+    /// can say any more, or `shutdown` fires before it answers.
+    async fn identify(
+        &self,
+        sample: &Sample,
+        shutdown: &CancellationToken,
+    ) -> Result<Option<Vec<Option<Identity>>>, RunError> {
         let keys = sample.processes.iter().map(|process| process.key);
         let seen = keys.clone().map(|key| Seen { key, facts: None }).collect();
-        let Ok(mut identities) = self.collector.identify(seen).await else { return Ok(None) };
+        let asked = self.collector.identify(seen);
+        let Some(Ok(mut identities)) = shutdown.run_until_cancelled(asked).await else {
+            return Ok(None);
+        };
         let unknown: Vec<_> =
             keys.enumerate().filter(|(index, _)| identities[*index].is_none()).collect();
         if unknown.is_empty() {
@@ -295,7 +302,8 @@ impl Work {
             unknown.into_iter().filter_map(read).unzip()
         })
         .await?;
-        let Ok(found) = self.collector.identify(seen).await else { return Ok(None) };
+        let asked = self.collector.identify(seen);
+        let Some(Ok(found)) = shutdown.run_until_cancelled(asked).await else { return Ok(None) };
         for (index, identity) in places.into_iter().zip(found) {
             let index: usize = index;
             identities[index] = identity;

@@ -2,7 +2,7 @@
 //!
 //! A target that is a cgroup brings itself and all below it. Any other cgroup is reported only
 //! where all processes in it and below are watched, so that nothing is told of those who are not.
-//! Version 1 has a hierarchy for each controller; where a cgroup has the same path in several they
+//! Of version 1 those are reported in which a watched process itself is. It has a hierarchy for each controller; where a cgroup has the same path in several they
 //! are one.
 
 use std::collections::btree_map::Entry;
