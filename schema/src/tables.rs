@@ -99,6 +99,12 @@ pub fn find(name: &str) -> Option<&'static TableDef> {
     ALL.iter().copied().find(|table| table.name == name)
 }
 
+/// The names of `table`: its own, then others.
+pub fn names_of(table: &'static TableDef) -> impl Iterator<Item = &'static str> {
+    let others = ALIASES.iter().filter(|(_, name)| *name == table.name).map(|(alias, _)| *alias);
+    std::iter::once(table.name).chain(others)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

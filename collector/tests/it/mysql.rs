@@ -430,13 +430,19 @@ async fn a_busy_connection_is_joined_at_both_ends() {
     let server = MariaDb::start();
     succeed(&mut server.client("mariadb", &["-e", "create database it"]));
     succeed(&mut server.sysbench("oltp_read_only", &["prepare"]));
-    let load = ["--threads=4", "--rate=150", "--time=4", "--db-ps-mode=disable", "run"];
+    let load = ["--threads=4", "--rate=150", "--time=600", "--db-ps-mode=disable", "run"];
     let mut load = server.sysbench("oltp_read_only", &load).spawn().unwrap();
     let queries = || server.log_so_far().matches("BETWEEN").count();
     let before = queries();
     wait_until("queries of every connection", || queries() > before + 100);
     let (memory, collector) = watch(&server, 32 << 20);
-    let stats = watched(collector, || assert!(load.wait().unwrap().success())).await;
+    let stats = watched(collector, || {
+        let before = queries();
+        wait_until("queries that are watched", || queries() > before + 3000);
+        load.kill().unwrap();
+        load.wait().unwrap();
+    })
+    .await;
     let columns = ["trace_role", "local_port", "remote_port", "req_cmd", "resp_body", "req_body"];
     let mut rows_of_connection = BTreeMap::new();
     for row in memory.rows("mysql_events", &columns) {

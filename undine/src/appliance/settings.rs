@@ -12,7 +12,7 @@ use undine_api::otlp_export::{self, Compression, ExportSink};
 use undine_api::webhook::{self, Format, LinkLocal, Secret};
 use undine_api::{http, otlp_ingest};
 use undine_collector::{
-    Mode, Object, Pace, Redaction, Scope, ScopeDefault, ScopeGuard, SourceConfig, Target,
+    Handle, Mode, Object, Pace, Redaction, Scope, ScopeDefault, ScopeGuard, SourceConfig, Target,
 };
 use undine_query::Engine;
 use undine_schema::{Clock, SystemClock, tables};
@@ -135,6 +135,26 @@ pub(super) fn collector(
         conn_stats_interval: capture.conn_stats_interval,
         flush_interval: Duration::from_millis(200),
         recording: Some(capture.recording.clone()).filter(|path| !path.as_os_str().is_empty()),
+        clock: Arc::clone(clock),
+    })
+}
+
+/// What reads the host's statistics; `None` where there is nothing to read, or it is not to be.
+pub(super) fn host(
+    config: &RawConfig,
+    node: &str,
+    clock: &Arc<dyn Clock>,
+    collector: &Handle,
+) -> Option<undine_collector::host::Config> {
+    let host = &config.host;
+    let is_read = !host.interval.is_zero() && collector.control().is_some();
+    is_read.then(|| undine_collector::host::Config {
+        collector: collector.clone(),
+        interval: host.interval,
+        processes_max: host.processes_max,
+        cgroups_max: host.cgroups_max,
+        service_rules: config.capture.services.clone(),
+        node: node.to_owned(),
         clock: Arc::clone(clock),
     })
 }
