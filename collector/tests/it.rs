@@ -11,6 +11,7 @@ mod it {
     mod kernel;
     mod memory;
     mod mongo;
+    mod mux;
     mod mysql;
     mod nats;
     mod pgsql;
