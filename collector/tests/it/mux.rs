@@ -9,39 +9,12 @@ use super::watch::watched;
 const PORT: &str = "14040";
 /// What was written by the codec of the crate `mux` 0.1.1; there is no server of Mux to be installed.
 const SESSION: &str = include_str!("../../src/protocol/mux/tests/session.hex");
-/// Says its part of the session, and reads the other's before it goes on. The server's may be a part
-/// more than once.
-const SPEAK: &str = r#"
-import socket, sys
-role, port = sys.argv[1], int(sys.argv[2])
-session = [line.split() for line in sys.argv[3].splitlines()]
-def speak(peer):
-    for who, hex in session:
-        part = bytes.fromhex(hex)
-        if who == role:
-            peer.sendall(part)
-        else:
-            got = b""
-            while len(got) < len(part):
-                more = peer.recv(len(part) - len(got))
-                assert more, "the other end is gone"
-                got += more
-            assert got == part
-if role == "server":
-    listener = socket.create_server(("127.0.0.1", port))
-    while True:
-        peer, _ = listener.accept()
-        with peer:
-            speak(peer)
-else:
-    for _ in range(20):
-        with socket.create_connection(("127.0.0.1", port)) as peer:
-            speak(peer)
-"#;
+/// Says one end's part of the session, and reads the other's before it goes on.
+const SPEAK: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/mux.py");
 
 fn listen(place: &Place) -> Server {
     let mut server = place.command("python3");
-    let server = Server::start(server.args(["-c", SPEAK, "server", PORT, SESSION]));
+    let server = Server::start(server.args([SPEAK, "server", PORT, SESSION]));
     place.wait_for("grep", &["-q", ":36D8 00000000:0000 0A", "/proc/net/tcp"]);
     server
 }
@@ -55,7 +28,7 @@ async fn every_exchange_of_twenty_sessions_is_a_row_of_the_server() {
     let (memory, ()) = watched("undine-mux", 64, |place| {
         let _server = listen(place);
         let mut client = place.command("python3");
-        client.args(["-c", SPEAK, "client", PORT, SESSION]).stdin(Stdio::null());
+        client.args([SPEAK, "client", PORT, SESSION]).stdin(Stdio::null());
         assert!(client.status().unwrap().success());
     })
     .await;
