@@ -6,7 +6,7 @@ use super::kernel::{alone, may_load};
 use super::place::{Place, Server, are_installed};
 use super::watch::watched;
 
-const PORT: &str = "14040";
+const PORT: u16 = 14040;
 /// What was written by the codec of the crate `mux` 0.1.1; there is no server of Mux to be installed.
 const SESSION: &str = include_str!("../../src/protocol/mux/tests/session.hex");
 /// Says one end's part of the session, and reads the other's before it goes on.
@@ -14,8 +14,8 @@ const SPEAK: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/mux.py");
 
 fn listen(place: &Place) -> Server {
     let mut server = place.command("python3");
-    let server = Server::start(server.args([SPEAK, "server", PORT, SESSION]));
-    place.wait_for("grep", &["-q", ":36D8 00000000:0000 0A", "/proc/net/tcp"]);
+    let server = Server::start(server.args([SPEAK, "server", &PORT.to_string(), SESSION]));
+    place.wait_until_listening(PORT);
     server
 }
 
@@ -28,7 +28,7 @@ async fn every_exchange_of_twenty_sessions_is_a_row_of_the_server() {
     let (memory, ()) = watched("undine-mux", 64, |place| {
         let _server = listen(place);
         let mut client = place.command("python3");
-        client.args([SPEAK, "client", PORT, SESSION]).stdin(Stdio::null());
+        client.args([SPEAK, "client", &PORT.to_string(), SESSION]).stdin(Stdio::null());
         assert!(client.status().unwrap().success());
     })
     .await;

@@ -41,13 +41,8 @@ fn serve(place: &Place, folder: &Path, port: u16, args: &[&str]) -> Server {
     command.current_dir(folder).args(["-www", "-cert", "cert.pem", "-key", "key.pem"]);
     command.args(["-cipher", "ALL:@SECLEVEL=0", "-alpn", "h2,http/1.1"]);
     let server = Server::start(command.args(["-accept", &format!("127.0.0.1:{port}")]).args(args));
-    wait_until_listening(place, port);
+    place.wait_until_listening(port);
     server
-}
-
-/// Waits without a connection that would be a row.
-fn wait_until_listening(place: &Place, port: u16) {
-    place.wait_for("grep", &["-q", &format!(":{port:04X} 00000000:0000 0A"), "/proc/net/tcp"]);
 }
 
 /// What a client says that it agreed on with the server: version, cipher suite and protocol, as
@@ -182,7 +177,7 @@ async fn every_handshake_that_nginx_logged_is_a_row() {
         std::fs::write(&path, config).unwrap();
         let mut command = place.command("nginx");
         let mut server = Server::start(command.arg("-c").arg(&path).arg("-p").arg(folder.path()));
-        wait_until_listening(place, PORT);
+        place.wait_until_listening(PORT);
         for (name, args) in [
             ("one.example", &["--tls-max", "1.2"][..]),
             ("two.example", &["--tlsv1.3"]),
