@@ -5,6 +5,8 @@
 //! but looked at again whenever an operation starts with a request, also where the one before was
 //! no more than the head of its packet, as servers read that first.
 
+mod packet_head;
+
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::net::IpAddr;
@@ -18,17 +20,15 @@ use crate::event::{Flow, ProcessKey};
 use crate::protocol::gap::{Cause, LostRows, Start};
 use crate::protocol::output::{Exchanges, Output};
 use crate::protocol::{
-    self, PROBE_BYTES_MAX, Protocol, ProtocolCode, Verdict, begins_tls, infer, may_begin_tls,
-    request_starts,
+    self, PROBE_BYTES_MAX, Protocol, ProtocolCode, Verdict, begins_tls, infer, request_starts,
 };
+use packet_head::PacketHead;
 
 /// Most operations that are kept while the protocol is undecided.
 const UNDECIDED_OPERATIONS_MAX: usize = 64;
 
-/// Bytes of the head of a packet that some servers read before the rest.
-const PACKET_HEAD_BYTES: usize = 4;
-/// As much of a TLS record, which OpenSSL reads before the rest.
-const RECORD_HEAD_BYTES: usize = 5;
+/// More bytes than tell the hello of a TLS client from others.
+const HELLO_BYTES: usize = 16;
 
 /// What is known of a connection's ends once it was announced.
 #[derive(Clone, Debug)]
@@ -104,41 +104,6 @@ struct Undecided {
     operations: Vec<(Flow, usize, Operation)>,
     gap: Option<Cause>,
     lost_bytes: [u64; 2],
-}
-
-/// The last operation on an opaque connection, where it may be the head of a packet.
-#[derive(Clone, Copy, Debug)]
-struct PacketHead {
-    flow: Flow,
-    pos: u64,
-    bytes: [u8; RECORD_HEAD_BYTES],
-    len: usize,
-    operation: Operation,
-}
-
-impl PacketHead {
-    fn of(piece: &Piece<'_>) -> Option<Self> {
-        let Piece { flow, pos, payload, operation, .. } = *piece;
-        let len = payload.len();
-        let is_head = match len {
-            PACKET_HEAD_BYTES => true,
-            RECORD_HEAD_BYTES => may_begin_tls(payload),
-            _ => false,
-        };
-        let mut bytes = [0; RECORD_HEAD_BYTES];
-        bytes.get_mut(..len)?.copy_from_slice(payload);
-        (is_head && piece.len == len as u64).then_some(Self { flow, pos, bytes, len, operation })
-    }
-
-    fn piece(&self) -> Piece<'_> {
-        let Self { flow, pos, ref bytes, len, operation } = *self;
-        let payload = &bytes[..len];
-        Piece { flow, pos, len: len as u64, payload, uncaptured: None, operation }
-    }
-
-    fn is_before(&self, piece: &Piece<'_>) -> bool {
-        self.flow == piece.flow && self.pos + self.len as u64 == piece.pos
-    }
 }
 
 /// How decided a connection's protocol is, as its other end wants to know.
@@ -442,8 +407,8 @@ impl Connection {
         match next {
             None if is_over => begins_tls(bytes).then_some(ProtocolCode::Tls),
             None => request_starts(bytes),
-            Some(next) if is_over || bytes.len() == RECORD_HEAD_BYTES => {
-                let next = &next[..next.len().min(PACKET_HEAD_BYTES + RECORD_HEAD_BYTES)];
+            Some(next) if is_over || packet_head::is_of_tls(bytes) => {
+                let next = &next[..next.len().min(HELLO_BYTES)];
                 begins_tls(&[bytes, next].concat()).then_some(ProtocolCode::Tls)
             }
             Some(next) => request_starts(&[bytes, next].concat()),

@@ -515,7 +515,7 @@ impl Pipeline {
     /// Does something with a connection and takes up what came of it.
     fn with(&mut self, id: u64, act: impl FnOnce(&mut Connection, &mut Output)) {
         let Some(conn) = self.tracker.get_mut(id) else { return };
-        let decided = (conn.decided(), conn.keeper);
+        let spoken = (conn.decided(), conn.protocol());
         let held = conn.held_bytes();
         if conn.is_out_of_step() {
             self.out.peer_pipelines = self.peers.contains(&peer_key(conn));
@@ -532,7 +532,7 @@ impl Pipeline {
         if std::mem::take(&mut self.out.pipelining_seen) {
             self.peers.insert(peer_key(conn));
         }
-        if (conn.decided(), conn.keeper) != decided {
+        if (conn.decided(), conn.protocol()) != spoken {
             self.decided(id);
         }
         if lost {
@@ -545,7 +545,7 @@ impl Pipeline {
         }
     }
 
-    /// A connection's protocol was found out.
+    /// A connection's protocol was found out, or it goes over to another.
     fn decided(&mut self, id: u64) {
         let Some(conn) = self.tracker.get(id) else { return };
         self.loss.speaks(conn.protocol());

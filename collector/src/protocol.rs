@@ -314,7 +314,7 @@ const TLS: Known =
     dialect::<Tls>("tls_events", tls::REQUEST_BYTES_MIN, tls::FIRST_BYTES, tls::probe_request);
 
 /// Every protocol; where bytes can be of two of them the earlier one wins.
-const KNOWN: [Known; 13] =
+static KNOWN: [Known; 13] =
     [HTTP1, TLS, MYSQL, PGSQL, HTTP2, REDIS, NATS, MONGO, AMQP, CQL, KAFKA, MUX, DNS];
 
 /// Decides by the first bytes of both directions, either of which may be empty.

@@ -13,6 +13,7 @@ mod it {
     mod kernel;
     mod memory;
     mod mongo;
+    mod mux;
     mod mysql;
     mod nats;
     mod pgsql;

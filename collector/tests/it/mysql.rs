@@ -32,11 +32,11 @@ const LOGGED: [(&str, &str); 7] = [
 ];
 
 /// Programs that the tests start.
-const PROGRAMS: [&str; 6] =
+pub(crate) const PROGRAMS: [&str; 6] =
     ["mariadbd", "mariadb-install-db", "mariadb", "mariadb-admin", "sysbench", "nsenter"];
 
 /// A MariaDB server in a place of its own.
-struct MariaDb {
+pub(crate) struct MariaDb {
     _server: Server,
     place: Place,
     folder: TempDir,
@@ -45,11 +45,14 @@ struct MariaDb {
 impl MariaDb {
     /// Starts one.
     fn start() -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        Self::start_in(Place::new("undine-mysql"), tempfile::tempdir().unwrap(), &[])
+    }
+
+    /// Starts one in a place, with more arguments.
+    pub(crate) fn start_in(place: Place, folder: TempDir, args: &[&str]) -> Self {
         let at =
             |option: &str, file: &str| format!("--{option}={}", folder.path().join(file).display());
         let data = at("datadir", "data");
-        let place = Place::new("undine-mysql");
         let own = ["--no-defaults", "--user=root", "--innodb-use-native-aio=0", &data];
         let install = ["--skip-test-db", "--auth-root-authentication-method=normal"];
         succeed(place.command("mariadb-install-db").args(own).args(install));
@@ -63,11 +66,8 @@ impl MariaDb {
                 &at("pid-file", "pid"),
             ])
             .args([&at("general-log-file", "general.log"), "--general-log=1"])
-            .args([
-                "--max-allowed-packet=64M",
-                "--innodb-buffer-pool-size=32M",
-                "--local-infile=1",
-            ]);
+            .args(["--max-allowed-packet=64M", "--innodb-buffer-pool-size=32M", "--local-infile=1"])
+            .args(args);
         let server = Self { _server: Server::start(&mut command), place, folder };
         server.place.wait_for("mariadb-admin", &[&CLIENT[..], &["ping"]].concat());
         server.clear_log();
@@ -100,7 +100,7 @@ impl MariaDb {
     }
 
     /// One of MariaDB's own clients.
-    fn client(&self, program: &str, args: &[&str]) -> Command {
+    pub(crate) fn client(&self, program: &str, args: &[&str]) -> Command {
         let mut command = self.place.command(program);
         command.args(CLIENT).args(args);
         command

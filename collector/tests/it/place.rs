@@ -52,6 +52,12 @@ impl Place {
         succeed(self.command(program).args(args))
     }
 
+    /// Waits until a server listens, without a connection to it.
+    pub(crate) fn wait_until_listening(&self, port: u16) {
+        // Any local address, no peer, and the state of listening.
+        self.wait_for("grep", &["-q", &format!(":{port:04X} 00000000:0000 0A"), "/proc/net/tcp"]);
+    }
+
     /// Waits until a command succeeds, which shows that a server answers.
     pub(crate) fn wait_for(&self, program: &str, args: &[&str]) {
         wait_until(&format!("success of {program} {args:?}"), || {
@@ -79,15 +85,10 @@ impl Server {
         Self(quiet.spawn().unwrap())
     }
 
-    /// Its process.
-    pub(crate) fn id(&self) -> u32 {
-        self.0.id()
-    }
-
     /// Ends it by a signal, unless it has ended.
     pub(crate) fn stop(&mut self, signal: &str) {
         if self.0.try_wait().unwrap().is_none() {
-            succeed(Command::new("kill").args(["-s", signal, &self.id().to_string()]));
+            succeed(Command::new("kill").args(["-s", signal, &self.0.id().to_string()]));
             self.0.wait().unwrap();
         }
     }

@@ -6,10 +6,12 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
+use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
 use super::kernel::{alone, config, may_load};
 use super::memory::Memory;
+use super::mysql::{self, MariaDb};
 use super::place::{Place, Server, are_installed, succeed};
 use super::postgres::Postgres;
 use super::watch::watched;
@@ -39,13 +41,8 @@ fn serve(place: &Place, folder: &Path, port: u16, args: &[&str]) -> Server {
     command.current_dir(folder).args(["-www", "-cert", "cert.pem", "-key", "key.pem"]);
     command.args(["-cipher", "ALL:@SECLEVEL=0", "-alpn", "h2,http/1.1"]);
     let server = Server::start(command.args(["-accept", &format!("127.0.0.1:{port}")]).args(args));
-    wait_until_listening(place, port);
+    place.wait_until_listening(port);
     server
-}
-
-/// Waits without a connection that would be a row.
-fn wait_until_listening(place: &Place, port: u16) {
-    place.wait_for("grep", &["-q", &format!(":{port:04X} 00000000:0000 0A"), "/proc/net/tcp"]);
 }
 
 /// What a client says that it agreed on with the server: version, cipher suite and protocol, as
@@ -180,7 +177,7 @@ async fn every_handshake_that_nginx_logged_is_a_row() {
         std::fs::write(&path, config).unwrap();
         let mut command = place.command("nginx");
         let mut server = Server::start(command.arg("-c").arg(&path).arg("-p").arg(folder.path()));
-        wait_until_listening(place, PORT);
+        place.wait_until_listening(PORT);
         for (name, args) in [
             ("one.example", &["--tls-max", "1.2"][..]),
             ("two.example", &["--tlsv1.3"]),
@@ -218,14 +215,13 @@ async fn every_handshake_that_nginx_logged_is_a_row() {
     assert_eq!(memory.rows("data_loss", &["reason"]), Vec::<Vec<String>>::new());
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn clients_of_postgresql_that_go_over_to_tls_are_rows() {
-    let _alone = alone().await;
-    if !may_load() || !are_installed(&["openssl"]) {
-        return;
-    }
-    let Some(programs) = Postgres::installed() else { return };
-    let place = Place::new("undine-tls-pgsql");
+/// What was seen while `act` had clients go over to TLS, once its rows are what it says of them:
+/// version and cipher suite of each.
+async fn gone_over(
+    name: &str,
+    act: impl FnOnce(Place, TempDir, &BTreeMap<String, String>) -> Vec<[String; 2]>,
+) -> Arc<Memory> {
+    let place = Place::new(name);
     let memory = Arc::new(Memory::default());
     let append = Arc::clone(&memory);
     let collector = config(&place.cgroup, 16 << 20, None).build(append).unwrap();
@@ -237,20 +233,7 @@ async fn clients_of_postgresql_that_go_over_to_tls_are_rows() {
             let folder = tempfile::tempdir().unwrap();
             certify(&place, folder.path());
             let suites = suites(&place);
-            let postgres = Postgres::start_with_tls(folder, programs, place);
-            let question = "SELECT version, cipher FROM pg_stat_ssl WHERE pid = pg_backend_pid()";
-            let ask = |mode: &str| {
-                let mut psql = postgres.program("psql");
-                psql.args(["--no-psqlrc", "-tAF ", "-c", question]).env("PGSSLMODE", mode);
-                succeed(&mut psql).trim().to_owned()
-            };
-            assert_eq!(ask("disable"), "");
-            let answers: Vec<_> = (0..5).map(|_| ask("require")).collect();
-            let row = |answer: &String| {
-                let (spoken, cipher) = answer.split_once(' ').unwrap();
-                [version(spoken), suites[cipher].clone(), "0".to_owned(), "2".to_owned()].to_vec()
-            };
-            answers.iter().map(row).collect::<Vec<_>>()
+            act(place, folder, &suites)
         });
         let stats = handle.drain().await.unwrap();
         shutdown.cancel();
@@ -258,10 +241,64 @@ async fn clients_of_postgresql_that_go_over_to_tls_are_rows() {
     };
     let (result, (expected, stats)) = tokio::join!(running, Box::pin(test));
     result.unwrap();
-    let columns = ["version", "cipher", "quality", "trace_role"];
-    assert_eq!(memory.rows("tls_events", &columns), expected);
-    assert_eq!(memory.rows("pgsql_events", &["req_cmd"]), [["Query"]]);
+    let row = |[version, cipher]: [String; 2]| vec![version, cipher, "2".to_owned()];
+    let expected: Vec<_> = expected.into_iter().map(row).collect();
+    assert_eq!(memory.rows("tls_events", &["version", "cipher", "trace_role"]), expected);
     assert_eq!(stats.missing_rows.max, 0, "{stats:?}");
+    memory
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_of_postgresql_that_go_over_to_tls_are_rows() {
+    let _alone = alone().await;
+    if !may_load() || !are_installed(&["openssl"]) {
+        return;
+    }
+    let Some(programs) = Postgres::installed() else { return };
+    let memory = gone_over("undine-tls-pgsql", |place, folder, suites| {
+        let postgres = Postgres::start_with_tls(folder, programs, place);
+        let question = "SELECT version, cipher FROM pg_stat_ssl WHERE pid = pg_backend_pid()";
+        let ask = |mode: &str| {
+            let mut psql = postgres.program("psql");
+            psql.args(["--no-psqlrc", "-tAF ", "-c", question]).env("PGSSLMODE", mode);
+            succeed(&mut psql).trim().to_owned()
+        };
+        assert_eq!(ask("disable"), "");
+        let answers = (0..5).map(|_| ask("require"));
+        let agreed = answers.map(|answer| {
+            let (spoken, cipher) = answer.split_once(' ').unwrap();
+            [version(spoken), suites[cipher].clone()]
+        });
+        agreed.collect()
+    })
+    .await;
+    assert_eq!(memory.rows("pgsql_events", &["req_cmd"]), [["Query"]]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_of_mariadb_that_go_over_to_tls_are_rows_of_one_end() {
+    let _alone = alone().await;
+    if !may_load() || !are_installed(&["openssl"]) || !are_installed(&mysql::PROGRAMS) {
+        return;
+    }
+    gone_over("undine-tls-mysql", |place, folder, suites| {
+        let file = |option, name| format!("--ssl-{option}={}", folder.path().join(name).display());
+        let files = [file("cert", "cert.pem"), file("key", "key.pem")];
+        let server = MariaDb::start_in(place, folder, &[&files[0], &files[1]]);
+        let question = "show session status where variable_name in ('Ssl_cipher', 'Ssl_version')";
+        let ask = |versions| {
+            let versions = format!("--tls-version={versions}");
+            let args = ["--ssl", "--skip-ssl-verify-server-cert", &versions, "-Ne", question];
+            let said = succeed(&mut server.client("mariadb", &args));
+            let of = |name| {
+                let value = said.lines().find_map(|line| line.strip_prefix(name));
+                value.unwrap().trim().to_owned()
+            };
+            [version(&of("Ssl_version")), suites[&of("Ssl_cipher")].clone()]
+        };
+        ["TLSv1.2", "TLSv1.3", "TLSv1.2,TLSv1.3"].map(ask).to_vec()
+    })
+    .await;
 }
 
 /// A line of nginx' log as a row has it.

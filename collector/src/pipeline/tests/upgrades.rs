@@ -36,6 +36,21 @@ fn postgresql_goes_over_to_tls() {
 }
 
 #[test]
+fn bytes_that_no_connection_has_may_be_of_what_it_goes_over_to() {
+    let mut machine = Machine::new();
+    machine.server(1);
+    machine.data(1, 2, Flow::Ingress, PGSQL_ASKS, false);
+    machine.data(1, 2, Flow::Egress, "S", false);
+    machine.handshake(1);
+    // Lost with all that is known of its connection.
+    machine.data(7, 2, Flow::Ingress, vec![0; 500], true);
+    machine.totals.remove(&7);
+    machine.drain();
+    let tables = machine.rows("data_loss", &["source_table"]);
+    assert!(tables.iter().any(|table| table == "tls_events"), "{tables:?}");
+}
+
+#[test]
 fn mysql_goes_over_to_tls_and_the_servers_end_keeps_the_handshake() {
     let mut machine = Machine::new();
     let greeting = "\x4a\0\0\0\x0a8.0.33\0\x01\0\0\0saltsalt\0\u{7f}\u{7f}\x08\x02\0\u{7f}\u{7f}\x15\0\0\0\0\0\0\0\0\0\0saltsaltsalt\0mysql_native_password\0";

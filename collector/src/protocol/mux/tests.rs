@@ -1,5 +1,5 @@
 use super::super::dialogue::talk::{
-    Sent, check_any_bytes, check_any_split, client, hear, server, split,
+    Sent, check_any_bytes, check_any_split, client, flights, hear, server, split,
 };
 use super::*;
 use expect_test::{Expect, expect};
@@ -76,6 +76,24 @@ fn a_session_is_a_row_for_each_exchange() {
             1 "" 38 13 Answered q0
             65 "" 8 8 Answered q0
             64 "" 8 8 Answered q0"#]],
+    );
+}
+
+#[test]
+fn what_another_implementation_writes_is_read() {
+    // By the codec of the crate `mux` 0.1.1.
+    let session = flights(include_str!("tests/session.hex"));
+    let sent: Vec<_> = session.into_iter().map(Sent::from).collect();
+    check(
+        &sent,
+        &expect![[r#"
+        68 "" 32 32 Answered q0
+        1 "" 41 13 Answered q0
+        2 "/s/carts" 322 15 Failed q0
+        2 "/s/users/get" 172 28 Answered q0
+        65 "" 8 8 Answered q0
+        2 "/s/late" 21 19 Failed q0
+        64 "" 8 8 Answered q0"#]],
     );
 }
 

@@ -1,5 +1,5 @@
 use super::super::dialogue::talk::{
-    Sent, check_any_bytes, check_any_split, client, hear, server, split,
+    Sent, check_any_bytes, check_any_split, client, flights, hear, server, split,
 };
 use super::*;
 use crate::event::Flow;
@@ -18,20 +18,11 @@ pub(crate) fn conversation(name: &str) -> Vec<(Side, Vec<u8>)> {
         "refused" => include_str!("tests/refused.hex"),
         _ => unreachable!("{name}"),
     };
-    let flight = |line: &str| {
-        let (side, hex) = line.split_once(' ').unwrap();
-        let digits: Vec<_> = hex.chars().map(|digit| digit.to_digit(16).unwrap()).collect();
-        let bytes = digits.chunks(2).map(|pair| u8::try_from(pair[0] << 4 | pair[1]).unwrap());
-        (if side == "client" { Side::Client } else { Side::Server }, bytes.collect())
-    };
-    text.lines().map(flight).collect()
+    flights(text)
 }
 
 fn sent(name: &str) -> Vec<Sent> {
-    let flights = conversation(name).into_iter();
-    flights
-        .map(|(side, bytes)| if side == Side::Client { client(bytes) } else { server(bytes) })
-        .collect()
+    conversation(name).into_iter().map(Sent::from).collect()
 }
 
 fn show(finished: &Finished) -> String {
