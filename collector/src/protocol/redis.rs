@@ -13,8 +13,8 @@ use super::gap::Cause;
 use super::{Probe, ProtocolCode};
 use value::{Progress, ValueReader};
 
-/// Shortest request: the inline command `GET` without arguments is an error, but has a reply.
-pub const REQUEST_BYTES_MIN: u64 = 5;
+/// Shortest request: an inline command of one letter is an error, but has a reply.
+pub const REQUEST_BYTES_MIN: u64 = 2;
 /// What stands for arguments that are secrets.
 const REDACTED: &str = "<redacted>";
 
