@@ -18,6 +18,7 @@ pub mod http1;
 pub mod http2;
 mod json;
 pub mod kafka;
+mod line_end;
 pub mod mongo;
 pub mod mysql;
 pub mod nats;
