@@ -119,6 +119,10 @@ impl Dialect for Redis {
     fn forget_messages(&mut self) {
         self.command = ValueReader::default();
         self.reply = ValueReader::default();
+        // The command that was to have no reply may be among what is not there.
+        if self.replies == Replies::SkipNext {
+            self.replies = Replies::On;
+        }
     }
 }
 

@@ -185,6 +185,19 @@ fn the_shortest_commands_that_are_lost_are_within_the_bounds() {
 }
 
 #[test]
+fn a_command_without_a_reply_that_is_lost_is_not_taken_for_the_next() {
+    let sent = [
+        command(&["CLIENT", "REPLY", "SKIP"]),
+        Sent::Hole(Side::Client, 27),
+        command(&["GET", "a"]),
+        server("$1\r\n1\r\n"),
+        command(&["PING"]),
+        server("+PONG\r\n"),
+    ];
+    assert_eq!(hear::<Redis>(&sent, show)[1..], ["PING [] -> PONG q0", "lost 1..=14 ring_full"]);
+}
+
+#[test]
 fn a_hole_in_a_long_string_costs_nothing() {
     let head = format!("$100000\r\n{}", "x".repeat(1000));
     let sent = [
