@@ -78,6 +78,11 @@ pub enum ProtocolCode {
 }
 
 impl ProtocolCode {
+    /// Every protocol that is known here.
+    pub fn all() -> impl Iterator<Item = Self> {
+        KNOWN.iter().map(|known| known.code)
+    }
+
     /// The table that holds its exchanges.
     pub fn table(self) -> &'static str {
         self.known().table

@@ -1,9 +1,10 @@
-//! The project's own chores: `cargo xtask test | full | bpf | deny`.
+//! The project's own chores: `cargo xtask test | full | bpf | deny | fuzz`.
 //!
 //! `test` is what CI runs and what CONTRIBUTING.md budgets; `full` adds what does not fit there.
 
 mod bpf;
 mod deny;
+mod fuzz;
 mod shell;
 mod steps;
 mod ui;
@@ -14,6 +15,8 @@ const HELP: &str = "\
 cargo xtask test [STEP…]   every check that CI runs, or only the named ones
 cargo xtask full [STEP…]   the checks that take longer than CI has
 cargo xtask bpf            rebuild the kernel object from ebpf/
+cargo xtask fuzz [--seconds N | --merge | --stretch] [TARGET…]
+                           look for inputs that break a parser, 10 minutes for each unless told
 cargo xtask deny           check the lock file against deny.toml's bans
 ";
 
@@ -25,6 +28,8 @@ fn main() -> Result<()> {
         "full" => steps::run(&steps::full(), rest),
         "bpf" => bpf::build(),
         "deny" => deny::check(),
+        "fuzz" => fuzz::fuzz(rest),
+        compiler if fuzz::is_compiler(compiler) => fuzz::compile(compiler, rest),
         "help" | "--help" | "-h" => {
             shell::say(HELP);
             Ok(())

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 
 use crate::shell::{self, built, cargo, is_installed, say};
-use crate::{bpf, deny, ui};
+use crate::{bpf, deny, fuzz, ui};
 
 /// How a step ended without failing.
 pub(crate) enum Outcome {
@@ -43,6 +43,7 @@ pub(crate) fn full() -> Vec<Step> {
         Step { name: "cargo-deny", minutes_max: 10, check: || deny::full().map(passed) },
         Step { name: "kernel-object", minutes_max: 10, check: || bpf::build().map(passed) },
         Step { name: "demo-control", minutes_max: 5, check: demo_control },
+        Step { name: "fuzz", minutes_max: 60, check: fuzz::step },
         Step { name: "benches", minutes_max: 20, check: benches },
     ]
 }
