@@ -18,6 +18,7 @@ pub mod http1;
 pub mod http2;
 mod json;
 pub mod kafka;
+mod line_end;
 pub mod mongo;
 pub mod mux;
 pub mod mysql;
@@ -86,6 +87,11 @@ pub enum ProtocolCode {
 }
 
 impl ProtocolCode {
+    /// Every protocol that is known here.
+    pub fn all() -> impl Iterator<Item = Self> {
+        KNOWN.iter().map(|known| known.code)
+    }
+
     /// The table that holds its exchanges.
     pub fn table(self) -> &'static str {
         self.known().table

@@ -1,9 +1,10 @@
-//! The project's own chores: `cargo xtask test | full | kernels | bpf | deny`.
+//! The project's own chores: `cargo xtask test | full | kernels | bpf | deny | fuzz`.
 //!
 //! `test` is what CI runs and what CONTRIBUTING.md budgets; `full` adds what does not fit there.
 
 mod bpf;
 mod deny;
+mod fuzz;
 mod kernels;
 mod shell;
 mod steps;
@@ -16,6 +17,8 @@ cargo xtask test [STEP…]   every check that CI runs, or only the named ones
 cargo xtask full [STEP…]   the checks that take longer than CI has
 cargo xtask kernels [5.10|6.1|6.12]…  run the kernel tests on older kernels, in a virtual machine
 cargo xtask bpf            rebuild the kernel objects from ebpf/
+cargo xtask fuzz [--seconds N | --merge | --stretch] [TARGET…]
+                           look for inputs that break a parser, 10 minutes for each unless told
 cargo xtask deny           check the lock file against deny.toml's bans
 ";
 
@@ -28,6 +31,8 @@ fn main() -> Result<()> {
         "kernels" => kernels::run(rest),
         "bpf" => bpf::build(),
         "deny" => deny::check(),
+        "fuzz" => fuzz::fuzz(rest),
+        compiler if fuzz::is_compiler(compiler) => fuzz::compile(compiler, rest),
         "help" | "--help" | "-h" => {
             shell::say(HELP);
             Ok(())

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 
 use crate::shell::{self, built, cargo, is_installed, say};
-use crate::{bpf, deny, kernels, ui};
+use crate::{bpf, deny, fuzz, kernels, ui};
 
 /// How a step ended without failing.
 pub(crate) enum Outcome {
@@ -45,6 +45,7 @@ pub(crate) fn full() -> Vec<Step> {
         Step { name: "kernel-object", minutes_max: 10, check: || bpf::build().map(passed) },
         Step { name: "kernel-matrix", minutes_max: 15, check: || kernels::check_all() },
         Step { name: "demo-control", minutes_max: 5, check: demo_control },
+        Step { name: "fuzz", minutes_max: 60, check: fuzz::step },
         Step { name: "benches", minutes_max: 20, check: benches },
     ]
 }

@@ -81,6 +81,11 @@ pub trait Dialect: Debug + Default + Send {
     fn begins_push(&self, _bytes: &[u8]) -> bool {
         false
     }
+    /// Whether what a server sends may be rows that nobody asked for one by one, so that its bytes
+    /// that went by unread may have been some.
+    fn pushes(&self) -> bool {
+        Self::CODE.servers_push()
+    }
     /// Forgets messages that are on their way, because some of their bytes are not.
     fn forget_messages(&mut self);
     /// Whether the client does not wait for its turn, where so many of its calls wait.
@@ -373,7 +378,7 @@ impl<D: Dialect> Dialogue<D> {
 
     /// Counts bytes that went by unread, if they may have been rows.
     fn unread(&mut self, side: Side, bytes: u64) {
-        if side == Side::Client || D::CODE.servers_push() {
+        if side == Side::Client || self.dialect.pushes() {
             self.gaps.unread(bytes);
         }
     }
