@@ -13,6 +13,8 @@ mod pgsql;
 mod redis;
 mod dns;
 mod nats;
+mod kafka;
+mod counted;
 
 use anyhow::{Context, Result, bail};
 
@@ -31,7 +33,7 @@ struct Subject {
     run: fn(u32, &mut Report) -> Result<()>,
 }
 
-const SUBJECTS: [Subject; 7] = [
+static SUBJECTS: [Subject; 10] = [
     Subject { name: "http1", lacks: || missing(&http1::PROGRAMS), run: http1::run },
     Subject { name: "http2", lacks: || missing(&http2::PROGRAMS), run: http2::run },
     Subject { name: "mysql", lacks: || missing(&mysql::PROGRAMS), run: mysql::run },
@@ -39,6 +41,9 @@ const SUBJECTS: [Subject; 7] = [
     Subject { name: "redis", lacks: || missing(&redis::PROGRAMS), run: redis::run },
     Subject { name: "dns", lacks: || missing(&dns::PROGRAMS), run: dns::run },
     Subject { name: "nats", lacks: || missing(&nats::PROGRAMS), run: nats::run },
+    Subject { name: "kafka", lacks: || missing_modules(&kafka::MODULES), run: kafka::run },
+    Subject { name: "mongodb", lacks: mongodb_lacks, run: counted::mongodb::run },
+    Subject { name: "amqp", lacks: amqp_lacks, run: counted::amqp::run },
 ];
 
 /// The name that stands for all protocols whose programs are installed.
@@ -48,25 +53,56 @@ fn pgsql_lacks() -> Vec<String> {
     if pgsql::programs().is_some() { Vec::new() } else { vec!["postgres with pgbench".to_owned()] }
 }
 
-/// Puts the protocol called `name` to the test, or all whose programs are there.
-pub(crate) fn run(name: &str, requests: u32) -> Result<Report> {
+fn mongodb_lacks() -> Vec<String> {
+    let modules = missing_modules(&counted::mongodb::MODULES);
+    [missing(&counted::mongodb::PROGRAMS), modules].concat()
+}
+
+fn amqp_lacks() -> Vec<String> {
+    [missing(&counted::amqp::PROGRAMS), missing_modules(&counted::amqp::MODULES)].concat()
+}
+
+/// Puts the protocols to the test that `names` lists with commas between them, or all whose programs
+/// are there.
+pub(crate) fn run(names: &str, requests: u32) -> Result<Report> {
     require_scope()?;
     let mut report = Report::new("capture");
-    let chosen: Vec<_> =
-        SUBJECTS.iter().filter(|subject| name == ALL || subject.name == name).collect();
-    if chosen.is_empty() {
-        let names: Vec<_> = SUBJECTS.iter().map(|subject| subject.name).collect();
-        bail!("there is no protocol '{name}'; choose {ALL} or one of {}", names.join(", "));
-    }
-    for subject in chosen {
+    for subject in chosen(names)? {
         let lacks = (subject.lacks)();
         if lacks.is_empty() {
             (subject.run)(requests, &mut report).with_context(|| subject.name)?;
-        } else if name == ALL {
+        } else if names == ALL {
             report.skip(subject.name, format!("{} not installed", lacks.join(", ")));
         } else {
-            bail!("{name} needs {}; install it", lacks.join(", "));
+            bail!("{} needs {}; install it", subject.name, lacks.join(", "));
         }
     }
     Ok(report)
+}
+
+fn chosen(names: &str) -> Result<Vec<&'static Subject>> {
+    if names == ALL {
+        return Ok(SUBJECTS.iter().collect());
+    }
+    let find = |name: &str| {
+        SUBJECTS.iter().find(|subject| subject.name == name).with_context(|| {
+            let known: Vec<_> = SUBJECTS.iter().map(|subject| subject.name).collect();
+            format!("there is no protocol '{name}'; choose {ALL} or of {}", known.join(", "))
+        })
+    };
+    names.split(',').map(find).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn protocols_are_chosen_by_their_names_and_no_other() {
+        let names = |list| chosen(list).map(|all| all.iter().map(|one| one.name).collect());
+        let all: Vec<&str> = names("redis,dns").unwrap();
+        assert_eq!(all, ["redis", "dns"]);
+        assert_eq!(names(ALL).unwrap().len(), SUBJECTS.len());
+        assert!(names("redis,smtp").unwrap_err().to_string().contains("'smtp'"));
+    }
 }

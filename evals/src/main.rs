@@ -39,7 +39,7 @@ enum Command {
     List,
     /// What a server or its client recorded itself = rows: count, fields, order, latency.
     Capture {
-        /// The protocol; `all` takes each whose programs are installed.
+        /// Protocols with commas between them; `all` takes each whose programs are installed.
         #[arg(long, default_value = capture::ALL)]
         protocol: String,
         /// Requests of each protocol, or about as many.
@@ -54,8 +54,11 @@ enum Command {
     },
     /// What watching costs the server, other calls, and the collector's thread.
     Overhead {
+        /// Windows of each kind; the best counts.
+        #[arg(long, default_value_t = 8)]
+        windows: u32,
         /// Requests in each window.
-        #[arg(long, default_value_t = 20_000)]
+        #[arg(long, default_value_t = 10_000)]
         requests: u32,
     },
     /// The same script gives the same answer before, during and after sealing and after a restart.
@@ -100,7 +103,7 @@ fn main() -> Result<ExitCode> {
             say(&overhead::run_calls()?.to_string());
             return Ok(ExitCode::SUCCESS);
         }
-        Command::Overhead { requests } => overhead::run(requests)?,
+        Command::Overhead { windows, requests } => overhead::run(windows, requests)?,
         Command::Loss { requests } => loss::run(requests)?,
         Command::Tiers { rows } => tiers::run(rows)?,
         Command::Scripts { folder } => scripts::run(folder.as_deref())?,

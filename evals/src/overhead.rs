@@ -31,8 +31,6 @@ const CALL_COST_NS_MAX: f64 = 5.0;
 const COLLECTOR_COST_US_MAX: f64 = 1.5;
 /// Requests a second that must be captured without loss.
 const RATE_MIN: f64 = 120_000.0;
-/// Of so many windows of each kind the best counts.
-const WINDOWS: usize = 8;
 /// Connections of the client, which sends on each at once.
 const CONNECTIONS: u32 = 16;
 /// Requests that are on the way on a connection where a rate is measured.
@@ -86,14 +84,15 @@ struct Window {
     requests: u64,
 }
 
-pub(crate) fn run(requests: u32) -> Result<Report> {
+/// Measures `windows` of each kind, of so many requests, of which the best counts.
+pub(crate) fn run(windows: u32, requests: u32) -> Result<Report> {
     require_scope()?;
     ensure!(find("h2load").is_some(), "h2load is not installed; apt-get install nghttp2-client");
     let mut report = Report::new("overhead");
     let bench = Bench::set()?;
     for (load, pipelined) in [("request", 1), ("pipelined", PIPELINED)] {
         let mut best: [Window; 3] = Default::default();
-        for round in 0..WINDOWS {
+        for round in 0..windows {
             for (at, watching) in Watching::ALL.into_iter().enumerate() {
                 let window = bench.window(watching, requests, pipelined)?;
                 best[at] = if round == 0 { window } else { best[at].better(&window) };

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use undine_collector::Cgroup;
 
 /// How long a program may take to do what a scenario waits for.
-const WAIT_MAX: Duration = Duration::from_secs(60);
+const WAIT_MAX: Duration = Duration::from_mins(3);
 /// How often it is looked whether it has.
 const WAIT_LOOK: Duration = Duration::from_millis(10);
 /// Folders of programs that a user's path may lack.

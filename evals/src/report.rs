@@ -101,8 +101,8 @@ impl Report {
             let mark = if check.ok { "ok" } else { "FAILED" };
             checks.add_row([mark, &check.name, &check.value, &check.target]);
         }
-        let skipped: String =
-            self.skipped.iter().map(|(what, why)| format!("\nskipped {what}: {why}")).collect();
+        let skipped = self.skipped.iter().map(|(what, why)| format!("skipped {what}: {why}"));
+        let skipped = skipped.collect::<Vec<_>>().join("\n");
         format!("{}\n{figures}\n\n{checks}\n{skipped}", self.scenario)
     }
 }

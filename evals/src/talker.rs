@@ -57,7 +57,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 fn connect(server: SocketAddr) -> Result<BufReader<TcpStream>> {
     let stream = TcpStream::connect(server).context("cannot connect")?;
     stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+    stream.set_read_timeout(Some(Duration::from_mins(1)))?;
     Ok(BufReader::with_capacity(64 * 1024, stream))
 }
 

@@ -128,8 +128,12 @@ pub(crate) fn compare(
 /// The first exchange that one has more often than the other.
 fn difference(truth: &[Exchange], rows: &[Exchange]) -> Option<String> {
     let mut counts: BTreeMap<&str, i64> = BTreeMap::new();
-    truth.iter().for_each(|exchange| *counts.entry(&exchange.what).or_default() += 1);
-    rows.iter().for_each(|exchange| *counts.entry(&exchange.what).or_default() -= 1);
+    for exchange in truth {
+        *counts.entry(&exchange.what).or_default() += 1;
+    }
+    for exchange in rows {
+        *counts.entry(&exchange.what).or_default() -= 1;
+    }
     let mut unlike = counts.into_iter().filter(|(_, count)| *count != 0);
     let shown = |(what, count): (&str, i64)| {
         let what: String = what.chars().take(SHOWN_CHARS_MAX).collect();

@@ -89,9 +89,8 @@ fn load(place: &Place, dir: &Path, requests: u32) -> Result<(Conversations, Meas
     }
     let lines: String = (0..requests)
         .map(|number| match number % 4 {
-            0 => format!("load{number}.dyn.test A\n"),
+            0 | 2 => format!("load{number}.dyn.test A\n"),
             1 => format!("load{number}.gone.test A\n"),
-            2 => format!("load{number}.dyn.test A\n"),
             _ => format!("load{number}.gone.test AAAA\n"),
         })
         .collect();

@@ -115,7 +115,7 @@ fn logged(log: &str) -> Result<Conversations> {
     for line in log.lines() {
         if let Some(status) = line.trim_start().strip_prefix(":status: ") {
             let stream = current.as_ref().and_then(|key| streams.get_mut(key));
-            stream.context("a status of no stream")?.status = status.to_owned();
+            status.clone_into(&mut stream.context("a status of no stream")?.status);
             continue;
         }
         let Some((connection, rest)) =

@@ -118,10 +118,8 @@ impl<'a> Mariadb<'a> {
     fn load(&self, requests: u32) -> Result<Conversations> {
         self.send(1, STATEMENTS)?;
         let each = requests / 2 / NUMBERING_CLIENTS;
-        let numbered: String = (0..each)
-            .map(|at| format!("select seq from seq_1_to_{};\n", at * 7 % 300 + 1))
-            .collect();
-        self.send(NUMBERING_CLIENTS, &numbered)?;
+        let queries = (0..each).map(|at| format!("select seq from seq_1_to_{};", at * 7 % 300 + 1));
+        self.send(NUMBERING_CLIENTS, &queries.collect::<Vec<_>>().join("\n"))?;
         said(&mut self.sysbench(&["prepare"]))?;
         // A transaction has some twenty statements.
         let events = format!("--events={}", (requests / 2 / 20).max(1));
