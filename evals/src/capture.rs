@@ -33,7 +33,7 @@ struct Subject {
     run: fn(u32, &mut Report) -> Result<()>,
 }
 
-static SUBJECTS: [Subject; 10] = [
+static SUBJECTS: [Subject; 11] = [
     Subject { name: "http1", lacks: || missing(&http1::PROGRAMS), run: http1::run },
     Subject { name: "http2", lacks: || missing(&http2::PROGRAMS), run: http2::run },
     Subject { name: "mysql", lacks: || missing(&mysql::PROGRAMS), run: mysql::run },
@@ -44,6 +44,7 @@ static SUBJECTS: [Subject; 10] = [
     Subject { name: "kafka", lacks: || missing_modules(&kafka::MODULES), run: kafka::run },
     Subject { name: "mongodb", lacks: mongodb_lacks, run: counted::mongodb::run },
     Subject { name: "amqp", lacks: amqp_lacks, run: counted::amqp::run },
+    Subject { name: "cql", lacks: cql_lacks, run: counted::cql::run },
 ];
 
 /// The name that stands for all protocols whose programs are installed.
@@ -56,6 +57,10 @@ fn pgsql_lacks() -> Vec<String> {
 fn mongodb_lacks() -> Vec<String> {
     let modules = missing_modules(&counted::mongodb::MODULES);
     [missing(&counted::mongodb::PROGRAMS), modules].concat()
+}
+
+fn cql_lacks() -> Vec<String> {
+    [missing(&counted::cql::PROGRAMS), missing_modules(&counted::cql::MODULES)].concat()
 }
 
 fn amqp_lacks() -> Vec<String> {

@@ -89,6 +89,10 @@ pub(crate) fn run(windows: u32, requests: u32) -> Result<Report> {
     require_scope()?;
     ensure!(find("h2load").is_some(), "h2load is not installed; apt-get install nghttp2-client");
     let mut report = Report::new("overhead");
+    // What else the machine does, without which the figures cannot be judged.
+    let load = std::fs::read_to_string("/proc/loadavg")?;
+    let load = load.split(' ').next().context("an empty loadavg")?.parse()?;
+    report.figure("load_average_before", load);
     let bench = Bench::set()?;
     for (load, pipelined) in [("request", 1), ("pipelined", PIPELINED)] {
         let mut best: [Window; 3] = Default::default();

@@ -30,25 +30,45 @@ pub(crate) struct Exchange {
     pub(crate) latency: Option<Latency>,
 }
 
-/// How long it took. A record of both ends has two: the client's, which contains the way there and
-/// back, is not shorter than the server's, and what is between them is right.
+/// How long an exchange took.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Latency {
-    pub(crate) server: Duration,
-    pub(crate) client: Duration,
+pub(crate) enum Latency {
+    /// As the server, or a row of its end, has it.
+    Server(Duration),
+    /// As the client has it, which contains the way there and back.
+    Client(Duration),
+    /// As both have it; what is between them is right.
+    Both {
+        /// The shorter.
+        server: Duration,
+        /// The longer.
+        client: Duration,
+    },
 }
 
 impl Latency {
+    /// The shortest that is right.
+    const fn least(self) -> Duration {
+        match self {
+            Self::Server(least) | Self::Client(least) | Self::Both { server: least, .. } => least,
+        }
+    }
+
     /// How far `row` is from what is right.
     fn off(self, row: Duration) -> Duration {
-        let longest = self.client.max(self.server);
-        self.server.saturating_sub(row).max(row.saturating_sub(longest))
+        let most = match self {
+            Self::Server(most) | Self::Client(most) => most,
+            Self::Both { server, client } => client.max(server),
+        };
+        self.least().saturating_sub(row).max(row.saturating_sub(most))
     }
-}
 
-impl From<Duration> for Latency {
-    fn from(latency: Duration) -> Self {
-        Self { server: latency, client: latency }
+    /// How much `row` is shorter than it can be.
+    fn short(self, row: Duration) -> Duration {
+        match self {
+            Self::Server(least) | Self::Both { server: least, .. } => least.saturating_sub(row),
+            Self::Client(_) => Duration::ZERO,
+        }
     }
 }
 
@@ -58,8 +78,7 @@ pub(crate) struct Conversations(BTreeMap<String, Vec<Exchange>>);
 
 impl Conversations {
     /// Adds an exchange to the connection called `name`.
-    pub(crate) fn push(&mut self, name: &str, what: String, latency: Option<impl Into<Latency>>) {
-        let latency = latency.map(Into::into);
+    pub(crate) fn push(&mut self, name: &str, what: String, latency: Option<Latency>) {
         self.0.entry(name.to_owned()).or_default().push(Exchange { what, latency });
     }
 
@@ -111,7 +130,7 @@ pub(crate) fn compare(
         if truth.len() == rows.len() && truth.iter().zip(rows).all(in_order) {
             let both = truth.iter().zip(rows);
             let pairs = both.filter_map(|(truth, row)| truth.latency.zip(row.latency));
-            latencies.extend(pairs.map(|(truth, row)| (truth, row.server)));
+            latencies.extend(pairs.map(|(truth, row)| (truth, row.least())));
         } else if let Some(difference) = difference(truth, rows) {
             unlike.push(format!("{name}: {difference}"));
         } else {
@@ -157,17 +176,16 @@ pub(crate) fn compare_latencies(
     }
     let mut differences: Vec<_> = latencies.iter().map(|(truth, row)| truth.off(*row)).collect();
     let is_near = |(truth, row): &&(Latency, Duration)| {
-        let most = LATENCY_DIFFERENCE_MAX.max(truth.server.mul_f64(LATENCY_SHARE));
+        let most = LATENCY_DIFFERENCE_MAX.max(truth.least().mul_f64(LATENCY_SHARE));
         truth.off(*row) <= most + resolution
     };
     let near = latencies.iter().filter(is_near).count();
     let is_short = |(truth, row): &&(Latency, Duration)| {
-        let least =
-            truth.server.mul_f64(1.0 - LATENCY_SHARE).saturating_sub(LATENCY_DIFFERENCE_MAX);
-        *row + resolution < least
+        let most = LATENCY_DIFFERENCE_MAX.max(truth.least().mul_f64(LATENCY_SHARE));
+        truth.short(*row) > most + resolution
     };
     let short = latencies.iter().filter(is_short).count();
-    report.same(format!("{subject}: latencies shorter than recorded"), short, 0);
+    report.same(format!("{subject}: latencies shorter than the server recorded"), short, 0);
     differences.sort_unstable();
     let at = |share: usize| differences[(differences.len() - 1) * share / 100];
     for (name, share) in [("p50", 50), ("p99", 99), ("max", 100)] {

@@ -20,7 +20,7 @@ const RABBITMQ: &str = "/usr/lib/rabbitmq/bin/rabbitmq-server";
 
 /// MongoDB: how each command of the driver's own events ended is a row of `mongodb_events`.
 pub(super) mod mongodb {
-    use super::{Counts, Path, Place, Report, Result, Seen, Server, judge};
+    use super::{CLIENTS, Counts, Path, Place, Report, Result, Seen, Server, judge, python};
 
     pub(crate) const PROGRAMS: [&str; 1] = ["secantusd-py"];
     pub(crate) const MODULES: [&str; 1] = ["pymongo"];
@@ -28,7 +28,12 @@ pub(super) mod mongodb {
     const PORT: u16 = 17017;
 
     pub(crate) fn run(_requests: u32, report: &mut Report) -> Result<()> {
-        judge(report, "mongodb", "mongo.py", PORT, start, rows)
+        let act = |place: &Place, dir: &Path| {
+            let _server = start(place, dir)?;
+            place.wait_for_listener(PORT)?;
+            place.run(&python(), &[&format!("{CLIENTS}/mongo.py"), &PORT.to_string()])
+        };
+        judge(report, "mongodb", act, rows)
     }
 
     fn start(place: &Place, dir: &Path) -> Result<Server> {
@@ -53,7 +58,9 @@ pub(super) mod mongodb {
 
 /// AMQP: each method that the client exchanged is a row of `amqp_events`.
 pub(super) mod amqp {
-    use super::{Counts, Path, Place, RABBITMQ, Report, Result, Seen, Server, judge};
+    use super::{
+        CLIENTS, Counts, Path, Place, RABBITMQ, Report, Result, Seen, Server, judge, python,
+    };
 
     pub(crate) const PROGRAMS: [&str; 1] = [RABBITMQ];
     pub(crate) const MODULES: [&str; 1] = ["pika"];
@@ -61,7 +68,12 @@ pub(super) mod amqp {
     const PORT: u16 = 15672;
 
     pub(crate) fn run(_requests: u32, report: &mut Report) -> Result<()> {
-        judge(report, "amqp", "amqp.py", PORT, start, rows)
+        let act = |place: &Place, dir: &Path| {
+            let _server = start(place, dir)?;
+            place.wait_for_listener(PORT)?;
+            place.run(&python(), &[&format!("{CLIENTS}/amqp.py"), &PORT.to_string()])
+        };
+        judge(report, "amqp", act, rows)
     }
 
     fn start(place: &Place, dir: &Path) -> Result<Server> {
@@ -93,21 +105,43 @@ pub(super) mod amqp {
     }
 }
 
+/// CQL: each statement that the client sent and how it ended is a row of `cql_events`.
+pub(super) mod cql {
+    use super::{Counts, Path, Place, Report, Result, Seen, judge, python};
+
+    pub(crate) const PROGRAMS: [&str; 1] = ["cqlsrv"];
+    pub(crate) const MODULES: [&str; 1] = ["cassandra"];
+
+    const CLIENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/clients/cql.py");
+    /// Codes of requests that hold a statement: a query, a preparation, an execution.
+    const STATEMENTS: [&str; 3] = ["7", "9", "10"];
+
+    pub(crate) fn run(_requests: u32, report: &mut Report) -> Result<()> {
+        let act = |place: &Place, _: &Path| place.run(&python(), &[CLIENT]);
+        judge(report, "cql", act, rows)
+    }
+
+    fn rows(seen: &Seen) -> Result<Counts> {
+        let mut rows = Counts::new();
+        for [asked, answered, body] in seen.rows("cql_events", ["req_op", "resp_op", "req_body"])? {
+            // What the driver asks for itself it asks of the server's own tables.
+            if STATEMENTS.contains(&asked.as_str()) && !body.contains(" system.") {
+                *rows.entry(format!("{asked} {answered} {body}")).or_default() += 1;
+            }
+        }
+        Ok(rows)
+    }
+}
+
 fn judge(
     report: &mut Report,
     subject: &str,
-    client: &str,
-    port: u16,
-    start: impl FnOnce(&Place, &Path) -> Result<Server>,
+    act: impl FnOnce(&Place, &Path) -> Result<String>,
     rows: impl FnOnce(&Seen) -> Result<Counts>,
 ) -> Result<()> {
     let dir = tempfile::tempdir()?;
     let place = Place::new("undine-evals")?;
-    let (seen, said) = Watch::roomy().during(&place.cgroup, || {
-        let _server = start(&place, dir.path())?;
-        place.wait_for_listener(port)?;
-        place.run(&python(), &[&format!("{CLIENTS}/{client}"), &port.to_string()])
-    })?;
+    let (seen, said) = Watch::roomy().during(&place.cgroup, || act(&place, dir.path()))?;
     let truth: Counts = said
         .lines()
         .map(|line| {

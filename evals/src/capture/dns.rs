@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::place::{Place, Server};
 use crate::report::Report;
-use crate::truth::{self, Conversations, Resolution};
+use crate::truth::{self, Conversations, Latency, Resolution};
 use crate::watch::Watch;
 
 pub(super) const PROGRAMS: [&str; 3] = ["dnsmasq", "dig", "dnsperf"];
@@ -51,16 +51,21 @@ pub(super) fn run(requests: u32, report: &mut Report) -> Result<()> {
         if role == "1" {
             // Of the client's end, since this is what it measures.
             load_latency += if name.starts_with("load") { latency } else { Duration::ZERO };
-            clients.push(&local, what, None::<Duration>);
+            clients.push(&local, what, None);
         } else {
-            servers.push(&remote, what, None::<Duration>);
+            servers.push(&remote, what, None);
         }
     }
     let resolution = Resolution(Duration::ZERO);
     truth::compare(report, "dns", &truth, &servers, resolution);
     truth::compare(report, "dns_client_end", &truth, &clients, resolution);
     let mean = load_latency.div_f64(u32::try_from(measured.queries)?.into());
-    truth::compare_latencies(report, "dns_mean", &[(measured.mean.into(), mean)], resolution);
+    truth::compare_latencies(
+        report,
+        "dns_mean",
+        &[(Latency::Client(measured.mean), mean)],
+        resolution,
+    );
     truth::nothing_lost(report, "dns", &seen)
 }
 
@@ -144,7 +149,7 @@ fn logged(log: &str) -> Result<Conversations> {
     for ((port, query), answers) in queries.into_iter().zip(answers) {
         if !query.ends_with(READY) {
             let answers: Vec<_> = answers.into_iter().collect();
-            truth.push(&port, format!("{query} {}", answers.join(" ")), None::<Duration>);
+            truth.push(&port, format!("{query} {}", answers.join(" ")), None);
         }
     }
     Ok(truth)

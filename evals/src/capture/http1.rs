@@ -77,7 +77,11 @@ fn observe(case: &Case, requests: u32, report: &mut Report) -> Result<()> {
     let mut truth = Conversations::default();
     for logged in log {
         let client = *took.get(&logged.id).context("a request that the client does not know")?;
-        truth.push(&logged.port, logged.what, Some(Latency { server: logged.latency, client }));
+        truth.push(
+            &logged.port,
+            logged.what,
+            Some(Latency::Both { server: logged.latency, client }),
+        );
     }
     truth::compare(report, name, &truth, &rows(&seen)?, RESOLUTION);
     let wrong_pairs = wrong_pairs(&seen)?;
@@ -123,7 +127,7 @@ fn rows(seen: &Seen) -> Result<Conversations> {
         seen.rows("http_events", columns)?
     {
         ensure!(role == "2", "a row of role {role}");
-        let latency = Some(Duration::from_nanos(latency.parse()?));
+        let latency = Some(Latency::Server(Duration::from_nanos(latency.parse()?)));
         rows.push(&port, shown(&method, &path, &status, &sent, &size), latency);
     }
     Ok(rows)

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::place::{Place, Server, said, wait_until};
 use crate::report::Report;
-use crate::truth::{self, Conversations, Resolution};
+use crate::truth::{self, Conversations, Latency, Resolution};
 use crate::watch::Watch;
 
 pub(super) const PROGRAMS: [&str; 3] = ["nghttpd", "nghttp", "h2load"];
@@ -44,7 +44,7 @@ pub(super) fn run(requests: u32, report: &mut Report) -> Result<()> {
         let [port, role, version, method, path, sent, status, size, latency, quality] = row;
         ensure!(role == "2", "a row of role {role}");
         ensure!(version == "2" && quality == "0", "version {version}, quality {quality}");
-        let latency = Duration::from_nanos(latency.parse()?);
+        let latency = Latency::Server(Duration::from_nanos(latency.parse()?));
         rows.push(&port, format!("{method} {path} {sent} {status} {size}"), Some(latency));
     }
     truth::compare(report, "http2", &truth.nameless(), &rows.nameless(), RESOLUTION);
@@ -131,7 +131,7 @@ fn logged(log: &str) -> Result<Conversations> {
             let stream = streams.remove(&key).context("a stream closed that was not opened")?;
             let Stream { method, path, status, sent, size, began } = stream;
             let what = format!("{method} {path} {sent} {status} {size}");
-            truth.push(connection, what, Some(at.saturating_sub(began)));
+            truth.push(connection, what, Some(Latency::Server(at.saturating_sub(began))));
             continue;
         }
         let stream =

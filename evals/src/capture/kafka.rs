@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::place::{Place, python};
 use crate::report::Report;
-use crate::truth::{self, Conversations, Resolution};
+use crate::truth::{self, Conversations, Latency, Resolution};
 use crate::watch::Watch;
 
 pub(super) const MODULES: [&str; 1] = ["confluent_kafka"];
@@ -65,7 +65,7 @@ pub(super) fn run(requests: u32, report: &mut Report) -> Result<()> {
             // librdkafka does not tell of what it was never answered.
             continue;
         }
-        let latency = Some(Duration::from_nanos(latency.parse()?));
+        let latency = Some(Latency::Server(Duration::from_nanos(latency.parse()?)));
         rows.push(&port, format!("{client} {api} {sent} {received}"), latency);
     }
     truth::compare(report, "kafka", &truth.nameless(), &rows.nameless(), RESOLUTION);
@@ -110,8 +110,7 @@ fn logged(log: &str) -> Result<Conversations> {
             sent.remove(&(key, what.clone())).with_context(|| format!("never sent: {line}"))?;
         let took = Duration::from_secs_f64(rtt / 1e3);
         let received = bytes + RESPONSE_HEAD_BYTES;
-        // It looks at the clock after it has sent, so that what it measures may be shorter.
-        truth.push(connection, format!("{what} {request} {received}"), Some(took));
+        truth.push(connection, format!("{what} {request} {received}"), Some(Latency::Client(took)));
     }
     Ok(truth)
 }

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::place::{Place, Server, said, wait_until};
 use crate::report::Report;
-use crate::truth::{self, Conversations, Resolution};
+use crate::truth::{self, Conversations, Latency, Resolution};
 use crate::watch::Watch;
 
 pub(super) const PROGRAMS: [&str; 5] =
@@ -67,11 +67,11 @@ pub(super) fn run(requests: u32, report: &mut Report) -> Result<()> {
             wrong_pairs += usize::from(response != format!("Resultset rows = {rows}"));
         }
         let text = if code == "23" { executed(&body)? } else { trimmed(&body).to_owned() };
-        let latency = Some(Duration::from_nanos(latency.parse()?));
+        let latency = Some(Latency::Server(Duration::from_nanos(latency.parse()?)));
         if role == "2" {
             servers.push(&remote, format!("{name} {text}"), latency);
         } else {
-            clients.push(&local, format!("{name} {text}"), None::<Duration>);
+            clients.push(&local, format!("{name} {text}"), None);
         }
     }
     let (truth, resolution) = (truth.nameless(), Resolution(Duration::from_micros(1)));
@@ -217,7 +217,11 @@ fn logged(
         let is_statement = command == "Query" || command == "Execute";
         let is_next = queue.front().is_some_and(|(sql, _)| sql == text);
         let took = (is_statement && is_next).then(|| queue.pop_front()).flatten();
-        truth.push(&thread.to_string(), format!("{command} {text}"), took.map(|(_, took)| took));
+        truth.push(
+            &thread.to_string(),
+            format!("{command} {text}"),
+            took.map(|(_, took)| Latency::Server(took)),
+        );
     }
     let left: usize = slow.values().map(VecDeque::len).sum();
     ensure!(left == 0, "{left} statements are in the slow log but not in the general log");

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::place::{Place, Server, python};
 use crate::report::Report;
-use crate::truth::{self, Conversations, Resolution};
+use crate::truth::{self, Conversations, Latency, Resolution};
 use crate::watch::Watch;
 
 pub(super) const PROGRAMS: [&str; 2] = ["nats-server", "python3"];
@@ -39,7 +39,11 @@ pub(super) fn run(requests: u32, report: &mut Report) -> Result<()> {
     let mut truth = Conversations::default();
     for line in told.lines() {
         let Told { port, direction, what, took } = serde_json::from_str(line)?;
-        truth.push(&format!("{port} {direction}"), what, took.map(Duration::from_nanos));
+        truth.push(
+            &format!("{port} {direction}"),
+            what,
+            took.map(|took| Latency::Client(Duration::from_nanos(took))),
+        );
     }
     let mut rows = Conversations::default();
     let columns = ["remote_port", "trace_role", "cmd", "body", "latency", "failed", "resp"];
@@ -57,7 +61,7 @@ pub(super) fn run(requests: u32, report: &mut Report) -> Result<()> {
             "SUB" => format!("{command} {}", field("subject")),
             _ => command,
         };
-        let latency = Some(Duration::from_nanos(latency.parse()?));
+        let latency = Some(Latency::Server(Duration::from_nanos(latency.parse()?)));
         rows.push(&format!("{port} {direction}"), what, latency);
     }
     truth::compare(report, "nats", &truth, &rows, Resolution(Duration::ZERO));

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::place::{Place, Server, said};
 use crate::report::Report;
-use crate::truth::{self, Conversations, Resolution};
+use crate::truth::{self, Conversations, Latency, Resolution};
 use crate::watch::Watch;
 
 /// Where Debian puts the programs of each version.
@@ -56,7 +56,7 @@ pub(super) fn run(requests: u32, report: &mut Report) -> Result<()> {
         let [port, role, command, request, response, failed, latency] = row;
         ensure!(role == "2", "a row of role {role}");
         let failed = if failed == "1" { response.as_str() } else { "" };
-        let latency = Duration::from_nanos(latency.parse()?);
+        let latency = Latency::Server(Duration::from_nanos(latency.parse()?));
         rows.push(&port, format!("{command} {request} {failed}"), Some(latency));
     }
     truth::compare(report, "pgsql", &truth, &rows, Resolution(Duration::from_micros(1)));
@@ -153,7 +153,7 @@ fn logged(log: &str) -> Result<Conversations> {
         let message = field("message");
         if field("error_severity") == "ERROR" {
             let error = format!("ERROR {}: {message}", field("state_code"));
-            truth.push(&port, format!("Query {} {error}", field("statement")), None::<Duration>);
+            truth.push(&port, format!("Query {} {error}", field("statement")), None);
             continue;
         }
         let Some((took, what)) =
@@ -163,14 +163,14 @@ fn logged(log: &str) -> Result<Conversations> {
         };
         let took = Duration::from_secs_f64(took.parse::<f64>()? / 1e3);
         if let Some(sql) = what.strip_prefix("statement: ") {
-            truth.push(&port, format!("Query {sql} "), Some(took));
+            truth.push(&port, format!("Query {sql} "), Some(Latency::Server(took)));
         } else if let Some((_, sql)) =
             what.strip_prefix("execute ").and_then(|rest| rest.split_once(": "))
         {
             let before = parts.remove(&port).unwrap_or_default();
             let params = params(field("detail"));
             let what = format!("Execute query=[{sql}] params=[{params}] ");
-            truth.push(&port, what, Some(before + took));
+            truth.push(&port, what, Some(Latency::Server(before + took)));
         } else if what.starts_with("bind ") {
             *parts.entry(port).or_default() += took;
         }

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::place::{Place, Server, wait_until};
 use crate::report::Report;
-use crate::truth::{self, Conversations, Resolution};
+use crate::truth::{self, Conversations, Latency, Resolution};
 use crate::watch::Watch;
 
 pub(super) const PROGRAMS: [&str; 3] = ["redis-server", "redis-cli", "redis-benchmark"];
@@ -38,7 +38,7 @@ pub(super) fn run(requests: u32, report: &mut Report) -> Result<()> {
         }
         let args: Vec<String> = serde_json::from_str(&args)?;
         wrong_pairs += usize::from(command == "ECHO" && response != args.concat());
-        let latency = Duration::from_nanos(latency.parse()?);
+        let latency = Latency::Server(Duration::from_nanos(latency.parse()?));
         rows.push(&port, format!("{command} {args:?}"), Some(latency));
     }
     truth::compare(report, "redis", &truth, &rows, Resolution(Duration::from_micros(1)));
@@ -103,7 +103,7 @@ fn monitored(record: &str) -> Result<Conversations> {
         let Some(port) = head.rsplit_once("127.0.0.1:").map(|(_, port)| port) else { continue };
         let words = unquoted(words).with_context(|| format!("MONITOR said {line}"))?;
         let (command, args) = words.split_first().context("no command")?;
-        truth.push(port, format!("{} {args:?}", command.to_uppercase()), None::<Duration>);
+        truth.push(port, format!("{} {args:?}", command.to_uppercase()), None);
     }
     Ok(truth)
 }
@@ -155,7 +155,7 @@ fn add_latencies(truth: &mut Conversations, slow: &str) -> Result<()> {
         let exchanges = truth.of(&port);
         ensure!(exchanges.len() == took.len(), "SLOWLOG and MONITOR differ on port {port}");
         for (exchange, took) in exchanges.iter_mut().zip(took) {
-            exchange.latency = Some(took.into());
+            exchange.latency = Some(Latency::Server(took));
         }
     }
     Ok(())
