@@ -195,13 +195,13 @@ impl Output {
 
     /// Copies the bytes in the buffer and sends a message whenever one is full.
     #[inline(always)]
-    fn gather(#[cfg_attr(feature = "before-5-17", expect(unused_mut))] mut self) {
+    fn gather(self) {
         let state = self.state();
         // SAFETY: the state lies in the scratch memory; `step` is called with this context and
         // nothing else, while both live.
         unsafe {
             #[cfg(not(feature = "before-5-17"))]
-            repeat(STEPS_MAX, step, &raw mut self);
+            repeat(STEPS_MAX, step, (&raw const self).cast_mut());
             #[cfg(feature = "before-5-17")]
             {
                 let (sock, direction) = ((*state).sock, (*self.scratch).header.direction);

@@ -15,6 +15,9 @@ use crate::shell::{cargo, run};
 /// turns what they send into rows.
 const TESTS: [(&str, &str); 2] = [("undine_collector-", "kernel::tests::"), ("it-", "it::hooks::")];
 
+/// How cargo names the collector in its messages.
+const PACKAGE: &str = "#undine-collector@";
+
 /// The line that says that the guest is up; others before it are the machine's own.
 pub(crate) const UP: &str = "undine-guest up";
 /// The line after the last test.
@@ -63,16 +66,18 @@ echo undine-guest release $(uname -r)
 
 /// The binaries in the order of [`TESTS`]; what is built already, is not built again.
 fn test_binaries(optimised: bool) -> Result<Vec<PathBuf>> {
-    let mut build = cargo(&["test", "--locked", "-p", "undine-collector", "--no-run"]);
-    build.args(["--message-format=json-render-diagnostics"]);
-    if optimised {
-        build.arg("--release");
-    }
+    let mut build = cargo(&["test", "--locked", "--no-run"]);
+    // The whole workspace, as CI has built it: one crate alone would ask its dependencies for other
+    // features and have them built again.
+    let chosen: &[&str] =
+        if optimised { &["--release", "--workspace"] } else { &["-p", "undine-collector"] };
+    build.args(["--message-format=json-render-diagnostics"]).args(chosen);
     let output = build.stderr(std::process::Stdio::inherit()).output()?;
     ensure!(output.status.success(), "the collector's tests could not be built");
     let messages = String::from_utf8_lossy(&output.stdout).into_owned();
     let executables: Vec<_> = messages
         .lines()
+        .filter(|line| line.contains(PACKAGE))
         .filter_map(|line| line.split_once("\"executable\":\"")?.1.split('"').next())
         .map(PathBuf::from)
         .collect();

@@ -63,7 +63,7 @@ pub(crate) fn run(
         *acceleration = Acceleration::Tcg;
     }
     let machine = Machine::start(kernel, initramfs, *acceleration)?;
-    machine.lines(RUN_TIME_MAX)?.context("the guest did not come up")
+    machine.lines(RUN_TIME_MAX)?.context("the guest did not come up; what it wrote is above")
 }
 
 /// A running machine; ended when it is dropped.
@@ -84,7 +84,11 @@ impl Machine {
             .arg(initramfs)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
+            .stderr(if acceleration == Acceleration::Kvm {
+                Stdio::null()
+            } else {
+                Stdio::inherit()
+            })
             .spawn()
             .context("cannot start qemu-system-x86_64")?;
         let output = process.stdout.take().context("qemu has no output")?;
@@ -101,15 +105,19 @@ impl Machine {
     fn lines(self, up_time_max: Duration) -> Result<Option<Vec<String>>> {
         let start = Instant::now();
         let mut all: Option<Vec<String>> = None;
+        let mut early = Vec::new();
         loop {
             let time_max = if all.is_some() { RUN_TIME_MAX } else { up_time_max };
             let left = time_max.saturating_sub(start.elapsed());
             match (self.lines.recv_timeout(left), &mut all) {
                 (Ok(line), None) if line.ends_with(UP) => all = Some(Vec::new()),
-                (Ok(_), None) => {}
+                (Ok(line), None) => early.push(line),
                 (Ok(line), Some(_)) if line == DONE => return Ok(all),
                 (Ok(line), Some(lines)) => lines.push(line),
-                (Err(_), None) => return Ok(None),
+                (Err(_), None) => {
+                    early.iter().take(LINES_MAX).for_each(say);
+                    return Ok(None);
+                }
                 (Err(RecvTimeoutError::Disconnected), Some(_)) => return Ok(all),
                 (Err(RecvTimeoutError::Timeout), Some(lines)) => {
                     lines.iter().for_each(say);
