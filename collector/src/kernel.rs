@@ -17,6 +17,7 @@ mod listeners;
 mod offsets;
 mod own_cgroup;
 mod process_tree;
+mod profile;
 mod programs;
 mod ring;
 mod scope;
@@ -34,6 +35,10 @@ pub use counters::Counters;
 pub use doctor::{Check, check_host};
 pub use offsets::OffsetsError;
 pub use own_cgroup::{Cgroup, CgroupError};
+pub use profile::{
+    FREQUENCY_HZ_MAX, ProfileConfig, ProfileSource, ProfileTotals, STACKS_MAX, Sample,
+    SampledStack, StackBytes,
+};
 pub use programs::{Outcome, ProbeReport, probe_report};
 pub use ring::PollOutcome;
 pub use scope::{Scope, ScopeDefault, ScopeError, ScopeGuard, Target, TargetParseError, Verdict};
@@ -76,6 +81,8 @@ pub struct Config {
     pub connections_max: u32,
     /// Which hooks to use; `None` takes the best that this kernel has.
     pub hooks: Option<Hooks>,
+    /// How to sample what processes in scope do with their CPU time, if at all.
+    pub profile: Option<ProfileConfig>,
 }
 
 /// Why the kernel side cannot be built.
@@ -90,6 +97,9 @@ pub enum BuildError {
          {RING_BYTES_MAX}"
     )]
     RingBytes(u32),
+    /// A frequency of sampling that is not possible.
+    #[error("the CPU cannot be sampled {0} times a second; choose 1 to {FREQUENCY_HZ_MAX}")]
+    Frequency(u32),
     /// There must be room for a connection.
     #[error("connections_max is 0; at least one connection must have room")]
     ConnectionsMax,
@@ -151,6 +161,7 @@ pub enum ControlError {
 pub struct KernelSource {
     ring: RingReader,
     control: Control,
+    profile: Option<ProfileSource>,
 }
 
 /// A hand on running programs; cheap to clone, usable from any thread.
@@ -196,6 +207,11 @@ impl Config {
         if self.connections_max == 0 {
             return Err(BuildError::ConnectionsMax);
         }
+        if let Some(ProfileConfig { frequency_hz, .. }) = self.profile
+            && !(1..=FREQUENCY_HZ_MAX).contains(&frequency_hz)
+        {
+            return Err(BuildError::Frequency(frequency_hz));
+        }
         let guard = self.guard;
         let loaded = programs::load(&self)?;
         let ring = RingReader::new(loaded.ring).map_err(BuildError::Wait)?;
@@ -205,7 +221,7 @@ impl Config {
             hooks: loaded.hooks,
             guard,
         };
-        Ok(KernelSource { ring, control: Control(Arc::new(shared)) })
+        Ok(KernelSource { ring, control: Control(Arc::new(shared)), profile: loaded.profile })
     }
 }
 
@@ -224,6 +240,12 @@ impl KernelSource {
     /// Messages that [`Self::poll`] has handed out since the programs were loaded.
     pub fn consumed(&self) -> u64 {
         self.ring.consumed()
+    }
+
+    /// The samples of what processes do with their CPU time, for a thread of its own; `None` where
+    /// nothing is sampled, or somebody has taken them.
+    pub fn take_profile(&mut self) -> Option<ProfileSource> {
+        self.profile.take()
     }
 
     /// A hand on the programs for this and other threads.

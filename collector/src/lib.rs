@@ -5,6 +5,7 @@
 //!      (recording) │    │ data_stream            │    │
 //!                  │    └ endpoints, peers       │    └ process, service_name, redaction
 //!                  └► datagrams ─────────────────┘
+//! kernel ─► profiler (a thread of its own) ─► pipeline
 //! ```
 
 pub mod kernel;
@@ -22,10 +23,13 @@ pub mod path_template;
 pub mod redaction;
 pub mod loss;
 pub mod rows;
+mod stack_rows;
+pub mod profiler;
 pub mod pipeline;
 pub mod recording;
 pub mod replay;
 mod writer;
+mod profile_link;
 mod reader;
 pub mod collector;
 

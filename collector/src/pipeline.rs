@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use undine_ebpf::{ConnInfo, ConnTotals};
-use undine_schema::tables::ProbeStatus;
+use undine_schema::tables::{ProbeStatus, STACK_TRACES};
 use undine_schema::{TableDef, TimeNs};
 
 use crate::conn_stats::Accounts;
@@ -31,12 +31,14 @@ use crate::event::{Body, DecodeError, Event, Flow, ProcessKey};
 use crate::loss::{KernelTotals, LossLedger, RowBounds};
 use crate::peers::{PeerKey, PipeliningPeers};
 use crate::process::{FactSource, Facts, Processes};
+use crate::profiler::{Batch, ProfileCounts};
 use crate::protocol::ProtocolCode;
 use crate::protocol::exchange::{Exchanges, Output};
 use crate::protocol::gap::{Cause, LostRows};
 use crate::redaction::Redaction;
 use crate::rows::{Origin, RowCounts, Rows};
 use crate::service_name::ServiceRule;
+use crate::stack_rows::StackRows;
 
 /// How long a connection's last messages may come after its end, in nanoseconds.
 pub const CLOSING_NS_MAX: u64 = 50_000_000;
@@ -115,6 +117,7 @@ pub struct Pipeline {
     loss: LossLedger,
     /// Apart, because what has a builder for every column is large.
     rows: Box<Rows>,
+    stacks: StackRows,
     out: Output,
     counts: PipelineCounts,
     watermark: u64,
@@ -144,6 +147,7 @@ impl Pipeline {
             accounts: Accounts::default(),
             loss: LossLedger::default(),
             rows: Box::default(),
+            stacks: StackRows::default(),
             out: Output::new(redaction, body_bytes_max),
             counts: PipelineCounts::default(),
             watermark: 0,
@@ -257,6 +261,17 @@ impl Pipeline {
         self.rows.probe_status.push(row);
     }
 
+    /// Takes what the profiler hands over.
+    pub(crate) fn stacks(&mut self, batch: &Batch, now: TimeNs) {
+        let (processes, losses) = (&mut self.processes, &mut self.rows.data_loss);
+        self.stacks.write(batch, now, processes, losses, &self.origin);
+    }
+
+    /// What the profiler has seen and done.
+    pub const fn profile_counts(&self) -> &ProfileCounts {
+        self.stacks.counts()
+    }
+
     /// The identity of a process on this node.
     pub fn upid(&self, process: ProcessKey) -> undine_schema::Upid {
         process.upid(self.origin.asid)
@@ -280,12 +295,16 @@ impl Pipeline {
         for (key, change) in self.processes.take_changes() {
             self.rows.process(key, change, now, &mut self.processes, &self.origin);
         }
-        self.rows.take()
+        let mut batches = self.rows.take();
+        if !self.stacks.rows.is_empty() {
+            batches.push((&STACK_TRACES, self.stacks.rows.finish()));
+        }
+        batches
     }
 
     /// Rows that wait to be taken.
     pub fn rows_waiting(&self) -> usize {
-        self.rows.len()
+        self.rows.len() + self.stacks.rows.len()
     }
 
     /// Takes what was found out about processes, for a recording.

@@ -12,6 +12,8 @@ use crate::event::ProcessKey;
 use crate::kernel::{self, ConnectionState, Control, KernelSource, Outcome};
 use crate::loss::KernelTotals;
 use crate::pipeline::Pipeline;
+use crate::profile_link::ProfileLink;
+use crate::profiler::Profiler;
 use crate::recording::{Entry, Recorder, RecordingError};
 use crate::replay::{Progress, Replay};
 use crate::writer::Writer;
@@ -47,6 +49,8 @@ pub(crate) enum Source {
 pub(crate) struct Reader {
     source: Source,
     work: Work,
+    profiler: Option<Profiler>,
+    profile: Option<ProfileLink>,
     commands: mpsc::Receiver<Command>,
     stats: Arc<Mutex<Stats>>,
     flush_interval: Duration,
@@ -70,17 +74,31 @@ impl Reader {
         pipeline: Pipeline,
         writer: Writer,
         recorder: Option<Recorder>,
+        profiler: Option<Profiler>,
         commands: mpsc::Receiver<Command>,
         stats: Arc<Mutex<Stats>>,
         flush_interval: Duration,
         clock: Arc<dyn Clock>,
     ) -> Self {
         let work = Work { pipeline, writer, recorder, undecodable: 0 };
-        Self { source, work, commands, stats, flush_interval, clock, drained: false }
+        let profile = None;
+        Self {
+            source,
+            work,
+            profiler,
+            profile,
+            commands,
+            stats,
+            flush_interval,
+            clock,
+            drained: false,
+        }
     }
 
     pub(crate) fn run(mut self) -> Result<(), RunError> {
         self.write_probe_status();
+        self.profile =
+            self.profiler.take().map(ProfileLink::start).transpose().map_err(RunError::Thread)?;
         let mut flushed = Instant::now();
         let mut kept_house = Instant::now();
         let result = loop {
@@ -97,6 +115,7 @@ impl Reader {
             if let Err(error) = self.read() {
                 break Err(RunError::Replay(error));
             }
+            self.take_stacks();
             if kept_house.elapsed() >= HOUSEKEEPING_INTERVAL {
                 kept_house = Instant::now();
                 self.keep_house();
@@ -111,6 +130,9 @@ impl Reader {
             kernel.control().detach();
         }
         self.drain();
+        if let Some(profile) = self.profile.take() {
+            profile.stop();
+        }
         self.work.give_up();
         self.publish();
         result
@@ -167,10 +189,44 @@ impl Reader {
         }
     }
 
+    /// Takes what the profiler has handed over.
+    fn take_stacks(&mut self) {
+        let now = self.clock.now();
+        let Some(profile) = &self.profile else { return };
+        while let Some(batch) = profile.next(Duration::ZERO) {
+            self.work.pipeline.stacks(&batch, now);
+        }
+    }
+
+    /// Takes all that was sampled before now. Gives whether that was possible in time.
+    fn drain_stacks(&mut self) -> bool {
+        let Some(profile) = &self.profile else { return true };
+        let deadline = Instant::now() + DRAIN_TIME_MAX;
+        profile.flush();
+        while Instant::now() < deadline {
+            let Some(batch) = profile.next(POLL_WAIT) else {
+                if profile.has_ended() {
+                    return false;
+                }
+                // Meanwhile the ring must not fill.
+                if let Source::Kernel(kernel) = &mut self.source {
+                    let work = &mut self.work;
+                    kernel.poll(Duration::ZERO, &mut |message| work.message(message));
+                }
+                continue;
+            };
+            self.work.pipeline.stacks(&batch, self.clock.now());
+            if batch.answers {
+                return true;
+            }
+        }
+        false
+    }
+
     /// Reads all that was sent before now, and decides and writes everything.
     fn drain(&mut self) -> Stats {
         let began = Instant::now();
-        self.drained = true;
+        self.drained = self.drain_stacks();
         if let Source::Kernel(kernel) = &mut self.source {
             let control = kernel.control();
             let open = told(control.connections()).unwrap_or_default();
@@ -228,6 +284,7 @@ impl Reader {
             kernel: *pipeline.kernel_totals(),
             consumed,
             pipeline: pipeline.counts(),
+            profile: *pipeline.profile_counts(),
             rows: pipeline.row_counts(),
             refused_rows: self.work.writer.refused_rows(),
             missing_rows: pipeline.missing_rows(),

@@ -16,6 +16,7 @@ mod it {
     mod pgsql;
     mod place;
     mod postgres;
+    mod profile;
     mod redis;
     mod replay;
     mod watch;

@@ -8,6 +8,7 @@ mod maps;
 mod message_index;
 mod operation;
 mod process_events;
+mod profile;
 mod ring;
 mod scope;
 mod sock_state;

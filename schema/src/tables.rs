@@ -19,6 +19,7 @@ mod pgsql_events;
 mod probe_status;
 mod processes;
 mod redis_events;
+mod stack_traces;
 
 pub use amqp_events::{AMQP_EVENTS, AmqpEvent, AmqpEvents};
 pub use anomalies::{ANOMALIES, Anomalies, Anomaly};
@@ -39,11 +40,12 @@ pub use pgsql_events::{PGSQL_EVENTS, PgsqlEvent, PgsqlEvents};
 pub use probe_status::{PROBE_STATUS, ProbeStatus, ProbeStatuses};
 pub use processes::{PROCESSES, ProcessVersion, Processes};
 pub use redis_events::{REDIS_EVENTS, RedisEvent, RedisEvents};
+pub use stack_traces::{STACK_TRACES, StackTrace, StackTraces};
 
 use crate::TableDef;
 
 /// All tables, by name.
-pub static ALL: [&TableDef; 19] = [
+pub static ALL: [&TableDef; 20] = [
     &AMQP_EVENTS,
     &ANOMALIES,
     &CONN_STATS,
@@ -63,6 +65,7 @@ pub static ALL: [&TableDef; 19] = [
     &PROBE_STATUS,
     &PROCESSES,
     &REDIS_EVENTS,
+    &STACK_TRACES,
 ];
 
 /// The table called `name`.

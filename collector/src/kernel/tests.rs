@@ -159,7 +159,8 @@ impl Message {
 
 fn only(include: Vec<Target>, hooks: Option<Hooks>, ring_bytes: u32) -> Config {
     let scope = Scope { default: ScopeDefault::TargetsOnly, include, exclude: Vec::new() };
-    Config { scope, guard: ScopeGuard::Required, ring_bytes, connections_max: 1024, hooks }
+    let profile = None;
+    Config { scope, guard: ScopeGuard::Required, ring_bytes, connections_max: 1024, hooks, profile }
 }
 
 /// Reads until every message that was emitted has been read.

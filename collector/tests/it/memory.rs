@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use arrow::array::{Array, Int64Array, RecordBatch, StringArray};
-use undine_schema::{Append, AppendError, Frame, Pending};
+use arrow::array::{Array, FixedSizeBinaryArray, Int64Array, RecordBatch, StringArray};
+use undine_schema::{Append, AppendError, Frame, Pending, Upid};
 
 #[derive(Debug, Default)]
 pub(crate) struct Memory {
@@ -40,9 +40,13 @@ impl Memory {
             for row in 0..batch.num_rows() {
                 let cell = |column: &&str| {
                     let array = batch.column_by_name(column).unwrap().as_any();
-                    match array.downcast_ref::<StringArray>() {
-                        Some(texts) => texts.value(row).to_owned(),
-                        None => array.downcast_ref::<Int64Array>().unwrap().value(row).to_string(),
+                    let upids = array.downcast_ref::<FixedSizeBinaryArray>();
+                    match (array.downcast_ref::<StringArray>(), upids) {
+                        (Some(texts), _) => texts.value(row).to_owned(),
+                        (_, Some(upids)) => {
+                            Upid::from_bytes(upids.value(row).try_into().unwrap()).to_string()
+                        }
+                        _ => array.downcast_ref::<Int64Array>().unwrap().value(row).to_string(),
                     }
                 };
                 rows.push(columns.iter().map(cell).collect());

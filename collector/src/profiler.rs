@@ -1,0 +1,340 @@
+//! What processes in scope do with their CPU time.
+//!
+//! The kernel program `cpu_sample` looks at every CPU at a fixed frequency and counts the stacks of
+//! processes in scope. A thread of its own empties the kernel's maps every [`ROUND`], while the
+//! processes still run, names the frames, and sums up equal stacks; once in an interval it hands
+//! them to the pipeline, which knows the processes' services and writes `stack_traces.beta`.
+//!
+//! ```text
+//! cpu_sample ─► kernel::ProfileSource ─► process_image ─► fold ─► Batch ─► pipeline
+//!                 frames, or a copy        │ mapping, module (elf), perf_map
+//!                 of the stack             └ unwind (copies)
+//! ```
+//!
+//! **Frame pointers and what there is without.** The kernel follows frame pointers. Where that
+//! leads nowhere (fewer than three frames, or return addresses outside of code, in a quarter of a
+//! process's samples), it is asked for copies of the process's stacks instead, and these are
+//! unwound here by the tables that exceptions use.
+//!
+//! **Every sample is in a row.** What cannot be named or kept makes a frame say less, and never
+//! takes a sample away; `taken = Σ count + map_full`, of which the latter is in `data_loss`.
+
+mod elf;
+mod fold;
+mod kernel_symbols;
+mod mapping;
+mod module;
+mod perf_map;
+mod process_image;
+mod unwind;
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
+use std::time::{Duration, Instant};
+
+use undine_ebpf::profile::FRAMES_MAX;
+
+use crate::event::ProcessKey;
+use crate::kernel::{ProfileConfig, ProfileSource, ProfileTotals, Sample, SampledStack};
+use fold::{LOST, Named};
+use kernel_symbols::KernelSymbols;
+use module::{FileKey, MODULES_BYTES_MAX, MODULES_MAX, Modules};
+use process_image::ProcessImage;
+
+pub(crate) use fold::stack_id;
+
+/// How often the kernel's maps are emptied; a process that lives for less may have no names.
+pub const ROUND: Duration = Duration::from_millis(500);
+/// Least time between two rows of a stack.
+pub const INTERVAL_MIN: Duration = Duration::from_millis(500);
+/// Most processes whose code is remembered; those that were idle for longest are forgotten.
+pub const PROCESSES_MAX: usize = 1024;
+/// Most different stacks in an interval; samples of further ones are counted under
+/// [`OTHER_STACKS`], for each process.
+pub const STACKS_MAX: usize = 32 * 1024;
+/// Most programs that are remembered to have no frame pointers.
+const COPIED_PROGRAMS_MAX: usize = 4096;
+/// Rounds without a sample after which the kernel need not copy a process's stacks any more.
+const IDLE_ROUNDS_MAX: u64 = 240;
+/// Batches that wait for the pipeline.
+pub(crate) const BATCHES_MAX: usize = 2;
+
+/// The stack of samples that came when there were too many different ones.
+pub const OTHER_STACKS: &str = "[other]";
+
+/// How to profile.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Samples per second and CPU, from 1 to [`crate::kernel::FREQUENCY_HZ_MAX`]; one that is no
+    /// divisor of what programs do at a time, such as 49, sees them as they are.
+    pub frequency_hz: u32,
+    /// How often rows are written, at least [`INTERVAL_MIN`].
+    pub interval: Duration,
+    /// How many different stacks the kernel has room for in a [`ROUND`]; `None` has room for
+    /// every sample.
+    pub kernel_stacks_max: Option<u32>,
+}
+
+/// What the thread is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Command {
+    /// Hand over everything that was sampled before, and say so by [`Batch::answers`].
+    Flush,
+    /// End, after that.
+    Stop,
+}
+
+/// A stack of a process, and how often it was seen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StackCount {
+    /// Whose.
+    pub process: ProcessKey,
+    /// Its frames, folded.
+    pub stack: Arc<str>,
+    /// Samples.
+    pub count: u64,
+}
+
+/// What the thread hands over.
+#[derive(Debug)]
+pub(crate) struct Batch {
+    pub(crate) stacks: Vec<StackCount>,
+    /// Everything up to now.
+    pub(crate) counts: ProfileCounts,
+    /// Whether a [`Command`] asked for it.
+    pub(crate) answers: bool,
+}
+
+/// What a profiler has seen and done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ProfileCounts {
+    /// The kernel's counters.
+    pub kernel: ProfileTotals,
+    /// Samples that were handed over; those that are not are [`ProfileTotals::map_full`].
+    pub samples: u64,
+    /// Samples among them whose stack is not told, since there were too many different ones.
+    pub other: u64,
+    /// Processes whose stacks the kernel copies.
+    pub copied_processes: u64,
+    /// Copies that were unwound to their outermost function, and those that were not.
+    pub unwound: u64,
+    /// See `unwound`.
+    pub cut_short: u64,
+}
+
+impl Config {
+    /// How the kernel is to sample.
+    pub(crate) const fn kernel(&self) -> ProfileConfig {
+        ProfileConfig { frequency_hz: self.frequency_hz, stacks_max: self.kernel_stacks_max }
+    }
+}
+
+/// The thread's work.
+#[derive(Debug)]
+pub(crate) struct Profiler {
+    source: ProfileSource,
+    interval: Duration,
+    images: HashMap<ProcessKey, ProcessImage>,
+    modules: Modules,
+    kernel: Option<KernelSymbols>,
+    cache: unwind::Cache,
+    stacks: HashMap<ProcessKey, HashMap<Arc<str>, u64>>,
+    stacks_len: usize,
+    /// Programs that were found to have no frame pointers.
+    copied_programs: BTreeSet<FileKey>,
+    counts: ProfileCounts,
+    round: u64,
+}
+
+impl Profiler {
+    pub(crate) fn new(source: ProfileSource, interval: Duration) -> Self {
+        Self {
+            source,
+            interval,
+            images: HashMap::new(),
+            modules: Modules::default(),
+            kernel: None,
+            cache: unwind::Cache::default(),
+            stacks: HashMap::new(),
+            stacks_len: 0,
+            copied_programs: BTreeSet::new(),
+            counts: ProfileCounts::default(),
+            round: 0,
+        }
+    }
+
+    /// Works until it is told to stop, or nobody is there any more.
+    pub(crate) fn run(mut self, commands: &Receiver<Command>, batches: &SyncSender<Batch>) {
+        let mut written = Instant::now();
+        loop {
+            let command = commands.recv_timeout(ROUND);
+            self.work_round();
+            let answers = match command {
+                Ok(_) => true,
+                Err(RecvTimeoutError::Timeout) => false,
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
+            if answers || written.elapsed() >= self.interval {
+                written = Instant::now();
+                if batches.send(self.take_batch(answers)).is_err() {
+                    return;
+                }
+            }
+            if command == Ok(Command::Stop) {
+                return;
+            }
+        }
+    }
+
+    /// Takes what the kernel has counted.
+    fn work_round(&mut self) {
+        self.round += 1;
+        let mut samples = Vec::new();
+        match self.source.take(&mut |sample| samples.push(sample)) {
+            Ok(Some(totals)) => self.counts.kernel = totals,
+            Ok(None) => {}
+            Err(error) => {
+                tracing::warn!(%error, "samples of the CPU cannot be read");
+            }
+        }
+        for sample in samples {
+            self.sample(sample);
+        }
+        self.modules.keep_within(MODULES_MAX, MODULES_BYTES_MAX);
+        self.forget_idle_processes();
+    }
+
+    fn sample(&mut self, sample: Sample) {
+        let Sample { process, user, kernel, count } = sample;
+        let mut named = Named::default();
+        match kernel {
+            SampledStack::None | SampledStack::Copy(_) => {}
+            SampledStack::Lost => named.kernel.push(Arc::from(LOST)),
+            SampledStack::Frames(frames) => named.kernel = self.name_kernel(&frames),
+        }
+        self.meet(process);
+        match user {
+            SampledStack::None => {}
+            SampledStack::Lost => named.user.push(Arc::from(LOST)),
+            SampledStack::Frames(frames) => {
+                named.is_truncated = frames.len() >= FRAMES_MAX;
+                named.user = self.name_user(process, &frames);
+                self.judge(process, &frames, count);
+            }
+            SampledStack::Copy(stack) => {
+                let Some(image) = self.images.get_mut(&process) else { return };
+                let unwound = image.unwind(&stack, &mut self.modules, &mut self.cache, self.round);
+                named.is_truncated = !unwound.is_whole;
+                self.counts.unwound += u64::from(unwound.is_whole);
+                self.counts.cut_short += u64::from(!unwound.is_whole);
+                named.user = self.name_user(process, &unwound.frames);
+            }
+        }
+        self.add(process, &named.fold(), count);
+    }
+
+    fn name_kernel(&mut self, frames: &[u64]) -> Vec<Arc<str>> {
+        let symbols = self.kernel.get_or_insert_with(KernelSymbols::of_running_kernel);
+        let name = |(at, address): (usize, &u64)| {
+            Arc::from(symbols.name(address.saturating_sub(u64::from(at > 0))))
+        };
+        frames.iter().enumerate().map(name).collect()
+    }
+
+    fn name_user(&mut self, process: ProcessKey, frames: &[u64]) -> Vec<Arc<str>> {
+        let Some(image) = self.images.get_mut(&process) else { return Vec::new() };
+        let (modules, round) = (&mut self.modules, self.round);
+        let name = |(at, address): (usize, &u64)| image.name(*address, at > 0, modules, round);
+        frames.iter().enumerate().map(name).collect()
+    }
+
+    /// Makes sure that the code of `process` is known.
+    fn meet(&mut self, process: ProcessKey) {
+        if let Some(image) = self.images.get_mut(&process) {
+            image.used_at = self.round;
+            return;
+        }
+        if self.images.len() >= PROCESSES_MAX {
+            let oldest = self.images.iter().min_by_key(|(_, image)| image.used_at);
+            if let Some(key) = oldest.map(|(key, _)| *key) {
+                self.forget(key);
+            }
+        }
+        let mut image = ProcessImage::read(process, self.round);
+        let is_copied = image.program().is_some_and(|key| self.copied_programs.contains(&key));
+        self.images.insert(process, image);
+        if is_copied {
+            self.copy_stacks_of(process);
+        }
+    }
+
+    fn judge(&mut self, process: ProcessKey, frames: &[u64], count: u64) {
+        let Some(image) = self.images.get_mut(&process) else { return };
+        if image.is_copied || !image.judge(frames, count, self.round) {
+            return;
+        }
+        if let Some(program) = image.program()
+            && self.copied_programs.len() < COPIED_PROGRAMS_MAX
+        {
+            self.copied_programs.insert(program);
+        }
+        self.copy_stacks_of(process);
+    }
+
+    fn copy_stacks_of(&mut self, process: ProcessKey) {
+        match self.source.copy_stacks_of(process.tgid) {
+            Ok(is_copied) => {
+                self.counts.copied_processes += u64::from(is_copied);
+                if let Some(image) = self.images.get_mut(&process) {
+                    image.is_copied = is_copied;
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the kernel cannot be asked to copy a process's stacks");
+            }
+        }
+    }
+
+    fn forget_idle_processes(&mut self) {
+        let at = self.round;
+        let is_idle = |image: &ProcessImage| at.saturating_sub(image.used_at) > IDLE_ROUNDS_MAX;
+        let idle: Vec<_> =
+            self.images.iter().filter(|(_, image)| is_idle(image)).map(|(key, _)| *key).collect();
+        for key in idle {
+            self.forget(key);
+        }
+    }
+
+    fn forget(&mut self, process: ProcessKey) {
+        if self.images.remove(&process).is_some_and(|image| image.is_copied) {
+            self.counts.copied_processes = self.counts.copied_processes.saturating_sub(1);
+            if let Err(error) = self.source.copy_no_stacks_of(process.tgid) {
+                tracing::warn!(%error, "the kernel still copies the stacks of a process");
+            }
+        }
+    }
+
+    fn add(&mut self, process: ProcessKey, folded: &str, count: u64) {
+        self.counts.samples += count;
+        let stacks = self.stacks.entry(process).or_default();
+        if let Some(known) = stacks.get_mut(folded) {
+            *known += count;
+        } else if self.stacks_len < STACKS_MAX {
+            stacks.insert(Arc::from(folded), count);
+            self.stacks_len += 1;
+        } else {
+            self.counts.other += count;
+            *stacks.entry(Arc::from(OTHER_STACKS)).or_default() += count;
+        }
+    }
+
+    fn take_batch(&mut self, answers: bool) -> Batch {
+        self.stacks_len = 0;
+        let of = |(process, stacks): (ProcessKey, HashMap<Arc<str>, u64>)| {
+            stacks.into_iter().map(move |(stack, count)| StackCount { process, stack, count })
+        };
+        let stacks = std::mem::take(&mut self.stacks).into_iter().flat_map(of).collect();
+        Batch { stacks, counts: self.counts, answers }
+    }
+}
