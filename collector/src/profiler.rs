@@ -11,10 +11,9 @@
 //!                 of the stack             └ unwind (copies)
 //! ```
 //!
-//! **Frame pointers and what there is without.** The kernel follows frame pointers. Where that
-//! leads nowhere (fewer than three frames, or return addresses outside of code, in a quarter of a
-//! process's samples), it is asked for copies of the process's stacks instead, and these are
-//! unwound here by the tables that exceptions use.
+//! **Frame pointers and what there is without.** Of a process that is new the kernel copies the
+//! stacks, and they are unwound here by the tables that exceptions use. Where frame pointers lead to
+//! the same callers, it is told to follow these instead, which costs less.
 //!
 //! **Every sample is in a row.** What cannot be named or kept makes a frame say less, and never
 //! takes a sample away; `taken = Σ count + map_full`, of which the latter is in `data_loss`.
@@ -28,7 +27,7 @@ mod perf_map;
 mod process_image;
 mod unwind;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::time::{Duration, Instant};
@@ -39,7 +38,7 @@ use crate::event::ProcessKey;
 use crate::kernel::{ProfileConfig, ProfileSource, ProfileTotals, Sample, SampledStack};
 use fold::{LOST, Named};
 use kernel_symbols::KernelSymbols;
-use module::{FileKey, MODULES_BYTES_MAX, MODULES_MAX, Modules};
+use module::{MODULES_BYTES_MAX, MODULES_MAX, Modules};
 use process_image::ProcessImage;
 
 pub(crate) use fold::stack_id;
@@ -53,9 +52,7 @@ pub const PROCESSES_MAX: usize = 1024;
 /// Most different stacks in an interval; samples of further ones are counted under
 /// [`OTHER_STACKS`], for each process.
 pub const STACKS_MAX: usize = 32 * 1024;
-/// Most programs that are remembered to have no frame pointers.
-const COPIED_PROGRAMS_MAX: usize = 4096;
-/// Rounds without a sample after which the kernel need not copy a process's stacks any more.
+/// Rounds without a sample after which a process's code is forgotten.
 const IDLE_ROUNDS_MAX: u64 = 240;
 /// Batches that wait for the pipeline.
 pub(crate) const BATCHES_MAX: usize = 2;
@@ -115,8 +112,8 @@ pub struct ProfileCounts {
     pub samples: u64,
     /// Samples among them whose stack is not told, since there were too many different ones.
     pub other: u64,
-    /// Processes whose stacks the kernel copies.
-    pub copied_processes: u64,
+    /// Processes whose frame pointers the kernel follows.
+    pub frame_pointer_processes: u64,
     /// Copies that were unwound to their outermost function, and those that were not.
     pub unwound: u64,
     /// See `unwound`.
@@ -138,11 +135,8 @@ pub(crate) struct Profiler {
     images: HashMap<ProcessKey, ProcessImage>,
     modules: Modules,
     kernel: Option<KernelSymbols>,
-    cache: unwind::Cache,
     stacks: HashMap<ProcessKey, HashMap<Arc<str>, u64>>,
     stacks_len: usize,
-    /// Programs that were found to have no frame pointers.
-    copied_programs: BTreeSet<FileKey>,
     counts: ProfileCounts,
     round: u64,
 }
@@ -155,10 +149,8 @@ impl Profiler {
             images: HashMap::new(),
             modules: Modules::default(),
             kernel: None,
-            cache: unwind::Cache::default(),
             stacks: HashMap::new(),
             stacks_len: 0,
-            copied_programs: BTreeSet::new(),
             counts: ProfileCounts::default(),
             round: 0,
         }
@@ -220,11 +212,13 @@ impl Profiler {
             SampledStack::Frames(frames) => {
                 named.is_truncated = frames.len() >= FRAMES_MAX;
                 named.user = self.name_user(process, &frames);
-                self.judge(process, &frames, count);
             }
             SampledStack::Copy(stack) => {
                 let Some(image) = self.images.get_mut(&process) else { return };
-                let unwound = image.unwind(&stack, &mut self.modules, &mut self.cache, self.round);
+                let unwound = image.unwind(&stack, &mut self.modules, self.round);
+                if image.judge(&stack, &unwound) && !image.keeps_frame_pointers {
+                    self.follow_frame_pointers(process);
+                }
                 named.is_truncated = !unwound.is_whole;
                 self.counts.unwound += u64::from(unwound.is_whole);
                 self.counts.cut_short += u64::from(!unwound.is_whole);
@@ -261,37 +255,19 @@ impl Profiler {
                 self.forget(key);
             }
         }
-        let mut image = ProcessImage::read(process, self.round);
-        let is_copied = image.program().is_some_and(|key| self.copied_programs.contains(&key));
-        self.images.insert(process, image);
-        if is_copied {
-            self.copy_stacks_of(process);
-        }
+        self.images.insert(process, ProcessImage::read(process, self.round));
     }
 
-    fn judge(&mut self, process: ProcessKey, frames: &[u64], count: u64) {
-        let Some(image) = self.images.get_mut(&process) else { return };
-        if image.is_copied || !image.judge(frames, count, self.round) {
-            return;
-        }
-        if let Some(program) = image.program()
-            && self.copied_programs.len() < COPIED_PROGRAMS_MAX
-        {
-            self.copied_programs.insert(program);
-        }
-        self.copy_stacks_of(process);
-    }
-
-    fn copy_stacks_of(&mut self, process: ProcessKey) {
-        match self.source.copy_stacks_of(process.tgid) {
-            Ok(is_copied) => {
-                self.counts.copied_processes += u64::from(is_copied);
+    fn follow_frame_pointers(&mut self, process: ProcessKey) {
+        match self.source.follow_frame_pointers(process) {
+            Ok(follows) => {
+                self.counts.frame_pointer_processes += u64::from(follows);
                 if let Some(image) = self.images.get_mut(&process) {
-                    image.is_copied = is_copied;
+                    image.keeps_frame_pointers = follows;
                 }
             }
             Err(error) => {
-                tracing::warn!(%error, "the kernel cannot be asked to copy a process's stacks");
+                tracing::warn!(%error, "the kernel cannot be told that a process keeps frame pointers");
             }
         }
     }
@@ -307,10 +283,11 @@ impl Profiler {
     }
 
     fn forget(&mut self, process: ProcessKey) {
-        if self.images.remove(&process).is_some_and(|image| image.is_copied) {
-            self.counts.copied_processes = self.counts.copied_processes.saturating_sub(1);
-            if let Err(error) = self.source.copy_no_stacks_of(process.tgid) {
-                tracing::warn!(%error, "the kernel still copies the stacks of a process");
+        if self.images.remove(&process).is_some_and(|image| image.keeps_frame_pointers) {
+            let counts = &mut self.counts;
+            counts.frame_pointer_processes = counts.frame_pointer_processes.saturating_sub(1);
+            if let Err(error) = self.source.copy_stacks(process) {
+                tracing::warn!(%error, "the kernel still follows the frame pointers of a process");
             }
         }
     }

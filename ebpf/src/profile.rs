@@ -1,8 +1,9 @@
 //! What the program `cpu_sample` and user space tell each other.
 //!
 //! Samples are counted in the kernel by process and stacks, in one of two halves ([`Control::half`])
-//! while user space reads and empties the other. A sample's process may ask for a copy of its user
-//! stack instead ([`StackCopy`]), which goes through a ring of its own.
+//! while user space reads and empties the other. Of a process that is not known to keep frame
+//! pointers a copy of the user stack is sent instead ([`StackCopy`]), through a ring of its own; where
+//! that has no room, frame pointers are followed nevertheless.
 //!
 //! **Loss identity.** Per CPU `taken = counted + copied + map_full`, all of them exact once
 //! [`Totals::entered`] is even on every CPU after the half was changed: then no sample of the old
@@ -15,8 +16,8 @@ pub const FRAMES_MAX: usize = 127;
 /// Most bytes of a user stack that are copied.
 pub const STACK_BYTES_MAX: usize = 16 * 1024;
 
-/// Most processes whose user stacks are copied.
-pub const COPIED_PROCESSES_MAX: u32 = 4096;
+/// Most processes that are known to keep frame pointers.
+pub const FRAME_POINTERS_MAX: u32 = 4096;
 
 /// Bytes of a page, at which reading a stack goes on or ends.
 pub const PAGE_BYTES: usize = 4096;
@@ -51,8 +52,8 @@ pub struct SampleKey {
 pub struct Control {
     /// 0 where samples go to the maps `…_A`, 1 where they go to `…_B`.
     pub half: u32,
-    /// 1 where the map `COPIED_PROCESSES` has entries.
-    pub copies: u32,
+    /// Reserved, 0.
+    pub reserved: u32,
 }
 
 /// The only entry of the per-CPU map `PROFILE_TOTALS`.

@@ -23,7 +23,7 @@ use aya::{
     },
 };
 use undine_ebpf::profile::{
-    self, COPIED_PROCESSES_MAX, NO_STACK, STACK_COPY_HEAD_BYTES, SampleKey, StackCopy, Totals,
+    self, FRAME_POINTERS_MAX, NO_STACK, STACK_COPY_HEAD_BYTES, SampleKey, StackCopy, Totals,
 };
 
 use super::{
@@ -139,11 +139,11 @@ pub struct ProfileSource {
     halves: [Half; 2],
     control: Array<MapData, Plain<profile::Control>>,
     totals: PerCpuArray<MapData, Plain<Totals>>,
-    copied: HashMap<MapData, u32, u32>,
+    frame_pointers: HashMap<MapData, u32, u64>,
     copies: RingBuf<MapData>,
     /// The half that is in use.
     half: u32,
-    copied_processes: u32,
+    frame_pointers_len: u32,
     /// Copies that came with a half that is still in use.
     early: Vec<RawCopy>,
 }
@@ -195,10 +195,10 @@ pub(super) fn source(ebpf: &mut Ebpf) -> Result<ProfileSource, BuildError> {
         halves,
         control: take(ebpf, "PROFILE_CONTROL")?,
         totals: take(ebpf, "PROFILE_TOTALS")?,
-        copied: take(ebpf, "COPIED_PROCESSES")?,
+        frame_pointers: take(ebpf, "FRAME_POINTERS")?,
         copies: take(ebpf, "STACK_COPIES")?,
         half: 0,
-        copied_processes: 0,
+        frame_pointers_len: 0,
         early: Vec::new(),
     })
 }
@@ -285,29 +285,28 @@ impl ProfileSource {
         Ok(sum)
     }
 
-    /// Asks for copies of the stacks of process `tgid` from now on. Gives whether there was room
-    /// for it among [`COPIED_PROCESSES_MAX`].
+    /// Follows the frame pointers of `process` from now on, instead of copying its stacks. Gives
+    /// whether there was room for it among [`FRAME_POINTERS_MAX`].
     ///
     /// # Errors
     /// Where a map of the kernel cannot be written.
-    pub fn copy_stacks_of(&mut self, tgid: u32) -> Result<bool, ControlError> {
-        if self.copied_processes >= COPIED_PROCESSES_MAX {
+    pub fn follow_frame_pointers(&mut self, process: ProcessKey) -> Result<bool, ControlError> {
+        if self.frame_pointers_len >= FRAME_POINTERS_MAX {
             return Ok(false);
         }
-        self.copied.insert(tgid, 1, 0).map_err(unusable("COPIED_PROCESSES"))?;
-        self.copied_processes += 1;
-        self.write_control()?;
+        let added = self.frame_pointers.insert(process.tgid, process.start_ns, 0);
+        added.map_err(unusable("FRAME_POINTERS"))?;
+        self.frame_pointers_len += 1;
         Ok(true)
     }
 
-    /// Ends what [`Self::copy_stacks_of`] began.
+    /// Ends what [`Self::follow_frame_pointers`] began.
     ///
     /// # Errors
     /// Where a map of the kernel cannot be written.
-    pub fn copy_no_stacks_of(&mut self, tgid: u32) -> Result<(), ControlError> {
-        gone(self.copied.remove(&tgid), "COPIED_PROCESSES")?;
-        self.copied_processes = self.copied_processes.saturating_sub(1);
-        self.write_control()
+    pub fn copy_stacks(&mut self, process: ProcessKey) -> Result<(), ControlError> {
+        self.frame_pointers_len = self.frame_pointers_len.saturating_sub(1);
+        gone(self.frame_pointers.remove(&process.tgid), "FRAME_POINTERS")
     }
 
     /// Hands out every sample that was taken before the call, and forgets it. Gives what the
@@ -413,8 +412,7 @@ impl ProfileSource {
     }
 
     fn write_control(&mut self) -> Result<(), ControlError> {
-        let copies = u32::from(self.copied_processes > 0);
-        let control = profile::Control { half: self.half, copies };
+        let control = profile::Control { half: self.half, reserved: 0 };
         self.control.set(0, Plain(control), 0).map_err(unusable("PROFILE_CONTROL"))
     }
 }

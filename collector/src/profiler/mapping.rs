@@ -19,12 +19,7 @@ pub(crate) struct Mapping {
 }
 
 impl Mapping {
-    /// Whether code of a file is in it.
-    pub(crate) const fn is_file(&self) -> bool {
-        self.inode != 0
-    }
-
-    /// What is called by its file: the last part of its path.
+    /// What its file is called: the last part of its path.
     pub(crate) fn module_name(&self) -> &str {
         let path = self.path.strip_suffix(" (deleted)").unwrap_or(&self.path);
         path.rsplit('/').next().unwrap_or(path)
@@ -78,7 +73,7 @@ nonsense
         let starts: Vec<_> = found.iter().map(|mapping| mapping.start).collect();
         assert_eq!(starts, [0x5510, 0x6000, 0x7f00, 0xffff_ffff_ff60_0000]);
         assert_eq!((found[0].offset, found[0].inode, found[0].module_name()), (0x10000, 41, "x"));
-        assert!(!found[1].is_file() && found[1].path.is_empty());
+        assert!(found[1].inode == 0 && found[1].path.is_empty());
         assert_eq!(found[2].module_name(), "a b.so");
         assert_eq!(found[3].path, "[vsyscall]");
     }

@@ -7,17 +7,19 @@ use super::fold::UNKNOWN;
 use super::mapping::{self, Mapping};
 use super::module::{FileKey, Modules, open};
 use super::perf_map::PerfMap;
-use super::unwind::{Cache, StackUnwinder, Unwound};
+use super::unwind::{StackUnwinder, Unwound};
 use crate::event::ProcessKey;
 use crate::kernel::StackBytes;
 use crate::process::is_running;
 
 /// Stands for code that is in no file and that its runtime gave no name.
 const ANONYMOUS: &str = "[anon]";
-/// Samples after which it is judged whether frame pointers can be followed.
-const JUDGED_SAMPLES_MIN: u64 = 8;
-/// Fewest frames of a stack that was followed to its end: a function, `main` and what calls it.
-const FRAMES_MIN: usize = 3;
+/// Copied stacks after which it is judged whether frame pointers lead to the same callers.
+const JUDGED_STACKS_MIN: u32 = 32;
+/// One stack of so many may be led astray: where a function begins or ends, and in libraries.
+const ASTRAY_IN_ONE: u32 = 20;
+/// The outermost frames, which are of libraries: what calls `main`, and what calls that.
+const LIBRARY_FRAMES: usize = 3;
 
 /// One process's code.
 #[derive(Debug)]
@@ -31,13 +33,13 @@ pub(crate) struct ProcessImage {
     /// The round in which it was last read what is mapped, and what its runtime wrote.
     mapped_at: u64,
     perf_map_at: u64,
-    /// Samples whose frame pointers were followed, and those where that led nowhere.
-    seen: u64,
-    broken: u64,
+    /// Copied stacks, and those in which frame pointers lead elsewhere.
+    stacks: u32,
+    astray: u32,
     /// The round of its last sample.
     pub(crate) used_at: u64,
-    /// Whether the kernel copies its stacks.
-    pub(crate) is_copied: bool,
+    /// Whether the kernel follows its frame pointers.
+    pub(crate) keeps_frame_pointers: bool,
 }
 
 impl ProcessImage {
@@ -51,20 +53,13 @@ impl ProcessImage {
             unwinder: None,
             mapped_at: 0,
             perf_map_at: 0,
-            seen: 0,
-            broken: 0,
+            stacks: 0,
+            astray: 0,
             used_at: round,
-            is_copied: false,
+            keeps_frame_pointers: false,
         };
         image.read_mappings(round);
         image
-    }
-
-    /// The file that it was started from: the one that is mapped lowest, as the kernel places the
-    /// program below its libraries.
-    pub(crate) fn program(&mut self) -> Option<FileKey> {
-        let first = self.mappings.iter().find(|mapping| mapping.is_file())?.clone();
-        self.file(&first)
     }
 
     /// Reads what is mapped, at most once in a round. Gives whether that changed anything.
@@ -146,19 +141,19 @@ impl ProcessImage {
         self.perf_map.as_ref()?.name(address).cloned()
     }
 
-    /// Takes note of a stack that was found by frame pointers. Gives whether they lead nowhere in
-    /// this process, so that its stacks should be copied.
-    pub(crate) fn judge(&mut self, frames: &[u64], count: u64, round: u64) -> bool {
-        let callers = frames.get(1..).unwrap_or_default();
-        let is_code = |address: &u64| mapping::find(&self.mappings, *address).is_some();
-        let mut is_broken = frames.len() < FRAMES_MIN || !callers.iter().all(is_code);
-        if is_broken && frames.len() >= FRAMES_MIN && self.read_mappings(round) {
-            let is_code = |address: &u64| mapping::find(&self.mappings, *address).is_some();
-            is_broken = !callers.iter().all(is_code);
+    /// Takes note of where frame pointers lead in a copied stack, whose frames are `unwound`. Gives
+    /// whether they can be relied on, so that stacks need not be copied.
+    pub(crate) fn judge(&mut self, stack: &StackBytes, unwound: &Unwound) -> bool {
+        self.stacks += 1;
+        self.astray += u32::from(!follows_frame_pointers(stack, &unwound.frames));
+        if self.stacks < JUDGED_STACKS_MIN {
+            return false;
         }
-        self.seen += count;
-        self.broken += if is_broken { count } else { 0 };
-        self.seen >= JUDGED_SAMPLES_MIN && self.broken * 4 >= self.seen
+        let is_reliable = self.astray * ASTRAY_IN_ONE <= self.stacks;
+        // The newest say more than the oldest.
+        self.stacks /= 2;
+        self.astray /= 2;
+        is_reliable
     }
 
     /// The frames of a copied stack.
@@ -166,7 +161,6 @@ impl ProcessImage {
         &mut self,
         stack: &StackBytes,
         modules: &mut Modules,
-        cache: &mut Cache,
         round: u64,
     ) -> Unwound {
         self.mapping(stack.ip, round);
@@ -174,7 +168,7 @@ impl ProcessImage {
             self.unwinder = Some(self.build_unwinder(modules));
         }
         let unwinder = self.unwinder.get_or_insert_default();
-        unwinder.unwind(stack, cache)
+        unwinder.unwind(stack)
     }
 
     fn build_unwinder(&mut self, modules: &mut Modules) -> StackUnwinder {
@@ -196,6 +190,25 @@ impl ProcessImage {
         }
         unwinder
     }
+}
+
+/// Whether the frame pointers of `stack` lead to the callers that were found otherwise.
+fn follows_frame_pointers(stack: &StackBytes, frames: &[u64]) -> bool {
+    let word = |address: u64| {
+        let at = usize::try_from(address.checked_sub(stack.sp)?).ok()?;
+        Some(u64::from_le_bytes(*stack.bytes.get(at..)?.first_chunk()?))
+    };
+    let mut pointer = stack.fp;
+    // The outermost functions of a program are its libraries', which may do otherwise.
+    let callers = frames.get(1..frames.len().saturating_sub(LIBRARY_FRAMES)).unwrap_or_default();
+    for caller in callers {
+        let (next, found) = (word(pointer), pointer.checked_add(8).and_then(word));
+        if found != Some(*caller) {
+            return false;
+        }
+        pointer = next.unwrap_or_default();
+    }
+    true
 }
 
 #[cfg(test)]
@@ -231,18 +244,26 @@ mod tests {
     }
 
     #[test]
-    fn stacks_are_copied_where_frame_pointers_lead_nowhere() {
-        let whole = [0x1010, 0x1020, 0x1030];
-        for (frames, is_broken) in
-            [(&whole[..], false), (&whole[..2], true), (&[0x1010, 0x7777, 0x1010], true)]
-        {
-            let mut image = image(vec![code(0x1000, "/usr/bin/x", 7)]);
-            assert!(!image.judge(frames, JUDGED_SAMPLES_MIN - 1, 2), "too early");
-            assert_eq!(image.judge(frames, 1, 2), is_broken, "{frames:x?}");
-        }
-        let mut image = image(vec![code(0x1000, "/usr/bin/x", 7)]);
-        image.judge(&whole, 80, 2);
-        assert!(!image.judge(&[0x1010], 20, 2), "a few of many");
-        assert!(image.judge(&[0x1010], 10, 2));
+    fn frame_pointers_are_relied_on_where_they_lead_to_the_callers() {
+        // From 0x1000: what the innermost function keeps, then two frames.
+        let words: [u64; 6] = [0xdead, 0x1020, 0x55, 0xbeef, 0, 0x66];
+        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        let stack = StackBytes { ip: 0x44, sp: 0x1000, fp: 0x1008, bytes };
+        let library = [0x77; LIBRARY_FRAMES];
+        let unwound = |callers: &[u64]| Unwound {
+            frames: [&[0x44], callers, &library[..]].concat(),
+            is_whole: true,
+        };
+        let judged = |stack: &StackBytes, unwound: &Unwound| {
+            let mut image = image(Vec::new());
+            (0..JUDGED_STACKS_MIN).map(|_| image.judge(stack, unwound)).collect::<Vec<_>>()
+        };
+        let good = judged(&stack, &unwound(&[0x55, 0x66]));
+        assert_eq!(good.iter().filter(|is_reliable| **is_reliable).count(), 1, "not too early");
+        assert_eq!(good.last(), Some(&true));
+        let elsewhere = judged(&stack, &unwound(&[0x55, 0x67]));
+        assert_eq!(elsewhere.last(), Some(&false));
+        let none = judged(&StackBytes { fp: 1, ..stack }, &unwound(&[0x55, 0x66]));
+        assert_eq!(none.last(), Some(&false));
     }
 }

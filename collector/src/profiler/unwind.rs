@@ -12,20 +12,13 @@ use crate::kernel::StackBytes;
 /// Most frames that are unwound.
 pub(crate) const FRAMES_MAX: usize = 256;
 
-/// What was found out before, for all processes.
-#[derive(Default)]
-pub(crate) struct Cache(CacheX86_64);
-
-impl fmt::Debug for Cache {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Cache")
-    }
-}
-
 /// The code of one process.
 #[derive(Default)]
 pub(crate) struct StackUnwinder {
     unwinder: UnwinderX86_64<Arc<[u8]>>,
+    /// What was found out before. One for each process: the library tells processes apart by a
+    /// number of 16 bits, which does not last for all of them.
+    cache: Box<CacheX86_64>,
     modules: usize,
 }
 
@@ -65,7 +58,7 @@ impl StackUnwinder {
     }
 
     /// The frames of `stack`.
-    pub(crate) fn unwind(&self, stack: &StackBytes, cache: &mut Cache) -> Unwound {
+    pub(crate) fn unwind(&mut self, stack: &StackBytes) -> Unwound {
         let registers = UnwindRegsX86_64::new(stack.ip, stack.sp, stack.fp);
         let mut read = |address: u64| {
             let at = usize::try_from(address.checked_sub(stack.sp).ok_or(())?).map_err(|_| ())?;
@@ -73,7 +66,7 @@ impl StackUnwinder {
             Ok(u64::from_le_bytes(*word))
         };
         let mut frames = Vec::with_capacity(32);
-        let mut iter = self.unwinder.iter_frames(stack.ip, registers, &mut cache.0, &mut read);
+        let mut iter = self.unwinder.iter_frames(stack.ip, registers, &mut self.cache, &mut read);
         let is_whole = loop {
             match iter.next() {
                 Ok(Some(frame)) if frames.len() < FRAMES_MAX => frames.push(frame.address()),
@@ -95,14 +88,13 @@ mod tests {
 
     #[test]
     fn without_tables_frame_pointers_are_followed_and_a_cut_stack_is_said_to_be() {
-        let unwinder = StackUnwinder::default();
-        let mut cache = Cache::default();
+        let mut unwinder = StackUnwinder::default();
         let bytes = words(&[0, 0x1020, 0x5001, 0, 0, 0, 0]);
         let stack = StackBytes { ip: 0x5000, sp: 0x1000, fp: 0x1008, bytes };
-        let unwound = unwinder.unwind(&stack, &mut cache);
+        let unwound = unwinder.unwind(&stack);
         assert_eq!(unwound.frames[..2], [0x5000, 0x5001]);
         let cut = StackBytes { bytes: words(&[0]), ..stack };
-        let unwound = unwinder.unwind(&cut, &mut cache);
+        let unwound = unwinder.unwind(&cut);
         assert_eq!((unwound.frames, unwound.is_whole), (vec![0x5000], false));
     }
 }

@@ -14,6 +14,9 @@ use super::kernel::{alone, config, may_load};
 use super::memory::Memory;
 use super::place::are_installed;
 
+/// Frame pointers everywhere; without the second, compilers leave them out of functions that call
+/// no other, so that their callers are missed.
+const FRAME_POINTERS: [&str; 2] = ["-fno-omit-frame-pointer", "-mno-omit-leaf-frame-pointer"];
 /// Ten times what is usual, so that a few seconds give enough samples; no divisor of anything that
 /// the programs do.
 const FREQUENCY_HZ: u32 = 499;
@@ -92,12 +95,20 @@ async fn profiled<T>(
     kernel_stacks_max: Option<u32>,
     act: impl FnOnce(&Cgroup) -> T,
 ) -> (Profile, T) {
+    profiled_at(FREQUENCY_HZ, kernel_stacks_max, act).await
+}
+
+/// As [`profiled`], at another frequency.
+async fn profiled_at<T>(
+    frequency_hz: u32,
+    kernel_stacks_max: Option<u32>,
+    act: impl FnOnce(&Cgroup) -> T,
+) -> (Profile, T) {
     let cgroup = Cgroup::create("undine-profile").unwrap();
     let memory = Arc::new(Memory::default());
     let mut config = config(&cgroup, 1 << 20, None);
     let interval = Duration::from_secs(1);
-    config.profiler =
-        Some(profiler::Config { frequency_hz: FREQUENCY_HZ, interval, kernel_stacks_max });
+    config.profiler = Some(profiler::Config { frequency_hz, interval, kernel_stacks_max });
     let append = Arc::clone(&memory);
     let collector = config.build(append).unwrap();
     let handle = collector.handle();
@@ -148,7 +159,7 @@ async fn functions_have_the_shares_of_the_cpu_that_they_had() {
     if !may_load() || !are_installed(&["cc"]) {
         return;
     }
-    let built = Built::with(&["-fno-omit-frame-pointer"]);
+    let built = Built::with(&FRAME_POINTERS);
     let (profile, (pid, said, other)) = profiled(None, |cgroup| {
         let outside = start(&mut Command::new(built.path()), &["shares", "2"]);
         let inside = start(&mut cgroup.command(&built.path()), &["shares", "4"]);
@@ -162,6 +173,10 @@ async fn functions_have_the_shares_of_the_cpu_that_they_had() {
     assert!(profile.stats.profile.kernel.out_of_scope > 0);
     assert_eq!(profile.losses, Vec::<Vec<String>>::new());
     assert!(profile.share(pid, "main") > 0.95, "{:#?}", profile.of(pid));
+    let seen = &profile.stats.profile;
+    println!("{seen:?}");
+    assert!(seen.frame_pointer_processes >= 1, "its frame pointers are found to be good");
+    assert!(seen.kernel.counted > seen.kernel.copied, "{seen:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -182,14 +197,13 @@ async fn programs_without_frame_pointers_have_them_too() {
     check_shares(&profile, pid, &said);
     let whole = profile.share(pid, "main");
     println!("{:?}: {whole:.4} up to main", profile.stats.profile);
-    // Only what came before it was noticed, and between the program's first instructions.
-    assert!(whole > 0.9, "{:#?}", profile.of(pid));
+    // Not of the shell that it was started from.
+    assert!(whole > 0.95, "{:#?}", profile.of(pid));
     assert!(profile.stats.profile.kernel.copied > 1000);
-    // The second run of a program is known from its first sample on.
     let stacks = profile.of(deep);
     let is_deep = |stack: &str| stack.matches(";descend").count() == 41 && stack.contains("main;");
     let all: u64 = stacks.iter().filter(|(stack, _)| is_deep(stack)).map(|(_, count)| count).sum();
-    assert!(exact(all) > 0.9 * exact(profile.samples(deep)), "{stacks:#?}");
+    assert!(exact(all) > 0.95 * exact(profile.samples(deep)), "{stacks:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -198,7 +212,7 @@ async fn what_the_kernel_does_for_a_program_is_told_apart() {
     if !may_load() || !are_installed(&["cc"]) {
         return;
     }
-    let built = Built::with(&["-fno-omit-frame-pointer"]);
+    let built = Built::with(&FRAME_POINTERS);
     let (profile, pid) = profiled(None, |cgroup| {
         let inside = start(&mut cgroup.command(&built.path()), &["kernel", "1"]);
         finish(inside).0
@@ -219,9 +233,9 @@ async fn samples_for_which_the_kernel_has_no_room_are_counted() {
     if !may_load() || !are_installed(&["cc"]) {
         return;
     }
-    let built = Built::with(&["-fno-omit-frame-pointer"]);
+    let built = Built::with(&FRAME_POINTERS);
     let (profile, _) = profiled(Some(1), |cgroup| {
-        let inside = start(&mut cgroup.command(&built.path()), &["shares", "1"]);
+        let inside = start(&mut cgroup.command(&built.path()), &["shares", "3"]);
         finish(inside)
     })
     .await;
@@ -232,4 +246,70 @@ async fn samples_for_which_the_kernel_has_no_room_are_counted() {
     let told: u64 = profile.losses.iter().map(|row| row[2].parse::<u64>().unwrap()).sum();
     assert_eq!(told, kernel.map_full, "{:?}", profile.losses);
     assert!(profile.losses.iter().all(|row| row[..2] == ["stack_traces.beta", "map_full"]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn code_that_a_runtime_compiles_has_the_names_that_it_gives() {
+    let _alone = alone().await;
+    if !may_load() || !are_installed(&["node"]) {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let script = folder.path().join("burn.js");
+    let text = "function burnSomeCpu(n) { let x = 1; for (let i = 0; i < n; i++) x = (x * 31 + i) % 65521; return x }
+        const end = process.cpuUsage().user + 1.5e6; let sum = 0;
+        while (process.cpuUsage().user < end) sum += burnSomeCpu(1e6);
+        console.log(sum);";
+    std::fs::write(&script, text).unwrap();
+    let (profile, pid) = profiled(None, |cgroup| {
+        let mut node = cgroup.command(Path::new("node"));
+        let node = start(node.arg("--perf-basic-prof").arg(&script), &[]);
+        finish(node).0
+    })
+    .await;
+    drop(std::fs::remove_file(format!("/tmp/perf-{pid}.map")));
+    profile.check_sums();
+    let stacks = profile.of(pid);
+    let named = stacks.iter().filter(|(stack, _)| stack.contains("burnSomeCpu"));
+    let named: u64 = named.map(|(_, count)| count).sum();
+    let share = exact(named) / exact(profile.samples(pid));
+    println!("{share:.4} of {} samples; {:?}", profile.samples(pid), profile.stats.profile);
+    assert!(share > 0.5, "{stacks:#?}");
+}
+
+/// Nanoseconds of CPU time of this process's threads called `name`.
+fn thread_cpu_ns(name: &str) -> u64 {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+    let of = |task: std::fs::DirEntry| {
+        let read = |file| std::fs::read_to_string(task.path().join(file)).unwrap_or_default();
+        let is_it = read("comm").trim() == name;
+        let ns = read("schedstat").split(' ').next().and_then(|ns| ns.parse::<u64>().ok());
+        ns.filter(|_| is_it)
+    };
+    tasks.filter_map(Result::ok).filter_map(of).sum()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement: prints what profiling costs at the usual frequency"]
+async fn what_profiling_costs() {
+    let _alone = alone().await;
+    if !may_load() || !are_installed(&["cc"]) {
+        return;
+    }
+    let omitted = ["-fomit-frame-pointer"];
+    for flags in [&FRAME_POINTERS[..], &omitted[..]] {
+        let built = Built::with(flags);
+        let (profile, (cpu_ns, seconds)) = profiled_at(49, None, |cgroup| {
+            let began = std::time::Instant::now();
+            let one = start(&mut cgroup.command(&built.path()), &["shares", "8"]);
+            let other = start(&mut cgroup.command(&built.path()), &["deep", "8"]);
+            finish(one);
+            finish(other);
+            (thread_cpu_ns("undine-profiler"), began.elapsed().as_secs_f64())
+        })
+        .await;
+        profile.check_sums();
+        println!("{flags:?}: {:?}", profile.stats.profile);
+        println!("user space: {} ms of CPU in {seconds:.1} s", cpu_ns / 1_000_000);
+    }
 }

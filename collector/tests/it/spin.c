@@ -22,9 +22,11 @@ static double cpu_seconds(void) {
     return now.tv_sec + now.tv_nsec / 1e9;
 }
 
-// The same loop three times, so that no function calls another to do its work.
+// The same loop three times, so that no function calls another to do its work. Something on the
+// stack makes compilers give a function a frame.
 #define SPIN(rounds)                              \
-    unsigned long mixed = sink;                   \
+    volatile long kept = (rounds);                \
+    unsigned long mixed = sink + kept;            \
     for (long at = 0; at < (rounds); at++)        \
         mixed = mixed * 6364136223846793005 + at; \
     sink = mixed;

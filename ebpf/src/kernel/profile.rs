@@ -10,7 +10,7 @@ use aya_ebpf::{
     programs::{PerfEventContext, tracing::StackIdContext as _},
 };
 use undine_ebpf::profile::{
-    COPIED_PROCESSES_MAX, Control, NO_STACK, PAGE_BYTES, STACK_COLLIDED, STACK_REFUSED, SampleKey,
+    Control, FRAME_POINTERS_MAX, NO_STACK, PAGE_BYTES, STACK_COLLIDED, STACK_REFUSED, SampleKey,
     StackCopy, Totals,
 };
 
@@ -32,10 +32,10 @@ static PROFILE_CONTROL: Array<Control> = Array::with_max_entries(1, 0);
 /// The only [`Totals`] of each CPU.
 #[map]
 static PROFILE_TOTALS: PerCpuArray<Totals> = PerCpuArray::with_max_entries(1, 0);
-/// Processes whose user stacks are copied.
+/// Processes that keep frame pointers, by their id; the value is when they started.
 #[map]
-static COPIED_PROCESSES: HashMap<u32, u32> = HashMap::with_max_entries(COPIED_PROCESSES_MAX, 0);
-/// The copies.
+static FRAME_POINTERS: HashMap<u32, u64> = HashMap::with_max_entries(FRAME_POINTERS_MAX, 0);
+/// Copies of the stacks of all others.
 #[map]
 static STACK_COPIES: RingBuf = RingBuf::with_byte_size(64 * 1024, 0);
 
@@ -82,16 +82,16 @@ pub(crate) fn cpu_sample(ctx: PerfEventContext) -> i32 {
 fn take(ctx: &PerfEventContext, current: Current, totals: *mut Totals) {
     let Some(control) = PROFILE_CONTROL.get(0) else { return };
     // SAFETY: a map value; it may change at any time, so it is read once.
-    let (half, copies) = unsafe {
-        ((&raw const control.half).read_volatile(), (&raw const control.copies).read_volatile())
-    };
+    let half = unsafe { (&raw const control.half).read_volatile() };
     // SAFETY: the context of this kind of program.
     let in_kernel = unsafe { (*ctx.ctx).regs.cs } & PRIVILEGE == 0;
     let kernel_stack = if in_kernel { stack(ctx, half, 0, totals) } else { NO_STACK };
     let process_start_ns = current.process_start_ns();
     let tgid = current.tgid;
-    // SAFETY: only its presence counts.
-    if copies != 0 && unsafe { COPIED_PROCESSES.get(tgid) }.is_some() {
+    // SAFETY: it is one word.
+    let keeps_frame_pointers =
+        unsafe { FRAME_POINTERS.get(tgid) }.is_some_and(|start| *start == process_start_ns);
+    if !keeps_frame_pointers {
         if copy(current, process_start_ns, kernel_stack, half) {
             // SAFETY: see `cpu_sample`.
             unsafe { (*totals).copied += 1 };
