@@ -73,14 +73,10 @@ pub struct Config {
     pub kernel_stacks_max: Option<u32>,
 }
 
-/// What the thread is told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Command {
-    /// Hand over everything that was sampled before, and say so by [`Batch::answers`].
-    Flush,
-    /// End, after that.
-    Stop,
-}
+/// Tells the thread to hand over everything that was sampled before, and to say so by
+/// [`Batch::answers`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Flush(pub(crate) u64);
 
 /// A stack of a process, and how often it was seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,8 +95,8 @@ pub(crate) struct Batch {
     pub(crate) stacks: Vec<StackCount>,
     /// Everything up to now.
     pub(crate) counts: ProfileCounts,
-    /// Whether a [`Command`] asked for it.
-    pub(crate) answers: bool,
+    /// The number of the [`Flush`] that asked for it.
+    pub(crate) answers: Option<u64>,
 }
 
 /// What a profiler has seen and done.
@@ -156,25 +152,21 @@ impl Profiler {
         }
     }
 
-    /// Works until it is told to stop, or nobody is there any more.
-    pub(crate) fn run(mut self, commands: &Receiver<Command>, batches: &SyncSender<Batch>) {
+    /// Works until nobody wants anything of it any more.
+    pub(crate) fn run(mut self, told: &Receiver<Flush>, batches: &SyncSender<Batch>) {
         let mut written = Instant::now();
         loop {
-            let command = commands.recv_timeout(ROUND);
-            self.work_round();
-            let answers = match command {
-                Ok(_) => true,
-                Err(RecvTimeoutError::Timeout) => false,
+            let answers = match told.recv_timeout(ROUND) {
+                Ok(Flush(number)) => Some(number),
+                Err(RecvTimeoutError::Timeout) => None,
                 Err(RecvTimeoutError::Disconnected) => return,
             };
-            if answers || written.elapsed() >= self.interval {
+            self.work_round();
+            if answers.is_some() || written.elapsed() >= self.interval {
                 written = Instant::now();
                 if batches.send(self.take_batch(answers)).is_err() {
                     return;
                 }
-            }
-            if command == Ok(Command::Stop) {
-                return;
             }
         }
     }
@@ -246,7 +238,7 @@ impl Profiler {
     /// Makes sure that the code of `process` is known.
     fn meet(&mut self, process: ProcessKey) {
         if let Some(image) = self.images.get_mut(&process) {
-            image.used_at = self.round;
+            image.meet(self.round);
             return;
         }
         if self.images.len() >= PROCESSES_MAX {
@@ -306,7 +298,7 @@ impl Profiler {
         }
     }
 
-    fn take_batch(&mut self, answers: bool) -> Batch {
+    fn take_batch(&mut self, answers: Option<u64>) -> Batch {
         self.stacks_len = 0;
         let of = |(process, stacks): (ProcessKey, HashMap<Arc<str>, u64>)| {
             stacks.into_iter().map(move |(stack, count)| StackCount { process, stack, count })

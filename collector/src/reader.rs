@@ -9,7 +9,7 @@ use undine_schema::{Clock, TimeNs};
 
 use crate::collector::{RunError, Stats};
 use crate::event::ProcessKey;
-use crate::kernel::{self, ConnectionState, Control, KernelSource, Outcome};
+use crate::kernel::{self, ConnectionState, Control, KernelSource, Outcome, ProbeReport};
 use crate::loss::KernelTotals;
 use crate::pipeline::Pipeline;
 use crate::profile_link::ProfileLink;
@@ -200,9 +200,9 @@ impl Reader {
 
     /// Takes all that was sampled before now. Gives whether that was possible in time.
     fn drain_stacks(&mut self) -> bool {
-        let Some(profile) = &self.profile else { return true };
+        let Some(profile) = &mut self.profile else { return true };
         let deadline = Instant::now() + DRAIN_TIME_MAX;
-        profile.flush();
+        let asked = profile.flush();
         while Instant::now() < deadline {
             let Some(batch) = profile.next(POLL_WAIT) else {
                 if profile.has_ended() {
@@ -216,7 +216,7 @@ impl Reader {
                 continue;
             };
             self.work.pipeline.stacks(&batch, self.clock.now());
-            if batch.answers {
+            if batch.answers.is_some_and(|answered| answered >= asked) {
                 return true;
             }
         }
@@ -225,8 +225,8 @@ impl Reader {
 
     /// Reads all that was sent before now, and decides and writes everything.
     fn drain(&mut self) -> Stats {
-        let began = Instant::now();
         self.drained = self.drain_stacks();
+        let began = Instant::now();
         if let Source::Kernel(kernel) = &mut self.source {
             let control = kernel.control();
             let open = told(control.connections()).unwrap_or_default();
@@ -296,6 +296,9 @@ impl Reader {
     }
 
     fn keep_house(&mut self) {
+        if let Some(ended) = self.profile.take_if(|profile| profile.has_ended()) {
+            ended.stop();
+        }
         if let Source::Kernel(kernel) = &self.source {
             self.work.pipeline.set_wall_minus_mono_ns(kernel::wall_minus_mono_ns());
             self.work.kernel(&kernel.control());
@@ -324,7 +327,7 @@ impl Reader {
             self.work.pipeline.probe_status(&ProbeStatus {
                 time_: now,
                 upid,
-                source_connector: "sockets",
+                source_connector: source_of(probe),
                 tracepoint: &probe.attach_point,
                 status,
                 error: &error,
@@ -420,6 +423,11 @@ fn replayed(pipeline: &mut Pipeline, recorder: &mut Option<Recorder>, entry: Ent
         Entry::Process(key, facts) => pipeline.recorded_facts(key, facts),
         Entry::Kernel(totals) => pipeline.kernel(totals),
     }
+}
+
+/// Which part of the collector wants a probe.
+fn source_of(probe: &ProbeReport) -> &'static str {
+    if probe.attach_point.starts_with("perf_event:") { "profiler" } else { "sockets" }
 }
 
 /// The value, or a line in the log.

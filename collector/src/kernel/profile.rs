@@ -87,6 +87,14 @@ pub struct StackBytes {
     pub bytes: Vec<u8>,
 }
 
+impl StackBytes {
+    /// The word at `address`, where that is in the copy.
+    pub fn word(&self, address: u64) -> Option<u64> {
+        let at = usize::try_from(address.checked_sub(self.sp)?).ok()?;
+        Some(u64::from_le_bytes(*self.bytes.get(at..)?.first_chunk()?))
+    }
+}
+
 impl fmt::Debug for StackBytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "StackBytes {{ ip: {:#x}, {} bytes }}", self.ip, self.bytes.len())

@@ -434,7 +434,7 @@ fn a_scope_that_is_too_wide_loads_nothing() {
 fn every_probe_runs_or_says_why_not() {
     let Some(_alone) = turn() else { return };
     let reports = probe_report().unwrap();
-    assert_eq!(reports.len(), 8);
+    assert_eq!(reports.len(), 9);
     for report in reports {
         let runs = matches!(report.outcome, Outcome::Attached | Outcome::Standby);
         assert_eq!(runs, report.remedy.is_empty(), "{report:?}");

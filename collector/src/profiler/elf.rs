@@ -10,6 +10,10 @@ use std::os::unix::fs::FileExt;
 
 /// Most sections and segments that are looked at.
 const HEADERS_MAX: usize = 4096;
+/// Most bytes of a table of symbols that are read.
+const SYMBOL_TABLE_BYTES_MAX: u64 = 256 << 20;
+/// Most bytes of the notes in which the number of a build is looked for.
+const NOTES_BYTES_MAX: usize = 4096;
 
 /// A segment that is loaded: where it is in the file and in memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -110,6 +114,22 @@ impl Elf {
         self.sections.iter().find(|section| section.name == name && section.kind != SHT_NOBITS)
     }
 
+    /// Whether it names all of its functions, and not only those that it shares.
+    pub(crate) fn has_all_symbols(&self) -> bool {
+        self.sections.iter().any(|section| section.kind == SHT_SYMTAB)
+    }
+
+    /// The number of the build that made the file, in hexadecimal.
+    pub(crate) fn build_id(&self, file: &File) -> Option<String> {
+        let notes = self.section(".note.gnu.build-id")?.read(file, NOTES_BYTES_MAX).ok()?;
+        let fields = Fields(&notes);
+        let (name, bytes) = (fields.u32(0).ok()? as usize, fields.u32(4).ok()? as usize);
+        let from = 12_usize.checked_add(name.checked_next_multiple_of(4)?)?;
+        let id = notes.get(from..from.checked_add(bytes)?)?;
+        let digits = id.iter().flat_map(|byte| [byte >> 4, byte & 0xf]);
+        digits.map(|digit| char::from_digit(u32::from(digit), 16)).collect()
+    }
+
     /// The functions of the file: of the full table where it has one, otherwise of those that it
     /// shares; at most `symbols_max`.
     pub(crate) fn functions(&self, file: &File, symbols_max: usize) -> io::Result<Symbols> {
@@ -121,8 +141,9 @@ impl Elf {
         let mut symbols = Symbols { functions: Vec::new(), names: names.unwrap_or_default() };
         let mut chunk = vec![0; CHUNK_SYMBOLS * SYMBOL_BYTES];
         let mut at = table.file.start;
-        while at < table.file.end && symbols.functions.len() < symbols_max {
-            let left = usize::try_from(table.file.end - at).unwrap_or(usize::MAX);
+        let end = table.file.end.min(at.saturating_add(SYMBOL_TABLE_BYTES_MAX));
+        while at < end && symbols.functions.len() < symbols_max {
+            let left = usize::try_from(end - at).unwrap_or(usize::MAX);
             let bytes = left.min(chunk.len()) / SYMBOL_BYTES * SYMBOL_BYTES;
             if bytes == 0 {
                 break;
@@ -263,6 +284,16 @@ mod tests {
     }
 
     #[test]
+    fn a_table_of_symbols_without_end_is_left() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(1 << 40).unwrap();
+        let section = |kind, file| Section { name: String::new(), kind, link: 0, address: 0, file };
+        let sections = vec![section(SHT_SYMTAB, 0..1 << 40)];
+        let elf = Elf { segments: Vec::new(), sections };
+        assert!(elf.functions(&file, usize::MAX).unwrap().functions.is_empty());
+    }
+
+    #[test]
     fn a_file_cut_anywhere_is_an_error_and_never_a_panic() {
         let mut whole = vec![0; 4096];
         own().read_exact_at(&mut whole, 0).unwrap();
@@ -271,6 +302,30 @@ mod tests {
             file.write_all(&whole[..cut]).unwrap();
             file.seek(SeekFrom::Start(0)).unwrap();
             assert!(Elf::read(&file).is_err(), "cut at {cut}");
+        }
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::test_runner::Config::with_cases(200))]
+
+        #[test]
+        fn no_content_of_a_file_makes_it_panic(changes in proptest::collection::vec((0..2048_usize, 0..=255_u8), 0..40)) {
+            let mut bytes = vec![0; 2048];
+            own().read_exact_at(&mut bytes, 0).unwrap();
+            // Its tables of sections are beyond what is kept, so they are put at its beginning.
+            bytes[40..48].copy_from_slice(&1024_u64.to_le_bytes());
+            bytes[60..62].copy_from_slice(&16_u16.to_le_bytes());
+            bytes[62..64].copy_from_slice(&3_u16.to_le_bytes());
+            for (at, byte) in changes {
+                bytes[at] = byte;
+            }
+            let mut file = tempfile::tempfile().unwrap();
+            file.write_all(&bytes).unwrap();
+            if let Ok(elf) = Elf::read(&file) {
+                drop(elf.functions(&file, 1000));
+                elf.build_id(&file);
+                elf.address_of(1);
+            }
         }
     }
 

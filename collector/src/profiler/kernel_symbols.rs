@@ -77,11 +77,11 @@ mod tests {
 
     #[test]
     fn a_function_reaches_up_to_the_next() {
-        let text = "ffff10 T first\nffff20 d data\nffff30 t second\t[module]\nnonsense\n";
+        let text = "ff10 T first\nff20 d data\nff30 t second\t[module]\nnonsense\n";
         let symbols = KernelSymbols::parse(text.as_bytes());
-        assert_eq!(symbols.name(0xffff2f), "first");
-        assert_eq!(symbols.name(0xffff30), "second");
-        assert_eq!(symbols.name(0xffff0f), UNKNOWN);
+        assert_eq!(symbols.name(0xff2f), "first");
+        assert_eq!(symbols.name(0xff30), "second");
+        assert_eq!(symbols.name(0xff0f), UNKNOWN);
     }
 
     #[test]

@@ -89,8 +89,8 @@ nonsense
 
     #[test]
     fn a_process_with_very_many_mappings_is_bounded() {
-        let line = |at: usize| format!("{:x}-{:x} r-xp 0 0:0 1 /a\n", at * 16, at * 16 + 8);
-        let maps: String = (1..MAPPINGS_MAX + 9).map(line).collect();
-        assert_eq!(parse(&maps).len(), MAPPINGS_MAX);
+        let line = |at: usize| format!("{:x}-{:x} r-xp 0 0:0 1 /a", at * 16, at * 16 + 8);
+        let maps: Vec<_> = (1..MAPPINGS_MAX + 9).map(line).collect();
+        assert_eq!(parse(&maps.join("\n")).len(), MAPPINGS_MAX);
     }
 }

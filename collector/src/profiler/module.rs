@@ -3,7 +3,8 @@
 //! Functions are kept as numbers; a name is read from the file when the first sample of its
 //! function comes, so that a large program costs little memory.
 
-use std::collections::HashMap;
+use std::cell::OnceCell;
+use std::collections::{HashMap, HashSet};
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::ops::Range;
@@ -23,6 +24,8 @@ const RAW_NAME_BYTES_MAX: usize = 4096;
 const NAME_BYTES_MAX: usize = 512;
 /// Most bytes of unwinding tables of one file.
 const UNWIND_BYTES_MAX: usize = 32 << 20;
+/// Most files that are remembered to be no programs; then all are looked at anew.
+const OTHERS_MAX: usize = 4096;
 /// Most files that are kept open.
 pub(crate) const MODULES_MAX: usize = 256;
 /// Most bytes that all of them take; those that were not used for longest go first.
@@ -50,22 +53,39 @@ pub(crate) struct UnwindTables {
     pub(crate) got: Option<Range<u64>>,
 }
 
+/// Where Debian and others keep the names that were taken out of a file.
+const DEBUG_FILES: &str = "/usr/lib/debug/.build-id";
+
 /// A file that processes run.
 #[derive(Debug)]
 pub(crate) struct Module {
-    file: File,
     elf: Elf,
+    /// Where the names are: in the file itself, or in one apart.
+    named: File,
     symbols: Symbols,
+    file: File,
     names: HashMap<u64, Arc<str>>,
-    unwind: Option<Option<Arc<UnwindTables>>>,
+    unwind: OnceCell<Option<Arc<UnwindTables>>>,
     used_at: u64,
 }
 
 impl Module {
     fn read(file: File) -> io::Result<Self> {
         let elf = Elf::read(&file)?;
-        let symbols = elf.functions(&file, FUNCTIONS_MAX)?;
-        Ok(Self { file, elf, symbols, names: HashMap::new(), unwind: None, used_at: 0 })
+        let apart = if elf.has_all_symbols() { None } else { names_apart(&elf, &file) };
+        let (named, symbols) = match apart {
+            Some(found) => found,
+            None => (file.try_clone()?, elf.functions(&file, FUNCTIONS_MAX)?),
+        };
+        Ok(Self {
+            elf,
+            named,
+            symbols,
+            file,
+            names: HashMap::new(),
+            unwind: OnceCell::new(),
+            used_at: 0,
+        })
     }
 
     /// The address that byte `offset` of the file has according to the file.
@@ -95,31 +115,39 @@ impl Module {
 
     fn read_name(&self, function: Symbol) -> Option<String> {
         let at = u64::from(function.name);
-        let raw = text_at(&self.file, &self.symbols.names, at, RAW_NAME_BYTES_MAX).ok()?;
+        let raw = text_at(&self.named, &self.symbols.names, at, RAW_NAME_BYTES_MAX).ok()?;
         (!raw.is_empty()).then(|| readable(&raw))
     }
 
     /// What unwinding needs, read when it is asked for the first time.
-    pub(crate) fn unwind_tables(&mut self) -> Option<Arc<UnwindTables>> {
-        if self.unwind.is_none() {
+    pub(crate) fn unwind_tables(&self) -> Option<Arc<UnwindTables>> {
+        let read = || {
             let tables = read_tables(&self.elf, &self.file).unwrap_or_else(|error| {
                 tracing::debug!(%error, "a program's frames cannot be unwound");
                 None
             });
-            self.unwind = Some(tables.map(Arc::new));
-        }
-        self.unwind.clone().flatten()
+            tables.map(Arc::new)
+        };
+        self.unwind.get_or_init(read).clone()
     }
 
     /// Bytes that it takes, roughly.
     fn bytes(&self) -> usize {
-        let tables = self.unwind.iter().flatten().map(|tables| {
+        let tables = self.unwind.get().into_iter().flatten().map(|tables| {
             tables.eh_frame.1.len() + tables.eh_frame_hdr.as_ref().map_or(0, |(_, b)| b.len())
         });
         self.symbols.functions.len() * size_of::<Symbol>()
             + self.names.values().map(|name| name.len() + 48).sum::<usize>()
             + tables.sum::<usize>()
     }
+}
+
+/// The names of a file that were taken out of it when it was packaged, and where they are.
+fn names_apart(elf: &Elf, file: &File) -> Option<(File, Symbols)> {
+    let id = elf.build_id(file)?;
+    let (_, apart) = open_plain(&format!("{DEBUG_FILES}/{}/{}.debug", id.get(..2)?, id.get(2..)?))?;
+    let symbols = Elf::read(&apart).ok()?.functions(&apart, FUNCTIONS_MAX).ok()?;
+    (!symbols.functions.is_empty()).then_some((apart, symbols))
 }
 
 fn read_tables(elf: &Elf, file: &File) -> io::Result<Option<UnwindTables>> {
@@ -156,10 +184,12 @@ fn readable(raw: &str) -> String {
     name
 }
 
-/// Files that are kept, and those that are none.
+/// Files that are kept.
 #[derive(Debug, Default)]
 pub(crate) struct Modules {
     known: HashMap<FileKey, Module>,
+    /// Files that are no programs, such as memory that a runtime compiles into.
+    others: HashSet<FileKey>,
     clock: u64,
     evicted: u64,
 }
@@ -168,6 +198,9 @@ impl Modules {
     /// The file `key`, which is opened as `mapping` of process `pid` where it is not known.
     pub(crate) fn get(&mut self, key: FileKey, pid: u32, mapping: &Mapping) -> Option<&mut Module> {
         self.clock += 1;
+        if self.others.contains(&key) {
+            return None;
+        }
         if !self.known.contains_key(&key) {
             let (found, file) = open(pid, mapping)?;
             if found != key {
@@ -182,11 +215,20 @@ impl Modules {
     }
 
     fn enter(&mut self, key: FileKey, file: File) -> Option<()> {
-        let module = Module::read(file)
-            .inspect_err(|error| tracing::debug!(%error, "a program's names cannot be read"))
-            .ok()?;
-        self.known.insert(key, module);
-        Some(())
+        match Module::read(file) {
+            Ok(module) => {
+                self.known.insert(key, module);
+                Some(())
+            }
+            Err(error) => {
+                tracing::debug!(%error, "a program's names cannot be read");
+                if self.others.len() >= OTHERS_MAX {
+                    self.others.clear();
+                }
+                self.others.insert(key);
+                None
+            }
+        }
     }
 
     /// Lets go of what is beyond the limits.

@@ -106,7 +106,7 @@ mod tests {
 
     #[test]
     fn what_is_kept_of_a_file_is_bounded() {
-        let text: String = (0..PIECES_MAX + 5).map(|at| format!("{at:x} 1 a\n")).collect();
-        assert_eq!(parse(&text).len(), PIECES_MAX);
+        let lines: Vec<_> = (0..PIECES_MAX + 5).map(|at| format!("{at:x} 1 a")).collect();
+        assert_eq!(parse(&lines.join("\n")).len(), PIECES_MAX);
     }
 }

@@ -1,6 +1,7 @@
 //! One process's code: what is mapped where, and what its addresses are called.
 
 use std::collections::HashMap;
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
 use super::fold::UNKNOWN;
@@ -26,6 +27,8 @@ const LIBRARY_FRAMES: usize = 3;
 pub(crate) struct ProcessImage {
     process: ProcessKey,
     mappings: Vec<Mapping>,
+    /// Device and inode of the program that it runs.
+    program: Option<(u64, u64)>,
     /// The files of mappings that were looked at, by the mapping's first address.
     files: HashMap<u64, Option<FileKey>>,
     perf_map: Option<PerfMap>,
@@ -48,6 +51,7 @@ impl ProcessImage {
         let mut image = Self {
             process,
             mappings: Vec::new(),
+            program: program_of(process),
             files: HashMap::new(),
             perf_map: None,
             unwinder: None,
@@ -60,6 +64,21 @@ impl ProcessImage {
         };
         image.read_mappings(round);
         image
+    }
+
+    /// Takes note of a sample in `round`: the first in a round is an occasion to see whether the
+    /// process runs another program by now.
+    pub(crate) fn meet(&mut self, round: u64) {
+        if self.used_at == round {
+            return;
+        }
+        self.used_at = round;
+        let program = program_of(self.process);
+        if program.is_some() && program != self.program {
+            self.program = program;
+            self.perf_map = None;
+            self.read_mappings(round);
+        }
     }
 
     /// Reads what is mapped, at most once in a round. Gives whether that changed anything.
@@ -192,12 +211,15 @@ impl ProcessImage {
     }
 }
 
+/// Device and inode of the program that `process` runs.
+fn program_of(process: ProcessKey) -> Option<(u64, u64)> {
+    let program = std::fs::metadata(format!("/proc/{}/exe", process.tgid)).ok()?;
+    Some((program.dev(), program.ino()))
+}
+
 /// Whether the frame pointers of `stack` lead to the callers that were found otherwise.
 fn follows_frame_pointers(stack: &StackBytes, frames: &[u64]) -> bool {
-    let word = |address: u64| {
-        let at = usize::try_from(address.checked_sub(stack.sp)?).ok()?;
-        Some(u64::from_le_bytes(*stack.bytes.get(at..)?.first_chunk()?))
-    };
+    let word = |address| stack.word(address);
     let mut pointer = stack.fp;
     // The outermost functions of a program are its libraries', which may do otherwise.
     let callers = frames.get(1..frames.len().saturating_sub(LIBRARY_FRAMES)).unwrap_or_default();

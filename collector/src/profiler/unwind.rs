@@ -60,11 +60,7 @@ impl StackUnwinder {
     /// The frames of `stack`.
     pub(crate) fn unwind(&mut self, stack: &StackBytes) -> Unwound {
         let registers = UnwindRegsX86_64::new(stack.ip, stack.sp, stack.fp);
-        let mut read = |address: u64| {
-            let at = usize::try_from(address.checked_sub(stack.sp).ok_or(())?).map_err(|_| ())?;
-            let word = stack.bytes.get(at..).and_then(<[u8]>::first_chunk).ok_or(())?;
-            Ok(u64::from_le_bytes(*word))
-        };
+        let mut read = |address: u64| stack.word(address).ok_or(());
         let mut frames = Vec::with_capacity(32);
         let mut iter = self.unwinder.iter_frames(stack.ip, registers, &mut self.cache, &mut read);
         let is_whole = loop {

@@ -289,6 +289,24 @@ fn thread_cpu_ns(name: &str) -> u64 {
     tasks.filter_map(Result::ok).filter_map(of).sum()
 }
 
+/// Runs and nanoseconds of this process's kernel programs on perf events; 0 unless the kernel
+/// counts them (`kernel.bpf_stats_enabled`).
+fn kernel_cost() -> (u64, u64) {
+    let mut sum = (0, 0);
+    for entry in std::fs::read_dir("/proc/self/fdinfo").unwrap().filter_map(Result::ok) {
+        let text = std::fs::read_to_string(entry.path()).unwrap_or_default();
+        let number = |name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name));
+            line.and_then(|value| value.trim().parse().ok()).unwrap_or(0)
+        };
+        // BPF_PROG_TYPE_PERF_EVENT.
+        if number("prog_type:") == 7 {
+            sum = (sum.0 + number("run_cnt:"), sum.1 + number("run_time_ns:"));
+        }
+    }
+    sum
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a measurement: prints what profiling costs at the usual frequency"]
 async fn what_profiling_costs() {
@@ -299,17 +317,18 @@ async fn what_profiling_costs() {
     let omitted = ["-fomit-frame-pointer"];
     for flags in [&FRAME_POINTERS[..], &omitted[..]] {
         let built = Built::with(flags);
-        let (profile, (cpu_ns, seconds)) = profiled_at(49, None, |cgroup| {
+        let (profile, (cpu_ns, seconds, runs)) = profiled_at(49, None, |cgroup| {
             let began = std::time::Instant::now();
             let one = start(&mut cgroup.command(&built.path()), &["shares", "8"]);
             let other = start(&mut cgroup.command(&built.path()), &["deep", "8"]);
             finish(one);
             finish(other);
-            (thread_cpu_ns("undine-profiler"), began.elapsed().as_secs_f64())
+            (thread_cpu_ns("undine-profiler"), began.elapsed().as_secs_f64(), kernel_cost())
         })
         .await;
         profile.check_sums();
         println!("{flags:?}: {:?}", profile.stats.profile);
+        println!("kernel: {} runs, {} µs", runs.0, runs.1 / 1000);
         println!("user space: {} ms of CPU in {seconds:.1} s", cpu_ns / 1_000_000);
     }
 }
