@@ -100,6 +100,13 @@ pub enum BuildError {
     /// A frequency of sampling that is not possible.
     #[error("the CPU cannot be sampled {0} times a second; choose 1 to {FREQUENCY_HZ_MAX}")]
     Frequency(u32),
+    /// The kernel keeps shorter stacks than the maps are made for.
+    #[error(
+        "the kernel keeps stacks of at most {0} frames; set kernel.perf_event_max_stack to at least \
+         {max}, its default",
+        max = undine_ebpf::profile::FRAMES_MAX
+    )]
+    StackFrames(usize),
     /// There must be room for a connection.
     #[error("connections_max is 0; at least one connection must have room")]
     ConnectionsMax,

@@ -25,6 +25,7 @@ mod mapping;
 mod module;
 mod perf_map;
 mod process_image;
+mod tally;
 mod unwind;
 
 use std::collections::HashMap;
@@ -40,8 +41,10 @@ use fold::{LOST, Named};
 use kernel_symbols::KernelSymbols;
 use module::{MODULES_BYTES_MAX, MODULES_MAX, Modules};
 use process_image::ProcessImage;
+use tally::Tally;
 
 pub(crate) use fold::stack_id;
+pub use tally::{OTHER_STACKS, STACKS_MAX};
 
 /// How often the kernel's maps are emptied; a process that lives for less may have no names.
 pub const ROUND: Duration = Duration::from_millis(500);
@@ -49,16 +52,10 @@ pub const ROUND: Duration = Duration::from_millis(500);
 pub const INTERVAL_MIN: Duration = Duration::from_millis(500);
 /// Most processes whose code is remembered; those that were idle for longest are forgotten.
 pub const PROCESSES_MAX: usize = 1024;
-/// Most different stacks in an interval; samples of further ones are counted under
-/// [`OTHER_STACKS`], for each process.
-pub const STACKS_MAX: usize = 32 * 1024;
 /// Rounds without a sample after which a process's code is forgotten.
 const IDLE_ROUNDS_MAX: u64 = 240;
 /// Batches that wait for the pipeline.
 pub(crate) const BATCHES_MAX: usize = 2;
-
-/// The stack of samples that came when there were too many different ones.
-pub const OTHER_STACKS: &str = "[other]";
 
 /// How to profile.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -131,8 +128,7 @@ pub(crate) struct Profiler {
     images: HashMap<ProcessKey, ProcessImage>,
     modules: Modules,
     kernel: Option<KernelSymbols>,
-    stacks: HashMap<ProcessKey, HashMap<Arc<str>, u64>>,
-    stacks_len: usize,
+    tally: Tally,
     counts: ProfileCounts,
     round: u64,
 }
@@ -145,8 +141,7 @@ impl Profiler {
             images: HashMap::new(),
             modules: Modules::default(),
             kernel: None,
-            stacks: HashMap::new(),
-            stacks_len: 0,
+            tally: Tally::default(),
             counts: ProfileCounts::default(),
             round: 0,
         }
@@ -217,7 +212,10 @@ impl Profiler {
                 named.user = self.name_user(process, &unwound.frames);
             }
         }
-        self.add(process, &named.fold(), count);
+        self.counts.samples += count;
+        if !self.tally.add(process, &named.fold(), count) {
+            self.counts.other += count;
+        }
     }
 
     fn name_kernel(&mut self, frames: &[u64]) -> Vec<Arc<str>> {
@@ -284,26 +282,8 @@ impl Profiler {
         }
     }
 
-    fn add(&mut self, process: ProcessKey, folded: &str, count: u64) {
-        self.counts.samples += count;
-        let stacks = self.stacks.entry(process).or_default();
-        if let Some(known) = stacks.get_mut(folded) {
-            *known += count;
-        } else if self.stacks_len < STACKS_MAX {
-            stacks.insert(Arc::from(folded), count);
-            self.stacks_len += 1;
-        } else {
-            self.counts.other += count;
-            *stacks.entry(Arc::from(OTHER_STACKS)).or_default() += count;
-        }
-    }
-
     fn take_batch(&mut self, answers: Option<u64>) -> Batch {
-        self.stacks_len = 0;
-        let of = |(process, stacks): (ProcessKey, HashMap<Arc<str>, u64>)| {
-            stacks.into_iter().map(move |(stack, count)| StackCount { process, stack, count })
-        };
-        let stacks = std::mem::take(&mut self.stacks).into_iter().flat_map(of).collect();
+        let stacks = self.tally.take();
         Batch { stacks, counts: self.counts, answers }
     }
 }

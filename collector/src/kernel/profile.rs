@@ -23,7 +23,8 @@ use aya::{
     },
 };
 use undine_ebpf::profile::{
-    self, FRAME_POINTERS_MAX, NO_STACK, STACK_COPY_HEAD_BYTES, SampleKey, StackCopy, Totals,
+    self, FRAME_POINTERS_MAX, FRAMES_MAX, NO_STACK, STACK_COPY_HEAD_BYTES, SampleKey, StackCopy,
+    Totals,
 };
 
 use super::{
@@ -190,6 +191,16 @@ impl Sizes {
         let bytes = samples.saturating_mul(message).min(COPY_RING_BYTES_MAX);
         let ring_bytes = bytes.next_power_of_two().clamp(COPY_RING_BYTES_MIN, COPY_RING_BYTES_MAX);
         Self { stacks: stacks.next_power_of_two().min(STACKS_MAX), ring_bytes }
+    }
+}
+
+/// Checks that the kernel makes maps for stacks of [`FRAMES_MAX`] frames; where it does not say it
+/// is left to try.
+pub(super) fn check_frames_max() -> Result<(), BuildError> {
+    let limit = std::fs::read_to_string("/proc/sys/kernel/perf_event_max_stack");
+    match limit.ok().and_then(|text| text.trim().parse().ok()) {
+        Some(frames) if frames < FRAMES_MAX => Err(BuildError::StackFrames(frames)),
+        _ => Ok(()),
     }
 }
 

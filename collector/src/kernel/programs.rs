@@ -189,6 +189,7 @@ fn load_object(config: &Config) -> Result<(Programs, RingBuf<MapData>), BuildErr
     let offsets = offsets::of_running_kernel()?;
     let own_tgid = std::process::id();
     let wakeup_bytes = u64::from(config.ring_bytes / 4);
+    profile::check_frames_max()?;
     let cpus = profile::cpus().map_err(BuildError::Wait)?;
     let sizes = profile::Sizes::of(config.profile.as_ref(), cpus);
     let mut ebpf = EbpfLoader::new()

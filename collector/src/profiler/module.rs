@@ -22,6 +22,8 @@ const NAMES_MAX: usize = 8192;
 const RAW_NAME_BYTES_MAX: usize = 4096;
 /// Longest name of a frame, in bytes; what is beyond is cut.
 const NAME_BYTES_MAX: usize = 512;
+/// What a name takes beside its text, in bytes.
+const NAME_BYTES_MORE: usize = 48;
 /// Most bytes of unwinding tables of one file.
 const UNWIND_BYTES_MAX: usize = 32 << 20;
 /// Most files that are remembered to be no programs; then all are looked at anew.
@@ -65,6 +67,7 @@ pub(crate) struct Module {
     symbols: Symbols,
     file: File,
     names: HashMap<u64, Arc<str>>,
+    names_bytes: usize,
     unwind: OnceCell<Option<Arc<UnwindTables>>>,
     used_at: u64,
 }
@@ -83,6 +86,7 @@ impl Module {
             symbols,
             file,
             names: HashMap::new(),
+            names_bytes: 0,
             unwind: OnceCell::new(),
             used_at: 0,
         })
@@ -108,7 +112,9 @@ impl Module {
         let name: Arc<str> = Arc::from(self.read_name(function)?);
         if self.names.len() >= NAMES_MAX {
             self.names.clear();
+            self.names_bytes = 0;
         }
+        self.names_bytes += name.len() + NAME_BYTES_MORE;
         self.names.insert(function.address, Arc::clone(&name));
         Some(name)
     }
@@ -137,7 +143,7 @@ impl Module {
             tables.eh_frame.1.len() + tables.eh_frame_hdr.as_ref().map_or(0, |(_, b)| b.len())
         });
         self.symbols.functions.len() * size_of::<Symbol>()
-            + self.names.values().map(|name| name.len() + 48).sum::<usize>()
+            + self.names_bytes
             + tables.sum::<usize>()
     }
 }

@@ -1,6 +1,6 @@
 //! CPU profiles of programs whose use of the CPU is known.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -50,6 +50,8 @@ struct Profile {
     rows: Vec<(u32, String, u64)>,
     stats: Stats,
     losses: Vec<Vec<String>>,
+    /// Services and nodes of all rows.
+    places: BTreeSet<Vec<String>>,
 }
 
 impl Profile {
@@ -124,9 +126,10 @@ async fn profiled_at<T>(
     });
     let rows = rows.collect();
     let losses = memory.rows("data_loss", &["source_table", "reason", "rows_max"]);
+    let places = memory.rows("stack_traces.beta", &["service", "node"]).into_iter().collect();
     shutdown.cancel();
     running.join_all().await.into_iter().collect::<Result<(), _>>().unwrap();
-    (Profile { rows, stats, losses }, said)
+    (Profile { rows, stats, losses, places }, said)
 }
 
 fn start(command: &mut Command, arguments: &[&str]) -> Child {
@@ -169,6 +172,7 @@ async fn functions_have_the_shares_of_the_cpu_that_they_had() {
     .await;
     profile.check_sums();
     check_shares(&profile, pid, &said);
+    assert!(profile.places.contains(&["spin", "knot"].map(str::to_owned)[..]));
     assert_eq!(profile.samples(other), 0, "what is not in the cgroup is not sampled");
     assert!(profile.stats.profile.kernel.out_of_scope > 0);
     assert_eq!(profile.losses, Vec::<Vec<String>>::new());
