@@ -20,6 +20,7 @@
 
 mod elf;
 mod fold;
+mod go_symbols;
 mod kernel_symbols;
 mod mapping;
 mod module;

@@ -11,6 +11,19 @@ pub(crate) const TRUNCATED: &str = "[truncated]";
 pub(crate) const UNKNOWN: &str = "[unknown]";
 /// Stands for a stack that the kernel could not keep.
 pub(crate) const LOST: &str = "[lost]";
+/// Functions in which threads and goroutines begin, or their stacks: nothing is missing above them,
+/// although unwinding does not know that.
+const ROOTS: [&str; 9] = [
+    "_start",
+    "__clone",
+    "clone3",
+    "runtime.goexit",
+    "runtime.mcall",
+    "runtime.mstart",
+    "runtime.mstart.abi0",
+    "runtime.rt0_go",
+    "runtime.systemstack",
+];
 /// What begins a frame of the kernel.
 const KERNEL: &str = "[k] ";
 
@@ -28,7 +41,9 @@ impl Named {
     pub(crate) fn fold(&self) -> String {
         let inner_first = self.kernel.iter().map(|name| (KERNEL, &**name));
         let inner_first = inner_first.chain(self.user.iter().map(|name| ("", &**name)));
-        let (mut frames, mut bytes, mut is_truncated) = (Vec::new(), 0, self.is_truncated);
+        let has_root = self.user.last().is_some_and(|name| ROOTS.contains(&&**name));
+        let mut is_truncated = self.is_truncated && !has_root;
+        let (mut frames, mut bytes) = (Vec::new(), 0);
         for (side, name) in inner_first {
             // What is not known says nothing by being repeated.
             if name == UNKNOWN && frames.last() == Some(&(side, name)) {
@@ -86,6 +101,8 @@ mod tests {
         assert_eq!(stack.fold(), "main;read;[k] do_syscall_64;[k] vfs_read");
         let cut = Named { is_truncated: true, ..stack };
         assert_eq!(cut.fold(), "[truncated];main;read;[k] do_syscall_64;[k] vfs_read");
+        let goroutine = Named { is_truncated: true, ..named(&["f", "runtime.goexit"], &[]) };
+        assert_eq!(goroutine.fold(), "runtime.goexit;f");
         assert_eq!(named(&[], &[]).fold(), UNKNOWN);
         assert_eq!(named(&["f", UNKNOWN, UNKNOWN, "main"], &[]).fold(), "main;[unknown];f");
     }

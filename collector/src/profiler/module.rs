@@ -12,6 +12,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::sync::Arc;
 
 use super::elf::{Elf, Symbol, Symbols, text_at};
+use super::go_symbols;
 use super::mapping::Mapping;
 
 /// Most functions that are kept of one file.
@@ -78,7 +79,7 @@ impl Module {
         let apart = if elf.has_all_symbols() { None } else { names_apart(&elf, &file) };
         let (named, symbols) = match apart {
             Some(found) => found,
-            None => (file.try_clone()?, elf.functions(&file, FUNCTIONS_MAX)?),
+            None => (file.try_clone()?, names_inside(&elf, &file)?),
         };
         Ok(Self {
             elf,
@@ -145,6 +146,15 @@ impl Module {
         self.symbols.functions.len() * size_of::<Symbol>()
             + self.names_bytes
             + tables.sum::<usize>()
+    }
+}
+
+/// The names that a file itself has.
+fn names_inside(elf: &Elf, file: &File) -> io::Result<Symbols> {
+    let of_go = || go_symbols::functions(elf, file, FUNCTIONS_MAX);
+    match if elf.has_all_symbols() { None } else { of_go() } {
+        Some(symbols) => Ok(symbols),
+        None => elf.functions(file, FUNCTIONS_MAX),
     }
 }
 

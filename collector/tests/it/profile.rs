@@ -281,6 +281,51 @@ async fn code_that_a_runtime_compiles_has_the_names_that_it_gives() {
     assert!(share > 0.5, "{stacks:#?}");
 }
 
+/// Runs a server in a network of its own, says its pid, and keeps it busy for two seconds.
+const NATS_UNDER_LOAD: &str = r#"
+ip link set lo up
+nats-server -a 127.0.0.1 -p 4222 >/dev/null 2>&1 &
+server=$!
+python3 -c '
+import socket, time
+for _ in range(500):
+    try:
+        s = socket.create_connection(("127.0.0.1", 4222))
+        break
+    except OSError:
+        time.sleep(0.02)
+s.recv(4096)
+s.sendall(b"CONNECT {\"verbose\":false}\r\n")
+end = time.time() + 2
+while time.time() < end:
+    s.sendall(b"PUB a 5\r\nhello\r\n" * 1000)
+'
+kill $server
+wait
+echo $server
+"#;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn go_programs_have_names_although_they_were_stripped() {
+    let _alone = alone().await;
+    if !may_load() || !are_installed(&["nats-server", "python3", "ip", "unshare"]) {
+        return;
+    }
+    let (profile, pid) = profiled(None, |cgroup| {
+        let mut shell = cgroup.command(Path::new("unshare"));
+        let (_, said) = finish(start(&mut shell, &["--net", "sh", "-c", NATS_UNDER_LOAD]));
+        said.trim().parse().unwrap()
+    })
+    .await;
+    profile.check_sums();
+    let stacks = profile.of(pid);
+    let named = stacks.iter().filter(|(stack, _)| stack.contains("nats-server/server.(*client)"));
+    let named: u64 = named.map(|(_, count)| count).sum();
+    let share = exact(named) / exact(profile.samples(pid));
+    println!("{share:.4} of {} samples; {:?}", profile.samples(pid), profile.stats.profile);
+    assert!(share > 0.5, "{stacks:#?}");
+}
+
 /// Nanoseconds of CPU time of this process's threads called `name`.
 fn thread_cpu_ns(name: &str) -> u64 {
     let tasks = std::fs::read_dir("/proc/self/task").unwrap();
