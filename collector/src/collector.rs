@@ -18,6 +18,7 @@ use crate::kernel::{
 use crate::loss::{KernelTotals, RowBounds};
 use crate::pipeline::{Pipeline, PipelineCounts, Settings};
 use crate::process::{FactSource, Identity, Seen};
+use crate::profiler::{self, ProfileCounts, Profiler};
 use crate::reader::{Command, Reader, Source};
 use crate::recording::{Recorder, RecordingError, RecordingHeader, Replayer};
 use crate::redaction::Redaction;
@@ -79,6 +80,8 @@ pub struct Config {
     pub conn_stats_interval: Duration,
     /// How long rows are gathered, at most [`FLUSH_INTERVAL_MAX`].
     pub flush_interval: Duration,
+    /// How to profile what processes do with their CPU time, if at all; nothing is in a replay.
+    pub profiler: Option<profiler::Config>,
     /// Where to record what is captured, if at all.
     pub recording: Option<PathBuf>,
     /// Where the time comes from.
@@ -134,6 +137,8 @@ pub struct Stats {
     pub consumed: u64,
     /// What came of them.
     pub pipeline: PipelineCounts,
+    /// What the profiler has seen and done, as far as it is in rows.
+    pub profile: ProfileCounts,
     /// Rows that were written.
     pub rows: RowCounts,
     /// Rows that the store did not take.
@@ -178,13 +183,24 @@ impl Config {
     /// Where a setting is out of its bounds, the kernel refuses, or the recording is none.
     pub fn build(self, append: Arc<dyn Append>) -> Result<Collector, BuildError> {
         self.check()?;
+        let mut profiler = None;
         let (source, control, facts, wall) = match self.source {
             SourceConfig::Kernel { scope, guard, hooks, ring_bytes, object } => {
                 let connections_max = self.connections_max;
-                let config =
-                    kernel::Config { scope, guard, ring_bytes, connections_max, hooks, object };
-                let kernel = config.build()?;
+                let profile = self.profiler.as_ref().map(profiler::Config::kernel);
+                let config = kernel::Config {
+                    scope,
+                    guard,
+                    ring_bytes,
+                    connections_max,
+                    hooks,
+                    object,
+                    profile,
+                };
+                let mut kernel = config.build()?;
                 let control = kernel.control();
+                let interval = self.profiler.map_or(Duration::MAX, |profiler| profiler.interval);
+                profiler = kernel.take_profile().map(|source| Profiler::new(source, interval));
                 let wall = kernel::wall_minus_mono_ns();
                 (Source::Kernel(Box::new(kernel)), Some(control), FactSource::Proc, wall)
             }
@@ -232,6 +248,7 @@ impl Config {
             pipeline,
             writer,
             recorder,
+            profiler,
             receiver,
             stats,
             cost,
@@ -260,6 +277,12 @@ impl Config {
         if self.body_bytes_max > BODY_BYTES_MAX {
             let bounds = format!("at most {BODY_BYTES_MAX} bytes");
             return setting("body_bytes_max", self.body_bytes_max.to_string(), bounds);
+        }
+        if let Some(profiler) = &self.profiler
+            && profiler.interval < profiler::INTERVAL_MIN
+        {
+            let bounds = format!("at least {:?}", profiler::INTERVAL_MIN);
+            return setting("profiler.interval", format!("{:?}", profiler.interval), bounds);
         }
         if self.connections_max == 0 {
             return setting("connections_max", "0".to_owned(), "at least 1".to_owned());

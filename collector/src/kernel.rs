@@ -20,6 +20,7 @@ mod object;
 mod offsets;
 mod own_cgroup;
 mod process_tree;
+mod profile;
 mod programs;
 mod ring;
 mod scope;
@@ -41,6 +42,10 @@ pub use membership::Membership;
 pub use object::Object;
 pub use offsets::OffsetsError;
 pub use own_cgroup::{Cgroup, CgroupError};
+pub use profile::{
+    FREQUENCY_HZ_MAX, ProfileConfig, ProfileSource, ProfileTotals, STACKS_MAX, Sample,
+    SampledStack, StackBytes,
+};
 pub use programs::{Outcome, ProbeReport, probe_report};
 pub use ring::PollOutcome;
 pub use scope::{Scope, ScopeDefault, ScopeError, ScopeGuard, Target, TargetParseError, Verdict};
@@ -87,6 +92,8 @@ pub struct Config {
     pub hooks: Option<Hooks>,
     /// Which build of the programs to load.
     pub object: Object,
+    /// How to sample what processes in scope do with their CPU time, if at all.
+    pub profile: Option<ProfileConfig>,
 }
 
 /// Why the kernel side cannot be built.
@@ -101,6 +108,16 @@ pub enum BuildError {
          {RING_BYTES_MAX}"
     )]
     RingBytes(u32),
+    /// A frequency of sampling that is not possible.
+    #[error("the CPU cannot be sampled {0} times a second; choose 1 to {FREQUENCY_HZ_MAX}")]
+    Frequency(u32),
+    /// The kernel keeps shorter stacks than the maps are made for.
+    #[error(
+        "the kernel keeps stacks of at most {0} frames; set kernel.perf_event_max_stack to at least \
+         {max}, its default",
+        max = undine_ebpf::profile::FRAMES_MAX
+    )]
+    StackFrames(usize),
     /// There must be room for a connection.
     #[error("connections_max is 0; at least one connection must have room")]
     ConnectionsMax,
@@ -162,6 +179,7 @@ pub enum ControlError {
 pub struct KernelSource {
     ring: RingReader,
     control: Control,
+    profile: Option<ProfileSource>,
 }
 
 /// A hand on running programs; cheap to clone, usable from any thread.
@@ -207,6 +225,11 @@ impl Config {
         if self.connections_max == 0 {
             return Err(BuildError::ConnectionsMax);
         }
+        if let Some(ProfileConfig { frequency_hz, .. }) = self.profile
+            && !(1..=FREQUENCY_HZ_MAX).contains(&frequency_hz)
+        {
+            return Err(BuildError::Frequency(frequency_hz));
+        }
         let guard = self.guard;
         let loaded = programs::load(&self)?;
         let ring = RingReader::new(loaded.ring).map_err(BuildError::Wait)?;
@@ -216,7 +239,7 @@ impl Config {
             hooks: loaded.hooks,
             guard,
         };
-        Ok(KernelSource { ring, control: Control(Arc::new(shared)) })
+        Ok(KernelSource { ring, control: Control(Arc::new(shared)), profile: loaded.profile })
     }
 }
 
@@ -235,6 +258,12 @@ impl KernelSource {
     /// Messages that [`Self::poll`] has handed out since the programs were loaded.
     pub fn consumed(&self) -> u64 {
         self.ring.consumed()
+    }
+
+    /// The samples of what processes do with their CPU time, for a thread of its own; `None` where
+    /// nothing is sampled, or somebody has taken them.
+    pub fn take_profile(&mut self) -> Option<ProfileSource> {
+        self.profile.take()
     }
 
     /// A hand on the programs for this and other threads.

@@ -5,6 +5,7 @@
 //!            │    replay      │   └ data_stream            │   └ path_template, redaction
 //!            └► recording     └► datagrams ───► protocol ──┘
 //! /proc, cgroups ─► host (of those that the kernel side watches) ───────► writer ─► Append
+//! kernel ─► profiler, on a thread of its own ─► reader
 //! ```
 //!
 //! [`pipeline`] is what leads events along this way, without clock, thread or I/O; it knows the ends
@@ -28,10 +29,13 @@ pub mod loss;
 pub mod error_log;
 pub mod rows;
 mod exits;
+mod stack_rows;
+pub mod profiler;
 pub mod pipeline;
 pub mod recording;
 pub mod replay;
 mod writer;
+mod profile_link;
 mod reader;
 pub mod collector;
 pub mod host;

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use undine_ebpf::{ConnInfo, ConnTotals, ProcessInfo};
-use undine_schema::tables::ProbeStatus;
+use undine_schema::tables::{ProbeStatus, STACK_TRACES};
 use undine_schema::{TableDef, TimeNs};
 
 use crate::conn_stats::Accounts;
@@ -32,12 +32,14 @@ use crate::exits::Exits;
 use crate::loss::{KernelTotals, LossLedger, RowBounds};
 use crate::peers::{PeerKey, PipeliningPeers};
 use crate::process::{FactSource, Facts, Identity, Processes, Seen};
+use crate::profiler::{Batch, ProfileCounts};
 use crate::protocol::ProtocolCode;
 use crate::protocol::gap::{Cause, LostRows};
 use crate::protocol::output::{Exchanges, Output};
 use crate::redaction::Redaction;
 use crate::rows::{Origin, RowCounts, Rows};
 use crate::service_name::ServiceRule;
+use crate::stack_rows::StackRows;
 
 /// How long a connection's last messages may come after its end, in nanoseconds.
 pub const CLOSING_NS_MAX: u64 = 50_000_000;
@@ -119,6 +121,7 @@ pub struct Pipeline {
     loss: LossLedger,
     /// Apart, because what has a builder for every column is large.
     rows: Box<Rows>,
+    stacks: StackRows,
     out: Output,
     counts: PipelineCounts,
     watermark: u64,
@@ -149,6 +152,7 @@ impl Pipeline {
             exits: Exits::default(),
             loss: LossLedger::default(),
             rows: Box::default(),
+            stacks: StackRows::default(),
             out: Output::new(redaction, body_bytes_max),
             counts: PipelineCounts::default(),
             watermark: 0,
@@ -262,6 +266,17 @@ impl Pipeline {
         self.rows.probe_status.push(row);
     }
 
+    /// Takes what the profiler hands over.
+    pub(crate) fn stacks(&mut self, batch: &Batch, now: TimeNs) {
+        let (processes, losses) = (&mut self.processes, &mut self.rows.data_loss);
+        self.stacks.write(batch, now, processes, losses, &self.origin);
+    }
+
+    /// What the profiler has seen and done.
+    pub const fn profile_counts(&self) -> &ProfileCounts {
+        self.stacks.counts()
+    }
+
     /// The identity of a process on this node.
     pub fn upid(&self, process: ProcessKey) -> undine_schema::Upid {
         process.upid(self.origin.asid)
@@ -288,12 +303,15 @@ impl Pipeline {
         }
         let mut batches = self.rows.take();
         batches.extend(self.exits.take());
+        if !self.stacks.rows.is_empty() {
+            batches.push((&STACK_TRACES, self.stacks.rows.finish()));
+        }
         batches
     }
 
     /// Rows that wait to be taken.
     pub fn rows_waiting(&self) -> usize {
-        self.rows.len() + self.exits.len()
+        self.rows.len() + self.exits.len() + self.stacks.rows.len()
     }
 
     /// Who the processes are that `/proc` shows; `None` for those that are not known and of which

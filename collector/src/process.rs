@@ -74,6 +74,12 @@ impl Facts {
     }
 }
 
+/// Whether the process `key` still runs, so that what `/proc` says of its pid is of it.
+pub(crate) fn is_running(key: ProcessKey) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", key.tgid)).unwrap_or_default();
+    parse_stat(&stat).is_some_and(|(_, _, start_ticks)| start_ticks == key.start_ns / TICK_NS)
+}
+
 /// Name, parent and start of a line of `/proc/PID/stat`.
 fn parse_stat(stat: &str) -> Option<(String, u32, u64)> {
     let open = stat.find('(')?;

@@ -16,6 +16,8 @@ use crate::kernel::{
 use crate::loss::KernelTotals;
 use crate::pipeline::Pipeline;
 use crate::process::{Identity, Seen};
+use crate::profile_link::ProfileLink;
+use crate::profiler::Profiler;
 use crate::recording::{Entry, Recorder, RecordingError};
 use crate::replay::{Progress, Replay};
 use crate::writer::Writer;
@@ -52,6 +54,8 @@ pub(crate) enum Source {
 pub(crate) struct Reader {
     source: Source,
     work: Work,
+    profiler: Option<Profiler>,
+    profile: Option<ProfileLink>,
     commands: mpsc::Receiver<Command>,
     stats: Arc<Mutex<Stats>>,
     cost: Arc<Mutex<CostSample>>,
@@ -81,6 +85,7 @@ impl Reader {
         pipeline: Pipeline,
         writer: Writer,
         recorder: Option<Recorder>,
+        profiler: Option<Profiler>,
         commands: mpsc::Receiver<Command>,
         stats: Arc<Mutex<Stats>>,
         cost: Arc<Mutex<CostSample>>,
@@ -91,12 +96,25 @@ impl Reader {
         let error_rows = CollectorErrors::new(0);
         let work =
             Work { pipeline, writer, recorder, undecodable: 0, errors, error_rows, dropped: 0 };
-        let meter = CostMeter::default();
-        Self { source, work, commands, stats, cost, meter, flush_interval, clock, drained: false }
+        Self {
+            source,
+            work,
+            profiler,
+            profile: None,
+            commands,
+            stats,
+            cost,
+            meter: CostMeter::default(),
+            flush_interval,
+            clock,
+            drained: false,
+        }
     }
 
     pub(crate) fn run(mut self) -> Result<(), RunError> {
         self.write_probe_status(None);
+        self.profile =
+            self.profiler.take().map(ProfileLink::start).transpose().map_err(RunError::Thread)?;
         let mut flushed = Instant::now();
         let mut kept_house = Instant::now();
         let result = loop {
@@ -118,6 +136,7 @@ impl Reader {
             if let Err(error) = self.read() {
                 break Err(RunError::Replay(error));
             }
+            self.take_stacks();
             if kept_house.elapsed() >= HOUSEKEEPING_INTERVAL {
                 kept_house = Instant::now();
                 self.keep_house();
@@ -132,6 +151,9 @@ impl Reader {
             kernel.control().detach();
         }
         self.drain();
+        if let Some(profile) = self.profile.take() {
+            profile.stop();
+        }
         self.work.write_errors(self.clock.now(), true);
         self.flush();
         self.work.give_up();
@@ -190,10 +212,44 @@ impl Reader {
         }
     }
 
+    /// Takes what the profiler has handed over.
+    fn take_stacks(&mut self) {
+        let now = self.clock.now();
+        let Some(profile) = &self.profile else { return };
+        while let Some(batch) = profile.next(Duration::ZERO) {
+            self.work.pipeline.stacks(&batch, now);
+        }
+    }
+
+    /// Takes all that was sampled before now. Gives whether that was possible in time.
+    fn drain_stacks(&mut self) -> bool {
+        let Some(profile) = &mut self.profile else { return true };
+        let deadline = Instant::now() + DRAIN_TIME_MAX;
+        let asked = profile.flush();
+        while Instant::now() < deadline {
+            let Some(batch) = profile.next(POLL_WAIT) else {
+                if profile.has_ended() {
+                    return false;
+                }
+                // Meanwhile the ring must not fill.
+                if let Source::Kernel(kernel) = &mut self.source {
+                    let work = &mut self.work;
+                    kernel.poll(Duration::ZERO, &mut |message| work.message(message));
+                }
+                continue;
+            };
+            self.work.pipeline.stacks(&batch, self.clock.now());
+            if batch.answers.is_some_and(|answered| answered >= asked) {
+                return true;
+            }
+        }
+        false
+    }
+
     /// Reads all that was sent before now, and decides and writes everything.
     fn drain(&mut self) -> Stats {
+        self.drained = self.drain_stacks();
         let began = Instant::now();
-        self.drained = true;
         if let Source::Kernel(kernel) = &mut self.source {
             let control = kernel.control();
             let open = told(control.connections()).unwrap_or_default();
@@ -252,6 +308,7 @@ impl Reader {
             kernel: *pipeline.kernel_totals(),
             consumed,
             pipeline: pipeline.counts(),
+            profile: *pipeline.profile_counts(),
             rows: pipeline.row_counts(),
             refused_rows: self.work.writer.refused_rows(),
             missing_rows: pipeline.missing_rows(),
@@ -263,6 +320,9 @@ impl Reader {
     }
 
     fn keep_house(&mut self) {
+        if let Some(ended) = self.profile.take_if(|profile| profile.has_ended()) {
+            ended.stop();
+        }
         if let Source::Kernel(kernel) = &self.source {
             self.work.pipeline.set_wall_minus_mono_ns(kernel::wall_minus_mono_ns());
             let control = kernel.control();
@@ -309,7 +369,7 @@ impl Reader {
             self.work.pipeline.probe_status(&ProbeStatus {
                 time_: now,
                 upid,
-                source_connector: "sockets",
+                source_connector: source_of(probe),
                 tracepoint: &probe.attach_point,
                 status,
                 error: &error,
@@ -439,6 +499,11 @@ fn probe_info(probe: &ProbeReport, cost: Option<&CostSample>) -> serde_json::Val
         info["cpu_ppm"] = sample.cpu_ppm(cost).into();
     }
     info
+}
+
+/// Which part of the collector wants a probe.
+fn source_of(probe: &ProbeReport) -> &'static str {
+    if probe.attach_point.starts_with("perf_event:") { "profiler" } else { "sockets" }
 }
 
 /// The value, or a line in the log.

@@ -19,6 +19,7 @@ mod it {
     mod pgsql;
     mod place;
     mod postgres;
+    mod profile;
     mod redis;
     mod refusals;
     mod replay;

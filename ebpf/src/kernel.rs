@@ -9,6 +9,7 @@ mod message_index;
 mod operation;
 mod process_events;
 mod repeat;
+mod profile;
 mod ring;
 mod scope;
 mod sock_state;

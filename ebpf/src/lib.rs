@@ -18,6 +18,7 @@
 #![no_std]
 
 pub mod load;
+pub mod profile;
 
 /// Changes whenever a layout here changes.
 pub const ABI_VERSION: u32 = 2;

@@ -12,6 +12,7 @@
 //!                                           └─► UDP on a watched port ─► RING: Datagram
 //! tcp_destroy_sock ─► RING: Close, or CLOSED where the ring is full
 //! sched_process_{fork,exec,exit} ─► scope of children, RING: Fork, Exec, Exit
+//! cpu_sample ─► scope ─► SAMPLES and STACKS, or STACK_COPIES
 //! ```
 #![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
 #![cfg_attr(

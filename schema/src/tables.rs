@@ -26,6 +26,7 @@ mod proc_exit_events;
 mod process_stats;
 mod processes;
 mod redis_events;
+mod stack_traces;
 mod tls_events;
 
 pub use amqp_events::{AMQP_EVENTS, AmqpEvent, AmqpEvents};
@@ -54,12 +55,13 @@ pub use proc_exit_events::{PROC_EXIT_EVENTS, ProcExitEvent, ProcExitEvents};
 pub use process_stats::{PROCESS_STATS, ProcessStat, ProcessStats};
 pub use processes::{PROCESSES, ProcessVersion, Processes};
 pub use redis_events::{REDIS_EVENTS, RedisEvent, RedisEvents};
+pub use stack_traces::{STACK_TRACES, StackTrace, StackTraces};
 pub use tls_events::{TLS_EVENTS, TlsEvent, TlsEvents};
 
 use crate::TableDef;
 
 /// All tables, by name.
-pub static ALL: [&TableDef; 27] = [
+pub static ALL: [&TableDef; 28] = [
     &AMQP_EVENTS,
     &ANOMALIES,
     &CGROUP_STATS,
@@ -86,6 +88,7 @@ pub static ALL: [&TableDef; 27] = [
     &PROCESS_STATS,
     &PROCESSES,
     &REDIS_EVENTS,
+    &STACK_TRACES,
     &TLS_EVENTS,
 ];
 

@@ -21,7 +21,9 @@ use super::{
     doctor::{SOCKET_LENGTH_SINCE, release},
     listeners,
     membership::Membership,
-    object, offsets, process_tree, ring,
+    object, offsets, process_tree,
+    profile::{self, ProfileSource},
+    ring,
     scope::Resolved,
 };
 
@@ -109,10 +111,10 @@ pub(super) fn refusals(reports: &[ProbeReport]) -> String {
 /// A value of a map, which aya moves as bytes.
 #[repr(transparent)]
 #[derive(Clone, Copy)]
-struct Plain<T: Copy>(T);
+pub(super) struct Plain<T: Copy>(pub(super) T);
 
-// SAFETY: only used with the types of `undine_ebpf::load`, which are `repr(C)` integers without
-// padding throughout.
+// SAFETY: only used with the types of `undine_ebpf::load` and `undine_ebpf::profile`, which are
+// `repr(C)` integers without padding throughout.
 unsafe impl<T: Copy + 'static> Pod for Plain<T> {}
 
 /// Everything that was loaded.
@@ -121,6 +123,7 @@ pub(super) struct Loaded {
     pub(super) programs: Programs,
     pub(super) probes: Vec<ProbeReport>,
     pub(super) hooks: Hooks,
+    pub(super) profile: Option<ProfileSource>,
 }
 
 /// The loaded programs and their maps.
@@ -167,7 +170,15 @@ pub(super) fn load(config: &Config) -> Result<Loaded, BuildError> {
     programs.set_datagram_ports(&DATAGRAM_PORTS).map_err(not_built)?;
     programs.set_scope(&config.scope).map_err(not_built)?;
     programs.seed_listeners();
-    Ok(Loaded { ring, programs, probes, hooks })
+    let profile = match &config.profile {
+        None => None,
+        Some(wanted) => {
+            let source = profile::source(&mut programs.ebpf)?;
+            probes.push(profile::attach(&mut programs.ebpf, wanted));
+            Some(source)
+        }
+    };
+    Ok(Loaded { ring, programs, probes, hooks, profile })
 }
 
 fn not_built(error: ControlError) -> BuildError {
@@ -195,7 +206,8 @@ pub(super) fn probe_report_of(object: Object) -> Result<Vec<ProbeReport>, BuildE
         Scope { default: ScopeDefault::TargetsOnly, include: Vec::new(), exclude: Vec::new() };
     let (ring_bytes, connections_max) = (RING_BYTES_MIN, 16);
     let guard = ScopeGuard::Open;
-    let config = Config { scope, guard, ring_bytes, connections_max, hooks: None, object };
+    let (hooks, profile) = (None, None);
+    let config = Config { scope, guard, ring_bytes, connections_max, hooks, object, profile };
     let (mut programs, _ring) = load_object(&config)?;
     let mut reports: Vec<_> =
         SOCKET_LENGTH.iter().chain(&OTHERS).map(|probe| programs.attach(probe)).collect();
@@ -204,6 +216,7 @@ pub(super) fn probe_report_of(object: Object) -> Result<Vec<ProbeReport>, BuildE
             programs.load(probe).map_or_else(|error| outcome_of(&error), |()| Outcome::Standby);
         reports.push(report(probe, outcome));
     }
+    reports.push(profile::try_load(&mut programs.ebpf));
     Ok(reports)
 }
 
@@ -212,8 +225,9 @@ fn load_object(config: &Config) -> Result<(Programs, RingBuf<MapData>), BuildErr
     object::allow_locked_memory();
     let own_tgid = std::process::id();
     let wakeup_bytes = u64::from(config.ring_bytes / 4);
-    let cpus = u32::try_from(aya::util::nr_cpus().map_err(|(_, cause)| BuildError::Wait(cause))?)
-        .unwrap_or(u32::MAX / SCRATCH_PER_CPU);
+    profile::check_frames_max()?;
+    let cpus = profile::cpus().map_err(BuildError::Wait)?;
+    let sizes = profile::Sizes::of(config.profile.as_ref(), cpus);
     let mut ebpf = EbpfLoader::new()
         .override_global("OFFSETS", &offsets, true)
         .override_global("OWN_TGID", &own_tgid, true)
@@ -221,6 +235,11 @@ fn load_object(config: &Config) -> Result<(Programs, RingBuf<MapData>), BuildErr
         .map_max_entries("RING", config.ring_bytes)
         .map_max_entries("CONNECTIONS", config.connections_max)
         .map_max_entries("SCRATCH", cpus.saturating_mul(SCRATCH_PER_CPU))
+        .map_max_entries("SAMPLES_A", sizes.stacks)
+        .map_max_entries("SAMPLES_B", sizes.stacks)
+        .map_max_entries("STACKS_A", sizes.stacks)
+        .map_max_entries("STACKS_B", sizes.stacks)
+        .map_max_entries("STACK_COPIES", sizes.ring_bytes)
         .load(&config.object.bytes())
         .map_err(|cause| BuildError::Load(Box::new(cause)))?;
     let ring = take(&mut ebpf, "RING")?;
@@ -250,7 +269,7 @@ fn load_object(config: &Config) -> Result<(Programs, RingBuf<MapData>), BuildErr
     Ok((programs, ring))
 }
 
-fn take<T>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, BuildError>
+pub(super) fn take<T>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, BuildError>
 where
     T: TryFrom<Map, Error = MapError>,
 {
@@ -262,7 +281,7 @@ fn map_error(name: &'static str) -> impl Fn(MapError) -> BuildError {
     move |cause| BuildError::Map { name, source: Some(Box::new(cause)) }
 }
 
-fn unusable(name: &'static str) -> impl Fn(MapError) -> ControlError {
+pub(super) fn unusable(name: &'static str) -> impl Fn(MapError) -> ControlError {
     move |cause| ControlError::Map { name, source: Box::new(cause) }
 }
 
@@ -340,6 +359,7 @@ impl Programs {
         for probe in SOCKET_LENGTH.iter().chain(&SYS_EXIT).chain(&OTHERS) {
             self.unload(probe);
         }
+        profile::detach(&mut self.ebpf);
     }
 
     pub(super) fn counters(&self) -> Result<Counters, ControlError> {
@@ -543,7 +563,7 @@ impl Programs {
 const BPF_NOEXIST: u32 = 1;
 
 /// Removing what is not there any more is fine.
-fn gone(removed: Result<(), MapError>, name: &'static str) -> Result<(), ControlError> {
+pub(super) fn gone(removed: Result<(), MapError>, name: &'static str) -> Result<(), ControlError> {
     match removed {
         Err(MapError::KeyNotFound) => Ok(()),
         Err(error) if is(&error, libc::ENOENT) => Ok(()),
@@ -596,7 +616,7 @@ fn too_old_for(probe: &Probe, outcome: Outcome) -> Outcome {
     outcome
 }
 
-fn outcome_of(error: &ProgramError) -> Outcome {
+pub(super) fn outcome_of(error: &ProgramError) -> Outcome {
     match error {
         ProgramError::LoadError { io_error, verifier_log } => {
             let log = verifier_log.to_string();

@@ -58,6 +58,7 @@ pub(crate) fn config(cgroup: &Cgroup, ring_bytes: u32, recording: Option<PathBuf
         service_rules: Vec::new(),
         conn_stats_interval: Duration::from_secs(1),
         flush_interval: Duration::from_millis(100),
+        profiler: None,
         recording,
         clock: Arc::new(SystemClock),
     }
