@@ -62,6 +62,7 @@ impl Watch {
             connections_max: self.connections_max,
             body_bytes_max: self.text_bytes_max,
             flush_interval: self.flush_interval,
+            profiler: None,
             recording: self.recording.clone(),
             ..bare_collector(source)
         }

@@ -9,8 +9,8 @@
 
 use undine_collector::data_stream::{Missing, Operation};
 use undine_collector::event::{Flow, ProcessKey, Uncaptured};
-use undine_collector::protocol::output::Output;
 use undine_collector::protocol::gap::{Cause, Start};
+use undine_collector::protocol::output::Output;
 use undine_collector::protocol::{Protocol, ProtocolCode, start};
 use undine_collector::{Mode, Redaction};
 

@@ -49,7 +49,7 @@ const COPY_RING_BYTES_MIN: u32 = 128 << 10;
 const QUIET_WAIT_MAX: Duration = Duration::from_millis(200);
 
 /// The program, and the kernel's event that it is attached to.
-const PROGRAM: &str = "cpu_sample";
+pub(super) const PROGRAM: &str = "cpu_sample";
 const ATTACH_POINT: &str = "perf_event:cpu-clock";
 
 /// How to sample.

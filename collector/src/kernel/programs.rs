@@ -66,7 +66,8 @@ const OTHERS: [Probe; 5] = [
 
 /// Names of all programs.
 pub(super) fn names() -> impl Iterator<Item = &'static str> {
-    SOCKET_LENGTH.iter().chain(&SYS_EXIT).chain(&OTHERS).map(|probe| probe.name)
+    let probes = SOCKET_LENGTH.iter().chain(&SYS_EXIT).chain(&OTHERS).map(|probe| probe.name);
+    probes.chain([profile::PROGRAM])
 }
 
 /// How a probe fared.

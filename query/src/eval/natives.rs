@@ -13,7 +13,7 @@ use crate::scalar::{Const, Scalar};
 use crate::time_text::{self, TimeError};
 
 /// Tables that upstream's scripts read and that nothing here fills.
-const NOT_CAPTURED: [&str; 2] = ["stack_traces.beta", "tcp_stats_events"];
+const NOT_CAPTURED: [&str; 1] = ["tcp_stats_events"];
 
 /// Arguments that a script reference may have.
 const REFERENCE_ARGS_MAX: usize = 8;

@@ -13,12 +13,15 @@ use undine_api::webhook::{self, Format, LinkLocal, Secret};
 use undine_api::{http, otlp_ingest};
 use undine_collector::{
     Handle, Mode, Object, Pace, Redaction, Scope, ScopeDefault, ScopeGuard, SourceConfig, Target,
+    profiler,
 };
 use undine_query::Engine;
 use undine_schema::{Clock, SystemClock, tables};
 use undine_store::Store;
 
-use crate::config::{self, Capture, Export, Hooks, Plugins, RawConfig, Webhook, WebhookFormat};
+use crate::config::{
+    self, Capture, Export, Hooks, Plugins, Profiler, RawConfig, Webhook, WebhookFormat,
+};
 
 const MIB: usize = 1024 * 1024;
 /// How long a receiver of exports may take to answer.
@@ -134,8 +137,18 @@ pub(super) fn collector(
         service_rules: capture.services.clone(),
         conn_stats_interval: capture.conn_stats_interval,
         flush_interval: Duration::from_millis(200),
+        profiler: profiler(config),
         recording: Some(capture.recording.clone()).filter(|path| !path.as_os_str().is_empty()),
         clock: Arc::clone(clock),
+    })
+}
+
+fn profiler(config: &RawConfig) -> Option<profiler::Config> {
+    let Profiler { frequency_hz, interval } = config.profiler;
+    (frequency_hz > 0).then_some(profiler::Config {
+        frequency_hz,
+        interval,
+        kernel_stacks_max: None,
     })
 }
 
@@ -203,6 +216,7 @@ pub fn bare_collector(source: SourceConfig) -> undine_collector::Config {
         service_rules: Vec::new(),
         conn_stats_interval: Duration::from_secs(1),
         flush_interval: Duration::from_millis(200),
+        profiler: None,
         recording: None,
         clock: Arc::new(SystemClock),
     }
