@@ -11,16 +11,17 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use undine_schema::{Append, Clock};
 
-use crate::kernel::{self, Control, ControlError, Hooks, Scope, ScopeGuard, Target, Verdict};
+use crate::kernel::{self, Control, ControlError, Hooks, Scope, ScopeGuard, Target, Tls, Verdict};
 use crate::loss::{KernelTotals, RowBounds};
 use crate::pipeline::{Pipeline, PipelineCounts, Settings};
 use crate::process::FactSource;
-use crate::reader::{Command, Reader, Source};
+use crate::reader::{Command, Reader, Source, TlsSource};
 use crate::recording::{Recorder, RecordingError, RecordingHeader, Replayer};
 use crate::redaction::Redaction;
 use crate::replay::{Pace, Replay};
 use crate::rows::RowCounts;
 use crate::service_name::ServiceRule;
+use crate::tls::finder::Finder;
 use crate::writer::Writer;
 
 /// Longest time between two writes: a row must be visible within a second.
@@ -43,6 +44,8 @@ pub enum SourceConfig {
         hooks: Option<Hooks>,
         /// Bytes of the ring; a power of two.
         ring_bytes: u32,
+        /// Whether to look into TLS.
+        tls: Tls,
     },
     /// A recording.
     Replay {
@@ -171,12 +174,19 @@ impl Config {
     /// Where a setting is out of its bounds, the kernel refuses, or the recording is none.
     pub fn build(self, append: Arc<dyn Append>) -> Result<Collector, BuildError> {
         self.check()?;
+        let (mut finder, mut libraries) = (None, Vec::new());
         let (source, control, facts, wall) = match self.source {
-            SourceConfig::Kernel { scope, guard, hooks, ring_bytes } => {
+            SourceConfig::Kernel { scope, guard, hooks, ring_bytes, tls } => {
                 let connections_max = self.connections_max;
-                let config = kernel::Config { scope, guard, ring_bytes, connections_max, hooks };
+                let config =
+                    kernel::Config { scope, guard, ring_bytes, connections_max, hooks, tls };
                 let kernel = config.build()?;
                 let control = kernel.control();
+                if tls == Tls::Read {
+                    let mut found = Finder::new(control.clone());
+                    libraries = found.look_at_all();
+                    finder = Some(found);
+                }
                 let wall = kernel::wall_minus_mono_ns();
                 (Source::Kernel(Box::new(kernel)), Some(control), FactSource::Proc, wall)
             }
@@ -213,6 +223,7 @@ impl Config {
         let flush_interval = self.flush_interval;
         let reader = Reader::new(
             source,
+            TlsSource { finder, libraries },
             pipeline,
             writer,
             recorder,

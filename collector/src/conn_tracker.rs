@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::net::IpAddr;
 
-use undine_ebpf::{ConnInfo, ConnTotals};
+use undine_ebpf::{ConnInfo, ConnTotals, PLAINTEXT};
 
 use crate::conn_stats::AccountKey;
 use crate::data_stream::{DataStreams, Delivery, Missing, Operation, Piece};
@@ -80,6 +80,10 @@ pub enum Keeper {
     /// The other one.
     Other,
 }
+
+/// The parser of a conversation that goes on inside TLS.
+#[derive(Debug)]
+pub struct Inside(Box<dyn Protocol>);
 
 /// A connection's protocol and its parser.
 #[derive(Debug)]
@@ -167,12 +171,18 @@ pub struct Connection {
     pub attributed_bytes: u64,
     /// Whether its gap is queued to be declared.
     pub gap_queued: bool,
+    /// The connection that carries it, where it is a plaintext and that is known.
+    pub carrier: Option<u64>,
+    /// What is spoken in the plaintext that it carries, and which end this is of that.
+    pub carries: Option<(ProtocolCode, Role)>,
     /// Its row in `conn_stats`, and the bytes that it has there already.
     pub account: Option<(AccountKey, [u64; 2])>,
     streams: DataStreams,
     parser: Parser,
     opaque_for_good: bool,
     packet_head: Option<PacketHead>,
+    handshake_at: Option<u64>,
+    secured: bool,
 }
 
 impl Connection {
@@ -192,11 +202,70 @@ impl Connection {
             lost_bytes: 0,
             attributed_bytes: 0,
             gap_queued: false,
+            carrier: None,
+            carries: None,
             account: None,
             streams: DataStreams::default(),
             parser: Parser::Undecided(Undecided::default()),
             opaque_for_good: false,
             packet_head: None,
+            handshake_at: None,
+            secured: false,
+        }
+    }
+
+    /// Whether it is what a program said to a TLS library, and not what went over a socket.
+    pub const fn is_plaintext(&self) -> bool {
+        self.id & PLAINTEXT != 0
+    }
+
+    /// Whether TLS is spoken on it.
+    pub const fn is_tls(&self) -> bool {
+        self.secured || self.handshake_at.is_some()
+    }
+
+    /// Whether it is not known yet what the TLS on it is about.
+    pub const fn may_carry_plaintext(&self) -> bool {
+        self.is_tls() && self.carries.is_none()
+    }
+
+    /// What is spoken on it, inside TLS where that is looked into, and which end this is.
+    pub fn speaks(&self) -> (ProtocolCode, Role) {
+        match (self.carries, self.protocol()) {
+            (Some(inside), _) => inside,
+            (None, code) => (code, self.role()),
+        }
+    }
+
+    /// Takes note that it carries a plaintext, which from here on says what it speaks. Gives
+    /// the parser, where that goes on inside, and whether the plaintext is known from its
+    /// beginning: its handshake was seen, and the library's calls are since before that.
+    pub fn secure(&mut self, probed_since: u64, out: &mut Output) -> (Option<Inside>, bool) {
+        self.secured = true;
+        self.opaque_for_good = true;
+        self.packet_head = None;
+        let from_its_beginning =
+            probed_since != 0 && self.handshake_at.is_some_and(|at| at > probed_since);
+        let inside = match std::mem::replace(&mut self.parser, Parser::Opaque) {
+            Parser::Spoken(mut protocol) => {
+                if protocol.goes_on_in_tls() {
+                    Some(Inside(protocol))
+                } else {
+                    if !protocol.is_opaque() {
+                        protocol.close(self.used_at, out);
+                    }
+                    None
+                }
+            }
+            Parser::Undecided(_) | Parser::Opaque => None,
+        };
+        (inside, from_its_beginning)
+    }
+
+    /// Goes on with what the connection that carries it spoke before TLS.
+    pub fn go_on(&mut self, inside: Inside) {
+        if matches!(self.parser, Parser::Undecided(_)) {
+            self.parser = Parser::Spoken(inside.0);
         }
     }
 
@@ -269,6 +338,9 @@ impl Connection {
         let end = &mut self.bytes[piece.flow.index()];
         *end = (*end).max(piece.pos.saturating_add(piece.len));
         self.used_at = piece.operation.at;
+        if self.handshake_at.is_none() && !self.is_plaintext() && is_handshake(piece.payload) {
+            self.handshake_at = Some(piece.operation.at);
+        }
         if matches!(self.parser, Parser::Opaque) {
             let head = self.packet_head.take().filter(|head| head.is_before(&piece));
             if self.reconsider(&piece, None) {
@@ -382,6 +454,11 @@ impl Connection {
         self.streams = DataStreams::starting_at(positions);
         true
     }
+}
+
+/// Whether `bytes` begin with a TLS record that is part of a handshake (RFC 8446, 5.1).
+fn is_handshake(bytes: &[u8]) -> bool {
+    matches!(bytes, [22, 3, 0..=4, ..])
 }
 
 /// The sizes of both directions.

@@ -20,10 +20,13 @@ mod process_tree;
 mod programs;
 mod ring;
 mod scope;
+mod tls_probes;
 #[cfg(test)]
 mod tests;
 
 use std::{
+    collections::BTreeSet,
+    path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -38,6 +41,7 @@ pub use programs::{Outcome, ProbeReport, probe_report};
 pub use ring::PollOutcome;
 pub use scope::{Scope, ScopeDefault, ScopeError, ScopeGuard, Target, TargetParseError, Verdict};
 
+use crate::tls::library::Library;
 use programs::Programs;
 use ring::RingReader;
 
@@ -76,6 +80,17 @@ pub struct Config {
     pub connections_max: u32,
     /// Which hooks to use; `None` takes the best that this kernel has.
     pub hooks: Option<Hooks>,
+    /// Whether to look into TLS.
+    pub tls: Tls,
+}
+
+/// Whether what programs say inside TLS is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Tls {
+    /// The TLS libraries of watched processes are probed.
+    Read,
+    /// No library is touched; of TLS only bytes are counted.
+    Leave,
 }
 
 /// Why the kernel side cannot be built.
@@ -282,6 +297,29 @@ impl Control {
     /// Where there are too many.
     pub fn set_datagram_ports(&self, ports: &[u16]) -> Result<(), ControlError> {
         self.programs().set_datagram_ports(ports)
+    }
+
+    /// Probes the functions of the TLS library at `path`, for every process that maps it and is
+    /// watched.
+    pub(crate) fn probe_tls(&self, path: &Path, library: &Library) -> Outcome {
+        self.programs().probe_tls(path, library)
+    }
+
+    /// Forgets plaintexts of processes that have ended. Call it now and then.
+    pub(crate) fn forget_ended_tls(&self) {
+        if let Err(error) = self.programs().forget_ended_tls() {
+            tracing::warn!(%error, "plaintexts of ended processes cannot be forgotten");
+        }
+    }
+
+    /// Whether whoever no target names is watched.
+    pub(crate) fn watches_whole_host(&self) -> bool {
+        self.programs().watches_whole_host()
+    }
+
+    /// The processes that are watched now, as far as `/proc` tells.
+    pub(crate) fn watched_processes(&self) -> BTreeSet<u32> {
+        self.programs().watched_processes()
     }
 
     /// How each probe fared when the programs were loaded.

@@ -9,6 +9,7 @@
 
 pub mod kernel;
 pub mod event;
+pub mod tls;
 pub mod data_stream;
 pub mod protocol;
 pub mod datagrams;
@@ -32,7 +33,9 @@ pub mod collector;
 pub use collector::{
     BuildError, Collector, Config, Handle, RunError, SourceConfig, Stats, Stopped,
 };
-pub use kernel::{Cgroup, CgroupError, Hooks, Scope, ScopeDefault, ScopeGuard, Target, Verdict};
+pub use kernel::{
+    Cgroup, CgroupError, Hooks, Scope, ScopeDefault, ScopeGuard, Target, Tls, Verdict,
+};
 pub use redaction::{Mode, Redaction};
 pub use replay::Pace;
 pub use service_name::ServiceRule;

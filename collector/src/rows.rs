@@ -94,11 +94,14 @@ struct Place<'a> {
     pod: &'a str,
     container: &'a str,
     remote_pod: &'a str,
+    encrypted: bool,
 }
 
 impl<'a> Place<'a> {
     fn of(conn: &'a Connection, process: ProcessKey, processes: &'a mut Processes) -> Self {
-        Self::at(conn.role(), conn.ends.as_ref(), conn.peer_process, process, processes)
+        let place =
+            Self::at(conn.role(), conn.ends.as_ref(), conn.peer_process, process, processes);
+        Self { encrypted: conn.is_plaintext(), ..place }
     }
 
     fn at(
@@ -126,6 +129,7 @@ impl<'a> Place<'a> {
             pod: known.map_or("", |known| &known.place.pod_uid),
             container: known.map_or("", |known| known.place.container_name()),
             remote_pod: peer.map_or("", |peer| &peer.place.pod_uid),
+            encrypted: false,
         }
     }
 }
@@ -139,7 +143,7 @@ macro_rules! conn_row {
             local_addr: $place.local,
             local_port: i64::from($place.local_port),
             trace_role: $place.role as i64,
-            encrypted: false,
+            encrypted: $place.encrypted,
             service: &$place.service,
             pod: $place.pod,
             namespace: "",
@@ -604,7 +608,7 @@ impl Rows {
             trace_role: key.role as i64,
             addr_family: i64::from(key.family),
             protocol: key.protocol as i64,
-            ssl: false,
+            ssl: key.ssl,
             conn_open: signed(account.opened),
             conn_close: signed(account.closed),
             conn_active: signed(account.opened.saturating_sub(account.closed)),

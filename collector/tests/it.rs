@@ -18,5 +18,6 @@ mod it {
     mod postgres;
     mod redis;
     mod replay;
+    mod tls;
     mod watch;
 }

@@ -1,7 +1,11 @@
 //! Loading the programs, attaching them, and their maps.
 #![expect(unsafe_code, reason = "aya asks for a promise that map values are plain bytes")]
 
-use std::{collections::BTreeMap, fmt, io};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt, io,
+    path::Path,
+};
 
 use aya::{
     Ebpf, EbpfLoader, Pod,
@@ -10,14 +14,16 @@ use aya::{
 };
 use undine_ebpf::load::{
     COUNTERS, Connection, DATAGRAM_PORTS_MAX, KIND_CGROUP, KIND_COMM, KIND_NETNS, KIND_TGID,
-    ListenKey, PORT_WORDS, ProcessVerdict, SCRATCH_PER_CPU, Settings,
+    ListenKey, PORT_WORDS, ProcessVerdict, SCRATCH_PER_CPU, Settings, VERDICT_EXCLUDE,
+    VERDICT_INCLUDE,
 };
 
 use super::{
     BuildError, Config, ConnectionState, ControlError, Counters, DATAGRAM_PORTS, Hooks,
-    RING_BYTES_MIN, Scope, ScopeDefault, ScopeGuard, Target, Verdict, listeners, object, offsets,
-    process_tree, ring, scope::Resolved,
+    RING_BYTES_MIN, Scope, ScopeDefault, ScopeGuard, Target, Tls, Verdict, listeners, object,
+    offsets, process_tree, ring, scope::Resolved, tls_probes, tls_probes::TlsProbes,
 };
+use crate::tls::library::Library;
 
 /// Most rounds in which the descendants of a process are looked for; each finds those that were
 /// forked while the one before looked.
@@ -88,7 +94,7 @@ pub(super) fn refusals(reports: &[ProbeReport]) -> String {
 /// A value of a map, which aya moves as bytes.
 #[repr(transparent)]
 #[derive(Clone, Copy)]
-struct Plain<T: Copy>(T);
+pub(super) struct Plain<T: Copy>(pub(super) T);
 
 // SAFETY: only used with the types of `undine_ebpf::load`, which are `repr(C)` integers without
 // padding throughout.
@@ -117,6 +123,7 @@ pub(super) struct Programs {
     datagram_ports: Array<MapData, u64>,
     targets: BTreeMap<Target, (Resolved, u32)>,
     default: ScopeDefault,
+    tls: TlsProbes,
 }
 
 impl fmt::Debug for Programs {
@@ -136,6 +143,9 @@ pub(super) fn load(config: &Config) -> Result<Loaded, BuildError> {
     let hooks = programs.attach_hooks(config.hooks, &mut probes)?;
     for probe in &OTHERS {
         probes.push(programs.attach(probe));
+    }
+    if config.tls == Tls::Read && hooks == Hooks::SocketLength {
+        programs.load_tls(&mut probes);
     }
     programs.set_datagram_ports(&DATAGRAM_PORTS).map_err(not_built)?;
     programs.set_scope(&config.scope).map_err(not_built)?;
@@ -163,7 +173,7 @@ pub fn probe_report() -> Result<Vec<ProbeReport>, BuildError> {
         Scope { default: ScopeDefault::TargetsOnly, include: Vec::new(), exclude: Vec::new() };
     let (ring_bytes, connections_max) = (RING_BYTES_MIN, 16);
     let guard = ScopeGuard::Open;
-    let config = Config { scope, guard, ring_bytes, connections_max, hooks: None };
+    let config = Config { scope, guard, ring_bytes, connections_max, hooks: None, tls: Tls::Read };
     let (mut programs, _ring) = load_object(&config)?;
     let mut reports: Vec<_> =
         SOCKET_LENGTH.iter().chain(&OTHERS).map(|probe| programs.attach(probe)).collect();
@@ -172,6 +182,7 @@ pub fn probe_report() -> Result<Vec<ProbeReport>, BuildError> {
             programs.load(probe).map_or_else(|error| outcome_of(&error), |()| Outcome::Standby);
         reports.push(report(probe, outcome));
     }
+    programs.load_tls(&mut reports);
     Ok(reports)
 }
 
@@ -187,6 +198,8 @@ fn load_object(config: &Config) -> Result<(Programs, RingBuf<MapData>), BuildErr
         .override_global("WAKEUP_BYTES", &wakeup_bytes, true)
         .map_max_entries("RING", config.ring_bytes)
         .map_max_entries("CONNECTIONS", config.connections_max)
+        .map_max_entries("TLS_STREAMS", config.connections_max)
+        .map_max_entries("TLS_CARRIERS", config.connections_max)
         .map_max_entries("SCRATCH", cpus.saturating_mul(SCRATCH_PER_CPU))
         .load(object())
         .map_err(|cause| BuildError::Load(Box::new(cause)))?;
@@ -211,6 +224,12 @@ fn load_object(config: &Config) -> Result<(Programs, RingBuf<MapData>), BuildErr
         datagram_ports: take(&mut ebpf, "DATAGRAM_PORTS")?,
         targets: BTreeMap::new(),
         default: config.scope.default,
+        tls: TlsProbes {
+            streams: take(&mut ebpf, "TLS_STREAMS")?,
+            since: take(&mut ebpf, "TLS_LIBRARIES")?,
+            libraries: 0,
+            is_loaded: false,
+        },
         ebpf,
     };
     Ok((programs, ring))
@@ -228,7 +247,7 @@ fn map_error(name: &'static str) -> impl Fn(MapError) -> BuildError {
     move |cause| BuildError::Map { name, source: Some(Box::new(cause)) }
 }
 
-fn unusable(name: &'static str) -> impl Fn(MapError) -> ControlError {
+pub(super) fn unusable(name: &'static str) -> impl Fn(MapError) -> ControlError {
     move |cause| ControlError::Map { name, source: Box::new(cause) }
 }
 
@@ -300,6 +319,59 @@ impl Programs {
         for probe in SOCKET_LENGTH.iter().chain(&SYS_EXIT).chain(&OTHERS) {
             self.unload(probe);
         }
+        tls_probes::unload(&mut self.ebpf);
+    }
+
+    fn load_tls(&mut self, probes: &mut Vec<ProbeReport>) {
+        for (probe, loaded) in self.tls.load(&mut self.ebpf) {
+            let outcome = loaded.map_or_else(|error| outcome_of(&error), |()| Outcome::Standby);
+            let probe = Probe { name: probe, without: "TLS is not looked into" };
+            let attach_point = format!("uprobe:{}", probe.name);
+            probes.push(ProbeReport { attach_point, ..report(&probe, outcome) });
+        }
+    }
+
+    /// Probes the functions of the TLS library at `path`.
+    pub(super) fn probe_tls(&mut self, path: &Path, library: &Library) -> Outcome {
+        let outcome = self.tls.probe(&mut self.ebpf, path, library);
+        if outcome == Outcome::Attached
+            && let Err(error) = self.write_settings()
+        {
+            return Outcome::Refused(error.to_string());
+        }
+        outcome
+    }
+
+    /// Forgets plaintexts of processes that have ended.
+    pub(super) fn forget_ended_tls(&mut self) -> Result<(), ControlError> {
+        self.tls.forget_ended()
+    }
+
+    /// Whether whoever no target names is watched.
+    pub(super) fn watches_whole_host(&self) -> bool {
+        self.default == ScopeDefault::WholeHost
+    }
+
+    /// The processes that are watched now, as far as `/proc` tells.
+    pub(super) fn watched_processes(&self) -> BTreeSet<u32> {
+        let mut watched = BTreeSet::new();
+        if self.watches_whole_host() {
+            watched.extend(process_tree::all());
+        }
+        for (resolved, bits) in self.targets.values() {
+            if bits & VERDICT_INCLUDE != 0 {
+                watched.extend(resolved.processes());
+            }
+        }
+        for (resolved, bits) in self.targets.values() {
+            if bits & VERDICT_EXCLUDE != 0 {
+                resolved.processes().iter().for_each(|pid| {
+                    watched.remove(pid);
+                });
+            }
+        }
+        watched.remove(&std::process::id());
+        watched
     }
 
     pub(super) fn counters(&self) -> Result<Counters, ControlError> {
@@ -341,6 +413,7 @@ impl Programs {
                 open.push(state_of(&connection));
             }
         }
+        open.extend(self.tls.streams()?);
         Ok(open)
     }
 
@@ -462,7 +535,8 @@ impl Programs {
                 }
         });
         let watch_others = u32::from(self.default == ScopeDefault::WholeHost);
-        let settings = Plain(Settings { watch_others, kinds });
+        let tls = u32::from(self.tls.libraries > 0);
+        let settings = Plain(Settings { watch_others, kinds, tls });
         self.settings.set(0, settings, 0).map_err(unusable("SETTINGS"))
     }
 
@@ -504,7 +578,7 @@ fn is(error: &MapError, code: i32) -> bool {
     matches!(error, MapError::SyscallError(cause) if cause.io_error.raw_os_error() == Some(code))
 }
 
-fn state_of(connection: &Connection) -> ConnectionState {
+pub(super) fn state_of(connection: &Connection) -> ConnectionState {
     ConnectionState {
         conn: connection.conn,
         tgid: connection.tgid,
@@ -533,7 +607,7 @@ fn report(probe: &Probe, outcome: Outcome) -> ProbeReport {
     }
 }
 
-fn outcome_of(error: &ProgramError) -> Outcome {
+pub(super) fn outcome_of(error: &ProgramError) -> Outcome {
     match error {
         ProgramError::LoadError { io_error, verifier_log } => {
             let log = verifier_log.to_string();

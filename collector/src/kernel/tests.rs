@@ -18,7 +18,7 @@ use undine_ebpf::{
 
 use super::{
     BuildError, Cgroup, Config, Counters, Hooks, KernelSource, Outcome, Scope, ScopeDefault,
-    ScopeError, ScopeGuard, Target, Verdict, check_host, probe_report,
+    ScopeError, ScopeGuard, Target, Tls, Verdict, check_host, probe_report,
 };
 
 mod datagrams;
@@ -159,7 +159,8 @@ impl Message {
 
 fn only(include: Vec<Target>, hooks: Option<Hooks>, ring_bytes: u32) -> Config {
     let scope = Scope { default: ScopeDefault::TargetsOnly, include, exclude: Vec::new() };
-    Config { scope, guard: ScopeGuard::Required, ring_bytes, connections_max: 1024, hooks }
+    let guard = ScopeGuard::Required;
+    Config { scope, guard, ring_bytes, connections_max: 1024, hooks, tls: Tls::Leave }
 }
 
 /// Reads until every message that was emitted has been read.
@@ -433,7 +434,7 @@ fn a_scope_that_is_too_wide_loads_nothing() {
 fn every_probe_runs_or_says_why_not() {
     let Some(_alone) = turn() else { return };
     let reports = probe_report().unwrap();
-    assert_eq!(reports.len(), 8);
+    assert_eq!(reports.len(), 11);
     for report in reports {
         let runs = matches!(report.outcome, Outcome::Attached | Outcome::Standby);
         assert_eq!(runs, report.remedy.is_empty(), "{report:?}");

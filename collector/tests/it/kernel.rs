@@ -9,7 +9,7 @@ use tokio::sync::{Mutex, MutexGuard};
 use tokio_util::sync::CancellationToken;
 use undine_collector::{
     Cgroup, Collector, Config, Mode, Redaction, Scope, ScopeDefault, ScopeGuard, SourceConfig,
-    Target,
+    Target, Tls,
 };
 use undine_schema::SystemClock;
 
@@ -48,6 +48,7 @@ pub(crate) fn config(cgroup: &Cgroup, ring_bytes: u32, recording: Option<PathBuf
             guard: ScopeGuard::Required,
             hooks: None,
             ring_bytes,
+            tls: Tls::Leave,
         },
         node: "knot".to_owned(),
         asid: 1,

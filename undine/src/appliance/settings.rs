@@ -12,7 +12,7 @@ use undine_api::otlp_export::{self, Compression, ExportSink};
 use undine_api::webhook::{self, Format, LinkLocal, Secret};
 use undine_api::{http, otlp_ingest};
 use undine_collector::{
-    Mode, Pace, Redaction, Scope, ScopeDefault, ScopeGuard, SourceConfig, Target,
+    Mode, Pace, Redaction, Scope, ScopeDefault, ScopeGuard, SourceConfig, Target, Tls,
 };
 use undine_query::Engine;
 use undine_schema::{Clock, SystemClock, tables};
@@ -160,14 +160,16 @@ fn source(capture: &Capture) -> Result<SourceConfig> {
         Hooks::SysExit => Some(undine_collector::Hooks::SysExit),
     };
     let scope = Scope { default, include, exclude };
-    Ok(SourceConfig::Kernel { scope, guard, hooks, ring_bytes })
+    let tls = Tls::Read;
+    Ok(SourceConfig::Kernel { scope, guard, hooks, ring_bytes, tls })
 }
 
 /// The kernel, of which only one cgroup is watched.
 pub fn cgroup_source(cgroup: &Path, ring_bytes: u32) -> SourceConfig {
     let include = vec![Target::Cgroup(cgroup.to_path_buf())];
     let scope = Scope { default: ScopeDefault::TargetsOnly, include, exclude: Vec::new() };
-    SourceConfig::Kernel { scope, guard: ScopeGuard::Required, hooks: None, ring_bytes }
+    let guard = ScopeGuard::Required;
+    SourceConfig::Kernel { scope, guard, hooks: None, ring_bytes, tls: Tls::Leave }
 }
 
 /// A collector that keeps bodies and headers as they are.
