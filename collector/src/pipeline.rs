@@ -498,6 +498,9 @@ impl Pipeline {
             }
         }
         self.open(id, process, header.time_mono_ns, &info);
+        if self.tracker.get(id).is_some_and(|conn| conn.decided() != Decided::NotYet) {
+            self.decided(id);
+        }
         self.take_held(held);
     }
 

@@ -90,6 +90,11 @@ impl Dialect for Mysql {
         }
     }
 
+    fn goes_on_in_tls(&self) -> bool {
+        // The client asked for TLS instead of logging in, and does that inside.
+        matches!(self.phase, Phase::Login(_))
+    }
+
     fn is_between_messages(&self, side: Side) -> bool {
         match side {
             Side::Client => self.client.is_between_messages(),

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use undine_collector::{Config, SourceConfig, Stats, Tls};
 
 use super::kernel::{alone, config, may_load};
 use super::memory::Memory;
-use super::place::{Place, Server, are_installed};
+use super::place::{Place, Server, are_installed, wait_until};
 
 /// Every test has a network of its own, so it may have any port.
 const PORT: &str = "8443";
@@ -36,6 +37,8 @@ struct Scene {
 impl Scene {
     fn new(name: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
+        // Some servers give up the rights of root.
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let libraries = folder.path().join("lib");
         fs::create_dir(&libraries).unwrap();
         for library in LIBRARIES {
@@ -131,7 +134,7 @@ impl Scene {
     async fn watch<T>(
         &self,
         ring_bytes: u32,
-        act: impl FnOnce(&Self) -> T,
+        act: impl FnOnce(&Self, &Memory) -> T,
     ) -> (Arc<Memory>, Stats, T) {
         let memory = Arc::new(Memory::default());
         let append = Arc::clone(&memory);
@@ -144,7 +147,7 @@ impl Scene {
         let handle = collector.handle();
         let shutdown = CancellationToken::new();
         let running = JoinSet::from_iter([Box::pin(collector.run(shutdown.clone()))]);
-        let said = tokio::task::block_in_place(|| act(self));
+        let said = tokio::task::block_in_place(|| act(self, &memory));
         let stats = handle.drain().await.unwrap();
         assert!(stats.drained, "{stats:?}");
         assert_eq!(stats.consumed, stats.emitted(), "{stats:?}");
@@ -209,7 +212,7 @@ async fn every_request_that_nginx_logged_is_a_row_also_inside_tls() {
     // Before the collector; its clients come after.
     let _nginx = scene.nginx();
     let (memory, stats, truth) = scene
-        .watch(RING_BYTES, |scene| {
+        .watch(RING_BYTES, |scene, _| {
             let one = ["-sk", "--http1.1", "-o", "/dev/null"];
             for path in ["/of/a", "/of/b?c=d", "/gone", "/0", "/20000", "/400000", "/nothing"] {
                 scene.run("curl", &[&one[..], &[&Scene::url(path)]].concat());
@@ -230,4 +233,257 @@ async fn every_request_that_nginx_logged_is_a_row_also_inside_tls() {
     check_nothing_is_lost(&memory, &stats);
     // The client's ends were seen too, and each row is kept once.
     assert_eq!(stats.pipeline.rows_of_other_end, 458);
+    // Bytes on the wire are counted once, by connection, and say that they are TLS.
+    let served = |row: &&Vec<String>| row[0] == "2" && row[1] != "0";
+    let wire = memory.rows("conn_stats", &["trace_role", "protocol", "ssl", "conn_open"]);
+    let wire: Vec<_> = wire.iter().filter(served).collect();
+    assert!(!wire.is_empty() && wire.iter().all(|row| row[2] == "true"), "{wire:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_ring_that_is_too_small_loses_rows_of_tls_within_bounds() {
+    let _alone = alone().await;
+    if !can_run(&["nginx", "h2load"]) {
+        return;
+    }
+    let scene = Scene::new("undine-tls-starved");
+    let _nginx = scene.nginx();
+    let (memory, stats, truth) = scene
+        .watch(64 * 1024, |scene, _| {
+            let load = ["--h1", "-n", "6000", "-c", "32", "-t", "1"];
+            scene.run("h2load", &[&load[..], &[&Scene::url("/of/much")]].concat());
+            scene.access_log().values().sum::<usize>() as u64
+        })
+        .await;
+    assert!(stats.kernel.dropped > 0, "{stats:?}");
+    let rows = memory.rows("http_events", &["encrypted", "req_path", "resp_body_size"]);
+    for row in &rows {
+        assert_eq!(row[..], ["true", "/of/much", "22"], "{row:?}");
+    }
+    let missing = truth - rows.len() as u64;
+    println!("missing {missing} of {truth}, {:?}", stats.missing_rows);
+    assert!(stats.missing_rows.min <= missing && missing <= stats.missing_rows.max);
+    assert_eq!(memory.sum("data_loss", "operations"), stats.kernel.dropped_operations);
+    assert_eq!(memory.sum("data_loss", "bytes"), stats.kernel.dropped_bytes);
+}
+
+/// Serves TLS, writes what it answered to a file, and answers `/of/N` with N bytes.
+const PYTHON_SERVER: &str = r#"
+import http.server, ssl, sys
+certificate, key, log, port = sys.argv[1:]
+record = open(log, "w", buffering=1)
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def do_GET(self):
+        body = b"x" * int(self.path.rsplit("/", 1)[1])
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+        print(self.command, self.path, 200, len(body), file=record)
+    def log_message(self, *args):
+        pass
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain(certificate, key)
+server = http.server.ThreadingHTTPServer(("127.0.0.1", int(port)), Handler)
+server.socket = context.wrap_socket(server.socket, server_side=True)
+server.serve_forever()
+"#;
+
+/// Asks on three connections, of which each is used often.
+const PYTHON_CLIENT: &str = r#"
+import http.client, ssl, sys
+context = ssl.create_default_context()
+context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+for first in range(3):
+    client = http.client.HTTPSConnection("127.0.0.1", int(sys.argv[1]), context=context)
+    for number in range(50):
+        client.request("GET", f"/of/{first}/{number * number * 40}")
+        client.getresponse().read()
+"#;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_pythons_ssl_module_says_is_read_at_both_ends() {
+    let _alone = alone().await;
+    let python = "/usr/bin/python3";
+    if !can_run(&[python]) {
+        return;
+    }
+    let scene = Scene::new("undine-tls-python");
+    let mut command = scene.command(python);
+    command.args(["-c", PYTHON_SERVER]).arg(scene.path("certificate")).arg(scene.path("key"));
+    let _server = Server::start(command.arg(scene.path("access")).arg(PORT));
+    scene.place.wait_for("bash", &["-c", &format!("</dev/tcp/127.0.0.1/{PORT}")]);
+    let (memory, stats, truth) = scene
+        .watch(RING_BYTES, |scene, _| {
+            scene.run(python, &["-c", PYTHON_CLIENT, PORT]);
+            scene.access_log()
+        })
+        .await;
+    assert_eq!(http_rows(&memory), truth);
+    assert_eq!(stats.pipeline.rows_of_other_end, 150);
+    assert_eq!((stats.kernel.dropped, stats.missing_rows.max), (0, 0), "{stats:?}");
+}
+
+/// Waits until the private libssl is probed.
+fn wait_for_probe(memory: &Memory) {
+    wait_until("libssl to be probed", || {
+        let probes = memory.rows("probe_status", &["source_connector", "tracepoint", "error"]);
+        probes.iter().any(|row| row[0] == "tls" && row[1].ends_with("libssl.so.3"))
+    });
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_starts_later_is_read_to_the_last_command() {
+    let _alone = alone().await;
+    if !can_run(&["redis-server", "redis-cli", "redis-benchmark"]) {
+        return;
+    }
+    let scene = Scene::new("undine-tls-redis");
+    let (memory, stats, truth) = scene
+        .watch(RING_BYTES, |scene, memory| {
+            let mut command = scene.command("redis-server");
+            command.args(["--port", "0", "--tls-port", PORT, "--tls-auth-clients", "no"]);
+            command.args(["--save", "", "--dir"]).arg(scene.folder.path());
+            command.arg("--tls-cert-file").arg(scene.path("certificate"));
+            command.arg("--tls-ca-cert-file").arg(scene.path("certificate"));
+            let _server = Server::start(command.arg("--tls-key-file").arg(scene.path("key")));
+            scene.place.wait_for("bash", &["-c", &format!("</dev/tcp/127.0.0.1/{PORT}")]);
+            wait_for_probe(memory);
+            let cli = ["-p", PORT, "--tls", "--insecure"];
+            scene.run("redis-cli", &[&cli[..], &["set", "greeting", "hello"]].concat());
+            scene.run("redis-cli", &[&cli[..], &["get", "greeting"]].concat());
+            let load = ["-q", "-n", "2000", "-c", "8", "-t", "set,get,incr"];
+            scene.run("redis-benchmark", &[&cli[..], &load].concat());
+            let pipelined = ["-q", "-n", "4000", "-c", "4", "-P", "16", "-t", "set"];
+            scene.run("redis-benchmark", &[&cli[..], &pipelined].concat());
+            let said = scene.run("redis-cli", &[&cli[..], &["info", "commandstats"]].concat());
+            let counted = said.lines().filter_map(|line| line.strip_prefix("cmdstat_"));
+            let calls = counted.map(|line| {
+                let (name, rest) = line.split_once(":calls=").unwrap();
+                let calls: usize = rest.split(',').next().unwrap().parse().unwrap();
+                (name.split('|').next().unwrap().to_uppercase(), calls)
+            });
+            let mut truth = BTreeMap::from([("INFO".to_owned(), 1)]);
+            calls.for_each(|(name, calls)| *truth.entry(name).or_default() += calls);
+            truth
+        })
+        .await;
+    let rows = memory.rows("redis_events", &["encrypted", "trace_role", "req_cmd"]);
+    let rows = count(rows.iter().map(|row| {
+        assert_eq!(row[..2], ["true", "2"], "{row:?}");
+        row[2].clone()
+    }));
+    assert_eq!(rows, truth);
+    assert_eq!((stats.kernel.dropped, stats.missing_rows.max), (0, 0), "{stats:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mysql_that_goes_on_inside_tls_is_read_from_the_login_on() {
+    let _alone = alone().await;
+    if !can_run(&["mariadbd", "mariadb-install-db", "mariadb"]) {
+        return;
+    }
+    let scene = Scene::new("undine-tls-mysql");
+    let data = format!("--datadir={}", scene.text("data"));
+    let own = ["--no-defaults", "--user=root", "--innodb-use-native-aio=0", &data];
+    let install = ["--skip-test-db", "--auth-root-authentication-method=normal"];
+    scene.place.run("mariadb-install-db", &[&own[..], &install].concat());
+    let mut command = scene.command("mariadbd");
+    let option = |name: &str, file: &str| format!("--{name}={}", scene.text(file));
+    command.args(own).args(["--bind-address=127.0.0.1", "--port", PORT, "--general-log=1"]);
+    command.args([option("socket", "socket"), option("pid-file", "pid")]);
+    command.args([option("general-log-file", "access"), option("ssl-cert", "certificate")]);
+    command.args([option("ssl-key", "key"), "--innodb-buffer-pool-size=32M".to_owned()]);
+    let _server = Server::start(&mut command);
+    scene.place.wait_for("bash", &["-c", &format!("</dev/tcp/127.0.0.1/{PORT}")]);
+    let (memory, stats, ()) = scene
+        .watch(RING_BYTES, |scene, _| {
+            let client = ["--no-defaults", "--ssl", "-h127.0.0.1", "-P", PORT, "-uroot", "-N"];
+            for number in 0..5 {
+                let sql = format!("select {number}; select repeat('x', 30000); select 'done'");
+                scene.run("mariadb", &[&client[..], &["-e", &sql]].concat());
+            }
+        })
+        .await;
+    let log = fs::read(scene.path("access")).unwrap();
+    let log = String::from_utf8_lossy(&log);
+    let truth = count(
+        log.lines().filter_map(|line| line.split_once("Query\t").map(|(_, sql)| sql.to_owned())),
+    );
+    let rows = memory.rows("mysql_events", &["encrypted", "trace_role", "req_cmd", "req_body"]);
+    for role in ["1", "2"] {
+        let rows = rows.iter().filter(|row| row[1] == role && row[2] == "3");
+        let rows = count(rows.map(|row| {
+            assert_eq!(row[0], "true", "{row:?}");
+            row[3].clone()
+        }));
+        assert_eq!(rows, truth, "role {role}");
+    }
+    assert_eq!((stats.kernel.dropped, stats.missing_rows.max), (0, 0), "{stats:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn postgresql_behind_its_request_for_tls_is_read() {
+    let _alone = alone().await;
+    if !can_run(&["setpriv"]) {
+        return;
+    }
+    let Some(programs) = super::postgres::Postgres::installed() else { return };
+    let scene = Scene::new("undine-tls-pgsql");
+    let program = |name: &str| programs.join(name).display().to_string();
+    let own = |path: &Path| {
+        let owned = Command::new("chown").arg("-R").arg("postgres:").arg(path).status().unwrap();
+        assert!(owned.success());
+    };
+    fs::create_dir(scene.path("pg")).unwrap();
+    own(&scene.path("pg"));
+    own(&scene.path("key"));
+    let data = scene.text("pg/data");
+    let user = ["--reuid=postgres", "--regid=postgres", "--clear-groups"];
+    let init = ["-N", "-A", "trust", "-U", "me", "-D", &data];
+    scene.place.run("setpriv", &[&user[..], &[&program("initdb")], &init].concat());
+    let mut command = scene.command("setpriv");
+    command.args(user).arg(program("postgres")).args(["-D", &data, "-p", PORT]);
+    for setting in [
+        "listen_addresses=127.0.0.1",
+        "unix_socket_directories=",
+        "fsync=off",
+        "shared_buffers=16MB",
+        "ssl=on",
+        &format!("ssl_cert_file={}", scene.text("certificate")),
+        &format!("ssl_key_file={}", scene.text("key")),
+        "logging_collector=on",
+        "log_filename=all.log",
+        "log_statement=all",
+    ] {
+        command.args(["-c", setting]);
+    }
+    let _server = Server::start(&mut command);
+    scene.place.wait_for("bash", &["-c", &format!("</dev/tcp/127.0.0.1/{PORT}")]);
+    let (memory, stats, ()) = scene
+        .watch(RING_BYTES, |scene, _| {
+            let conninfo =
+                format!("host=127.0.0.1 port={PORT} user=me dbname=postgres sslmode=require");
+            for number in 0..5 {
+                let sql = format!("select {number}");
+                let queries = ["-c", &sql, "-c", "select repeat('x', 30000)"];
+                let args = [&["--no-psqlrc", "-q", &conninfo][..], &queries].concat();
+                scene.run(&program("psql"), &args);
+            }
+        })
+        .await;
+    let log = fs::read_to_string(scene.path("pg/data/log/all.log")).unwrap();
+    let truth = count(
+        log.lines()
+            .filter_map(|line| line.split_once("statement: ").map(|(_, sql)| sql.to_owned())),
+    );
+    let rows = memory.rows("pgsql_events", &["encrypted", "trace_role", "req_cmd", "req"]);
+    let rows = count(rows.iter().filter(|row| row[2] == "Query").map(|row| {
+        assert_eq!(row[..2], ["true", "2"], "{row:?}");
+        row[3].clone()
+    }));
+    assert_eq!(rows, truth);
+    assert_eq!(rows.values().sum::<usize>(), 10);
+    assert_eq!((stats.kernel.dropped, stats.missing_rows.max), (0, 0), "{stats:?}");
 }
