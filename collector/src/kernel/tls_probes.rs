@@ -5,7 +5,10 @@ use std::path::Path;
 use aya::{
     Ebpf,
     maps::{Array, HashMap, MapData},
-    programs::{ProgramError, UProbe, uprobe::*},
+    programs::{
+        ProgramError, UProbe,
+        uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLinkId, UProbeScope},
+    },
 };
 use undine_ebpf::load::{COOKIE_LIBRARY_SHIFT, TLS_LIBRARIES_MAX, TlsKey, TlsStream};
 

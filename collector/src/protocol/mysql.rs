@@ -164,7 +164,8 @@ impl Mysql {
                     self.phase = Phase::Proof { compresses: false };
                     return Outcome::GoOn;
                 };
-                if client.asks_for_tls() {
+                // The login inside TLS says so again.
+                if client.asks_for_tls() && message.length <= handshake::LOGIN_HEAD_BYTES as u64 {
                     return Outcome::Opaque;
                 }
                 let common = server.common(client);

@@ -4,11 +4,14 @@
 //! nothing tells of that. So a process is looked at several times, ever less often.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use std::{fs, io};
 
 use super::library::Library;
 use super::mappings::{self, FileId, Mapping};
@@ -81,7 +84,6 @@ impl Finder {
     }
 
     fn look_at_host(&mut self) {
-        use std::os::unix::fs::MetadataExt;
         for directory in DIRECTORIES {
             let Ok(entries) = fs::read_dir(directory) else { continue };
             for entry in entries.flatten() {
@@ -115,13 +117,15 @@ impl Finder {
     }
 
     fn look_at_file(&mut self, pid: u32, mapping: &Mapping) {
-        use std::os::unix::fs::MetadataExt;
         for path in mapping.paths(pid) {
             // A process that has ended meanwhile has none; another may map the same file.
-            let Ok(metadata) = fs::metadata(&path) else { continue };
+            let Ok(file) = File::open(&path) else { continue };
+            let Ok(metadata) = file.metadata() else { continue };
             self.files.insert(mapping.file.clone());
             if self.host_files.insert((metadata.dev(), metadata.ino())) {
-                self.probe(&path, mapping.name.clone());
+                // It stays the same file, also where the process ends now.
+                let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+                self.probe(Path::new(&path), mapping.name.clone());
             }
             return;
         }

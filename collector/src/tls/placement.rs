@@ -155,9 +155,8 @@ impl Registers {
     /// What `instruction` makes of them; whether the function goes straight on.
     fn apply(&mut self, instruction: Instruction) -> bool {
         match instruction {
-            Instruction::Nothing | Instruction::Push => true,
-            // Of a negative length, which is a mistake.
-            Instruction::JumpIfNegative => true,
+            // One that jumps is about a negative length, which is a mistake.
+            Instruction::Nothing | Instruction::Push | Instruction::JumpIfNegative => true,
             Instruction::JumpIf | Instruction::Call(_) => false,
             Instruction::Copy { to, from } => {
                 self.0[to] = self.0[from];
@@ -220,7 +219,6 @@ fn is_push(bytes: &[u8]) -> bool {
 /// functions are made of. Numbers are those of the Intel manual, volume 2.
 fn decode(bytes: &[u8]) -> Option<(Instruction, usize)> {
     let known = match *bytes {
-        [0xf3, 0x0f, 0x1e, 0xfa, ..] => (Instruction::Nothing, 4),
         [0x50..=0x57, ..] => (Instruction::Push, 1),
         [0x41, 0x50..=0x57, ..] => (Instruction::Push, 2),
         [0x78, _, ..] => (Instruction::JumpIfNegative, 2),
@@ -228,8 +226,8 @@ fn decode(bytes: &[u8]) -> Option<(Instruction, usize)> {
         [0x70..=0x7f, _, ..] => (Instruction::JumpIf, 2),
         [0x0f, 0x80..=0x8f, _, _, _, _, ..] => (Instruction::JumpIf, 6),
         [0xe8, a, b, c, d, ..] => (Instruction::Call(i32::from_le_bytes([a, b, c, d])), 5),
-        // sub $…, %rsp
-        [0x48, 0x83, 0xec, _, ..] => (Instruction::Nothing, 4),
+        // endbr64; sub $…, %rsp
+        [0xf3, 0x0f, 0x1e, 0xfa, ..] | [0x48, 0x83, 0xec, _, ..] => (Instruction::Nothing, 4),
         [0x48, 0x81, 0xec, _, _, _, _, ..] => (Instruction::Nothing, 7),
         // mov %fs:…, register
         [0x64, rex @ (0x48 | 0x4c), 0x8b, modrm, 0x25, _, _, _, _, ..] if modrm & 0xc7 == 4 => {
