@@ -487,3 +487,110 @@ async fn postgresql_behind_its_request_for_tls_is_read() {
     assert_eq!(rows.values().sum::<usize>(), 10);
     assert_eq!((stats.kernel.dropped, stats.missing_rows.max), (0, 0), "{stats:?}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tls_that_was_under_way_is_joined() {
+    let _alone = alone().await;
+    if !can_run(&["nginx", "h2load"]) {
+        return;
+    }
+    let scene = Scene::new("undine-tls-midway");
+    let _nginx = scene.nginx();
+    let requests = |scene: &Scene| scene.access_log().values().sum::<usize>() as u64;
+    let mut command = scene.command("h2load");
+    command.args(["--h1", "-n", "100000000", "-c", "4", "-t", "1"]).arg(Scene::url("/of/much"));
+    let mut load = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    wait_until("requests", || requests(&scene) > 100);
+    let before = requests(&scene);
+    let (memory, stats, after) = scene
+        .watch(RING_BYTES, |scene, _| {
+            let after = requests(scene);
+            wait_until("more requests", || requests(scene) > after + 2000);
+            load.kill().unwrap();
+            load.wait().unwrap();
+            after
+        })
+        .await;
+    let (truth, rows) = (requests(&scene), http_rows_at_either_end(&memory));
+    println!("{before} {after} {truth} requests, {rows} rows, {:?}", stats.missing_rows);
+    assert!(rows > 0 && rows <= truth - before, "{rows} rows of {truth} - {before}");
+    // On each connection one was under way, one is not trusted, and one was given up.
+    assert!(rows + 4 * 4 >= truth - after, "{rows} rows of {truth} - {after}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn gnutls_is_read_at_the_clients_end() {
+    let _alone = alone().await;
+    if !can_run(&["nginx", "wget"]) {
+        return;
+    }
+    let scene = Scene::new("undine-tls-gnutls");
+    let _nginx = scene.nginx();
+    let (memory, stats, truth) = scene
+        .watch(RING_BYTES, |scene, memory| {
+            let ask = |path: &str| {
+                let args = ["--no-check-certificate", "-q", "-O", "/dev/null", &Scene::url(path)];
+                scene.run("wget", &args);
+            };
+            // The first ones may be over before their library is found.
+            wait_until("libgnutls to be probed", || {
+                ask("/of/first");
+                let probes = memory.rows("probe_status", &["tracepoint", "error"]);
+                probes.iter().any(|row| row[0].ends_with("libgnutls.so.30") && row[1].is_empty())
+            });
+            for number in 0..10 {
+                ask(&format!("/of/{number}"));
+            }
+            ask("/400000");
+            scene.access_log()
+        })
+        .await;
+    assert_eq!(http_rows(&memory), truth);
+    // Its rows are those of the server's end, which reads OpenSSL.
+    assert!(stats.pipeline.rows_of_other_end >= 11, "{stats:?}");
+    assert_eq!((stats.kernel.dropped, stats.missing_rows.max), (0, 0), "{stats:?}");
+}
+
+/// How many rows there are, after checking that each is right.
+fn http_rows_at_either_end(memory: &Memory) -> u64 {
+    let columns = ["encrypted", "trace_role", "req_path", "resp_status", "resp_body_size"];
+    let rows = memory.rows("http_events", &columns);
+    for row in &rows {
+        assert_eq!(row[..], ["true", "2", "/of/much", "200", "22"], "{row:?}");
+    }
+    rows.len() as u64
+}
+
+/// Nanoseconds that nginx' workers have run.
+fn cpu_ns(nginx: &Server) -> u64 {
+    let id = nginx.id();
+    let workers = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap();
+    let ran = |pid| fs::read_to_string(format!("/proc/{pid}/schedstat")).unwrap();
+    workers
+        .split_whitespace()
+        .map(|pid| ran(pid).split(' ').next().unwrap().parse::<u64>().unwrap())
+        .sum()
+}
+
+/// What a request costs nginx with and without capture, taken in turns.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement"]
+async fn what_reading_tls_costs_a_request() {
+    let _alone = alone().await;
+    if !can_run(&["nginx", "h2load"]) {
+        return;
+    }
+    let scene = Scene::new("undine-tls-cost");
+    let nginx = scene.nginx();
+    let load = |scene: &Scene| {
+        let before = cpu_ns(&nginx);
+        scene
+            .run("h2load", &["--h1", "-n", "20000", "-c", "8", "-t", "1", &Scene::url("/of/much")]);
+        (cpu_ns(&nginx) - before) / 20_000
+    };
+    for _ in 0..4 {
+        let without = load(&scene);
+        let (_, stats, with) = scene.watch(RING_BYTES, |scene, _| load(scene)).await;
+        println!("{without} ns without, {with} ns with, {} dropped", stats.kernel.dropped);
+    }
+}
