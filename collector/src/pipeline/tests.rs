@@ -1,4 +1,5 @@
 mod datagrams;
+mod plaintext;
 
 use std::collections::HashMap;
 
