@@ -13,18 +13,19 @@ use undine_schema::{Append, Clock};
 
 use crate::error_log::ErrorLog;
 use crate::kernel::{
-    self, Control, ControlError, CostSample, Hooks, Object, Scope, ScopeGuard, Target, Verdict,
+    self, Control, ControlError, CostSample, Hooks, Object, Scope, ScopeGuard, Target, Tls, Verdict,
 };
 use crate::loss::{KernelTotals, RowBounds};
 use crate::pipeline::{Pipeline, PipelineCounts, Settings};
 use crate::process::{FactSource, Identity, Seen};
 use crate::profiler::{self, ProfileCounts, Profiler};
-use crate::reader::{Command, Reader, Source};
+use crate::reader::{Command, Reader, Source, TlsSource};
 use crate::recording::{Recorder, RecordingError, RecordingHeader, Replayer};
 use crate::redaction::Redaction;
 use crate::replay::{Pace, Replay};
 use crate::rows::RowCounts;
 use crate::service_name::ServiceRule;
+use crate::tls::finder::Finder;
 use crate::writer::Writer;
 
 /// Longest time between two writes: a row must be visible within a second.
@@ -49,6 +50,8 @@ pub enum SourceConfig {
         ring_bytes: u32,
         /// Which build of the kernel programs to load.
         object: Object,
+        /// Whether to look into TLS.
+        tls: Tls,
     },
     /// A recording.
     Replay {
@@ -184,8 +187,9 @@ impl Config {
     pub fn build(self, append: Arc<dyn Append>) -> Result<Collector, BuildError> {
         self.check()?;
         let mut profiler = None;
+        let (mut finder, mut libraries) = (None, Vec::new());
         let (source, control, facts, wall) = match self.source {
-            SourceConfig::Kernel { scope, guard, hooks, ring_bytes, object } => {
+            SourceConfig::Kernel { scope, guard, hooks, ring_bytes, object, tls } => {
                 let connections_max = self.connections_max;
                 let profile = self.profiler.as_ref().map(profiler::Config::kernel);
                 let config = kernel::Config {
@@ -196,11 +200,17 @@ impl Config {
                     hooks,
                     object,
                     profile,
+                    tls,
                 };
                 let mut kernel = config.build()?;
                 let control = kernel.control();
                 let interval = self.profiler.map_or(Duration::MAX, |profiler| profiler.interval);
                 profiler = kernel.take_profile().map(|source| Profiler::new(source, interval));
+                if tls == Tls::Read {
+                    let mut found = Finder::new(control.clone());
+                    libraries = found.look_at_all();
+                    finder = Some(found);
+                }
                 let wall = kernel::wall_minus_mono_ns();
                 (Source::Kernel(Box::new(kernel)), Some(control), FactSource::Proc, wall)
             }
@@ -245,6 +255,7 @@ impl Config {
         let flush_interval = self.flush_interval;
         let reader = Reader::new(
             source,
+            TlsSource { finder, libraries },
             pipeline,
             writer,
             recorder,

@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::net::IpAddr;
 
-use undine_ebpf::{ConnInfo, ConnTotals};
+use undine_ebpf::{ConnInfo, ConnTotals, PLAINTEXT};
 
 use crate::conn_stats::AccountKey;
 use crate::data_stream::{DataStreams, Delivery, Missing, Operation, Piece};
@@ -84,6 +84,10 @@ pub enum Keeper {
     Other,
 }
 
+/// The parser of a conversation that goes on inside TLS.
+#[derive(Debug)]
+pub struct Inside(Box<dyn Protocol>);
+
 /// A connection's protocol and its parser.
 #[derive(Debug)]
 enum Parser {
@@ -148,12 +152,20 @@ pub struct Connection {
     pub attributed_bytes: u64,
     /// Whether its gap is queued to be declared.
     pub gap_queued: bool,
+    /// The connection that carries it, where it is a plaintext and that is known.
+    pub carrier: Option<u64>,
+    /// What is spoken in the plaintext that it carries, and which end this is of that.
+    pub carries: Option<(ProtocolCode, Role)>,
     /// Its row in `conn_stats`, and the bytes that it has there already.
     pub account: Option<(AccountKey, [u64; 2])>,
     streams: DataStreams,
     parser: Parser,
     opaque_for_good: bool,
     packet_head: Option<PacketHead>,
+    handshake_at: Option<u64>,
+    /// What was spoken before TLS, where that goes on inside.
+    before_tls: Option<Inside>,
+    secured: bool,
 }
 
 impl Connection {
@@ -173,11 +185,81 @@ impl Connection {
             lost_bytes: 0,
             attributed_bytes: 0,
             gap_queued: false,
+            carrier: None,
+            carries: None,
             account: None,
             streams: DataStreams::default(),
             parser: Parser::Undecided(Undecided::default()),
             opaque_for_good: false,
             packet_head: None,
+            handshake_at: None,
+            before_tls: None,
+            secured: false,
+        }
+    }
+
+    /// Whether it is what a program said to a TLS library, and not what went over a socket.
+    pub const fn is_plaintext(&self) -> bool {
+        self.id & PLAINTEXT != 0
+    }
+
+    /// Whether TLS is spoken on it.
+    pub const fn is_tls(&self) -> bool {
+        self.secured || self.handshake_at.is_some()
+    }
+
+    /// Whether it is not known yet what the TLS on it is about.
+    pub const fn may_carry_plaintext(&self) -> bool {
+        self.is_tls() && self.carries.is_none()
+    }
+
+    /// What is spoken on it, inside TLS where that is looked into, and which end this is.
+    pub fn speaks(&self) -> (ProtocolCode, Role) {
+        match (self.carries, self.protocol()) {
+            (Some(inside), _) => inside,
+            (None, code) => (code, self.role()),
+        }
+    }
+
+    /// Takes note that it carries a plaintext, which from here on says what it speaks. Gives
+    /// the parser, where that goes on inside, and whether the plaintext is known from its
+    /// beginning: its handshake was seen, and the library's calls are since before that.
+    pub fn secure(&mut self, probed_since: u64, out: &mut Output) -> (Option<Inside>, bool) {
+        self.secured = true;
+        self.packet_head = None;
+        let from_its_beginning =
+            probed_since != 0 && self.handshake_at.is_some_and(|at| at > probed_since);
+        let inside = self.end_before_tls(out).or_else(|| self.before_tls.take());
+        (inside, from_its_beginning)
+    }
+
+    /// Ends what is read of it besides a handshake, which ends by itself.
+    fn end_before_tls(&mut self, out: &mut Output) -> Option<Inside> {
+        let over = match &self.parser {
+            Parser::Spoken(protocol) if protocol.code() != ProtocolCode::Tls => {
+                Parser::Over { code: protocol.code(), requests: protocol.requests() }
+            }
+            // What was read so far is not a handshake's beginning.
+            Parser::Undecided(_) if self.bytes != [0; 2] => Parser::Opaque,
+            _ => return None,
+        };
+        self.streams.restart_at(self.bytes);
+        let Parser::Spoken(mut protocol) = std::mem::replace(&mut self.parser, over) else {
+            return None;
+        };
+        if protocol.goes_on_in_tls() {
+            return Some(Inside(protocol));
+        }
+        if !protocol.is_opaque() {
+            protocol.close(self.used_at, out);
+        }
+        None
+    }
+
+    /// Goes on with what the connection that carries it spoke before TLS.
+    pub fn go_on(&mut self, inside: Inside) {
+        if matches!(self.parser, Parser::Undecided(_)) {
+            self.parser = Parser::Spoken(inside.0);
         }
     }
 
@@ -258,6 +340,9 @@ impl Connection {
         let end = &mut self.bytes[piece.flow.index()];
         *end = (*end).max(piece.pos.saturating_add(piece.len));
         self.used_at = piece.operation.at;
+        if self.handshake_at.is_none() && !self.is_plaintext() && is_handshake(piece.payload) {
+            self.handshake_at = Some(piece.operation.at);
+        }
         if self.parser.reads_nothing() {
             let head = self.packet_head.take().filter(|head| head.is_before(&piece));
             if self.reconsider(&piece, None) {
@@ -367,8 +452,12 @@ impl Connection {
         if protocol.has_lost_rows() || protocol.in_flight() > 0 {
             return false;
         }
-        let (code, requests) = (protocol.code(), protocol.requests());
-        self.parser = Parser::Over { code, requests };
+        let over = Parser::Over { code: protocol.code(), requests: protocol.requests() };
+        if let Parser::Spoken(mut protocol) = std::mem::replace(&mut self.parser, over)
+            && protocol.goes_on_in_tls()
+        {
+            self.before_tls = Some(Inside(protocol));
+        }
         self.streams.restart_at(self.bytes);
         true
     }
@@ -402,7 +491,8 @@ impl Connection {
             Parser::Over { code: ProtocolCode::Tls, .. } => return None,
             // Many protocols can be told to go on in TLS.
             Parser::Over { .. } => true,
-            _ => false,
+            // What else it may look like is ciphertext.
+            _ => self.secured,
         };
         match next {
             None if is_over => begins_tls(bytes).then_some(ProtocolCode::Tls),
@@ -414,6 +504,11 @@ impl Connection {
             Some(next) => request_starts(&[bytes, next].concat()),
         }
     }
+}
+
+/// Whether `bytes` begin with a TLS record that is part of a handshake (RFC 8446, 5.1).
+fn is_handshake(bytes: &[u8]) -> bool {
+    matches!(bytes, [22, 3, 0..=4, ..])
 }
 
 /// The sizes of both directions.

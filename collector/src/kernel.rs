@@ -24,11 +24,13 @@ mod profile;
 mod programs;
 mod ring;
 mod scope;
+mod tls_probes;
 #[cfg(test)]
 mod tests;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -52,6 +54,7 @@ pub use scope::{Scope, ScopeDefault, ScopeError, ScopeGuard, Target, TargetParse
 
 pub(crate) use cost::CostMeter;
 
+use crate::tls::library::Library;
 use programs::Programs;
 use ring::RingReader;
 
@@ -94,6 +97,17 @@ pub struct Config {
     pub object: Object,
     /// How to sample what processes in scope do with their CPU time, if at all.
     pub profile: Option<ProfileConfig>,
+    /// Whether to look into TLS.
+    pub tls: Tls,
+}
+
+/// Whether what programs say inside TLS is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Tls {
+    /// The TLS libraries of watched processes are probed.
+    Read,
+    /// No library is touched; of TLS only bytes are counted.
+    Leave,
 }
 
 /// Why the kernel side cannot be built.
@@ -330,6 +344,29 @@ impl Control {
     /// Where the kernel's map cannot be read.
     pub fn membership(&self) -> Result<Membership, ControlError> {
         self.programs().membership()
+    }
+
+    /// Probes the functions of the TLS library at `path`, for every process that maps it and is
+    /// watched.
+    pub(crate) fn probe_tls(&self, path: &Path, library: &Library) -> Outcome {
+        self.programs().probe_tls(path, library)
+    }
+
+    /// Forgets plaintexts of processes that have ended. Call it now and then.
+    pub(crate) fn forget_ended_tls(&self) {
+        if let Err(error) = self.programs().forget_ended_tls() {
+            tracing::warn!(%error, "plaintexts of ended processes cannot be forgotten");
+        }
+    }
+
+    /// Whether whoever no target names is watched.
+    pub(crate) fn watches_whole_host(&self) -> bool {
+        self.programs().watches_whole_host()
+    }
+
+    /// The processes that are watched now, as far as `/proc` tells.
+    pub(crate) fn watched_processes(&self) -> BTreeSet<u32> {
+        self.programs().watched_processes()
     }
 
     /// How each probe fared when the programs were loaded.

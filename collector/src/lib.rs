@@ -14,6 +14,7 @@
 
 pub mod kernel;
 pub mod event;
+pub mod tls;
 pub mod data_stream;
 pub mod protocol;
 pub mod datagrams;
@@ -44,7 +45,7 @@ pub use collector::{
     BuildError, Collector, Config, Handle, RunError, SourceConfig, Stats, Stopped,
 };
 pub use kernel::{
-    Cgroup, CgroupError, Hooks, Object, Scope, ScopeDefault, ScopeGuard, Target, Verdict,
+    Cgroup, CgroupError, Hooks, Object, Scope, ScopeDefault, ScopeGuard, Target, Tls, Verdict,
 };
 pub use redaction::{Mode, Redaction};
 pub use replay::Pace;

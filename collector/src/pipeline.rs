@@ -6,6 +6,9 @@
 //!                └──► Processes ────────────────────────────────────────┘
 //! ```
 //!
+//! A plaintext is a connection beside the one that carries it. What comes of it before that one is
+//! known waits in [`Unbound`].
+//!
 //! **One row per request.** Where both ends of a connection are observed, the server's rows are
 //! kept and the client's are not. By the time a client has its response the server has read the
 //! request, and the ring is in order, so the server's end is known then, unless messages were lost;
@@ -18,7 +21,7 @@ use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
-use undine_ebpf::{ConnInfo, ConnTotals, ProcessInfo};
+use undine_ebpf::{ConnInfo, ConnTotals, Header, PLAINTEXT, ProcessInfo, TlsInfo};
 use undine_schema::tables::{ProbeStatus, STACK_TRACES};
 use undine_schema::{TableDef, TimeNs};
 
@@ -40,6 +43,7 @@ use crate::redaction::Redaction;
 use crate::rows::{Origin, RowCounts, Rows};
 use crate::service_name::ServiceRule;
 use crate::stack_rows::StackRows;
+use crate::tls::unbound::{Held, Unbound};
 
 /// How long a connection's last messages may come after its end, in nanoseconds.
 pub const CLOSING_NS_MAX: u64 = 50_000_000;
@@ -54,6 +58,9 @@ pub const UNANNOUNCED_NS_MAX: u64 = 60_000_000_000;
 pub const HELD_BYTES_MAX: usize = 64 << 20;
 /// Most evicted connections whose further messages are told apart.
 const EVICTED_MAX: usize = 128 * 1024;
+/// Most processes that wait to be looked at for TLS libraries; those beyond are looked at with all
+/// others.
+const LOOK_AT_MAX: usize = 1024;
 /// How far event time moves before deadlines are looked at again, in nanoseconds.
 const DEADLINES_NS: u64 = 1_000_000;
 
@@ -105,6 +112,21 @@ pub struct PipelineCounts {
     pub conn_stats_refused: u64,
     /// Processes that ended.
     pub processes_ended: u64,
+    /// Calls of TLS libraries among the operations.
+    pub tls_operations: u64,
+    /// Plaintexts of which it did not become known in time what carries them.
+    pub tls_unbound: u64,
+}
+
+/// A process whose TLS libraries should be looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LookAt {
+    /// It runs a new program.
+    Started(u32),
+    /// It speaks TLS, and its plaintext is not known.
+    Speaks(u32),
+    /// It has ended.
+    Ended(u32),
 }
 
 /// From kernel messages to rows.
@@ -134,6 +156,9 @@ pub struct Pipeline {
     conn_stats_interval_ns: u64,
     conn_stats_at: u64,
     unannounced: bool,
+    unbound: Unbound,
+    /// Processes whose libraries should be looked at.
+    to_look_at: Vec<LookAt>,
 }
 
 impl Pipeline {
@@ -165,6 +190,8 @@ impl Pipeline {
             conn_stats_interval_ns: interval,
             conn_stats_at: 0,
             unannounced: false,
+            unbound: Unbound::default(),
+            to_look_at: Vec::new(),
         }
     }
 
@@ -203,9 +230,16 @@ impl Pipeline {
                 self.closed(event.header.conn, totals, event.header.time_mono_ns);
             }
             Body::Datagram { flow, info, payload } => self.datagram(event, *flow, info, payload),
+            Body::Tls(info) => self.tls(&event.header, process, info),
             Body::Fork(info) => self.processes.fork(process, info),
-            Body::Exec(info) => self.processes.exec(process, info),
-            Body::Exit(info) => self.ended(process, event.header.time_mono_ns, info),
+            Body::Exec(info) => {
+                self.processes.exec(process, info);
+                self.look_at(LookAt::Started(process.tgid));
+            }
+            Body::Exit(info) => {
+                self.ended(process, event.header.time_mono_ns, info);
+                self.look_at(LookAt::Ended(process.tgid));
+            }
         }
         self.watermark = self.watermark.max(event.header.time_mono_ns);
         if self.watermark >= self.deadlines_at {
@@ -226,6 +260,7 @@ impl Pipeline {
 
     /// Decides everything that waits, because no message is on its way.
     pub fn settle(&mut self) {
+        self.give_up_unbound(None);
         for id in self.tracker.ids() {
             self.with(id, |conn, out| conn.declare_gaps(None, out));
             self.decide_waiting(id);
@@ -323,6 +358,11 @@ impl Pipeline {
     /// The node's name.
     pub fn node(&self) -> &str {
         &self.origin.node
+    }
+
+    /// Takes which processes should be looked at for TLS libraries.
+    pub fn take_processes_to_look_at(&mut self) -> Vec<LookAt> {
+        std::mem::take(&mut self.to_look_at)
     }
 
     /// Takes what was found out about processes, for a recording.
@@ -434,6 +474,25 @@ impl Pipeline {
         let len = u64::from(header.len);
         self.counts.operations += u64::from(!event.is_continued());
         self.counts.bytes += len;
+        if id & PLAINTEXT != 0 {
+            self.counts.tls_operations += u64::from(!event.is_continued());
+            if self.tracker.get(id).is_none() && !self.evicted.contains(&id) {
+                self.unbound.hold(event, flow, payload);
+                while self.unbound.is_full() {
+                    let oldest = self.unbound.give_up(None);
+                    self.went_unbound(oldest.unwrap_or_default());
+                }
+                return;
+            }
+        }
+        self.stream(event, flow, payload);
+    }
+
+    /// Takes bytes of a connection, or of a plaintext that need not wait.
+    fn stream(&mut self, event: &Event<'_>, flow: Flow, payload: &[u8]) {
+        let header = &event.header;
+        let id = header.conn;
+        let len = u64::from(header.len);
         let uncaptured = event.uncaptured();
         if let Some(why) = uncaptured {
             self.loss.uncaptured(why, len - payload.len() as u64);
@@ -447,8 +506,80 @@ impl Pipeline {
         let operation =
             Operation { at: header.time_mono_ns, process, continued: event.is_continued() };
         let piece = Piece { flow, pos: header.pos, len, payload, uncaptured, operation };
-        self.with(id, |conn, out| conn.data(piece, out));
+        let mut was_tls = true;
+        let mut is_tls = true;
+        self.with(id, |conn, out| {
+            was_tls = conn.is_tls();
+            conn.data(piece, out);
+            is_tls = conn.is_tls();
+        });
+        if is_tls && !was_tls {
+            self.look_at(LookAt::Speaks(process.tgid));
+        }
         self.after_data(id);
+    }
+
+    /// It became known which connection carries a plaintext.
+    fn tls(&mut self, header: &Header, process: ProcessKey, tls: &TlsInfo) {
+        let (id, carrier) = (header.conn, tls.carrier);
+        let mut info = tls.info;
+        let mut inside = None;
+        let mut from_its_beginning = false;
+        self.with(carrier, |conn, out| {
+            (inside, from_its_beginning) = conn.secure(tls.probed_since_ns, out);
+        });
+        if !from_its_beginning {
+            // As with any connection that was there before.
+            info.role = 0;
+        }
+        let held = self.unbound.take(id);
+        if self.enter(id, process, header.time_mono_ns)
+            && let Some(conn) = self.tracker.get_mut(id)
+        {
+            conn.carrier = Some(carrier);
+            if let Some(inside) = inside
+                && from_its_beginning
+            {
+                conn.go_on(inside);
+            }
+        }
+        self.open(id, process, header.time_mono_ns, &info);
+        if self.tracker.get(id).is_some_and(|conn| conn.decided() != Decided::NotYet) {
+            self.decided(id);
+        }
+        self.take_held(held);
+    }
+
+    fn take_held(&mut self, held: Vec<Held>) {
+        for held in held {
+            let event = held.event();
+            if let Body::Data { flow, payload } = event.body {
+                self.stream(&event, flow, payload);
+            }
+        }
+    }
+
+    /// Goes on with plaintexts of which it has not become known what carries them, all of them or
+    /// those that have waited too long at `now`: their rows are counted as missing.
+    fn give_up_unbound(&mut self, now: Option<u64>) {
+        while let Some(held) = self.unbound.give_up(now) {
+            self.went_unbound(held);
+        }
+    }
+
+    fn went_unbound(&mut self, held: Vec<Held>) {
+        self.counts.tls_unbound += 1;
+        if let Some(first) = held.first() {
+            let event = first.event();
+            self.enter(event.header.conn, event.process(), event.header.time_mono_ns);
+        }
+        self.take_held(held);
+    }
+
+    fn look_at(&mut self, what: LookAt) {
+        if self.to_look_at.len() < LOOK_AT_MAX {
+            self.to_look_at.push(what);
+        }
     }
 
     fn datagram(&mut self, event: &Event<'_>, flow: Flow, info: &ConnInfo, payload: &[u8]) {
@@ -567,7 +698,13 @@ impl Pipeline {
     fn decided(&mut self, id: u64) {
         let Some(conn) = self.tracker.get(id) else { return };
         self.loss.speaks(conn.protocol());
-        let peer = conn.peer;
+        let (peer, speaks) = (conn.peer, conn.speaks());
+        if let Some(carrier) = conn.carrier
+            && let Some(carrier) = self.tracker.get_mut(carrier)
+        {
+            carrier.carries = Some(speaks);
+        }
+        let Some(conn) = self.tracker.get(id) else { return };
         if conn.decided() == Decided::Spoken
             && conn.role() == Role::Server
             && let Some(ends) = &conn.ends
@@ -694,6 +831,7 @@ impl Pipeline {
             self.waitings.pop_front();
             self.decide_waiting(id);
         }
+        self.give_up_unbound(Some(now));
         self.datagrams.expire(now);
         self.write_lookups();
         if now >= self.conn_stats_at {

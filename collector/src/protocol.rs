@@ -139,6 +139,11 @@ pub trait Protocol: Debug + Send {
     fn requests(&self) -> Flow;
     /// Whether what follows is another protocol, for good.
     fn is_opaque(&self) -> bool;
+    /// Whether the conversation goes on with TLS, as it was begun: what is heard from here on is the
+    /// plaintext.
+    fn goes_on_in_tls(&mut self) -> bool {
+        false
+    }
     /// Whether nothing is paired at the moment, because of a gap.
     fn is_out_of_step(&self) -> bool;
     /// Requests that wait for their response.

@@ -20,6 +20,8 @@ use crate::profile_link::ProfileLink;
 use crate::profiler::Profiler;
 use crate::recording::{Entry, Recorder, RecordingError};
 use crate::replay::{Progress, Replay};
+use crate::tls::LibraryReport;
+use crate::tls::finder::{Finder, FinderThread};
 use crate::writer::Writer;
 
 /// How long the thread waits for messages at a time.
@@ -50,9 +52,18 @@ pub(crate) enum Source {
     Ended,
 }
 
+/// What looks for TLS libraries, and what it found before there was anything to read.
+#[derive(Debug)]
+pub(crate) struct TlsSource {
+    pub(crate) finder: Option<Finder>,
+    pub(crate) libraries: Vec<LibraryReport>,
+}
+
 #[derive(Debug)]
 pub(crate) struct Reader {
     source: Source,
+    tls: TlsSource,
+    finder: Option<FinderThread>,
     work: Work,
     profiler: Option<Profiler>,
     profile: Option<ProfileLink>,
@@ -82,6 +93,7 @@ impl Reader {
     #[expect(clippy::too_many_arguments, reason = "called in one place, by `Config::build`")]
     pub(crate) fn new(
         source: Source,
+        tls: TlsSource,
         pipeline: Pipeline,
         writer: Writer,
         recorder: Option<Recorder>,
@@ -98,6 +110,8 @@ impl Reader {
             Work { pipeline, writer, recorder, undecodable: 0, errors, error_rows, dropped: 0 };
         Self {
             source,
+            tls,
+            finder: None,
             work,
             profiler,
             profile: None,
@@ -115,6 +129,7 @@ impl Reader {
         self.write_probe_status(None);
         self.profile =
             self.profiler.take().map(ProfileLink::start).transpose().map_err(RunError::Thread)?;
+        self.start_finder();
         let mut flushed = Instant::now();
         let mut kept_house = Instant::now();
         let result = loop {
@@ -147,6 +162,9 @@ impl Reader {
                 self.flush();
             }
         };
+        if let Some(finder) = self.finder.take() {
+            finder.stop();
+        }
         if let Source::Kernel(kernel) = &self.source {
             kernel.control().detach();
         }
@@ -171,6 +189,11 @@ impl Reader {
                 if outcome.messages == 0 {
                     // Whatever was sent before the poll would have been read.
                     work.pipeline.advance(before);
+                }
+                for what in work.pipeline.take_processes_to_look_at() {
+                    if let Some(finder) = &self.finder {
+                        finder.look_at(what);
+                    }
                 }
                 Ok(())
             }
@@ -332,8 +355,49 @@ impl Reader {
                 *self.cost.lock().unwrap_or_else(PoisonError::into_inner) = sample;
             }
         }
+        let found = self.finder.as_ref().map(FinderThread::take_reports).unwrap_or_default();
+        self.write_library_status(&found);
         self.work.pipeline.write_losses(self.clock.now(), false);
         self.work.write_errors(self.clock.now(), false);
+    }
+
+    /// Starts to look for TLS libraries of programs that start later.
+    fn start_finder(&mut self) {
+        let found = std::mem::take(&mut self.tls.libraries);
+        self.write_library_status(&found);
+        let Some(finder) = self.tls.finder.take() else { return };
+        match FinderThread::start(finder) {
+            Ok(thread) => self.finder = Some(thread),
+            Err(error) => {
+                tracing::error!(%error, "TLS libraries of programs that start later are not read");
+            }
+        }
+    }
+
+    fn write_library_status(&mut self, libraries: &[LibraryReport]) {
+        if libraries.is_empty() {
+            return;
+        }
+        let upid = own_process().map(|own| self.work.pipeline.upid(own)).unwrap_or_default();
+        let now = self.clock.now();
+        for library in libraries {
+            let (status, error) = status_of(&library.outcome);
+            let functions: serde_json::Map<_, _> = library
+                .manners
+                .iter()
+                .map(|(name, manner)| ((*name).to_owned(), manner.name().into()))
+                .collect();
+            let info = serde_json::json!({ "functions": functions });
+            self.work.pipeline.probe_status(&ProbeStatus {
+                time_: now,
+                upid,
+                source_connector: "tls",
+                tracepoint: &format!("uprobe:{}", library.name),
+                status,
+                error,
+                info: &info.to_string(),
+            });
+        }
     }
 
     /// Writes how each probe fared, and what it costs where that was measured.
@@ -342,12 +406,7 @@ impl Reader {
         let upid = own_process().map(|own| self.work.pipeline.upid(own)).unwrap_or_default();
         let now = self.clock.now();
         for probe in kernel.control().probes() {
-            let (status, why) = match &probe.outcome {
-                Outcome::Attached | Outcome::Standby => (0, ""),
-                Outcome::Denied(why) => (7, why.as_str()),
-                Outcome::Missing(why) => (10, why.as_str()),
-                Outcome::Refused(why) => (12, why.as_str()),
-            };
+            let (status, why) = status_of(&probe.outcome);
             let error = match (why, probe.remedy.as_str()) {
                 ("", _) => String::new(),
                 (why, "") => why.to_owned(),
@@ -376,6 +435,16 @@ impl Reader {
                 info: &info.to_string(),
             });
         }
+    }
+}
+
+/// How `probe_status` says how a probe fared: gRPC's number, and why.
+fn status_of(outcome: &Outcome) -> (i64, &str) {
+    match outcome {
+        Outcome::Attached | Outcome::Standby => (0, ""),
+        Outcome::Denied(why) => (7, why),
+        Outcome::Missing(why) => (10, why),
+        Outcome::Refused(why) => (12, why),
     }
 }
 

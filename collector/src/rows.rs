@@ -151,7 +151,7 @@ impl Rows {
             trace_role: key.role as i64,
             addr_family: i64::from(key.family),
             protocol: key.protocol as i64,
-            ssl: false,
+            ssl: key.ssl,
             conn_open: signed(account.opened),
             conn_close: signed(account.closed),
             conn_active: signed(account.opened.saturating_sub(account.closed)),

@@ -23,6 +23,7 @@ mod it {
     mod redis;
     mod refusals;
     mod replay;
+    mod tls;
     mod tls_events;
     mod watch;
 }

@@ -16,3 +16,6 @@ mod sock_state;
 mod socket_length;
 mod sys_exit;
 mod task;
+mod tls;
+mod tls_calls;
+mod tls_output;

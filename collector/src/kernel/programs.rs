@@ -1,7 +1,11 @@
 //! Loading the programs, attaching them, and their maps.
 #![expect(unsafe_code, reason = "aya asks for a promise that map values are plain bytes")]
 
-use std::{collections::BTreeMap, fmt, io};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt, io,
+    path::Path,
+};
 
 use aya::{
     Ebpf, EbpfLoader, Pod,
@@ -11,12 +15,13 @@ use aya::{
 };
 use undine_ebpf::load::{
     COUNTERS, Connection, DATAGRAM_PORTS_MAX, KIND_CGROUP, KIND_COMM, KIND_NETNS, KIND_TGID,
-    ListenKey, PORT_WORDS, ProcessVerdict, SCRATCH_PER_CPU, Settings,
+    ListenKey, PORT_WORDS, ProcessVerdict, SCRATCH_PER_CPU, Settings, VERDICT_EXCLUDE,
+    VERDICT_INCLUDE,
 };
 
 use super::{
     BuildError, Config, ConnectionState, ControlError, Counters, DATAGRAM_PORTS, Hooks, Object,
-    RING_BYTES_MIN, Scope, ScopeDefault, ScopeGuard, Target, Verdict,
+    RING_BYTES_MIN, Scope, ScopeDefault, ScopeGuard, Target, Tls, Verdict,
     cost::{self, ProgramCost},
     doctor::{SOCKET_LENGTH_SINCE, release},
     listeners,
@@ -25,7 +30,9 @@ use super::{
     profile::{self, ProfileSource},
     ring,
     scope::Resolved,
+    tls_probes::{self, TlsProbes},
 };
+use crate::tls::library::Library;
 
 /// Most rounds in which the descendants of a process are looked for; each finds those that were
 /// forked while the one before looked.
@@ -144,6 +151,7 @@ pub(super) struct Programs {
     default: ScopeDefault,
     /// Whether the end of a socket is not seen, but only that it is closed.
     end_when_closed: bool,
+    tls: TlsProbes,
 }
 
 impl fmt::Debug for Programs {
@@ -167,6 +175,9 @@ pub(super) fn load(config: &Config) -> Result<Loaded, BuildError> {
             programs.end_when_closed = true;
         }
         probes.push(report);
+    }
+    if config.tls == Tls::Read && hooks == Hooks::SocketLength {
+        programs.load_tls(&mut probes);
     }
     programs.set_datagram_ports(&DATAGRAM_PORTS).map_err(not_built)?;
     programs.set_scope(&config.scope).map_err(not_built)?;
@@ -207,8 +218,8 @@ pub(super) fn probe_report_of(object: Object) -> Result<Vec<ProbeReport>, BuildE
         Scope { default: ScopeDefault::TargetsOnly, include: Vec::new(), exclude: Vec::new() };
     let (ring_bytes, connections_max) = (RING_BYTES_MIN, 16);
     let guard = ScopeGuard::Open;
-    let (hooks, profile) = (None, None);
-    let config = Config { scope, guard, ring_bytes, connections_max, hooks, object, profile };
+    let (hooks, profile, tls) = (None, None, Tls::Read);
+    let config = Config { scope, guard, ring_bytes, connections_max, hooks, object, profile, tls };
     let (mut programs, _ring) = load_object(&config)?;
     let mut reports: Vec<_> =
         SOCKET_LENGTH.iter().chain(&OTHERS).map(|probe| programs.attach(probe)).collect();
@@ -218,6 +229,7 @@ pub(super) fn probe_report_of(object: Object) -> Result<Vec<ProbeReport>, BuildE
         reports.push(report(probe, outcome));
     }
     reports.push(profile::try_load(&mut programs.ebpf));
+    programs.load_tls(&mut reports);
     Ok(reports)
 }
 
@@ -235,6 +247,8 @@ fn load_object(config: &Config) -> Result<(Programs, RingBuf<MapData>), BuildErr
         .override_global("WAKEUP_BYTES", &wakeup_bytes, true)
         .map_max_entries("RING", config.ring_bytes)
         .map_max_entries("CONNECTIONS", config.connections_max)
+        .map_max_entries("TLS_STREAMS", config.connections_max)
+        .map_max_entries("TLS_CARRIERS", config.connections_max)
         .map_max_entries("SCRATCH", cpus.saturating_mul(SCRATCH_PER_CPU))
         .map_max_entries("SAMPLES_A", sizes.stacks)
         .map_max_entries("SAMPLES_B", sizes.stacks)
@@ -265,6 +279,12 @@ fn load_object(config: &Config) -> Result<(Programs, RingBuf<MapData>), BuildErr
         targets: BTreeMap::new(),
         default: config.scope.default,
         end_when_closed: false,
+        tls: TlsProbes {
+            streams: take(&mut ebpf, "TLS_STREAMS")?,
+            since: take(&mut ebpf, "TLS_LIBRARIES")?,
+            libraries: 0,
+            is_loaded: false,
+        },
         ebpf,
     };
     Ok((programs, ring))
@@ -361,6 +381,59 @@ impl Programs {
             self.unload(probe);
         }
         profile::detach(&mut self.ebpf);
+        tls_probes::unload(&mut self.ebpf);
+    }
+
+    fn load_tls(&mut self, probes: &mut Vec<ProbeReport>) {
+        for (probe, loaded) in self.tls.load(&mut self.ebpf) {
+            let outcome = loaded.map_or_else(|error| outcome_of(&error), |()| Outcome::Standby);
+            let probe = Probe { name: probe, without: "TLS is not looked into" };
+            let attach_point = format!("uprobe:{}", probe.name);
+            probes.push(ProbeReport { attach_point, ..report(&probe, outcome) });
+        }
+    }
+
+    /// Probes the functions of the TLS library at `path`.
+    pub(super) fn probe_tls(&mut self, path: &Path, library: &Library) -> Outcome {
+        let outcome = self.tls.probe(&mut self.ebpf, path, library);
+        if outcome == Outcome::Attached
+            && let Err(error) = self.write_settings()
+        {
+            return Outcome::Refused(error.to_string());
+        }
+        outcome
+    }
+
+    /// Forgets plaintexts of processes that have ended.
+    pub(super) fn forget_ended_tls(&mut self) -> Result<(), ControlError> {
+        self.tls.forget_ended()
+    }
+
+    /// Whether whoever no target names is watched.
+    pub(super) fn watches_whole_host(&self) -> bool {
+        self.default == ScopeDefault::WholeHost
+    }
+
+    /// The processes that are watched now, as far as `/proc` tells.
+    pub(super) fn watched_processes(&self) -> BTreeSet<u32> {
+        let mut watched = BTreeSet::new();
+        if self.watches_whole_host() {
+            watched.extend(process_tree::all());
+        }
+        for (resolved, bits) in self.targets.values() {
+            if bits & VERDICT_INCLUDE != 0 {
+                watched.extend(resolved.processes());
+            }
+        }
+        for (resolved, bits) in self.targets.values() {
+            if bits & VERDICT_EXCLUDE != 0 {
+                resolved.processes().iter().for_each(|pid| {
+                    watched.remove(pid);
+                });
+            }
+        }
+        watched.remove(&std::process::id());
+        watched
     }
 
     pub(super) fn counters(&self) -> Result<Counters, ControlError> {
@@ -402,6 +475,7 @@ impl Programs {
                 open.push(state_of(&connection));
             }
         }
+        open.extend(self.tls.streams()?);
         Ok(open)
     }
 
@@ -534,7 +608,8 @@ impl Programs {
         });
         let watch_others = u32::from(self.default == ScopeDefault::WholeHost);
         let end_when_closed = u32::from(self.end_when_closed);
-        let settings = Plain(Settings { watch_others, kinds, end_when_closed });
+        let tls = u32::from(self.tls.libraries > 0);
+        let settings = Plain(Settings { watch_others, kinds, end_when_closed, tls });
         self.settings.set(0, settings, 0).map_err(unusable("SETTINGS"))
     }
 
@@ -576,7 +651,7 @@ fn is(error: &MapError, code: i32) -> bool {
     matches!(error, MapError::SyscallError(cause) if cause.io_error.raw_os_error() == Some(code))
 }
 
-fn state_of(connection: &Connection) -> ConnectionState {
+pub(super) fn state_of(connection: &Connection) -> ConnectionState {
     ConnectionState {
         conn: connection.conn,
         tgid: connection.tgid,

@@ -21,8 +21,8 @@ use aya::util::KernelVersion;
 
 use super::{
     BuildError, Cgroup, Config, Counters, Hooks, KernelSource, Object, Outcome, Scope,
-    ScopeDefault, ScopeError, ScopeGuard, Target, Verdict, check_host, doctor::SOCKET_LENGTH_SINCE,
-    object, probe_report,
+    ScopeDefault, ScopeError, ScopeGuard, Target, Tls, Verdict, check_host,
+    doctor::SOCKET_LENGTH_SINCE, object, probe_report,
 };
 
 mod datagrams;
@@ -164,7 +164,8 @@ impl Message {
 fn only(include: Vec<Target>, hooks: Option<Hooks>, ring_bytes: u32) -> Config {
     let scope = Scope { default: ScopeDefault::TargetsOnly, include, exclude: Vec::new() };
     let (guard, connections_max, object) = (ScopeGuard::Required, 1024, Object::Fitting);
-    Config { scope, guard, ring_bytes, connections_max, hooks, object, profile: None }
+    let (profile, tls) = (None, Tls::Leave);
+    Config { scope, guard, ring_bytes, connections_max, hooks, object, profile, tls }
 }
 
 /// Whether this kernel has what `hooks` and `object` need; says what it lacks.
@@ -490,7 +491,7 @@ fn in_words(outcome: &Outcome) -> String {
 fn every_probe_runs_or_says_why_not() {
     let Some(_alone) = turn() else { return };
     let reports = probe_report().unwrap();
-    assert_eq!(reports.len(), 9);
+    assert_eq!(reports.len(), 12);
     for report in reports {
         let runs = matches!(report.outcome, Outcome::Attached | Outcome::Standby);
         assert_eq!(runs, report.remedy.is_empty(), "{report:?}");

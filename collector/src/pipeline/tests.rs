@@ -1,4 +1,5 @@
 mod datagrams;
+mod plaintext;
 mod upgrades;
 
 use std::collections::HashMap;

@@ -72,6 +72,10 @@ pub trait Dialect: Debug + Default + Send {
 
     /// Takes bytes from `side`. With none at hand it finishes what is complete and asks for more.
     fn take(&mut self, side: Side, bytes: &[u8], calls: &mut Calls<Self::Call>) -> Step;
+    /// Whether what follows a step to another protocol is TLS, and inside it this goes on.
+    fn goes_on_in_tls(&self) -> bool {
+        false
+    }
     /// Whether the last step from `side` ended a message.
     fn is_between_messages(&self, side: Side) -> bool;
     /// Whether an operation that starts with `bytes` can only start with a request.
@@ -400,6 +404,14 @@ impl<D: Dialect> Protocol for Dialogue<D> {
 
     fn is_opaque(&self) -> bool {
         self.pairing == Pairing::Ended
+    }
+
+    fn goes_on_in_tls(&mut self) -> bool {
+        let goes_on = self.is_opaque() && self.dialect.goes_on_in_tls();
+        if goes_on {
+            self.pairing = Pairing::On;
+        }
+        goes_on
     }
 
     fn is_out_of_step(&self) -> bool {

@@ -24,6 +24,7 @@ pub(super) struct Place<'a> {
     pub(super) pod: &'a str,
     pub(super) container: &'a str,
     pub(super) remote_pod: &'a str,
+    pub(super) encrypted: bool,
 }
 
 impl<'a> Place<'a> {
@@ -34,7 +35,9 @@ impl<'a> Place<'a> {
         processes: &'a mut Processes,
         origin: &'a Origin,
     ) -> Self {
-        Self::at(conn.role(), conn.ends.as_ref(), conn.peer_process, process, processes, origin)
+        let (role, ends) = (conn.role(), conn.ends.as_ref());
+        let place = Self::at(role, ends, conn.peer_process, process, processes, origin);
+        Self { encrypted: conn.is_plaintext(), ..place }
     }
 
     /// The place of a request of `process` between `ends`.
@@ -66,6 +69,7 @@ impl<'a> Place<'a> {
             pod: known.map_or("", |known| &known.place.pod_uid),
             container: known.map_or("", |known| known.place.container_name()),
             remote_pod: peer.map_or("", |peer| &peer.place.pod_uid),
+            encrypted: false,
         }
     }
 
@@ -78,7 +82,10 @@ impl<'a> Place<'a> {
 /// A row of a table of requests: the columns of its [`Place`], and those that are given.
 macro_rules! request_row {
     ($row:ident at $place:expr, { $($column:ident: $value:expr,)+ }) => {
-        request_row!($row without encrypted at $place, { encrypted: false, $($column: $value,)+ })
+        request_row!($row without encrypted at $place, {
+            encrypted: $place.encrypted,
+            $($column: $value,)+
+        })
     };
     ($row:ident without encrypted at $place:expr, { $($column:ident: $value:expr,)+ }) => {
         $row {

@@ -9,7 +9,7 @@ use tokio::sync::{Mutex, MutexGuard};
 use tokio_util::sync::CancellationToken;
 use undine_collector::{
     Cgroup, Collector, Config, Mode, Object, Redaction, Scope, ScopeDefault, ScopeGuard,
-    SourceConfig, Target,
+    SourceConfig, Target, Tls,
 };
 use undine_schema::SystemClock;
 
@@ -49,6 +49,7 @@ pub(crate) fn config(cgroup: &Cgroup, ring_bytes: u32, recording: Option<PathBuf
             hooks: None,
             ring_bytes,
             object: Object::Fitting,
+            tls: Tls::Leave,
         },
         node: "knot".to_owned(),
         asid: 1,

@@ -85,6 +85,11 @@ impl Server {
         Self(quiet.spawn().unwrap())
     }
 
+    /// Its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.0.id()
+    }
+
     /// Ends it by a signal, unless it has ended.
     pub(crate) fn stop(&mut self, signal: &str) {
         if self.0.try_wait().unwrap().is_none() {

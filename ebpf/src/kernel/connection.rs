@@ -11,6 +11,7 @@ use super::{
     maps::{CLOSED, CONNECTIONS, LISTEN_PORTS, count, next_conn, offset},
     ring,
     task::{Current, netns_inode},
+    tls_calls,
 };
 
 pub(crate) const AF_INET: u16 = 2;
@@ -132,6 +133,7 @@ pub(crate) fn admit(
         (*fresh).netns = netns;
         (*fresh).role = if connected { ROLE_CLIENT } else { sock.role(netns) };
         (*fresh).announced = 0;
+        (*fresh).secured = 0;
         &*fresh
     };
     // Another thread may admit the same socket at this moment; then its entry counts.
@@ -214,6 +216,17 @@ fn read_v6(sock: Sock, field: Offset) -> [u64; 2] {
 #[inline(always)]
 pub(crate) fn retire(sock: Sock, connection: *mut Connection) {
     // SAFETY: `connection` is a map value, which stays readable until the program ends.
+    if unsafe { (*connection).secured } != 0 {
+        tls_calls::carrier_ends(connection);
+    }
+    say_that_it_ends(connection);
+    let _ = CONNECTIONS.remove(sock.0);
+}
+
+/// Says that `connection` ends, or leaves its totals where user space finds them.
+#[inline(always)]
+pub(crate) fn say_that_it_ends(connection: *mut Connection) {
+    // SAFETY: `connection` is a map value, which stays readable until the program ends.
     let (announced, conn) = unsafe { ((*connection).announced, (*connection).conn) };
     if announced != 0 {
         let sent = ring::send::<CloseMessage>(|message| {
@@ -230,7 +243,6 @@ pub(crate) fn retire(sock: Sock, connection: *mut Connection) {
             count(Counter::ConnMapFull, 1);
         }
     }
-    let _ = CONNECTIONS.remove(sock.0);
 }
 
 /// Copies word by word, since a loop would cost the verifier more.

@@ -11,11 +11,11 @@ use undine_ebpf::{
     load::{
         ASKERS_MAX, CALLERS_MAX, CLOSED_MAX, COUNTERS as COUNTERS_LEN, Connection,
         LISTEN_PORTS_MAX, ListenKey, OFFSETS as OFFSETS_LEN, Offset, PORT_WORDS, ProcessVerdict,
-        Scratch, Settings, TARGETS_MAX,
+        Scratch, Settings, TARGETS_MAX, TLS_CALLS_MAX, TLS_LIBRARIES_MAX, TlsKey, TlsStream,
     },
 };
 
-use super::message_index::Progress;
+use super::{message_index::Progress, tls_calls::TlsCall};
 
 /// All messages.
 #[map]
@@ -74,6 +74,27 @@ pub(crate) static ASKERS: LruHashMap<u64, u32> = LruHashMap::with_max_entries(AS
 /// How far threads are in a call that moves several messages, by their id.
 #[map]
 pub(crate) static CALLERS: LruHashMap<u32, Progress> = LruHashMap::with_max_entries(CALLERS_MAX, 0);
+
+/// The call of a TLS library that a thread is in, by its process and thread id.
+#[map]
+pub(crate) static TLS_CALLS: LruHashMap<u64, TlsCall> =
+    LruHashMap::with_max_entries(TLS_CALLS_MAX, 0);
+/// The call around that one, where TLS goes through TLS.
+#[map]
+pub(crate) static TLS_OUTER_CALLS: LruHashMap<u64, TlsCall> =
+    LruHashMap::with_max_entries(TLS_CALLS_MAX, 0);
+/// Plaintexts by the library's object.
+#[map]
+pub(crate) static TLS_STREAMS: HashMap<TlsKey, TlsStream> = HashMap::with_max_entries(1024, 0);
+/// The object of the plaintext that a connection carries, by the connection's number.
+#[map]
+pub(crate) static TLS_CARRIERS: HashMap<u64, TlsKey> = HashMap::with_max_entries(1024, 0);
+/// A plaintext of which nothing is known yet; never written.
+#[map]
+pub(crate) static TLS_FRESH: Array<TlsStream> = Array::with_max_entries(1, 0);
+/// When all probes of a library were in place, by its index; 0 while they are not.
+#[map]
+pub(crate) static TLS_LIBRARIES: Array<u64> = Array::with_max_entries(TLS_LIBRARIES_MAX, 0);
 
 #[unsafe(no_mangle)]
 static OFFSETS: [u32; OFFSETS_LEN] = [0; OFFSETS_LEN];

@@ -4,9 +4,9 @@ use core::ptr::read_volatile;
 
 use aya_ebpf::helpers::generated::bpf_probe_read_user;
 use undine_ebpf::{
-    CHUNKS_MAX, Counter, Direction, FLAG_BYPASSED, FLAG_CONTINUED, FLAG_FAULT, FLAG_TRUNCATED,
-    Kind, PAYLOAD_BYTES_MAX,
-    load::{Connection, SCRATCH_PER_CPU, Scratch},
+    CHUNKS_MAX, Counter, Direction, FLAG_BYPASSED, FLAG_CONTINUED, FLAG_ELIDED, FLAG_FAULT,
+    FLAG_TRUNCATED, Kind, PAYLOAD_BYTES_MAX,
+    load::{Connection, SCRATCH_PER_CPU, SECURED_ANNOUNCED, Scratch},
 };
 
 use super::{
@@ -41,11 +41,15 @@ pub(crate) struct Operation {
 
 impl Operation {
     /// Counts the operation and sends its bytes. `current` is watched; `known` is the socket's
-    /// connection, where it has been admitted.
+    /// connection, where it has been admitted. Gives the connection.
     #[inline(always)]
-    pub(crate) fn record(self, current: Current, known: Option<*mut Connection>) {
+    pub(crate) fn record(
+        self,
+        current: Current,
+        known: Option<*mut Connection>,
+    ) -> Option<*mut Connection> {
         let slot = ring::cpu() * SCRATCH_PER_CPU + u32::from(self.direction & 1);
-        let Some(scratch) = SCRATCH.get_ptr_mut(slot) else { return };
+        let scratch = SCRATCH.get_ptr_mut(slot)?;
         let state = state_in(scratch);
         // SAFETY: the state lies in the scratch memory. Read back from there, numbers are all alike
         // to the verifier, which would otherwise go on once for each kind of call.
@@ -78,7 +82,7 @@ impl Operation {
         let Some(connection) = connection else {
             count(Counter::DroppedOperations, 1);
             count(Counter::DroppedBytes, len);
-            return;
+            return None;
         };
         // SAFETY: `connection` is a map value.
         if unsafe { (*connection).announced } == 0 {
@@ -101,12 +105,17 @@ impl Operation {
             (*header).direction = self.direction;
             (*header).syscall = syscall;
             (*header).conn = (*connection).conn;
+            if (*connection).secured == SECURED_ANNOUNCED {
+                (*state).bypassed = ELIDED;
+                count(Counter::ElidedBytes, len);
+            }
             Output { scratch, totals }.send(len);
             (*state).sent
         };
         if sent == 0 {
             count(Counter::DroppedOperations, 1);
         }
+        Some(connection)
     }
 }
 
@@ -116,7 +125,7 @@ impl Operation {
 /// follow every combination of values that the steps can lead to.
 struct State {
     buffer: Buffer,
-    /// Not 0 where the bytes never were in a buffer of the process.
+    /// Not 0 where the bytes never were in a buffer of the process, or are left there ([`ELIDED`]).
     bypassed: u64,
     /// Bytes of the operation.
     len: u64,
@@ -132,6 +141,9 @@ struct State {
     #[cfg(feature = "before-5-17")]
     sock: u64,
 }
+
+/// [`State::bypassed`] of ciphertext whose plaintext is captured.
+const ELIDED: u64 = 2;
 
 /// Where in the payload the state lies: beyond what a message can use.
 const STATE_AT: usize = 40 * 1024;
@@ -168,7 +180,7 @@ impl Output {
             )
         };
         if bypassed != 0 {
-            self.emit(len, 0, FLAG_BYPASSED);
+            self.emit(len, 0, if bypassed == ELIDED { FLAG_ELIDED } else { FLAG_BYPASSED });
         } else if run >= len && len <= PAYLOAD_MAX {
             self.copy(base, len);
         } else {
@@ -222,7 +234,8 @@ impl Output {
     #[inline(always)]
     fn emit(&self, cover: u64, captured: u64, mut flags: u8) {
         let missing = cover - captured;
-        if flags & FLAG_BYPASSED == 0 && missing != 0 {
+        let left = flags & (FLAG_BYPASSED | FLAG_ELIDED) != 0;
+        if !left && missing != 0 {
             flags |= FLAG_TRUNCATED;
         }
         let state = self.state();
@@ -242,7 +255,7 @@ impl Output {
                     (*state).sent = 1;
                 }
                 add(&raw mut (*totals).captured_bytes, captured);
-                if flags & FLAG_BYPASSED != 0 {
+                if left {
                     add(&raw mut (*totals).bypassed_bytes, missing);
                 } else if missing != 0 {
                     add(&raw mut (*totals).truncated_bytes, missing);

@@ -13,7 +13,7 @@ use undine_api::webhook::{self, Format, LinkLocal, Secret};
 use undine_api::{http, otlp_ingest};
 use undine_collector::{
     Handle, Mode, Object, Pace, Redaction, Scope, ScopeDefault, ScopeGuard, SourceConfig, Target,
-    profiler,
+    Tls, profiler,
 };
 use undine_query::Engine;
 use undine_schema::{Clock, SystemClock, tables};
@@ -193,7 +193,8 @@ fn source(capture: &Capture) -> Result<SourceConfig> {
         Hooks::SysExit => Some(undine_collector::Hooks::SysExit),
     };
     let scope = Scope { default, include, exclude };
-    Ok(SourceConfig::Kernel { scope, guard, hooks, ring_bytes, object: Object::Fitting })
+    let (object, tls) = (Object::Fitting, Tls::Read);
+    Ok(SourceConfig::Kernel { scope, guard, hooks, ring_bytes, object, tls })
 }
 
 /// The kernel, of which only one cgroup is watched.
@@ -201,7 +202,8 @@ pub fn cgroup_source(cgroup: &Path, ring_bytes: u32) -> SourceConfig {
     let include = vec![Target::Cgroup(cgroup.to_path_buf())];
     let scope = Scope { default: ScopeDefault::TargetsOnly, include, exclude: Vec::new() };
     let (guard, object) = (ScopeGuard::Required, Object::Fitting);
-    SourceConfig::Kernel { scope, guard, hooks: None, ring_bytes, object }
+    let tls = Tls::Leave;
+    SourceConfig::Kernel { scope, guard, hooks: None, ring_bytes, object, tls }
 }
 
 /// A collector that keeps bodies and headers as they are.
