@@ -267,6 +267,8 @@ async fn code_that_a_runtime_compiles_has_the_names_that_it_gives() {
     std::fs::write(&script, text).unwrap();
     let (profile, pid) = profiled(None, |cgroup| {
         let mut node = cgroup.command(Path::new("node"));
+        // Where it also writes a log of its own.
+        node.current_dir(folder.path());
         let node = start(node.arg("--perf-basic-prof").arg(&script), &[]);
         finish(node).0
     })
