@@ -11,16 +11,21 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use undine_schema::{Append, Clock};
 
-use crate::kernel::{self, Control, ControlError, Hooks, Scope, ScopeGuard, Target, Verdict};
+use crate::error_log::ErrorLog;
+use crate::kernel::{
+    self, Control, ControlError, CostSample, Hooks, Object, Scope, ScopeGuard, Target, Tls, Verdict,
+};
 use crate::loss::{KernelTotals, RowBounds};
 use crate::pipeline::{Pipeline, PipelineCounts, Settings};
-use crate::process::FactSource;
-use crate::reader::{Command, Reader, Source};
+use crate::process::{FactSource, Identity, Seen};
+use crate::profiler::{self, ProfileCounts, Profiler};
+use crate::reader::{Command, Reader, Source, TlsSource};
 use crate::recording::{Recorder, RecordingError, RecordingHeader, Replayer};
 use crate::redaction::Redaction;
 use crate::replay::{Pace, Replay};
 use crate::rows::RowCounts;
 use crate::service_name::ServiceRule;
+use crate::tls::finder::Finder;
 use crate::writer::Writer;
 
 /// Longest time between two writes: a row must be visible within a second.
@@ -43,6 +48,10 @@ pub enum SourceConfig {
         hooks: Option<Hooks>,
         /// Bytes of the ring; a power of two.
         ring_bytes: u32,
+        /// Which build of the kernel programs to load.
+        object: Object,
+        /// Whether to look into TLS.
+        tls: Tls,
     },
     /// A recording.
     Replay {
@@ -74,6 +83,8 @@ pub struct Config {
     pub conn_stats_interval: Duration,
     /// How long rows are gathered, at most [`FLUSH_INTERVAL_MAX`].
     pub flush_interval: Duration,
+    /// How to profile what processes do with their CPU time, if at all; nothing is in a replay.
+    pub profiler: Option<profiler::Config>,
     /// Where to record what is captured, if at all.
     pub recording: Option<PathBuf>,
     /// Where the time comes from.
@@ -129,6 +140,8 @@ pub struct Stats {
     pub consumed: u64,
     /// What came of them.
     pub pipeline: PipelineCounts,
+    /// What the profiler has seen and done, as far as it is in rows.
+    pub profile: ProfileCounts,
     /// Rows that were written.
     pub rows: RowCounts,
     /// Rows that the store did not take.
@@ -160,6 +173,8 @@ pub struct Collector {
 pub struct Handle {
     commands: mpsc::Sender<Command>,
     stats: Arc<Mutex<Stats>>,
+    cost: Arc<Mutex<CostSample>>,
+    errors: Arc<ErrorLog>,
     control: Option<Control>,
 }
 
@@ -171,12 +186,31 @@ impl Config {
     /// Where a setting is out of its bounds, the kernel refuses, or the recording is none.
     pub fn build(self, append: Arc<dyn Append>) -> Result<Collector, BuildError> {
         self.check()?;
+        let mut profiler = None;
+        let (mut finder, mut libraries) = (None, Vec::new());
         let (source, control, facts, wall) = match self.source {
-            SourceConfig::Kernel { scope, guard, hooks, ring_bytes } => {
+            SourceConfig::Kernel { scope, guard, hooks, ring_bytes, object, tls } => {
                 let connections_max = self.connections_max;
-                let config = kernel::Config { scope, guard, ring_bytes, connections_max, hooks };
-                let kernel = config.build()?;
+                let profile = self.profiler.as_ref().map(profiler::Config::kernel);
+                let config = kernel::Config {
+                    scope,
+                    guard,
+                    ring_bytes,
+                    connections_max,
+                    hooks,
+                    object,
+                    profile,
+                    tls,
+                };
+                let mut kernel = config.build()?;
                 let control = kernel.control();
+                let interval = self.profiler.map_or(Duration::MAX, |profiler| profiler.interval);
+                profiler = kernel.take_profile().map(|source| Profiler::new(source, interval));
+                if tls == Tls::Read {
+                    let mut found = Finder::new(control.clone());
+                    libraries = found.look_at_all();
+                    finder = Some(found);
+                }
                 let wall = kernel::wall_minus_mono_ns();
                 (Source::Kernel(Box::new(kernel)), Some(control), FactSource::Proc, wall)
             }
@@ -208,16 +242,28 @@ impl Config {
         pipeline.set_wall_minus_mono_ns(wall);
         let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
         let stats = Arc::new(Mutex::new(Stats::default()));
-        let handle = Handle { commands, stats: Arc::clone(&stats), control };
+        let cost = Arc::new(Mutex::new(CostSample::default()));
+        let errors = Arc::<ErrorLog>::default();
+        let handle = Handle {
+            commands,
+            stats: Arc::clone(&stats),
+            cost: Arc::clone(&cost),
+            errors: Arc::clone(&errors),
+            control,
+        };
         let writer = Writer::new(append);
         let flush_interval = self.flush_interval;
         let reader = Reader::new(
             source,
+            TlsSource { finder, libraries },
             pipeline,
             writer,
             recorder,
+            profiler,
             receiver,
             stats,
+            cost,
+            errors,
             flush_interval,
             self.clock,
         );
@@ -242,6 +288,12 @@ impl Config {
         if self.body_bytes_max > BODY_BYTES_MAX {
             let bounds = format!("at most {BODY_BYTES_MAX} bytes");
             return setting("body_bytes_max", self.body_bytes_max.to_string(), bounds);
+        }
+        if let Some(profiler) = &self.profiler
+            && profiler.interval < profiler::INTERVAL_MIN
+        {
+            let bounds = format!("at least {:?}", profiler::INTERVAL_MIN);
+            return setting("profiler.interval", format!("{:?}", profiler.interval), bounds);
         }
         if self.connections_max == 0 {
             return setting("connections_max", "0".to_owned(), "at least 1".to_owned());
@@ -315,6 +367,31 @@ impl Handle {
     /// What it has seen and done, as of the last write.
     pub fn stats(&self) -> Stats {
         *self.stats.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the kernel programs cost in the last second in which it was measured, about one in
+    /// thirty; empty before the first, and in a replay.
+    pub fn cost(&self) -> CostSample {
+        self.cost.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Who the processes are that `/proc` shows, in their order, named as in all tables; `None` for
+    /// one that is not known yet and of which `seen` does not say what `/proc` says.
+    ///
+    /// # Errors
+    /// Where the collector does not run any more.
+    pub async fn identify(&self, seen: Vec<Seen>) -> Result<Vec<Option<Identity>>, Stopped> {
+        let (reply, answer) = oneshot::channel();
+        let sent = self.commands.send(Command::Identify(seen, reply)).await;
+        if sent.is_err() {
+            return Err(Stopped);
+        }
+        answer.await.or(Err(Stopped))
+    }
+
+    /// Where sources of data report their errors, which become rows of `collector_errors`.
+    pub const fn errors(&self) -> &Arc<ErrorLog> {
+        &self.errors
     }
 
     /// Watches what `target` names from now on. Nothing happens in a replay.

@@ -1,6 +1,7 @@
 //! Cumulative traffic of processes with their peers, for the table `conn_stats`.
 //!
 //! A connection is entered once its protocol is decided, so that no counter ever has to go back.
+//! The bytes of a connection that carries TLS are those on the wire; its plaintext has no account.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -31,8 +32,10 @@ pub struct AccountKey {
     pub role: Role,
     /// Socket family.
     pub family: u16,
-    /// What is spoken.
+    /// What is spoken; inside TLS, where that is looked into.
     pub protocol: ProtocolCode,
+    /// Whether it is spoken inside TLS.
+    pub ssl: bool,
 }
 
 /// Counters of one key; none ever goes back.
@@ -59,8 +62,13 @@ pub struct Accounts {
 impl Accounts {
     /// Brings the account of `conn` up to date.
     pub fn update(&mut self, conn: &mut Connection, now: u64) {
+        if conn.is_plaintext() {
+            return;
+        }
         let Some(key) = key_of(conn) else { return };
-        let decided = conn.decided() != Decided::NotYet
+        let may_carry_plaintext =
+            conn.may_carry_plaintext() && now.saturating_sub(conn.entered_at) < UNDECIDED_NS_MAX;
+        let decided = (conn.decided() != Decided::NotYet && !may_carry_plaintext)
             || conn.closing.is_some()
             || now.saturating_sub(conn.used_at) >= UNDECIDED_NS_MAX;
         let (key, counted) = match conn.account {
@@ -72,7 +80,7 @@ impl Accounts {
                 (key, [0; 2])
             }
             // What a connection speaks may be found out late; who owns it stays.
-            Some((old, counted)) if old.protocol == key.protocol && old.role == key.role => {
+            Some((old, counted)) if AccountKey { process: old.process, ..key } == old => {
                 (old, counted)
             }
             Some((old, counted)) => {
@@ -143,7 +151,7 @@ impl Accounts {
 
 fn key_of(conn: &Connection) -> Option<AccountKey> {
     let ends = conn.ends.as_ref()?;
-    let role = conn.role();
+    let (protocol, role) = conn.speaks();
     let server = role == Role::Server;
     Some(AccountKey {
         process: conn.process,
@@ -152,6 +160,7 @@ fn key_of(conn: &Connection) -> Option<AccountKey> {
         local_port: if server { ends.tuple.local_port } else { 0 },
         role,
         family: ends.family,
-        protocol: conn.protocol(),
+        protocol,
+        ssl: conn.is_tls(),
     })
 }

@@ -5,27 +5,30 @@
 //! but looked at again whenever an operation starts with a request, also where the one before was
 //! no more than the head of its packet, as servers read that first.
 
+mod packet_head;
+
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::net::IpAddr;
 
-use undine_ebpf::{ConnInfo, ConnTotals};
+use undine_ebpf::{ConnInfo, ConnTotals, PLAINTEXT};
 
 use crate::conn_stats::AccountKey;
 use crate::data_stream::{DataStreams, Delivery, Missing, Operation, Piece};
 use crate::endpoints::{Role, Tuple};
 use crate::event::{Beginning, Flow, ProcessKey};
-use crate::protocol::exchange::{Exchanges, Output};
 use crate::protocol::gap::{Cause, LostRows, Start};
+use crate::protocol::output::{Exchanges, Output};
 use crate::protocol::{
-    self, PROBE_BYTES_MAX, Protocol, ProtocolCode, Verdict, infer, request_starts,
+    self, PROBE_BYTES_MAX, Protocol, ProtocolCode, Verdict, begins_tls, infer, request_starts,
 };
+use packet_head::PacketHead;
 
 /// Most operations that are kept while the protocol is undecided.
 const UNDECIDED_OPERATIONS_MAX: usize = 64;
 
-/// Bytes of the head of a packet that some servers read before the rest.
-const PACKET_HEAD_BYTES: usize = 4;
+/// More bytes than tell the hello of a TLS client from others.
+const HELLO_BYTES: usize = 16;
 
 /// What is known of a connection's ends once it was announced.
 #[derive(Clone, Debug)]
@@ -81,12 +84,21 @@ pub enum Keeper {
     Other,
 }
 
+/// The parser of a conversation that goes on inside TLS.
+#[derive(Debug)]
+pub struct Inside(Box<dyn Protocol>);
+
 /// A connection's protocol and its parser.
 #[derive(Debug)]
 enum Parser {
     Undecided(Undecided),
     Spoken(Box<dyn Protocol>),
     Opaque,
+    /// It was spoken; what follows is another protocol, or cannot be read.
+    Over {
+        code: ProtocolCode,
+        requests: Flow,
+    },
 }
 
 /// The first bytes of a connection whose protocol is not known yet.
@@ -96,33 +108,6 @@ struct Undecided {
     operations: Vec<(Flow, usize, Operation)>,
     gap: Option<Cause>,
     lost_bytes: [u64; 2],
-}
-
-/// The last operation on an opaque connection, where it may be the head of a packet.
-#[derive(Clone, Copy, Debug)]
-struct PacketHead {
-    flow: Flow,
-    pos: u64,
-    bytes: [u8; PACKET_HEAD_BYTES],
-    operation: Operation,
-}
-
-impl PacketHead {
-    fn of(piece: &Piece<'_>) -> Option<Self> {
-        let bytes = piece.payload.try_into().ok()?;
-        let Piece { flow, pos, operation, .. } = *piece;
-        (piece.len == PACKET_HEAD_BYTES as u64).then_some(Self { flow, pos, bytes, operation })
-    }
-
-    fn piece(&self) -> Piece<'_> {
-        let Self { flow, pos, ref bytes, operation } = *self;
-        let len = PACKET_HEAD_BYTES as u64;
-        Piece { flow, pos, len, payload: bytes, uncaptured: None, operation }
-    }
-
-    fn is_before(&self, piece: &Piece<'_>) -> bool {
-        self.flow == piece.flow && self.pos + PACKET_HEAD_BYTES as u64 == piece.pos
-    }
 }
 
 /// How decided a connection's protocol is, as its other end wants to know.
@@ -151,8 +136,6 @@ pub struct Connection {
     pub peer_process: Option<ProcessKey>,
     /// Which end keeps the rows.
     pub keeper: Keeper,
-    /// Whether it was known before its first byte, as messages say.
-    pub beginning: Beginning,
     /// Exchanges that wait until it is known which end keeps them.
     pub waiting: Exchanges,
     /// Bytes of each direction, lost ones included.
@@ -169,12 +152,22 @@ pub struct Connection {
     pub attributed_bytes: u64,
     /// Whether its gap is queued to be declared.
     pub gap_queued: bool,
+    /// The connection that carries it, where it is a plaintext and that is known.
+    pub carrier: Option<u64>,
+    /// What is spoken in the plaintext that it carries, and which end this is of that.
+    pub carries: Option<(ProtocolCode, Role)>,
     /// Its row in `conn_stats`, and the bytes that it has there already.
     pub account: Option<(AccountKey, [u64; 2])>,
+    /// Whether it was known before its first byte, as messages say.
+    beginning: Beginning,
     streams: DataStreams,
     parser: Parser,
     opaque_for_good: bool,
     packet_head: Option<PacketHead>,
+    handshake_at: Option<u64>,
+    /// What was spoken before TLS, where that goes on inside.
+    before_tls: Option<Inside>,
+    secured: bool,
 }
 
 impl Connection {
@@ -186,7 +179,6 @@ impl Connection {
             peer: None,
             peer_process: None,
             keeper: Keeper::Undecided,
-            beginning: Beginning::Untold,
             waiting: Vec::new(),
             bytes: [0; 2],
             entered_at: 0,
@@ -195,11 +187,84 @@ impl Connection {
             lost_bytes: 0,
             attributed_bytes: 0,
             gap_queued: false,
+            carrier: None,
+            carries: None,
             account: None,
+            beginning: Beginning::Untold,
             streams: DataStreams::default(),
             parser: Parser::Undecided(Undecided::default()),
             opaque_for_good: false,
             packet_head: None,
+            handshake_at: None,
+            before_tls: None,
+            secured: false,
+        }
+    }
+
+    /// Whether it is what a program said to a TLS library, and not what went over a socket.
+    pub const fn is_plaintext(&self) -> bool {
+        self.id & PLAINTEXT != 0
+    }
+
+    /// Whether TLS is spoken on it.
+    pub const fn is_tls(&self) -> bool {
+        self.secured || self.handshake_at.is_some()
+    }
+
+    /// Whether it is not known yet what the TLS on it is about.
+    pub const fn may_carry_plaintext(&self) -> bool {
+        self.is_tls() && self.carries.is_none()
+    }
+
+    /// What is spoken on it, inside TLS where that is looked into, and which end this is.
+    pub fn speaks(&self) -> (ProtocolCode, Role) {
+        match (self.carries, self.protocol()) {
+            (Some(inside), _) => inside,
+            (None, code) => (code, self.role()),
+        }
+    }
+
+    /// Takes note that it carries a plaintext, which from here on says what it speaks. Gives
+    /// the parser, where that goes on inside, and whether the plaintext is known from its
+    /// beginning: it carried nothing unseen before its handshake, which was seen, and the library's
+    /// calls are since before that.
+    pub fn secure(&mut self, probed_since: u64, out: &mut Output) -> (Option<Inside>, bool) {
+        self.secured = true;
+        self.packet_head = None;
+        let from_its_beginning = !self.beginning_was_missed()
+            && probed_since != 0
+            && self.handshake_at.is_some_and(|at| at > probed_since);
+        let inside = self.end_before_tls(out).or_else(|| self.before_tls.take());
+        (inside, from_its_beginning)
+    }
+
+    /// Ends what is read of it besides a handshake, which ends by itself.
+    fn end_before_tls(&mut self, out: &mut Output) -> Option<Inside> {
+        let over = match &self.parser {
+            Parser::Spoken(protocol) if protocol.code() != ProtocolCode::Tls => {
+                Parser::Over { code: protocol.code(), requests: protocol.requests() }
+            }
+            // What was read so far is not a handshake's beginning.
+            Parser::Undecided(_) if self.bytes != [0; 2] => Parser::Opaque,
+            _ => return None,
+        };
+        self.streams.restart_at(self.bytes);
+        let Parser::Spoken(mut protocol) = std::mem::replace(&mut self.parser, over) else {
+            return None;
+        };
+        if protocol.goes_on_in_tls() {
+            return Some(Inside(protocol));
+        }
+        if !protocol.is_opaque() {
+            protocol.close(self.used_at, out);
+        }
+        None
+    }
+
+    /// Goes on with what the connection that carries it spoke before TLS.
+    pub fn go_on(&mut self, inside: Inside) {
+        if matches!(self.parser, Parser::Undecided(_)) {
+            self.parser = Parser::Spoken(inside.0);
         }
     }
 
@@ -212,6 +277,7 @@ impl Connection {
     pub fn role(&self) -> Role {
         match (&self.parser, &self.ends) {
             (Parser::Spoken(protocol), _) => Role::of_requests(protocol.requests()),
+            (Parser::Over { requests, .. }, _) => Role::of_requests(*requests),
             (_, Some(ends)) => ends.role,
             (_, None) => Role::Unknown,
         }
@@ -221,15 +287,22 @@ impl Connection {
     pub fn protocol(&self) -> ProtocolCode {
         match &self.parser {
             Parser::Spoken(protocol) => protocol.code(),
+            Parser::Over { code, .. } => *code,
             Parser::Undecided(_) | Parser::Opaque => ProtocolCode::Unknown,
         }
+    }
+
+    /// Whether both of its ends keep their rows; none where its protocol is not known.
+    pub fn both_ends_keep(&self) -> Option<bool> {
+        let code = self.protocol();
+        (code != ProtocolCode::Unknown).then(|| code.both_ends_keep())
     }
 
     /// How decided its protocol is.
     pub const fn decided(&self) -> Decided {
         match self.parser {
             Parser::Undecided(_) => Decided::NotYet,
-            Parser::Spoken(_) => Decided::Spoken,
+            Parser::Spoken(_) | Parser::Over { .. } => Decided::Spoken,
             Parser::Opaque => Decided::Opaque,
         }
     }
@@ -258,7 +331,7 @@ impl Connection {
     /// Whether everything up to its final totals has come.
     pub fn is_complete(&self) -> bool {
         self.closing.as_ref().is_some_and(|totals| {
-            matches!(self.parser, Parser::Opaque) || self.streams.is_complete(sizes(totals))
+            self.parser.reads_nothing() || self.streams.is_complete(sizes(totals))
         })
     }
 
@@ -272,7 +345,10 @@ impl Connection {
         let end = &mut self.bytes[piece.flow.index()];
         *end = (*end).max(piece.pos.saturating_add(piece.len));
         self.used_at = piece.operation.at;
-        if matches!(self.parser, Parser::Opaque) {
+        if self.handshake_at.is_none() && !self.is_plaintext() && is_handshake(piece.payload) {
+            self.handshake_at = Some(piece.operation.at);
+        }
+        if self.parser.reads_nothing() {
             let head = self.packet_head.take().filter(|head| head.is_before(&piece));
             if self.reconsider(&piece, None) {
                 self.push(piece, out);
@@ -287,6 +363,14 @@ impl Connection {
             return;
         }
         self.push(piece, out);
+        if self.opaque_for_good && self.end_reading() {
+            // These bytes may be what ended it.
+            if self.reconsider(&piece, None) {
+                self.push(piece, out);
+            } else {
+                self.packet_head = PacketHead::of(&piece);
+            }
+        }
     }
 
     fn push(&mut self, piece: Piece<'_>, out: &mut Output) {
@@ -325,7 +409,7 @@ impl Connection {
         for (seen, total) in self.bytes.iter_mut().zip(sizes(totals)) {
             *seen = (*seen).max(total);
         }
-        if matches!(self.parser, Parser::Opaque) {
+        if self.parser.reads_nothing() {
             return;
         }
         let was_missed = self.beginning_was_missed();
@@ -359,7 +443,7 @@ impl Connection {
     pub fn take_lost_rows(&mut self) -> Option<LostRows> {
         match &mut self.parser {
             Parser::Spoken(protocol) => protocol.take_lost_rows(),
-            Parser::Opaque => None,
+            Parser::Opaque | Parser::Over { .. } => None,
             Parser::Undecided(undecided) => {
                 let role = self.ends.as_ref().map_or(Role::Unknown, |ends| ends.role);
                 undecided.take_lost_rows(role)
@@ -377,24 +461,76 @@ impl Connection {
         }
     }
 
+    /// Takes note of what a message says of its beginning.
+    pub const fn begins(&mut self, beginning: Beginning) {
+        if !matches!(beginning, Beginning::Untold) {
+            self.beginning = beginning;
+        }
+    }
+
+    /// Reads on no more, once the parser has nothing to say; whether that is just now.
+    fn end_reading(&mut self) -> bool {
+        let Parser::Spoken(protocol) = &self.parser else { return false };
+        if protocol.has_lost_rows() || protocol.in_flight() > 0 {
+            return false;
+        }
+        let over = Parser::Over { code: protocol.code(), requests: protocol.requests() };
+        if let Parser::Spoken(mut protocol) = std::mem::replace(&mut self.parser, over)
+            && protocol.goes_on_in_tls()
+        {
+            self.before_tls = Some(Inside(protocol));
+        }
+        self.streams.restart_at(self.bytes);
+        true
+    }
+
     /// Looks at an opaque connection again, with what was read right after `piece` if any; whether
     /// it is one no longer.
     fn reconsider(&mut self, piece: &Piece<'_>, next: Option<&[u8]>) -> bool {
-        if self.opaque_for_good || piece.operation.continued {
+        if piece.operation.continued {
             return false;
         }
-        let code = match next {
-            None => request_starts(piece.payload),
-            Some(next) => request_starts(&[piece.payload, next].concat()),
+        let Some(code) = self.recognise(piece.payload, next) else { return false };
+        if self.both_ends_keep() == Some(true) && !code.both_ends_keep() {
+            // Which end keeps what follows has to be agreed on.
+            self.keeper = Keeper::Undecided;
+        }
+        let start = match code {
+            ProtocolCode::Tls => Start::AtItsBeginning,
+            _ => Start::AfterGap { cause: Cause::Midstream, request_bytes: 0 },
         };
-        let Some(code) = code else { return false };
-        let start = Start::AfterGap { cause: Cause::Midstream, request_bytes: 0 };
+        self.opaque_for_good = false;
         self.parser = Parser::Spoken(protocol::start(code, piece.flow, start));
         let mut positions = self.bytes;
         positions[piece.flow.index()] = piece.pos;
-        self.streams = DataStreams::starting_at(positions);
+        self.streams.restart_at(positions);
         true
     }
+
+    /// What starts with `bytes` and `next`, of which nothing is read so far.
+    fn recognise(&self, bytes: &[u8], next: Option<&[u8]>) -> Option<ProtocolCode> {
+        let is_over = match self.parser {
+            Parser::Over { code: ProtocolCode::Tls, .. } => return None,
+            // Many protocols can be told to go on in TLS.
+            Parser::Over { .. } => true,
+            // What else it may look like is ciphertext.
+            _ => self.secured,
+        };
+        match next {
+            None if is_over => begins_tls(bytes).then_some(ProtocolCode::Tls),
+            None => request_starts(bytes),
+            Some(next) if is_over || packet_head::is_of_tls(bytes) => {
+                let next = &next[..next.len().min(HELLO_BYTES)];
+                begins_tls(&[bytes, next].concat()).then_some(ProtocolCode::Tls)
+            }
+            Some(next) => request_starts(&[bytes, next].concat()),
+        }
+    }
+}
+
+/// Whether `bytes` begin with a TLS record that is part of a handshake (RFC 8446, 5.1).
+fn is_handshake(bytes: &[u8]) -> bool {
+    matches!(bytes, [22, 3, 0..=4, ..])
 }
 
 /// The sizes of both directions.
@@ -408,6 +544,11 @@ pub fn dropped_bytes(totals: &ConnTotals) -> u64 {
 }
 
 impl Parser {
+    /// Whether bytes are only counted.
+    const fn reads_nothing(&self) -> bool {
+        matches!(self, Self::Opaque | Self::Over { .. })
+    }
+
     fn take(
         &mut self,
         delivery: Delivery<'_>,
@@ -426,7 +567,7 @@ impl Parser {
                     *opaque_for_good = true;
                 }
             }
-            Self::Opaque => {}
+            Self::Opaque | Self::Over { .. } => {}
             Self::Undecided(undecided) => match undecided.take(delivery) {
                 Verdict::NeedMore => {}
                 Verdict::Opaque => *self = Self::Opaque,

@@ -84,9 +84,9 @@ pub struct DataStreams {
 }
 
 impl DataStreams {
-    /// Streams of which nothing before these positions is of interest.
-    pub fn starting_at(positions: [u64; 2]) -> Self {
-        Self { next: positions, ..Self::default() }
+    /// Forgets what waits: nothing before these positions is of interest.
+    pub fn restart_at(&mut self, positions: [u64; 2]) {
+        *self = Self { next: positions, late_bytes: self.late_bytes, ..Self::default() };
     }
 
     /// Takes a message and hands on what is now in order.

@@ -25,8 +25,8 @@ use crate::endpoints::Role;
 use crate::event::{Flow, ProcessKey, Uncaptured};
 use crate::protocol::dialogue::Timed;
 use crate::protocol::dns::{Lookup, Message, Question, quality_of};
-use crate::protocol::exchange::QUALITY_ENDED_BY_CLOSE;
 use crate::protocol::gap::Cause;
+use crate::protocol::output::QUALITY_ENDED_BY_CLOSE;
 
 /// Most queries that wait for their response; the oldest makes room for another.
 pub const WAITING_MAX: usize = 4096;

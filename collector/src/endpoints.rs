@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use undine_ebpf::ConnInfo;
+use undine_ebpf::{ConnInfo, PLAINTEXT};
 
 use crate::event::Flow;
 
@@ -94,10 +94,16 @@ impl Role {
     }
 }
 
-/// All connections by their tuple. Bounded by the connection table.
+/// All connections by their layer and tuple, since a plaintext has the tuple of the connection that
+/// carries it, and its other end is a plaintext too. Bounded by the connection table.
 #[derive(Debug, Default)]
 pub struct Endpoints {
-    by_tuple: HashMap<Tuple, Vec<(u64, u64)>>,
+    by_tuple: HashMap<(u64, Tuple), Vec<(u64, u64)>>,
+}
+
+/// The layer of a connection or plaintext, by its number.
+const fn layer(conn: u64) -> u64 {
+    conn & PLAINTEXT
 }
 
 impl Endpoints {
@@ -105,10 +111,10 @@ impl Endpoints {
     /// other end: one of the same namespace, or, but for loopback addresses, the only one with
     /// that tuple in any.
     pub fn enter(&mut self, conn: u64, netns: u64, tuple: Tuple) -> Option<u64> {
-        let entries = self.by_tuple.entry(tuple).or_default();
+        let entries = self.by_tuple.entry((layer(conn), tuple)).or_default();
         entries.retain(|(_, other)| *other != conn);
         entries.push((netns, conn));
-        let others = self.by_tuple.get(&tuple.reversed())?;
+        let others = self.by_tuple.get(&(layer(conn), tuple.reversed()))?;
         let same = others.iter().rev().find(|(of, other)| *of == netns && *other != conn);
         match (same, others.as_slice()) {
             (Some((_, other)), _) => Some(*other),
@@ -119,10 +125,10 @@ impl Endpoints {
 
     /// Removes connection `conn`.
     pub fn leave(&mut self, conn: u64, tuple: Tuple) {
-        if let Some(entries) = self.by_tuple.get_mut(&tuple) {
+        if let Some(entries) = self.by_tuple.get_mut(&(layer(conn), tuple)) {
             entries.retain(|(_, other)| *other != conn);
             if entries.is_empty() {
-                self.by_tuple.remove(&tuple);
+                self.by_tuple.remove(&(layer(conn), tuple));
             }
         }
     }
@@ -150,6 +156,18 @@ mod tests {
         assert_eq!(endpoints.enter(3, 10, client.reversed()), Some(1));
         endpoints.leave(1, client);
         assert_eq!(endpoints.enter(4, 10, client.reversed()), None);
+    }
+
+    #[test]
+    fn the_other_end_of_a_plaintext_is_a_plaintext() {
+        let mut endpoints = Endpoints::default();
+        let client = tuple("127.0.0.1", 4000, "127.0.0.1", 443);
+        assert_eq!(endpoints.enter(1, 10, client), None);
+        assert_eq!(endpoints.enter(2 | PLAINTEXT, 10, client.reversed()), None);
+        assert_eq!(endpoints.enter(3, 10, client.reversed()), Some(1));
+        assert_eq!(endpoints.enter(4 | PLAINTEXT, 10, client), Some(2 | PLAINTEXT));
+        endpoints.leave(4 | PLAINTEXT, client);
+        assert_eq!(endpoints.enter(5 | PLAINTEXT, 10, client.reversed()), None);
     }
 
     #[test]

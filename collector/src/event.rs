@@ -5,8 +5,8 @@
 
 use undine_ebpf::{
     BEGINNING_MISSED, BEGINNING_SEEN, ConnInfo, ConnTotals, Direction, EGRESS, FLAG_BYPASSED,
-    FLAG_CONTINUED, FLAG_FAULT, FLAG_TRUNCATED, Header, Kind, PAYLOAD_BYTES_MAX, ProcessInfo,
-    TcpEvent, TcpEventKind, TcpStats,
+    FLAG_CONTINUED, FLAG_ELIDED, FLAG_FAULT, FLAG_TRUNCATED, Header, Kind, PAYLOAD_BYTES_MAX,
+    ProcessInfo, TcpEvent, TcpEventKind, TcpStats, TlsInfo,
 };
 
 /// Bytes of a message's header.
@@ -78,6 +78,8 @@ pub enum Body<'a> {
         /// The captured bytes of [`Header::len`].
         payload: &'a [u8],
     },
+    /// It became known which connection carries a plaintext.
+    Tls(TlsInfo),
     /// A process was forked.
     Fork(ProcessInfo),
     /// A process runs a new program.
@@ -144,7 +146,7 @@ impl<'a> Event<'a> {
         let mut cursor = Cursor { rest: bytes, whole: bytes.len() };
         let header = cursor.header()?;
         let kind = Kind::from_raw(header.kind).ok_or(DecodeError::Kind(header.kind))?;
-        if matches!(kind, Kind::Data | Kind::Open | Kind::Close) && header.conn == 0 {
+        if matches!(kind, Kind::Data | Kind::Open | Kind::Close | Kind::Tls) && header.conn == 0 {
             return Err(DecodeError::NoConnection);
         }
         let body = match kind {
@@ -159,6 +161,7 @@ impl<'a> Event<'a> {
             }
             Kind::Open => Body::Open(cursor.conn_info()?),
             Kind::Close => Body::Close(cursor.conn_totals()?),
+            Kind::Tls => Body::Tls(cursor.tls_info()?),
             Kind::Fork => Body::Fork(cursor.process_info()?),
             Kind::Exec => Body::Exec(cursor.process_info()?),
             Kind::Exit => Body::Exit(cursor.process_info()?),
@@ -182,6 +185,11 @@ impl<'a> Event<'a> {
             }
             Body::Open(info) => put_conn_info(out, info),
             Body::Close(totals) => put_conn_totals(out, totals),
+            Body::Tls(tls) => {
+                put_conn_info(out, &tls.info);
+                out.extend_from_slice(&tls.carrier.to_ne_bytes());
+                out.extend_from_slice(&tls.probed_since_ns.to_ne_bytes());
+            }
             Body::Fork(info) | Body::Exec(info) | Body::Exit(info) => put_process_info(out, info),
             Body::Tcp(_, event) => put_tcp_event(out, event),
         }
@@ -213,6 +221,8 @@ impl<'a> Event<'a> {
             None
         } else if flags & FLAG_BYPASSED != 0 {
             Some(Uncaptured::Bypassed)
+        } else if flags & FLAG_ELIDED != 0 {
+            Some(Uncaptured::Elided)
         } else if flags & FLAG_FAULT != 0 {
             Some(Uncaptured::Fault)
         } else {
@@ -230,6 +240,8 @@ pub enum Uncaptured {
     Truncated,
     /// They never were in a buffer of the process.
     Bypassed,
+    /// They are the ciphertext of a plaintext that is captured itself. Nothing is lost.
+    Elided,
     /// The process's memory could not be read.
     Fault,
 }
@@ -327,6 +339,12 @@ impl<'a> Cursor<'a> {
             role: self.u8(),
             protocol: self.u8(),
         })
+    }
+
+    fn tls_info(&mut self) -> Result<TlsInfo, DecodeError> {
+        self.need(size_of::<TlsInfo>())?;
+        let info = self.conn_info()?;
+        Ok(TlsInfo { info, carrier: self.u64(), probed_since_ns: self.u64() })
     }
 
     fn conn_totals(&mut self) -> Result<ConnTotals, DecodeError> {
@@ -517,6 +535,7 @@ mod tests {
             (Kind::Exec, Body::Exec(process)),
             (Kind::Exit, Body::Exit(process)),
             (Kind::Tcp, Body::Tcp(TcpEventKind::Drop, tcp)),
+            (Kind::Tls, Body::Tls(TlsInfo { info, carrier: 5, probed_since_ns: 6 })),
             (Kind::Data, Body::Data { flow: Flow::Ingress, payload: b"abc" }),
             (Kind::Datagram, Body::Datagram { flow: Flow::Ingress, info, payload: b"abc" }),
         ] {
@@ -557,7 +576,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300), kind in 0_u8..10) {
+        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300), kind in 0_u8..12) {
             let mut bytes = bytes;
             if let Some(first) = bytes.first_mut() { *first = kind; }
             let _outcome = Event::decode(&bytes);

@@ -10,35 +10,52 @@
 //!                     └─control─► Control: targets, counters, totals of connections, probes
 //! ```
 
-mod cgroups;
+pub(crate) mod cgroups;
+mod cost;
 mod counters;
 mod doctor;
 mod listeners;
+pub(crate) mod membership;
+mod object;
 mod offsets;
 mod own_cgroup;
 mod process_tree;
+mod profile;
 mod programs;
 mod ring;
 mod scope;
+mod tls_probes;
 mod untold;
 #[cfg(test)]
 mod tests;
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use undine_ebpf::{ConnTotals, load};
 
+pub use cost::{CostSample, ProgramCost, of_running as cost_of_running};
 pub use counters::Counters;
 pub use doctor::{Check, check_host};
+pub use membership::Membership;
+pub use object::Object;
 pub use offsets::{OffsetsError, ReasonNames};
 pub use own_cgroup::{Cgroup, CgroupError};
+pub use profile::{
+    FREQUENCY_HZ_MAX, ProfileConfig, ProfileSource, ProfileTotals, STACKS_MAX, Sample,
+    SampledStack, StackBytes,
+};
 pub use programs::{Outcome, ProbeReport, probe_report};
 pub use ring::PollOutcome;
 pub use scope::{Scope, ScopeDefault, ScopeError, ScopeGuard, Target, TargetParseError, Verdict};
 
+pub(crate) use cost::CostMeter;
+
+use crate::tls::library::Library;
 use programs::Programs;
 use ring::RingReader;
 
@@ -58,7 +75,7 @@ pub enum Hooks {
     /// `io_uring`. What leaves a socket by `splice` or `TCP_ZEROCOPY_RECEIVE` is counted when the
     /// socket is received from next, or closed.
     SocketLength,
-    /// The tracepoint `sys_exit` and a walk from the file descriptor to the socket; kernel 5.17
+    /// The tracepoint `sys_exit` and a walk from the file descriptor to the socket; kernel 5.10
     /// and later. Costs every system call of the host a little, and does not see `io_uring` and
     /// 32-bit programs.
     SysExit,
@@ -78,6 +95,21 @@ pub struct Config {
     pub connections_max: u32,
     /// Which hooks to use; `None` takes the best that this kernel has.
     pub hooks: Option<Hooks>,
+    /// Which build of the programs to load.
+    pub object: Object,
+    /// How to sample what processes in scope do with their CPU time, if at all.
+    pub profile: Option<ProfileConfig>,
+    /// Whether to look into TLS.
+    pub tls: Tls,
+}
+
+/// Whether what programs say inside TLS is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Tls {
+    /// The TLS libraries of watched processes are probed.
+    Read,
+    /// No library is touched; of TLS only bytes are counted.
+    Leave,
 }
 
 /// Why the kernel side cannot be built.
@@ -92,6 +124,16 @@ pub enum BuildError {
          {RING_BYTES_MAX}"
     )]
     RingBytes(u32),
+    /// A frequency of sampling that is not possible.
+    #[error("the CPU cannot be sampled {0} times a second; choose 1 to {FREQUENCY_HZ_MAX}")]
+    Frequency(u32),
+    /// The kernel keeps shorter stacks than the maps are made for.
+    #[error(
+        "the kernel keeps stacks of at most {0} frames; set kernel.perf_event_max_stack to at least \
+         {max}, its default",
+        max = undine_ebpf::profile::FRAMES_MAX
+    )]
+    StackFrames(usize),
     /// There must be room for a connection.
     #[error("connections_max is 0; at least one connection must have room")]
     ConnectionsMax,
@@ -153,6 +195,7 @@ pub enum ControlError {
 pub struct KernelSource {
     ring: RingReader,
     control: Control,
+    profile: Option<ProfileSource>,
 }
 
 /// A hand on running programs; cheap to clone, usable from any thread.
@@ -199,6 +242,11 @@ impl Config {
         if self.connections_max == 0 {
             return Err(BuildError::ConnectionsMax);
         }
+        if let Some(ProfileConfig { frequency_hz, .. }) = self.profile
+            && !(1..=FREQUENCY_HZ_MAX).contains(&frequency_hz)
+        {
+            return Err(BuildError::Frequency(frequency_hz));
+        }
         let guard = self.guard;
         let loaded = programs::load(&self)?;
         let ring = RingReader::new(loaded.ring).map_err(BuildError::Wait)?;
@@ -209,7 +257,7 @@ impl Config {
             guard,
             reason_names: loaded.reason_names,
         };
-        Ok(KernelSource { ring, control: Control(Arc::new(shared)) })
+        Ok(KernelSource { ring, control: Control(Arc::new(shared)), profile: loaded.profile })
     }
 }
 
@@ -228,6 +276,12 @@ impl KernelSource {
     /// Messages that [`Self::poll`] has handed out since the programs were loaded.
     pub fn consumed(&self) -> u64 {
         self.ring.consumed()
+    }
+
+    /// The samples of what processes do with their CPU time, for a thread of its own; `None` where
+    /// nothing is sampled, or somebody has taken them.
+    pub fn take_profile(&mut self) -> Option<ProfileSource> {
+        self.profile.take()
     }
 
     /// A hand on the programs for this and other threads.
@@ -294,6 +348,37 @@ impl Control {
         self.programs().set_datagram_ports(ports)
     }
 
+    /// Whom the programs watch at this moment, for readers of `/proc` and of cgroups.
+    ///
+    /// # Errors
+    /// Where the kernel's map cannot be read.
+    pub fn membership(&self) -> Result<Membership, ControlError> {
+        self.programs().membership()
+    }
+
+    /// Probes the functions of the TLS library at `path`, for every process that maps it and is
+    /// watched.
+    pub(crate) fn probe_tls(&self, path: &Path, library: &Library) -> Outcome {
+        self.programs().probe_tls(path, library)
+    }
+
+    /// Forgets plaintexts of processes that have ended. Call it now and then.
+    pub(crate) fn forget_ended_tls(&self) {
+        if let Err(error) = self.programs().forget_ended_tls() {
+            tracing::warn!(%error, "plaintexts of ended processes cannot be forgotten");
+        }
+    }
+
+    /// Whether whoever no target names is watched.
+    pub(crate) fn watches_whole_host(&self) -> bool {
+        self.programs().watches_whole_host()
+    }
+
+    /// The processes that are watched now, as far as `/proc` tells.
+    pub(crate) fn watched_processes(&self) -> BTreeSet<u32> {
+        self.programs().watched_processes()
+    }
+
     /// How each probe fared when the programs were loaded.
     pub fn probes(&self) -> &[ProbeReport] {
         &self.0.probes
@@ -309,6 +394,11 @@ impl Control {
         &self.0.reason_names
     }
 
+    /// How often each program ran and for how long, while the kernel was asked to count it.
+    pub(crate) fn run_totals(&self) -> BTreeMap<String, ProgramCost> {
+        self.programs().run_totals()
+    }
+
     /// Detaches all programs. Messages that are in the ring and all counters stay readable, so
     /// that the owner can drain.
     pub fn detach(&self) {
@@ -320,14 +410,6 @@ impl Control {
 /// The wall clock may be stepped, so ask again about once a second.
 pub fn wall_minus_mono_ns() -> i64 {
     ring::wall_minus_mono_ns()
-}
-
-/// The object with the kernel programs, aligned as an ELF parser wants it.
-fn object() -> &'static [u8] {
-    #[repr(C, align(64))]
-    struct Aligned<Bytes: ?Sized>(Bytes);
-    static OBJECT: &Aligned<[u8]> = &Aligned(*include_bytes!("../../ebpf/undine.bpf.o"));
-    &OBJECT.0
 }
 
 /// Version of the kernel messages that this binary understands.

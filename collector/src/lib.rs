@@ -1,14 +1,20 @@
 //! Watches connections through the kernel and turns what goes over them into rows.
 //!
 //! ```text
-//! kernel ─► event ─┬► conn_tracker ─► protocol ─┬► pipeline ─► rows ─► Append
-//!      (recording) │    │ data_stream            │    │
-//!                  │    └ endpoints, peers       │    └ process, service_name, redaction
-//!                  └► datagrams ─────────────────┘
+//! kernel ─► reader ─► event ─┬► conn_tracker ─► protocol ─┬► rows ─► writer ─► Append
+//!            │    replay      │   └ data_stream            │   └ path_template, redaction
+//!            └► recording     └► datagrams ───► protocol ──┘
+//! /proc, cgroups ─► host (of those that the kernel side watches) ───────► writer ─► Append
+//! kernel ─► profiler, on a thread of its own ─► reader
 //! ```
+//!
+//! [`pipeline`] is what leads events along this way, without clock, thread or I/O; it knows the ends
+//! of connections ([`endpoints`], [`peers`]), who serves them ([`process`], [`service_name`]), and
+//! keeps the books ([`conn_stats`], [`loss`]). [`collector`] puts both around it.
 
 pub mod kernel;
 pub mod event;
+pub mod tls;
 pub mod data_stream;
 pub mod protocol;
 pub mod datagrams;
@@ -22,18 +28,26 @@ pub mod service_name;
 pub mod path_template;
 pub mod redaction;
 pub mod loss;
+pub mod error_log;
 pub mod rows;
+mod exits;
+mod stack_rows;
+pub mod profiler;
 pub mod pipeline;
 pub mod recording;
 pub mod replay;
 mod writer;
+mod profile_link;
 mod reader;
 pub mod collector;
+pub mod host;
 
 pub use collector::{
     BuildError, Collector, Config, Handle, RunError, SourceConfig, Stats, Stopped,
 };
-pub use kernel::{Cgroup, CgroupError, Hooks, Scope, ScopeDefault, ScopeGuard, Target, Verdict};
+pub use kernel::{
+    Cgroup, CgroupError, Hooks, Object, Scope, ScopeDefault, ScopeGuard, Target, Tls, Verdict,
+};
 pub use redaction::{Mode, Redaction};
 pub use replay::Pace;
 pub use service_name::ServiceRule;

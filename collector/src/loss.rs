@@ -150,9 +150,10 @@ impl LossLedger {
         entry.process = process;
     }
 
-    /// Bytes of an operation that were not captured.
+    /// Bytes of an operation that were not captured. Those whose plaintext is are not lost.
     pub fn uncaptured(&mut self, why: Uncaptured, bytes: u64) {
         let reason = match why {
+            Uncaptured::Elided => return,
             Uncaptured::Truncated => UncapturedReason::Truncated,
             Uncaptured::Bypassed => UncapturedReason::Bypassed,
             Uncaptured::Fault => UncapturedReason::Fault,

@@ -6,6 +6,9 @@
 //!                └──► Processes ────────────────────────────────────────┘
 //! ```
 //!
+//! A plaintext is a connection beside the one that carries it. What comes of it before that one is
+//! known waits in [`Unbound`].
+//!
 //! **One row per request.** Where both ends of a connection are observed, the server's rows are
 //! kept and the client's are not. By the time a client has its response the server has read the
 //! request, and the ring is in order, so the server's end is known then, unless messages were lost;
@@ -18,8 +21,10 @@ use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
-use undine_ebpf::{ConnInfo, ConnTotals, TcpEvent, TcpEventKind};
-use undine_schema::tables::ProbeStatus;
+use undine_ebpf::{
+    ConnInfo, ConnTotals, Header, PLAINTEXT, ProcessInfo, TcpEvent, TcpEventKind, TlsInfo,
+};
+use undine_schema::tables::{ProbeStatus, STACK_TRACES};
 use undine_schema::{TableDef, TimeNs};
 
 use crate::conn_stats::Accounts;
@@ -27,17 +32,21 @@ use crate::conn_tracker::{ConnTracker, Connection, Decided, Keeper, dropped_byte
 use crate::data_stream::{Operation, Piece, REORDER_NS_MAX};
 use crate::datagrams::{Datagram, Datagrams};
 use crate::endpoints::{Endpoints, Role};
-use crate::event::{Body, DecodeError, Event, Flow, ProcessKey};
+use crate::event::{Beginning, Body, DecodeError, Event, Flow, ProcessKey};
+use crate::exits::Exits;
 use crate::loss::{KernelTotals, LossLedger, RowBounds};
 use crate::peers::{PeerKey, PipeliningPeers};
-use crate::process::{FactSource, Facts, Processes};
+use crate::process::{FactSource, Facts, Identity, Processes, Seen};
+use crate::profiler::{Batch, ProfileCounts};
 use crate::protocol::ProtocolCode;
-use crate::protocol::exchange::{Exchanges, Output};
 use crate::protocol::gap::{Cause, LostRows};
+use crate::protocol::output::{Exchanges, Output};
 use crate::redaction::Redaction;
 use crate::rows::{Origin, RowCounts, Rows};
 use crate::service_name::ServiceRule;
-use crate::tcp_health::{Reasons, Seen, TcpHealth};
+use crate::stack_rows::StackRows;
+use crate::tcp_health::{Reasons, Seen as TcpSeen, TcpHealth};
+use crate::tls::unbound::{Held, Unbound};
 
 /// How long a connection's last messages may come after its end, in nanoseconds.
 pub const CLOSING_NS_MAX: u64 = 50_000_000;
@@ -52,6 +61,9 @@ pub const UNANNOUNCED_NS_MAX: u64 = 60_000_000_000;
 pub const HELD_BYTES_MAX: usize = 64 << 20;
 /// Most evicted connections whose further messages are told apart.
 const EVICTED_MAX: usize = 128 * 1024;
+/// Most processes that wait to be looked at for TLS libraries; those beyond are looked at with all
+/// others.
+const LOOK_AT_MAX: usize = 1024;
 /// How far event time moves before deadlines are looked at again, in nanoseconds.
 const DEADLINES_NS: u64 = 1_000_000;
 
@@ -101,6 +113,23 @@ pub struct PipelineCounts {
     pub late_bytes: u64,
     /// Connections that have no row in `conn_stats`.
     pub conn_stats_refused: u64,
+    /// Processes that ended.
+    pub processes_ended: u64,
+    /// Calls of TLS libraries among the operations.
+    pub tls_operations: u64,
+    /// Plaintexts of which it did not become known in time what carries them.
+    pub tls_unbound: u64,
+}
+
+/// A process whose TLS libraries should be looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LookAt {
+    /// It runs a new program.
+    Started(u32),
+    /// It speaks TLS, and its plaintext is not known.
+    Speaks(u32),
+    /// It has ended.
+    Ended(u32),
 }
 
 /// From kernel messages to rows.
@@ -113,10 +142,12 @@ pub struct Pipeline {
     peers: PipeliningPeers,
     processes: Processes,
     accounts: Accounts,
+    exits: Exits,
     loss: LossLedger,
     /// Apart, because what has a builder for every column is large.
     rows: Box<Rows>,
     tcp_health: Box<TcpHealth>,
+    stacks: StackRows,
     out: Output,
     counts: PipelineCounts,
     watermark: u64,
@@ -129,6 +160,9 @@ pub struct Pipeline {
     conn_stats_interval_ns: u64,
     conn_stats_at: u64,
     unannounced: bool,
+    unbound: Unbound,
+    /// Processes whose libraries should be looked at.
+    to_look_at: Vec<LookAt>,
 }
 
 impl Pipeline {
@@ -144,9 +178,11 @@ impl Pipeline {
             peers: PipeliningPeers::default(),
             processes: Processes::new(asid, service_rules, facts),
             accounts: Accounts::default(),
+            exits: Exits::default(),
             loss: LossLedger::default(),
             rows: Box::default(),
             tcp_health: Box::default(),
+            stacks: StackRows::default(),
             out: Output::new(redaction, body_bytes_max),
             counts: PipelineCounts::default(),
             watermark: 0,
@@ -159,6 +195,8 @@ impl Pipeline {
             conn_stats_interval_ns: interval,
             conn_stats_at: 0,
             unannounced: false,
+            unbound: Unbound::default(),
+            to_look_at: Vec::new(),
         }
     }
 
@@ -190,14 +228,24 @@ impl Pipeline {
         let process = event.process();
         match &event.body {
             Body::Data { flow, payload } => self.data(event, *flow, payload),
-            Body::Open(info) => self.open(event, process, info),
+            Body::Open(info) => {
+                let Header { conn, time_mono_ns, .. } = event.header;
+                self.open(conn, process, time_mono_ns, event.beginning(), info);
+            }
             Body::Close(totals) => {
                 self.closed(event.header.conn, totals, event.header.time_mono_ns);
             }
             Body::Datagram { flow, info, payload } => self.datagram(event, *flow, info, payload),
+            Body::Tls(info) => self.tls(&event.header, process, info),
             Body::Fork(info) => self.processes.fork(process, info),
-            Body::Exec(info) => self.processes.exec(process, info),
-            Body::Exit(info) => self.processes.exit(process, info),
+            Body::Exec(info) => {
+                self.processes.exec(process, info);
+                self.look_at(LookAt::Started(process.tgid));
+            }
+            Body::Exit(info) => {
+                self.ended(process, event.header.time_mono_ns, info);
+                self.look_at(LookAt::Ended(process.tgid));
+            }
             Body::Tcp(kind, tcp) => self.tcp(event, *kind, tcp),
         }
         self.watermark = self.watermark.max(event.header.time_mono_ns);
@@ -219,6 +267,7 @@ impl Pipeline {
 
     /// Decides everything that waits, because no message is on its way.
     pub fn settle(&mut self) {
+        self.give_up_unbound(None);
         for id in self.tracker.ids() {
             self.with(id, |conn, out| conn.declare_gaps(None, out));
             self.decide_waiting(id);
@@ -259,6 +308,17 @@ impl Pipeline {
         self.rows.probe_status.push(row);
     }
 
+    /// Takes what the profiler hands over.
+    pub(crate) fn stacks(&mut self, batch: &Batch, now: TimeNs) {
+        let (processes, losses) = (&mut self.processes, &mut self.rows.data_loss);
+        self.stacks.write(batch, now, processes, losses, &self.origin);
+    }
+
+    /// What the profiler has seen and done.
+    pub const fn profile_counts(&self) -> &ProfileCounts {
+        self.stacks.counts()
+    }
+
     /// The identity of a process on this node.
     pub fn upid(&self, process: ProcessKey) -> undine_schema::Upid {
         process.upid(self.origin.asid)
@@ -275,6 +335,7 @@ impl Pipeline {
         self.counts.in_flight = in_flight + self.datagrams.len() as u64;
         let settled = settled.then_some(self.counts.in_flight);
         self.loss.write(&mut self.rows.data_loss, now, settled, self.origin.asid);
+        self.exits.write_losses(&mut self.rows.data_loss, now, self.loss.kernel_totals());
     }
 
     /// Takes the rows that were written, by table.
@@ -284,17 +345,37 @@ impl Pipeline {
         }
         let mut batches = self.rows.take();
         self.tcp_health.take(&mut batches);
+        batches.extend(self.exits.take());
+        if !self.stacks.rows.is_empty() {
+            batches.push((&STACK_TRACES, self.stacks.rows.finish()));
+        }
         batches
     }
 
     /// Rows that wait to be taken.
     pub fn rows_waiting(&self) -> usize {
-        self.rows.len() + self.tcp_health.len()
+        self.rows.len() + self.tcp_health.len() + self.exits.len() + self.stacks.rows.len()
     }
 
     /// Sets what the reasons of TCP events are called from here on.
     pub fn set_tcp_reasons(&mut self, reasons: Reasons) {
         self.tcp_health.set_reasons(reasons);
+    }
+
+    /// Who the processes are that `/proc` shows; `None` for those that are not known and of which
+    /// `seen` does not say enough.
+    pub fn identify(&mut self, seen: Vec<Seen>) -> Vec<Option<Identity>> {
+        seen.into_iter().map(|seen| self.processes.identify(seen)).collect()
+    }
+
+    /// The node's name.
+    pub fn node(&self) -> &str {
+        &self.origin.node
+    }
+
+    /// Takes which processes should be looked at for TLS libraries.
+    pub fn take_processes_to_look_at(&mut self) -> Vec<LookAt> {
+        std::mem::take(&mut self.to_look_at)
     }
 
     /// Takes what was found out about processes, for a recording.
@@ -331,9 +412,21 @@ impl Pipeline {
         self.loss.bounds(self.counts.in_flight)
     }
 
-    fn open(&mut self, event: &Event<'_>, process: ProcessKey, info: &ConnInfo) {
-        let id = event.header.conn;
-        if !self.enter(id, process, event.header.time_mono_ns) {
+    fn ended(&mut self, process: ProcessKey, at: u64, info: &ProcessInfo) {
+        self.counts.processes_ended += 1;
+        self.processes.exit(process, info);
+        self.exits.push(process, at, info, &mut self.processes, &self.origin);
+    }
+
+    fn open(
+        &mut self,
+        id: u64,
+        process: ProcessKey,
+        at: u64,
+        beginning: Beginning,
+        info: &ConnInfo,
+    ) {
+        if !self.enter(id, process, at) {
             return;
         }
         let Some(conn) = self.tracker.get_mut(id) else { return };
@@ -341,7 +434,7 @@ impl Pipeline {
             return;
         }
         conn.announce(info);
-        conn.beginning = event.beginning();
+        conn.begins(beginning);
         let Some(ends) = &conn.ends else { return };
         let (tuple, netns, role) = (ends.tuple, ends.netns, ends.role);
         if role == Role::Server {
@@ -370,7 +463,10 @@ impl Pipeline {
         let (Some(this), Some(other)) = (self.tracker.get(id), self.tracker.get(peer)) else {
             return;
         };
-        let both_keep = this.protocol().both_ends_keep() || other.protocol().both_ends_keep();
+        let both_keep = match (this.both_ends_keep(), other.both_ends_keep()) {
+            (Some(this), Some(other)) => this && other,
+            (one, other) => one.or(other).unwrap_or(false),
+        };
         let keeper = match (this.keeper, other.keeper) {
             _ if both_keep => Keeper::This,
             (Keeper::This, _) | (_, Keeper::Other) => Keeper::This,
@@ -399,6 +495,25 @@ impl Pipeline {
         let len = u64::from(header.len);
         self.counts.operations += u64::from(!event.is_continued());
         self.counts.bytes += len;
+        if id & PLAINTEXT != 0 {
+            self.counts.tls_operations += u64::from(!event.is_continued());
+            if self.tracker.get(id).is_none() && !self.evicted.contains(&id) {
+                self.unbound.hold(event, flow, payload);
+                while self.unbound.is_full() {
+                    let oldest = self.unbound.give_up(None);
+                    self.went_unbound(oldest.unwrap_or_default());
+                }
+                return;
+            }
+        }
+        self.stream(event, flow, payload);
+    }
+
+    /// Takes bytes of a connection, or of a plaintext that need not wait.
+    fn stream(&mut self, event: &Event<'_>, flow: Flow, payload: &[u8]) {
+        let header = &event.header;
+        let id = header.conn;
+        let len = u64::from(header.len);
         let uncaptured = event.uncaptured();
         if let Some(why) = uncaptured {
             self.loss.uncaptured(why, len - payload.len() as u64);
@@ -413,11 +528,82 @@ impl Pipeline {
             Operation { at: header.time_mono_ns, process, continued: event.is_continued() };
         let piece = Piece { flow, pos: header.pos, len, payload, uncaptured, operation };
         let beginning = event.beginning();
+        let mut was_tls = true;
+        let mut is_tls = true;
         self.with(id, |conn, out| {
-            conn.beginning = beginning;
+            was_tls = conn.is_tls();
+            conn.begins(beginning);
             conn.data(piece, out);
+            is_tls = conn.is_tls();
         });
+        if is_tls && !was_tls {
+            self.look_at(LookAt::Speaks(process.tgid));
+        }
         self.after_data(id);
+    }
+
+    /// It became known which connection carries a plaintext.
+    fn tls(&mut self, header: &Header, process: ProcessKey, tls: &TlsInfo) {
+        let (id, carrier) = (header.conn, tls.carrier);
+        let mut info = tls.info;
+        let mut inside = None;
+        let mut from_its_beginning = false;
+        self.with(carrier, |conn, out| {
+            (inside, from_its_beginning) = conn.secure(tls.probed_since_ns, out);
+        });
+        if !from_its_beginning {
+            // As with any connection that was there before.
+            info.role = 0;
+        }
+        let held = self.unbound.take(id);
+        if self.enter(id, process, header.time_mono_ns)
+            && let Some(conn) = self.tracker.get_mut(id)
+        {
+            conn.carrier = Some(carrier);
+            if let Some(inside) = inside
+                && from_its_beginning
+            {
+                conn.go_on(inside);
+            }
+        }
+        let beginning = if from_its_beginning { Beginning::Seen } else { Beginning::Missed };
+        self.open(id, process, header.time_mono_ns, beginning, &info);
+        if self.tracker.get(id).is_some_and(|conn| conn.decided() != Decided::NotYet) {
+            self.decided(id);
+        }
+        self.take_held(held);
+    }
+
+    fn take_held(&mut self, held: Vec<Held>) {
+        for held in held {
+            let event = held.event();
+            if let Body::Data { flow, payload } = event.body {
+                self.stream(&event, flow, payload);
+            }
+        }
+    }
+
+    /// Goes on with plaintexts of which it has not become known what carries them, all of them or
+    /// those that have waited too long at `now`: their rows are counted as missing.
+    fn give_up_unbound(&mut self, now: Option<u64>) {
+        while let Some(held) = self.unbound.give_up(now) {
+            self.went_unbound(held);
+        }
+    }
+
+    fn went_unbound(&mut self, held: Vec<Held>) {
+        self.counts.tls_unbound += 1;
+        if let Some(first) = held.first() {
+            let event = first.event();
+            self.enter(event.header.conn, event.process(), event.header.time_mono_ns);
+        }
+        self.take_held(held);
+    }
+
+    fn look_at(&mut self, what: LookAt) {
+        if self.to_look_at.len() < LOOK_AT_MAX {
+            self.to_look_at.push(what);
+        }
     }
 
     fn datagram(&mut self, event: &Event<'_>, flow: Flow, info: &ConnInfo, payload: &[u8]) {
@@ -465,7 +651,7 @@ impl Pipeline {
         }
         let peer = self.tracker.get(event.header.conn).and_then(|conn| conn.peer_process);
         let at = self.origin.wall(event.header.time_mono_ns);
-        let seen = Seen { at, process, peer };
+        let seen = TcpSeen { at, process, peer };
         self.tcp_health.push(&seen, kind, tcp, &mut self.processes, &self.origin);
     }
 
@@ -513,7 +699,7 @@ impl Pipeline {
     /// Does something with a connection and takes up what came of it.
     fn with(&mut self, id: u64, act: impl FnOnce(&mut Connection, &mut Output)) {
         let Some(conn) = self.tracker.get_mut(id) else { return };
-        let decided = conn.decided();
+        let spoken = (conn.decided(), conn.protocol());
         let held = conn.held_bytes();
         if conn.is_out_of_step() {
             self.out.peer_pipelines = self.peers.contains(&peer_key(conn));
@@ -530,7 +716,7 @@ impl Pipeline {
         if std::mem::take(&mut self.out.pipelining_seen) {
             self.peers.insert(peer_key(conn));
         }
-        if conn.decided() != decided {
+        if (conn.decided(), conn.protocol()) != spoken {
             self.decided(id);
         }
         if lost {
@@ -543,11 +729,17 @@ impl Pipeline {
         }
     }
 
-    /// A connection's protocol was found out.
+    /// A connection's protocol was found out, or it goes over to another.
     fn decided(&mut self, id: u64) {
         let Some(conn) = self.tracker.get(id) else { return };
         self.loss.speaks(conn.protocol());
-        let peer = conn.peer;
+        let (peer, speaks) = (conn.peer, conn.speaks());
+        if let Some(carrier) = conn.carrier
+            && let Some(carrier) = self.tracker.get_mut(carrier)
+        {
+            carrier.carries = Some(speaks);
+        }
+        let Some(conn) = self.tracker.get(id) else { return };
         if conn.decided() == Decided::Spoken
             && conn.role() == Role::Server
             && let Some(ends) = &conn.ends
@@ -674,6 +866,7 @@ impl Pipeline {
             self.waitings.pop_front();
             self.decide_waiting(id);
         }
+        self.give_up_unbound(Some(now));
         self.datagrams.expire(now);
         self.write_lookups();
         if now >= self.conn_stats_at {

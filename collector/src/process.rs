@@ -22,7 +22,7 @@ const CMDLINE_BYTES_MAX: usize = 4096;
 /// Most ports under one name; further ones share the plain name.
 const PORTS_MAX: usize = 256;
 /// Nanoseconds of a clock tick, as `/proc/PID/stat` counts.
-const TICK_NS: u64 = 10_000_000;
+pub(crate) const TICK_NS: u64 = 10_000_000;
 
 impl ProcessKey {
     /// The process's identity on node `asid`.
@@ -72,6 +72,12 @@ impl Facts {
         let (cgroup, systemd_cgroup) = parse_cgroups(&cgroups);
         Some(Self { comm, exe, args: parse_cmdline(&cmdline), cgroup, systemd_cgroup, parent })
     }
+}
+
+/// Whether the process `key` still runs, so that what `/proc` says of its pid is of it.
+pub(crate) fn is_running(key: ProcessKey) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", key.tgid)).unwrap_or_default();
+    parse_stat(&stat).is_some_and(|(_, _, start_ticks)| start_ticks == key.start_ns / TICK_NS)
 }
 
 /// Name, parent and start of a line of `/proc/PID/stat`.
@@ -133,6 +139,26 @@ pub enum Change {
     Began,
     /// It ended, with this exit code.
     Ended(i32),
+}
+
+/// A process that `/proc` shows, of which no message need have come.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    /// Its pid and its start, the latter as exactly as `/proc` tells.
+    pub key: ProcessKey,
+    /// What else `/proc` says, where it was read.
+    pub facts: Option<Facts>,
+}
+
+/// Who a process is: what the rows of all tables say of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// Its identity.
+    pub upid: Upid,
+    /// Its service, by the public rule.
+    pub service: Arc<str>,
+    /// Where it runs.
+    pub place: Place,
 }
 
 /// All processes that messages named, and the names of their services.
@@ -216,21 +242,43 @@ impl Processes {
 
     /// A process ended.
     pub fn exit(&mut self, key: ProcessKey, info: &ProcessInfo) {
-        if self.known.contains_key(&key) {
-            self.changes.push((key, Change::Ended(exit_code(info.exit_code))));
-            self.ended.push_back(key);
+        if !self.known.contains_key(&key) {
+            // It was there before us. What is left of it still says where it ran.
+            let mut facts = self.read(key).unwrap_or_default();
+            facts.comm = comm(info);
+            self.enter(key, facts);
         }
+        self.changes.push((key, Change::Ended(exit_code(info.exit_code))));
+        self.ended.push_back(key);
         if self.ended.len() > ENDED_MAX
             && let Some(oldest) = self.ended.pop_front()
         {
-            self.known.remove(&oldest);
-            self.by_tgid.remove(&oldest.tgid);
+            self.forget(oldest);
         }
     }
 
     /// What is known of the process `key`.
     pub fn get(&self, key: ProcessKey) -> Option<&Process> {
         self.known.get(&key)
+    }
+
+    /// Who the process is that `/proc` shows; `None` where it is not known and `seen` does not say.
+    pub fn identify(&mut self, seen: Seen) -> Option<Identity> {
+        let upid = seen.key.upid(self.asid);
+        // Messages know the start more exactly than `/proc` does.
+        let exact = self.by_tgid.get(&seen.key.tgid).filter(|key| key.upid(self.asid) == upid);
+        let key = match (exact, seen.facts) {
+            (Some(key), _) => *key,
+            (None, Some(facts)) => {
+                self.enter(seen.key, facts);
+                seen.key
+            }
+            (None, None) => return None,
+        };
+        self.meet(key);
+        let service = self.service(key, None);
+        let process = self.known.get(&key)?;
+        Some(Identity { upid, service, place: process.place.clone() })
     }
 
     /// Takes note that the process serves at `port`.
@@ -299,6 +347,14 @@ impl Processes {
         }
     }
 
+    /// Forgets a process; its pid may be another's by now.
+    fn forget(&mut self, key: ProcessKey) {
+        self.known.remove(&key);
+        if self.by_tgid.get(&key.tgid) == Some(&key) {
+            self.by_tgid.remove(&key.tgid);
+        }
+    }
+
     fn read(&self, key: ProcessKey) -> Option<Facts> {
         match &self.source {
             FactSource::Proc => Facts::read(key),
@@ -310,8 +366,7 @@ impl Processes {
         if self.known.len() >= PROCESSES_MAX && !self.known.contains_key(&key) {
             let oldest = self.known.iter().min_by_key(|(_, p)| p.used_at).map(|(key, _)| *key);
             if let Some(oldest) = oldest {
-                self.known.remove(&oldest);
-                self.by_tgid.remove(&oldest.tgid);
+                self.forget(oldest);
                 self.evicted += 1;
             }
         }
@@ -320,16 +375,25 @@ impl Processes {
         let upid = key.upid(self.asid);
         let place = Place::of(&facts);
         self.fresh.push((key, facts.clone()));
-        let ports = self.known.get(&key).map(|p| p.ports.clone()).unwrap_or_default();
+        // As `/proc` showed it, its start was known less exactly.
+        let before = self.by_tgid.get(&key.tgid).filter(|old| **old != key);
+        let before = before.filter(|old| old.upid(self.asid) == upid).copied();
+        let before = before.and_then(|old| self.known.remove(&old));
+        let old = self.known.get(&key).or(before.as_ref());
+        let ports = old.map(|process| process.ports.clone()).unwrap_or_default();
+        let is_same = before.is_some_and(|process| process.facts == facts);
         let process =
             Process { upid, facts, place, ports, labels: Vec::new(), used_at: self.clock };
         self.known.insert(key, process);
         self.by_tgid.insert(key.tgid, key);
-        self.changes.push((key, Change::Began));
+        if !is_same {
+            self.changes.push((key, Change::Began));
+        }
     }
 }
 
-fn comm(info: &ProcessInfo) -> String {
+/// The process's name, as the kernel tells it.
+pub(crate) fn comm(info: &ProcessInfo) -> String {
     let end = info.comm.iter().position(|b| *b == 0).unwrap_or(info.comm.len());
     String::from_utf8_lossy(&info.comm[..end]).into_owned()
 }
@@ -389,6 +453,33 @@ mod tests {
         processes.exit(key(1), &ProcessInfo { exit_code: 9, ..ProcessInfo::default() });
         let changes: Vec<_> = processes.take_changes().into_iter().map(|(_, c)| c).collect();
         assert_eq!(changes, [Change::Began, Change::Began, Change::Ended(137)]);
+    }
+
+    #[test]
+    fn a_process_that_proc_showed_first_is_the_same_when_messages_name_it() {
+        let mut processes = recorded(&[(1, "/bin/a")]);
+        let facts = Facts { exe: "/bin/b".to_owned(), ..Facts::default() };
+        let shown = ProcessKey { tgid: 2, start_ns: 5 * TICK_NS };
+        assert_eq!(processes.identify(Seen { key: shown, facts: None }), None);
+        let identity = processes.identify(Seen { key: shown, facts: Some(facts.clone()) }).unwrap();
+        assert_eq!((identity.upid, &*identity.service), (key(2).upid(1), "b"));
+        // Its start is the same tick, known more exactly.
+        processes.recorded(key(2), facts);
+        processes.meet(key(2));
+        processes.serves(key(2), 80);
+        processes.serves(key(1), 81);
+        assert_eq!(processes.known.len(), 2);
+        assert_eq!(processes.take_changes().len(), 2);
+        let again = processes.identify(Seen { key: shown, facts: None }).unwrap();
+        assert_eq!((again.upid, again.service), (identity.upid, processes.service(key(2), None)));
+    }
+
+    #[test]
+    fn the_end_of_a_process_that_was_there_before_us_is_told_too() {
+        let mut processes = recorded(&[]);
+        processes.exit(key(9), &ProcessInfo { exit_code: 256, ..ProcessInfo::default() });
+        let changes: Vec<_> = processes.take_changes().into_iter().map(|(_, c)| c).collect();
+        assert_eq!(changes, [Change::Began, Change::Ended(1)]);
     }
 
     #[test]

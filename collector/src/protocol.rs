@@ -4,7 +4,7 @@
 //! protocol, and what was taken for opaque is looked at again whenever an operation starts with
 //! what only one protocol sends. A parser is fed by [`Protocol::bytes`], `hole` and `close`, and
 //! does no I/O. Most are a [`dialogue::Dialect`], which knows only what its messages look like;
-//! adding one is that, a variant of [`ProtocolCode`] and of [`exchange::Finished`], and its line
+//! adding one is that, a variant of [`ProtocolCode`] and of [`output::Finished`], and its line
 //! among what is known of all.
 
 pub mod amqp;
@@ -18,11 +18,15 @@ pub mod http1;
 pub mod http2;
 mod json;
 pub mod kafka;
+mod line_end;
 pub mod mongo;
+pub mod mux;
 pub mod mysql;
 pub mod nats;
+pub mod output;
 pub mod pgsql;
 pub mod redis;
+pub mod tls;
 
 use std::fmt::Debug;
 
@@ -32,16 +36,18 @@ use amqp::Amqp;
 use cql::Cql;
 use dialogue::{Dialect, Dialogue};
 use dns::DnsTcp;
-use exchange::Output;
 use gap::{LostRows, Start};
 use http1::Http1;
 use http2::Http2;
 use kafka::Kafka;
 use mongo::Mongo;
+use mux::Mux;
 use mysql::Mysql;
 use nats::Nats;
+use output::Output;
 use pgsql::Pgsql;
 use redis::Redis;
+use tls::Tls;
 
 /// Bytes of a direction that decide before it is taken for opaque.
 pub const PROBE_BYTES_MAX: usize = 8 * 1024;
@@ -72,11 +78,20 @@ pub enum ProtocolCode {
     Mongo = 9,
     /// Kafka.
     Kafka = 10,
+    /// Mux, of Finagle.
+    Mux = 11,
     /// AMQP 0-9-1.
     Amqp = 12,
+    /// TLS, whatever is inside.
+    Tls = 13,
 }
 
 impl ProtocolCode {
+    /// Every protocol that is known here.
+    pub fn all() -> impl Iterator<Item = Self> {
+        KNOWN.iter().map(|known| known.code)
+    }
+
     /// The table that holds its exchanges.
     pub fn table(self) -> &'static str {
         self.known().table
@@ -124,6 +139,11 @@ pub trait Protocol: Debug + Send {
     fn requests(&self) -> Flow;
     /// Whether what follows is another protocol, for good.
     fn is_opaque(&self) -> bool;
+    /// Whether the conversation goes on with TLS, as it was begun: what is heard from here on is the
+    /// plaintext.
+    fn goes_on_in_tls(&mut self) -> bool {
+        false
+    }
     /// Whether nothing is paired at the moment, because of a gap.
     fn is_out_of_step(&self) -> bool;
     /// Requests that wait for their response.
@@ -177,6 +197,9 @@ struct Known {
     request_bytes_min: u64,
     both_ends_keep: bool,
     servers_push: bool,
+    /// What a request's first byte may be, as ranges with their ends: others are not probed where
+    /// bytes are looked at again and again.
+    first_bytes: &'static [[u8; 2]],
     /// What bytes are if they are the first of a client.
     probe_request: fn(&[u8]) -> Probe,
     /// What bytes are if they are the first of a server.
@@ -184,10 +207,14 @@ struct Known {
     start: fn(Flow, Start) -> Box<dyn Protocol>,
 }
 
+/// What the first byte may be where a number comes first whose lowest byte it is.
+const ANY: &[[u8; 2]] = &[[0, 0xff]];
+
 /// A protocol whose servers cannot be told by what they say first.
 const fn dialect<D: Dialect + 'static>(
     table: &'static str,
     request_bytes_min: u64,
+    first_bytes: &'static [[u8; 2]],
     probe_request: fn(&[u8]) -> Probe,
 ) -> Known {
     Known {
@@ -196,6 +223,7 @@ const fn dialect<D: Dialect + 'static>(
         request_bytes_min,
         both_ends_keep: false,
         servers_push: false,
+        first_bytes,
         probe_request,
         probe_response: |_| Probe::No,
         start: |requests, start| Box::new(Dialogue::<D>::new(requests, start)),
@@ -208,6 +236,7 @@ const HTTP1: Known = Known {
     request_bytes_min: http1::REQUEST_BYTES_MIN,
     both_ends_keep: false,
     servers_push: false,
+    first_bytes: &[[b'A', b'Z'], [b'-', b'-']],
     probe_request: http1::probe_request,
     probe_response: http1::probe_response,
     start: |requests, start| Box::new(Http1::new(requests, start)),
@@ -219,6 +248,7 @@ const HTTP2: Known = Known {
     request_bytes_min: http2::REQUEST_BYTES_MIN,
     both_ends_keep: false,
     servers_push: false,
+    first_bytes: &[[0, 0], [b'P', b'P']],
     probe_request: http2::probe_request,
     probe_response: http2::probe_response,
     start: |requests, start| Box::new(Http2::new(requests, start)),
@@ -227,45 +257,76 @@ const HTTP2: Known = Known {
 const MYSQL: Known = Known {
     both_ends_keep: true,
     probe_response: mysql::probe_response,
-    ..dialect::<Mysql>("mysql_events", mysql::REQUEST_BYTES_MIN, mysql::probe_request)
+    ..dialect::<Mysql>("mysql_events", mysql::REQUEST_BYTES_MIN, ANY, mysql::probe_request)
 };
 
-const PGSQL: Known =
-    dialect::<Pgsql>("pgsql_events", pgsql::REQUEST_BYTES_MIN, pgsql::probe_request);
+const PGSQL: Known = dialect::<Pgsql>(
+    "pgsql_events",
+    pgsql::REQUEST_BYTES_MIN,
+    &[[0, 0], [b'B', b'B'], [b'P', b'Q']],
+    pgsql::probe_request,
+);
 
-const REDIS: Known =
-    dialect::<Redis>("redis_events", redis::REQUEST_BYTES_MIN, redis::probe_request);
+const REDIS: Known = dialect::<Redis>(
+    "redis_events",
+    redis::REQUEST_BYTES_MIN,
+    &[[b'*', b'*']],
+    redis::probe_request,
+);
 
 const NATS: Known = Known {
     servers_push: true,
     probe_response: nats::probe_response,
-    ..dialect::<Nats>("nats_events.beta", nats::REQUEST_BYTES_MIN, nats::probe_request)
+    ..dialect::<Nats>(
+        "nats_events.beta",
+        nats::REQUEST_BYTES_MIN,
+        &[[b'C', b'C'], [b'c', b'c'], [b'H', b'H'], [b'P', b'P']],
+        nats::probe_request,
+    )
 };
 
 const MONGO: Known = Known {
     probe_response: mongo::probe_response,
-    ..dialect::<Mongo>("mongodb_events", mongo::REQUEST_BYTES_MIN, mongo::probe_request)
+    ..dialect::<Mongo>("mongodb_events", mongo::REQUEST_BYTES_MIN, ANY, mongo::probe_request)
 };
 
 const AMQP: Known = Known {
     servers_push: true,
     probe_response: amqp::probe_response,
-    ..dialect::<Amqp>("amqp_events", amqp::REQUEST_BYTES_MIN, amqp::probe_request)
+    ..dialect::<Amqp>(
+        "amqp_events",
+        amqp::REQUEST_BYTES_MIN,
+        &[[1, 1], [b'A', b'A']],
+        amqp::probe_request,
+    )
 };
 
-const CQL: Known = dialect::<Cql>("cql_events", cql::REQUEST_BYTES_MIN, cql::probe_request);
+const CQL: Known = dialect::<Cql>("cql_events", cql::REQUEST_BYTES_MIN, ANY, cql::probe_request);
 
-const KAFKA: Known =
-    dialect::<Kafka>("kafka_events.beta", kafka::REQUEST_BYTES_MIN, kafka::probe_request);
+const KAFKA: Known = dialect::<Kafka>(
+    "kafka_events.beta",
+    kafka::REQUEST_BYTES_MIN,
+    &[[0, 0x10]],
+    kafka::probe_request,
+);
 
 /// Over TCP. What is said over UDP never comes here.
 const DNS: Known = Known {
     both_ends_keep: true,
-    ..dialect::<DnsTcp>("dns_events", dns::REQUEST_BYTES_MIN, dns::probe_request)
+    ..dialect::<DnsTcp>("dns_events", dns::REQUEST_BYTES_MIN, &[[0, 4]], dns::probe_request)
 };
 
+const MUX: Known = Known {
+    servers_push: true,
+    ..dialect::<Mux>("mux_events", mux::REQUEST_BYTES_MIN, mux::FIRST_BYTES, mux::probe_request)
+};
+
+const TLS: Known =
+    dialect::<Tls>("tls_events", tls::REQUEST_BYTES_MIN, tls::FIRST_BYTES, tls::probe_request);
+
 /// Every protocol; where bytes can be of two of them the earlier one wins.
-static KNOWN: [Known; 11] = [HTTP1, MYSQL, PGSQL, HTTP2, REDIS, NATS, MONGO, AMQP, CQL, KAFKA, DNS];
+static KNOWN: [Known; 13] =
+    [HTTP1, TLS, MYSQL, PGSQL, HTTP2, REDIS, NATS, MONGO, AMQP, CQL, KAFKA, MUX, DNS];
 
 /// Decides by the first bytes of both directions, either of which may be empty.
 pub fn infer(ingress: &[u8], egress: &[u8]) -> Verdict {
@@ -288,13 +349,64 @@ pub fn infer(ingress: &[u8], egress: &[u8]) -> Verdict {
 }
 
 /// What starts here after a gap or in an opaque connection: only what no other bytes can be.
+///
+/// Called for every operation of an opaque connection, so only those are asked whose requests may
+/// have its first byte.
 pub fn request_starts(bytes: &[u8]) -> Option<ProtocolCode> {
-    KNOWN.iter().find(|known| (known.probe_request)(bytes) == Probe::Yes).map(|known| known.code)
+    let mut asked = KNOWN_BY_FIRST_BYTE[usize::from(*bytes.first()?)];
+    while asked != 0 {
+        let known = &KNOWN[asked.trailing_zeros() as usize];
+        if (known.probe_request)(bytes) == Probe::Yes {
+            return Some(known.code);
+        }
+        asked &= asked - 1;
+    }
+    None
+}
+
+/// Whether an operation starts with the hello of a TLS client, which other protocols go over to.
+pub fn begins_tls(bytes: &[u8]) -> bool {
+    tls::probe_request(bytes) == Probe::Yes
+}
+
+/// Whether more bytes may make it one.
+pub fn may_begin_tls(bytes: &[u8]) -> bool {
+    tls::probe_request(bytes) == Probe::Maybe
+}
+
+/// For every first byte the protocols, a bit for each of [`KNOWN`], whose requests may have it.
+static KNOWN_BY_FIRST_BYTE: [u16; 256] = known_by_first_byte();
+
+const fn known_by_first_byte() -> [u16; 256] {
+    assert!(KNOWN.len() <= u16::BITS as usize);
+    let mut table = [0; 256];
+    let mut at = 0;
+    while at < KNOWN.len() {
+        let mut ranges = KNOWN[at].first_bytes;
+        while let [[first, last], rest @ ..] = ranges {
+            let mut byte = *first as usize;
+            while byte <= *last as usize {
+                table[byte] |= 1 << at;
+                byte += 1;
+            }
+            ranges = rest;
+        }
+        at += 1;
+    }
+    table
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    /// What starts here according to every protocol, whatever the first byte.
+    fn asked_all(bytes: &[u8]) -> Option<ProtocolCode> {
+        let known = KNOWN.iter().find(|known| (known.probe_request)(bytes) == Probe::Yes);
+        known.map(|known| known.code)
+    }
 
     #[test]
     fn the_first_bytes_of_either_direction_decide() {
@@ -307,9 +419,11 @@ mod tests {
         let http2 = speaks(ProtocolCode::Http2);
         let kafka = speaks(ProtocolCode::Kafka);
         let mysql = speaks(ProtocolCode::Mysql);
+        let mux = speaks(ProtocolCode::Mux);
         let nats = speaks(ProtocolCode::Nats);
         let pgsql = speaks(ProtocolCode::Pgsql);
         let redis = speaks(ProtocolCode::Redis);
+        let tls = speaks(ProtocolCode::Tls);
         let query = "\0\x13\x12\x34\x01\0\0\x01\0\0\0\0\0\0\x01a\0\0\x01\0\x01";
         for (ingress, egress, expected) in [
             ("", "", NeedMore),
@@ -322,7 +436,13 @@ mod tests {
             ("PRI * HTTP/2.1\r\n", "", Opaque),
             ("", "\0\0\0\x04\0\0\0\0\0", NeedMore),
             ("GET is not a verb here\r\n", "", Opaque),
-            ("\x16\x03\x01", "", Opaque),
+            ("\x16\x03\x01", "", NeedMore),
+            ("\x16\x03\x01\0\x7a\x01\0\0\x76\x03\x03", "", tls(Flow::Ingress)),
+            ("", "\x16\x03\x01\x01\x7a\x02\0\0\x76\x03\x03", Opaque),
+            ("", "\x17\x03\x03\x01\x05hello, hello", Opaque),
+            ("\0\0\0\x0f\x7f\0\0\x01tinit check", "", mux(Flow::Ingress)),
+            ("\0\0\0\x06\x44\0\0\x01\0\x01", "", mux(Flow::Ingress)),
+            ("\0\0\0\x06\x44\0\0\x01\0", "", NeedMore),
             ("*1\r\n$4\r\nPING\r\n", "", redis(Flow::Ingress)),
             ("", "*2\r\n$3\r\nGET\r\n$1\r\nk\r\n", redis(Flow::Egress)),
             ("*1\r\n$4\r\nPI", "", NeedMore),
@@ -357,6 +477,52 @@ mod tests {
             ("SELECT 1;\n", "", Opaque),
         ] {
             assert_eq!(infer(ingress.as_bytes(), egress.as_bytes()), expected, "{ingress:?}");
+        }
+    }
+
+    #[test]
+    fn a_request_is_found_whatever_its_first_byte_rules_out() {
+        assert_eq!(request_starts(b""), asked_all(b""));
+        // Whatever is a request with some first byte is also one where only that differs, or not,
+        // just as if all were asked.
+        for request in [
+            &b"GET / HTTP/1.1\r\n"[..],
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+            b"*1\r\n$4\r\nPING\r\n",
+            b"\x09\0\0\0\x03SELECT 1",
+            b"\0\0\0\x0e\0\x03\0\0user\0",
+            b"Q\0\0\0\x0dSELECT 1\0",
+            b"CONNECT {\"verbose\":false}\r\n",
+            b"HPUB a 12 12\r\nNATS/1.0\r\n\r\n\r\n",
+            b"PUB a 5\r\nhello\r\n",
+            b"AMQP\0\0\x09\x01",
+            b"\0\0\0\x0c\0\x12\0\0\0\0\0\x01\0\x02me",
+            b"\x04\0\0\0\x05\0\0\0\0",
+            b"\0\0\0\x0f\x7f\0\0\x01tinit check",
+            b"\x16\x03\x01\0\x7a\x01\0\0\x76\x03\x03",
+            b"\0\x13\x12\x34\x01\0\0\x01\0\0\0\0\0\0\x01a\0\0\x01\0\x01",
+        ] {
+            assert_ne!(request_starts(request), None, "{request:?}");
+            for first in 0..=u8::MAX {
+                let mut bytes = request.to_vec();
+                bytes[0] = first;
+                assert_eq!(request_starts(&bytes), asked_all(&bytes), "{bytes:?}");
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_start_what_they_would_if_all_were_asked(
+            mut bytes in proptest::collection::vec(any::<u8>(), 1..64),
+            zeros in 0_usize..8,
+        ) {
+            // Numbers begin with zeros.
+            bytes.iter_mut().skip(1).take(zeros).for_each(|byte| *byte = 0);
+            for first in 0..=u8::MAX {
+                bytes[0] = first;
+                prop_assert_eq!(request_starts(&bytes), asked_all(&bytes));
+            }
         }
     }
 }

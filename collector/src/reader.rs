@@ -4,17 +4,25 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
-use undine_schema::tables::ProbeStatus;
+use undine_schema::tables::{COLLECTOR_ERRORS, CollectorErrors, ProbeStatus};
 use undine_schema::{Clock, TimeNs};
 
 use crate::collector::{RunError, Stats};
+use crate::error_log::{ErrorLog, Status};
 use crate::event::ProcessKey;
-use crate::kernel::{self, ConnectionState, Control, KernelSource, Outcome};
+use crate::kernel::{
+    self, ConnectionState, Control, CostMeter, CostSample, KernelSource, Outcome, ProbeReport,
+};
 use crate::loss::KernelTotals;
 use crate::pipeline::Pipeline;
+use crate::process::{Identity, Seen};
+use crate::profile_link::ProfileLink;
+use crate::profiler::Profiler;
 use crate::recording::{Entry, Recorder, RecordingError};
 use crate::replay::{Progress, Replay};
 use crate::tcp_health::{self, Reasons};
+use crate::tls::LibraryReport;
+use crate::tls::finder::{Finder, FinderThread};
 use crate::writer::Writer;
 
 /// How long the thread waits for messages at a time.
@@ -32,6 +40,7 @@ const REPLAY_ENTRIES: usize = 1024;
 #[derive(Debug)]
 pub(crate) enum Command {
     Drain(oneshot::Sender<Stats>),
+    Identify(Vec<Seen>, oneshot::Sender<Vec<Option<Identity>>>),
     Stop,
 }
 
@@ -44,12 +53,25 @@ pub(crate) enum Source {
     Ended,
 }
 
+/// What looks for TLS libraries, and what it found before there was anything to read.
+#[derive(Debug)]
+pub(crate) struct TlsSource {
+    pub(crate) finder: Option<Finder>,
+    pub(crate) libraries: Vec<LibraryReport>,
+}
+
 #[derive(Debug)]
 pub(crate) struct Reader {
     source: Source,
+    tls: TlsSource,
+    finder: Option<FinderThread>,
     work: Work,
+    profiler: Option<Profiler>,
+    profile: Option<ProfileLink>,
     commands: mpsc::Receiver<Command>,
     stats: Arc<Mutex<Stats>>,
+    cost: Arc<Mutex<CostSample>>,
+    meter: CostMeter,
     flush_interval: Duration,
     clock: Arc<dyn Clock>,
     drained: bool,
@@ -62,29 +84,56 @@ struct Work {
     writer: Writer,
     recorder: Option<Recorder>,
     undecodable: u64,
+    errors: Arc<ErrorLog>,
+    error_rows: CollectorErrors,
+    /// Messages for which the ring had no room, as far as told.
+    dropped: u64,
 }
 
 impl Reader {
     #[expect(clippy::too_many_arguments, reason = "called in one place, by `Config::build`")]
     pub(crate) fn new(
         source: Source,
+        tls: TlsSource,
         pipeline: Pipeline,
         writer: Writer,
         recorder: Option<Recorder>,
+        profiler: Option<Profiler>,
         commands: mpsc::Receiver<Command>,
         stats: Arc<Mutex<Stats>>,
+        cost: Arc<Mutex<CostSample>>,
+        errors: Arc<ErrorLog>,
         flush_interval: Duration,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        let mut work = Work { pipeline, writer, recorder, undecodable: 0 };
+        let error_rows = CollectorErrors::new(0);
+        let mut work =
+            Work { pipeline, writer, recorder, undecodable: 0, errors, error_rows, dropped: 0 };
         if let Source::Kernel(kernel) = &source {
             work.pipeline.set_tcp_reasons(Reasons::of(kernel.control().reason_names()));
         }
-        Self { source, work, commands, stats, flush_interval, clock, drained: false }
+        Self {
+            source,
+            tls,
+            finder: None,
+            work,
+            profiler,
+            profile: None,
+            commands,
+            stats,
+            cost,
+            meter: CostMeter::default(),
+            flush_interval,
+            clock,
+            drained: false,
+        }
     }
 
     pub(crate) fn run(mut self) -> Result<(), RunError> {
-        self.write_probe_status();
+        self.write_probe_status(None);
+        self.profile =
+            self.profiler.take().map(ProfileLink::start).transpose().map_err(RunError::Thread)?;
+        self.start_finder();
         let mut flushed = Instant::now();
         let mut kept_house = Instant::now();
         let result = loop {
@@ -95,12 +144,18 @@ impl Reader {
                         tracing::debug!("nobody waits for the drain any more");
                     }
                 }
+                Ok(Command::Identify(seen, reply)) => {
+                    if reply.send(self.work.pipeline.identify(seen)).is_err() {
+                        tracing::debug!("nobody waits for the identities any more");
+                    }
+                }
                 Ok(Command::Stop) | Err(mpsc::error::TryRecvError::Disconnected) => break Ok(()),
                 Err(mpsc::error::TryRecvError::Empty) => {}
             }
             if let Err(error) = self.read() {
                 break Err(RunError::Replay(error));
             }
+            self.take_stacks();
             if kept_house.elapsed() >= HOUSEKEEPING_INTERVAL {
                 kept_house = Instant::now();
                 self.keep_house();
@@ -111,10 +166,18 @@ impl Reader {
                 self.flush();
             }
         };
+        if let Some(finder) = self.finder.take() {
+            finder.stop();
+        }
         if let Source::Kernel(kernel) = &self.source {
             kernel.control().detach();
         }
         self.drain();
+        if let Some(profile) = self.profile.take() {
+            profile.stop();
+        }
+        self.work.write_errors(self.clock.now(), true);
+        self.flush();
         self.work.give_up();
         self.publish();
         result
@@ -130,6 +193,11 @@ impl Reader {
                 if outcome.messages == 0 {
                     // Whatever was sent before the poll would have been read.
                     work.pipeline.advance(before);
+                }
+                for what in work.pipeline.take_processes_to_look_at() {
+                    if let Some(finder) = &self.finder {
+                        finder.look_at(what);
+                    }
                 }
                 Ok(())
             }
@@ -171,10 +239,44 @@ impl Reader {
         }
     }
 
+    /// Takes what the profiler has handed over.
+    fn take_stacks(&mut self) {
+        let now = self.clock.now();
+        let Some(profile) = &self.profile else { return };
+        while let Some(batch) = profile.next(Duration::ZERO) {
+            self.work.pipeline.stacks(&batch, now);
+        }
+    }
+
+    /// Takes all that was sampled before now. Gives whether that was possible in time.
+    fn drain_stacks(&mut self) -> bool {
+        let Some(profile) = &mut self.profile else { return true };
+        let deadline = Instant::now() + DRAIN_TIME_MAX;
+        let asked = profile.flush();
+        while Instant::now() < deadline {
+            let Some(batch) = profile.next(POLL_WAIT) else {
+                if profile.has_ended() {
+                    return false;
+                }
+                // Meanwhile the ring must not fill.
+                if let Source::Kernel(kernel) = &mut self.source {
+                    let work = &mut self.work;
+                    kernel.poll(Duration::ZERO, &mut |message| work.message(message));
+                }
+                continue;
+            };
+            self.work.pipeline.stacks(&batch, self.clock.now());
+            if batch.answers.is_some_and(|answered| answered >= asked) {
+                return true;
+            }
+        }
+        false
+    }
+
     /// Reads all that was sent before now, and decides and writes everything.
     fn drain(&mut self) -> Stats {
+        self.drained = self.drain_stacks();
         let began = Instant::now();
-        self.drained = true;
         if let Source::Kernel(kernel) = &mut self.source {
             let control = kernel.control();
             let open = told(control.connections()).unwrap_or_default();
@@ -213,6 +315,7 @@ impl Reader {
         let now = self.clock.now();
         self.work.pipeline.settle();
         self.work.pipeline.write_losses(now, true);
+        self.work.write_errors(now, false);
         self.work.record(Recorder::flush);
         self.flush()
     }
@@ -232,6 +335,7 @@ impl Reader {
             kernel: *pipeline.kernel_totals(),
             consumed,
             pipeline: pipeline.counts(),
+            profile: *pipeline.profile_counts(),
             rows: pipeline.row_counts(),
             refused_rows: self.work.writer.refused_rows(),
             missing_rows: pipeline.missing_rows(),
@@ -243,35 +347,92 @@ impl Reader {
     }
 
     fn keep_house(&mut self) {
+        if let Some(ended) = self.profile.take_if(|profile| profile.has_ended()) {
+            ended.stop();
+        }
         if let Source::Kernel(kernel) = &self.source {
             self.work.pipeline.set_wall_minus_mono_ns(kernel::wall_minus_mono_ns());
-            self.work.kernel(&kernel.control(), mono_now(self.clock.as_ref()));
+            let control = kernel.control();
+            self.work.kernel(&control, mono_now(self.clock.as_ref()));
+            if let Some(sample) = self.meter.tick(&control) {
+                self.write_probe_status(Some(&sample));
+                *self.cost.lock().unwrap_or_else(PoisonError::into_inner) = sample;
+            }
         }
+        let found = self.finder.as_ref().map(FinderThread::take_reports).unwrap_or_default();
+        self.write_library_status(&found);
         self.work.pipeline.write_losses(self.clock.now(), false);
+        self.work.write_errors(self.clock.now(), false);
     }
 
-    fn write_probe_status(&mut self) {
+    /// Starts to look for TLS libraries of programs that start later.
+    fn start_finder(&mut self) {
+        let found = std::mem::take(&mut self.tls.libraries);
+        self.write_library_status(&found);
+        let Some(finder) = self.tls.finder.take() else { return };
+        match FinderThread::start(finder) {
+            Ok(thread) => self.finder = Some(thread),
+            Err(error) => {
+                tracing::error!(%error, "TLS libraries of programs that start later are not read");
+            }
+        }
+    }
+
+    fn write_library_status(&mut self, libraries: &[LibraryReport]) {
+        if libraries.is_empty() {
+            return;
+        }
+        let upid = own_process().map(|own| self.work.pipeline.upid(own)).unwrap_or_default();
+        let now = self.clock.now();
+        for library in libraries {
+            let (status, error) = status_of(&library.outcome);
+            let functions: serde_json::Map<_, _> = library
+                .manners
+                .iter()
+                .map(|(name, manner)| ((*name).to_owned(), manner.name().into()))
+                .collect();
+            let info = serde_json::json!({ "functions": functions });
+            self.work.pipeline.probe_status(&ProbeStatus {
+                time_: now,
+                upid,
+                source_connector: "tls",
+                tracepoint: &format!("uprobe:{}", library.name),
+                status,
+                error,
+                info: &info.to_string(),
+            });
+        }
+    }
+
+    /// Writes how each probe fared, and what it costs where that was measured.
+    fn write_probe_status(&mut self, cost: Option<&CostSample>) {
         let Source::Kernel(kernel) = &self.source else { return };
         let upid = own_process().map(|own| self.work.pipeline.upid(own)).unwrap_or_default();
         let now = self.clock.now();
         for probe in kernel.control().probes() {
-            let (status, why) = match &probe.outcome {
-                Outcome::Attached | Outcome::Standby => (0, ""),
-                Outcome::Denied(why) => (7, why.as_str()),
-                Outcome::Missing(why) => (10, why.as_str()),
-                Outcome::Refused(why) => (12, why.as_str()),
-            };
+            let (status, why) = status_of(&probe.outcome);
             let error = match (why, probe.remedy.as_str()) {
                 ("", _) => String::new(),
                 (why, "") => why.to_owned(),
                 (why, remedy) => format!("{why}; {remedy}"),
             };
-            let standby = matches!(probe.outcome, Outcome::Standby);
-            let info = serde_json::json!({ "program": probe.probe, "standby": standby });
+            let kind = match status {
+                0 => None,
+                7 => Some(Status::Denied),
+                10 => Some(Status::Unavailable),
+                _ => Some(Status::System),
+            };
+            if cost.is_none()
+                && let Some(kind) = kind
+            {
+                let text = format!("{} is not attached: {error}", probe.attach_point);
+                self.work.errors.report("sockets", kind, &text, 1);
+            }
+            let info = probe_info(probe, cost);
             self.work.pipeline.probe_status(&ProbeStatus {
                 time_: now,
                 upid,
-                source_connector: "sockets",
+                source_connector: source_of(probe),
                 tracepoint: &probe.attach_point,
                 status,
                 error: &error,
@@ -281,9 +442,21 @@ impl Reader {
     }
 }
 
+/// How `probe_status` says how a probe fared: gRPC's number, and why.
+fn status_of(outcome: &Outcome) -> (i64, &str) {
+    match outcome {
+        Outcome::Attached | Outcome::Standby => (0, ""),
+        Outcome::Denied(why) => (7, why),
+        Outcome::Missing(why) => (10, why),
+        Outcome::Refused(why) => (12, why),
+    }
+}
+
 impl Work {
     fn message(&mut self, message: &[u8]) {
         if let Err(error) = self.pipeline.message(message) {
+            let text = format!("a kernel message cannot be decoded: {error}");
+            self.errors.report("sockets", Status::Internal, &text, 1);
             self.undecodable += 1;
             if self.undecodable.is_power_of_two() {
                 let count = self.undecodable;
@@ -314,6 +487,10 @@ impl Work {
             };
             self.pipeline.kernel(totals);
             self.record(|recorder| recorder.kernel(&totals));
+            let dropped = totals.dropped.saturating_sub(self.dropped);
+            self.dropped = totals.dropped;
+            let text = "the ring had no room for messages; data_loss says what is missing";
+            self.errors.report("sockets", Status::Exhausted, text, dropped);
         }
         for ConnectionState { conn, totals, .. } in told(control.take_closed()).unwrap_or_default()
         {
@@ -328,15 +505,27 @@ impl Work {
     }
 
     fn write(&mut self, now: TimeNs) {
-        let batches = self.pipeline.take_rows(now);
-        let pipeline = &mut self.pipeline;
+        let mut batches = self.pipeline.take_rows(now);
+        if !self.error_rows.is_empty() {
+            batches.push((&COLLECTOR_ERRORS, self.error_rows.finish()));
+        }
+        let (pipeline, errors) = (&mut self.pipeline, &self.errors);
         self.writer.write(batches, &mut |refused| {
+            let text = format!("rows of {} were not stored: {}", refused.table, refused.reason);
+            errors.report("store", Status::Exhausted, &text, refused.rows);
             pipeline.refused(refused.table, refused.reason, refused.rows);
         });
         if self.recorder.is_none() {
             // Only a recording wants them.
             self.pipeline.take_fresh_facts();
         }
+    }
+
+    /// Writes the errors that may be rows now; all of them where nothing follows.
+    fn write_errors(&mut self, now: TimeNs, is_last: bool) {
+        let upid = own_process().map(|own| self.pipeline.upid(own)).unwrap_or_default();
+        let origin = (upid, self.pipeline.node());
+        self.errors.write(&mut self.error_rows, now, origin, is_last);
     }
 
     fn give_up(&mut self) {
@@ -350,6 +539,8 @@ impl Work {
         let Some(recorder) = &mut self.recorder else { return };
         if let Err(error) = act(recorder) {
             tracing::warn!(%error, "the recording ends here; capture goes on");
+            let text = format!("the recording ends here: {error}");
+            self.errors.report("recording", Status::System, &text, 1);
             self.recorder = None;
         }
     }
@@ -374,6 +565,25 @@ fn replayed(pipeline: &mut Pipeline, recorder: &mut Option<Recorder>, entry: Ent
         Entry::Process(key, facts) => pipeline.recorded_facts(key, facts),
         Entry::Kernel(totals) => pipeline.kernel(totals),
     }
+}
+
+/// What `probe_status.info` says of a probe.
+fn probe_info(probe: &ProbeReport, cost: Option<&CostSample>) -> serde_json::Value {
+    let standby = matches!(probe.outcome, Outcome::Standby);
+    let mut info = serde_json::json!({ "program": probe.probe, "standby": standby });
+    if let Some(sample) = cost
+        && let Some(cost) = sample.programs.get(probe.probe)
+    {
+        info["runs_per_second"] = sample.runs_per_second(cost).into();
+        info["run_ns"] = cost.run_ns().into();
+        info["cpu_ppm"] = sample.cpu_ppm(cost).into();
+    }
+    info
+}
+
+/// Which part of the collector wants a probe.
+fn source_of(probe: &ProbeReport) -> &'static str {
+    if probe.attach_point.starts_with("perf_event:") { "profiler" } else { "sockets" }
 }
 
 /// The value, or a line in the log.

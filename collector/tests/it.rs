@@ -6,6 +6,8 @@ mod it {
     mod cql;
     mod dns;
     mod flavours;
+    mod host;
+    mod hooks;
     mod http2;
     mod http;
     mod kafka;
@@ -13,14 +15,19 @@ mod it {
     mod memory;
     mod midway;
     mod mongo;
+    mod mux;
     mod mysql;
     mod nats;
     mod pgsql;
     mod place;
     mod player;
     mod postgres;
+    mod profile;
     mod redis;
+    mod refusals;
     mod replay;
     mod tcp_health;
+    mod tls;
+    mod tls_events;
     mod watch;
 }

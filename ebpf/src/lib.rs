@@ -8,6 +8,11 @@
 //! an [`Kind::Open`] and a [`Kind::Close`]. A UDP datagram on a watched port is one
 //! [`Kind::Datagram`], which says all that is known of its socket; there is no connection to it.
 //!
+//! **Plaintext.** What a program hands to a TLS library, or gets from it, is a stream of its own
+//! beside that of the socket: its number has the bit [`PLAINTEXT`], its [`Kind::Data`] has own
+//! positions, [`Kind::Tls`] says which connection carries it, and a [`Kind::Close`] ends it. A call
+//! of the library that moved bytes is an operation as one on a socket is.
+//!
 //! **Loss identity.** Every attempt to send a message takes the next number of its CPU
 //! ([`Header::cpu_seq`]), whether or not the ring has room; so per CPU
 //! `attempts = emitted + dropped`, and user space has drained the kernel when it has consumed
@@ -18,6 +23,7 @@
 #![no_std]
 
 pub mod load;
+pub mod profile;
 
 /// Changes whenever a layout here changes.
 pub const ABI_VERSION: u32 = 2;
@@ -50,6 +56,9 @@ pub enum Kind {
     Datagram = 7,
     /// Something that the bytes of a TCP connection do not tell; a [`TcpEvent`] follows.
     Tcp = 8,
+    /// It became known which connection carries a plaintext; a [`TlsInfo`] follows. [`Header::conn`]
+    /// is the plaintext's number.
+    Tls = 10,
 }
 
 impl Kind {
@@ -64,6 +73,7 @@ impl Kind {
             6 => Self::Exit,
             7 => Self::Datagram,
             8 => Self::Tcp,
+            10 => Self::Tls,
             _ => return None,
         })
     }
@@ -85,6 +95,12 @@ pub const FLAG_BYPASSED: u8 = 8;
 pub const BEGINNING_SEEN: u8 = 1;
 /// [`Header::beginning`]: bytes had moved before, or that could not be told.
 pub const BEGINNING_MISSED: u8 = 2;
+/// [`Header::flags`]: the bytes are the ciphertext of a plaintext that is captured itself, and were
+/// left where they are; only their number is known. In [`Direction`] they are bypassed bytes.
+pub const FLAG_ELIDED: u8 = 16;
+
+/// Bit of [`Header::conn`] that the numbers of plaintexts have, and those of sockets never.
+pub const PLAINTEXT: u64 = 1 << 63;
 
 /// [`Header::direction`]: the process received the bytes.
 pub const INGRESS: u8 = 0;
@@ -157,6 +173,19 @@ pub struct ConnInfo {
     pub protocol: u8,
 }
 
+/// Body of [`Kind::Tls`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TlsInfo {
+    /// The connection that carries the plaintext.
+    pub info: ConnInfo,
+    /// Its number.
+    pub carrier: u64,
+    /// Since when the library's calls are seen, as [`Header::time_mono_ns`]; 0 where that was not
+    /// yet for sure. What was said earlier is not known.
+    pub probed_since_ns: u64,
+}
+
 /// What happened in one direction of a connection; exact.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -173,7 +202,8 @@ pub struct Direction {
     pub dropped_bytes: u64,
     /// Messages for which the ring had no room.
     pub dropped_messages: u64,
-    /// Bytes that never were in a buffer of the process.
+    /// Bytes that never were in a buffer of the process, and ciphertext that was left there
+    /// ([`FLAG_ELIDED`]).
     pub bypassed_bytes: u64,
 }
 
@@ -337,10 +367,16 @@ pub enum Counter {
     DroppedDatagrams = 10,
     /// Bytes of those datagrams; they are dropped bytes too.
     DroppedDatagramBytes = 11,
+    /// Calls of TLS libraries that moved plaintext; they are operations too.
+    TlsOperations = 12,
+    /// Bytes of that plaintext; they are bytes of operations too.
+    TlsBytes = 13,
+    /// Bytes of ciphertext that were left where they are because their plaintext is captured.
+    ElidedBytes = 14,
     /// TCP events that are in no message and for which the map `UNTOLD` had no room either.
-    UntoldTcpEvents = 12,
+    UntoldTcpEvents = 15,
     /// How many counters there are.
-    Count = 13,
+    Count = 16,
 }
 
 #[cfg(test)]
@@ -357,6 +393,7 @@ mod tests {
         assert_eq!(size_of::<TcpStats>(), 32 + 20 * 4);
         assert_eq!(size_of::<TcpEvent>(), 64 + 16 + size_of::<TcpStats>());
         assert_eq!(size_of::<load::Untold>(), 88);
-        assert_eq!(size_of::<load::Connection>(), 80 + size_of::<ConnTotals>());
+        assert_eq!(size_of::<load::Connection>(), 88 + size_of::<ConnTotals>());
+        assert_eq!(size_of::<TlsInfo>(), 80);
     }
 }

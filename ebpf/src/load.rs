@@ -245,6 +245,11 @@ pub struct Settings {
     pub watch_others: u32,
     /// A sum of `KIND_…`, so that empty maps cost nothing.
     pub kinds: u32,
+    /// 1 where a connection ends when its socket is closed, since the program that sees the socket
+    /// go is not there.
+    pub end_when_closed: u32,
+    /// Not 0 once calls of a TLS library are seen, so that before there is nothing to look for.
+    pub tls: u32,
 }
 
 /// An entry of the map `SCOPE_TGID`. A child gets its parent's when it is forked.
@@ -267,6 +272,11 @@ pub struct ListenKey {
     pub port: u32,
 }
 
+/// [`Connection::secured`]: it carries a plaintext.
+pub const SECURED_KNOWN: u64 = 1;
+/// [`Connection::secured`]: and a [`crate::Kind::Tls`] about it has reached the ring.
+pub const SECURED_ANNOUNCED: u64 = 2;
+
 /// Value of the map `CONNECTIONS`, keyed by the address of the socket, and of the map `CLOSED`,
 /// keyed by [`Self::conn`].
 #[repr(C)]
@@ -282,7 +292,8 @@ pub struct Connection {
     pub netns: u32,
     /// As in [`crate::ConnInfo::role`].
     pub role: u32,
-    /// Not 0 once a [`crate::Kind::Open`] has reached the ring.
+    /// Not 0 once a [`crate::Kind::Open`], or of a plaintext a [`crate::Kind::Tls`], has reached the
+    /// ring.
     pub announced: u32,
     /// As in [`crate::Header::beginning`]; 0 before that is known.
     pub beginning: u32,
@@ -304,6 +315,8 @@ pub struct Connection {
     pub resets_received: u32,
     /// Reserved, 0.
     pub reserved: u32,
+    /// One of `SECURED_…`.
+    pub secured: u64,
     /// Exact counts so far.
     pub totals: ConnTotals,
 }
@@ -345,6 +358,71 @@ pub struct TcpBudget {
     pub since_ns: u64,
     /// Events that were sent in it.
     pub sent: u64,
+}
+
+/// Bits of a TLS probe's cookie: the process sends.
+pub const COOKIE_EGRESS: u64 = 1;
+/// Bits of a TLS probe's cookie: in which register the function has the address where it writes
+/// how many bytes it moved. Where none is set, it gives that number back.
+pub const COOKIE_WRITTEN_RCX: u64 = 2;
+/// See [`COOKIE_WRITTEN_RCX`].
+pub const COOKIE_WRITTEN_R8: u64 = 4;
+/// The cookie's bits from here on are the library's index in the map `TLS_LIBRARIES`.
+pub const COOKIE_LIBRARY_SHIFT: u32 = 8;
+
+/// Most libraries that are probed; further ones are reported as not.
+pub const TLS_LIBRARIES_MAX: u32 = 1024;
+
+/// Most threads that are in a call of a TLS library at a time.
+pub const TLS_CALLS_MAX: u32 = 16 * 1024;
+
+/// Key of the map `TLS_STREAMS`: the library's object for a connection.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct TlsKey {
+    /// Address of the object, such as OpenSSL's `SSL`.
+    pub object: u64,
+    /// Process id as the host sees it.
+    pub tgid: u32,
+    /// Always 0.
+    pub reserved: u32,
+}
+
+/// Value of the map `TLS_STREAMS`: a plaintext.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TlsStream {
+    /// As a connection has it; [`Connection::conn`] has the bit [`crate::PLAINTEXT`].
+    pub connection: Connection,
+    /// Number of the connection that carries it; 0 while that is not known.
+    pub carrier: u64,
+    /// Address of that connection's socket.
+    pub sock: u64,
+    /// Index of the library in the map `TLS_LIBRARIES`.
+    pub library: u64,
+    /// The calls that move plaintext now, by direction.
+    pub progress: [TlsProgress; 2],
+}
+
+/// How far the messages of a call have come. It is in a map and not on the stack, because there the
+/// kernel's verifier would follow every combination of values.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TlsProgress {
+    /// Address of the plaintext.
+    pub buffer: u64,
+    /// Its bytes.
+    pub len: u64,
+    /// Where it begins in its stream.
+    pub start: u64,
+    /// How many of its bytes messages have covered.
+    pub done: u64,
+    /// Not 0 where the first message reached the ring.
+    pub sent: u64,
+    /// As in [`crate::Header::direction`].
+    pub direction: u32,
+    /// Thread id as the host sees it.
+    pub tid: u32,
 }
 
 /// The memory in which a program puts a data message together.

@@ -2,10 +2,10 @@
 //!
 //! It speaks over plain sockets, so that what goes over the wire is known to the byte.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, BufWriter, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -45,29 +45,37 @@ pub(crate) fn request(id: u32) -> (&'static str, String, usize) {
     }
 }
 
-/// Sends all requests and returns once all are answered.
+/// Sends all requests, and once all are answered prints for each its id and how many nanoseconds it
+/// took, from before the call that sent it to after the one that received the last of its answer.
 pub(crate) fn run(args: &Args) -> Result<()> {
     let next = AtomicU32::new(args.first);
-    std::thread::scope(|scope| {
+    let took = std::thread::scope(|scope| {
         let workers: Vec<_> =
             (0..args.connections).map(|_| scope.spawn(|| work(args, &next))).collect();
+        let mut took = Vec::new();
         for worker in workers {
             match worker.join() {
-                Ok(result) => result?,
+                Ok(result) => took.extend(result?),
                 Err(_panicked) => bail!("a connection's thread panicked"),
             }
         }
-        Ok(())
-    })
+        Ok(took)
+    })?;
+    let mut out = BufWriter::new(std::io::stdout().lock());
+    for (id, took) in took {
+        writeln!(out, "{id} {}", took.as_nanos())?;
+    }
+    Ok(out.flush()?)
 }
 
-fn work(args: &Args, next: &AtomicU32) -> Result<()> {
+fn work(args: &Args, next: &AtomicU32) -> Result<Vec<(u32, Duration)>> {
+    let mut took = Vec::new();
     loop {
         let mut connection = None;
         for _ in 0..args.per_connection {
             let id = next.fetch_add(1, Ordering::Relaxed);
             if id >= args.first + args.requests {
-                return Ok(());
+                return Ok(took);
             }
             if connection.is_none() {
                 let stream = TcpStream::connect(args.server).context("cannot connect")?;
@@ -76,12 +84,15 @@ fn work(args: &Args, next: &AtomicU32) -> Result<()> {
                 connection = Some(BufReader::with_capacity(64 * 1024, stream));
             }
             let Some(stream) = connection.as_mut() else { bail!("there is no connection") };
+            let start = Instant::now();
             exchange(stream, id).with_context(|| format!("request {id}"))?;
+            took.push((id, start.elapsed()));
         }
     }
 }
 
-fn exchange(stream: &mut BufReader<TcpStream>, id: u32) -> Result<()> {
+/// Sends request number `id` and reads its answer, which must be for it.
+pub(crate) fn exchange(stream: &mut BufReader<TcpStream>, id: u32) -> Result<()> {
     let (method, path, body) = request(id);
     let mut message =
         format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nX-Request-Id: {id}\r\n");

@@ -5,11 +5,17 @@
 
 mod capture;
 mod client;
+mod loss;
 mod nginx;
+mod overhead;
+mod place;
 mod report;
 mod scripts;
 mod stage;
+mod talker;
 mod tiers;
+mod truth;
+mod watch;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -31,10 +37,28 @@ struct Cli {
 enum Command {
     /// Name the scenarios.
     List,
-    /// Requests in the server's own log = rows, field by field; and with a starved ring, every loss known.
+    /// What a server or its client recorded itself = rows: count, fields, order, latency.
     Capture {
-        /// Requests in each run.
+        /// Protocols with commas between them; `all` takes each whose programs are installed.
+        #[arg(long, default_value = capture::ALL)]
+        protocol: String,
+        /// Requests of each protocol, or about as many.
         #[arg(long, default_value_t = 20_000)]
+        requests: u32,
+    },
+    /// Where something is lost, at any stage: operations and bytes exact, rows within the bounds.
+    Loss {
+        /// Requests by which a load fills what is too small.
+        #[arg(long, default_value_t = 4_000)]
+        requests: usize,
+    },
+    /// What watching costs the server, other calls, and the collector's thread.
+    Overhead {
+        /// Windows of each kind; the best counts.
+        #[arg(long, default_value_t = 8)]
+        windows: u32,
+        /// Requests in each window.
+        #[arg(long, default_value_t = 10_000)]
         requests: u32,
     },
     /// The same script gives the same answer before, during and after sealing and after a restart.
@@ -51,6 +75,12 @@ enum Command {
     /// The client of the capture scenario.
     #[command(hide = true)]
     Client(client::Args),
+    /// The client of the loss scenario.
+    #[command(hide = true)]
+    Talker(talker::Args),
+    /// What the overhead scenario runs in a process of its own.
+    #[command(hide = true)]
+    Calls,
 }
 
 fn main() -> Result<ExitCode> {
@@ -64,7 +94,17 @@ fn main() -> Result<ExitCode> {
             client::run(&args)?;
             return Ok(ExitCode::SUCCESS);
         }
-        Command::Capture { requests } => capture::run(requests)?,
+        Command::Capture { protocol, requests } => capture::run(&protocol, requests)?,
+        Command::Talker(args) => {
+            talker::run(&args)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        Command::Calls => {
+            say(&overhead::run_calls()?.to_string());
+            return Ok(ExitCode::SUCCESS);
+        }
+        Command::Overhead { windows, requests } => overhead::run(windows, requests)?,
+        Command::Loss { requests } => loss::run(requests)?,
         Command::Tiers { rows } => tiers::run(rows)?,
         Command::Scripts { folder } => scripts::run(folder.as_deref())?,
     };
@@ -73,7 +113,9 @@ fn main() -> Result<ExitCode> {
 }
 
 const LIST: &str = "\
-capture   the server's own log = rows, field by field; with a starved ring, every loss known
+capture   of every protocol: what its server or client recorded itself = rows
+loss      forced at each stage: operations and bytes exact, missing rows within the bounds
+overhead  watched and unwatched windows in turn: what it costs the server, other calls, the collector
 tiers     one answer before, during and after sealing, and after a restart
 scripts   every PxL script in a folder runs, and what it exports arrives";
 

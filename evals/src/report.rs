@@ -22,11 +22,20 @@ pub(crate) struct Report {
     /// Numbers by name; the unit is in the name.
     figures: BTreeMap<String, f64>,
     checks: Vec<Check>,
+    /// What was not done, and why not.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    skipped: BTreeMap<String, String>,
 }
 
 impl Report {
     pub(crate) fn new(scenario: &'static str) -> Self {
-        Self { scenario, ok: true, figures: BTreeMap::new(), checks: Vec::new() }
+        Self {
+            scenario,
+            ok: true,
+            figures: BTreeMap::new(),
+            checks: Vec::new(),
+            skipped: BTreeMap::new(),
+        }
     }
 
     /// Whether every check so far holds.
@@ -43,6 +52,11 @@ impl Report {
     pub(crate) fn count(&mut self, name: impl Into<String>, value: u64) {
         #[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^53")]
         self.figure(name, value as f64);
+    }
+
+    /// Notes what could not be done, and why not.
+    pub(crate) fn skip(&mut self, what: impl Into<String>, why: impl Into<String>) {
+        self.skipped.insert(what.into(), why.into());
     }
 
     /// Requires that something holds, showing what it was and what it had to be.
@@ -87,6 +101,8 @@ impl Report {
             let mark = if check.ok { "ok" } else { "FAILED" };
             checks.add_row([mark, &check.name, &check.value, &check.target]);
         }
-        format!("{}\n{figures}\n\n{checks}", self.scenario)
+        let skipped = self.skipped.iter().map(|(what, why)| format!("skipped {what}: {why}"));
+        let skipped = skipped.collect::<Vec<_>>().join("\n");
+        format!("{}\n{figures}\n\n{checks}\n{skipped}", self.scenario)
     }
 }

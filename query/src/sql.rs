@@ -96,8 +96,10 @@ impl Engine {
                 });
             }
             let view: Arc<dyn TableProvider> = Arc::new(ViewTable::new(rows, None));
-            context.register_table(TableReference::bare(table.name), view)?;
-            origins.push((table.name, origin));
+            for name in tables::names_of(table) {
+                context.register_table(TableReference::bare(name), Arc::clone(&view))?;
+                origins.push((name, origin.clone()));
+            }
             for tier in &snapshot.tiers {
                 let width = i64::try_from(tier.width.as_nanos()).unwrap_or(i64::MAX);
                 let name = format!("{}__{}", table.name, show_width(width));

@@ -2,7 +2,9 @@
 
 /// Declares a table with one row for each request and its response: as [`table!`](crate::table!),
 /// with the columns that all such tables begin and end with. The declaration says only what `time_`
-/// is and which columns are the protocol's own.
+/// is and which columns are the protocol's own. Where upstream's table has no `latency`, the
+/// declaration says after `time_` what it is, and it is hidden with the others of ours; where it has
+/// no `encrypted`, it says so there.
 ///
 /// ```ignore
 /// request_table! {
@@ -18,6 +20,73 @@
 #[macro_export]
 macro_rules! request_table {
     (
+        $(#[doc = $table_doc:literal])+
+        $def:ident = $name:literal: $row:ident, $builder:ident {
+            $(#[doc = $time_doc:literal])+
+            time_,
+            $(#[doc = $latency_doc:literal])+
+            latency [context],
+            $($own:tt)*
+        }
+    ) => {
+        $crate::request_table! { @ [
+                /// Whether it went through TLS.
+                encrypted: Flag,
+            ]
+            $(#[doc = $table_doc])+
+            $def = $name: $row, $builder {
+                $(#[doc = $time_doc])+
+                time_,
+                $($own)*
+                $(#[doc = $latency_doc])+
+                latency: DurationNs [sketched, context],
+            }
+        }
+    };
+    (
+        $(#[doc = $table_doc:literal])+
+        $def:ident = $name:literal: $row:ident, $builder:ident {
+            $(#[doc = $time_doc:literal])+
+            time_,
+            without encrypted,
+            $($own:tt)*
+        }
+    ) => {
+        $crate::request_table! { @ []
+            $(#[doc = $table_doc])+
+            $def = $name: $row, $builder {
+                $(#[doc = $time_doc])+
+                time_,
+                $($own)*
+                /// From the request's first byte to the response's last.
+                latency: DurationNs [sketched],
+            }
+        }
+    };
+    (
+        $(#[doc = $table_doc:literal])+
+        $def:ident = $name:literal: $row:ident, $builder:ident {
+            $(#[doc = $time_doc:literal])+
+            time_,
+            $($own:tt)*
+        }
+    ) => {
+        $crate::request_table! { @ [
+                /// Whether it went through TLS.
+                encrypted: Flag,
+            ]
+            $(#[doc = $table_doc])+
+            $def = $name: $row, $builder {
+                $(#[doc = $time_doc])+
+                time_,
+                $($own)*
+                /// From the request's first byte to the response's last.
+                latency: DurationNs [sketched],
+            }
+        }
+    };
+    // All columns but those that every such table has.
+    (@ [$($encrypted:tt)*]
         $(#[doc = $table_doc:literal])+
         $def:ident = $name:literal: $row:ident, $builder:ident {
             $(#[doc = $time_doc:literal])+
@@ -42,11 +111,8 @@ macro_rules! request_table {
                 local_port: Port,
                 /// Which end was traced: 1 client, 2 server, 4 unknown.
                 trace_role: Int [dimension],
-                /// Whether it went through TLS.
-                encrypted: Flag,
+                $($encrypted)*
                 $($own)*
-                /// From the request's first byte to the response's last.
-                latency: DurationNs [sketched],
                 /// Service of the traced process.
                 service: ServiceName [dimension, context],
                 /// Pod of the traced process, empty on a bare host.

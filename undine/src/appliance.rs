@@ -1,9 +1,10 @@
 //! The appliance: every component, built, connected, run and drained.
 //!
 //! ```text
-//! collector ──► store ◄── model        collector, model, API and the store's own work each run until
-//!                 ▲                    their token fires; they are stopped in this order, so that
-//!              engine ◄── API          nothing that is still to come finds its reader gone
+//! host ─┐                              host statistics, collector, model, API and the store's own work
+//! collector ──► store ◄── model        each run until their token fires; they are stopped in this
+//!                 ▲                    order, so that nothing that is still to come finds its reader
+//!              engine ◄── API          gone
 //! ```
 
 mod settings;
@@ -18,6 +19,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use undine_api::Api;
 use undine_api::http::MetricReader;
+use undine_collector::host::Host;
 use undine_collector::{Collector, Handle};
 use undine_ml::Model;
 use undine_query::Engine;
@@ -35,6 +37,7 @@ const STOP_TIME_MAX: Duration = Duration::from_secs(30);
 /// All components, connected and silent.
 #[derive(Debug)]
 pub struct Appliance {
+    host: Option<Host>,
     collector: Option<Collector>,
     model: Option<Model>,
     api: Api,
@@ -128,6 +131,11 @@ impl Appliance {
             })
             .transpose()?;
         let handle = collector.as_ref().map(Collector::handle);
+        let host = handle
+            .as_ref()
+            .and_then(|collector| settings::host(config, &node, &clock, collector))
+            .map(|host| host.build(Arc::clone(&append)))
+            .transpose()?;
         let model_stats = model.as_ref().map(Model::stats);
         let status = ApplianceStatus::new(node, store.clone(), handle.clone(), model_stats.clone());
         let inputs = undine_api::Inputs {
@@ -146,7 +154,7 @@ impl Appliance {
             collector: handle,
             model: model_stats,
         };
-        Ok(Self { collector, model, api, store, handles })
+        Ok(Self { host, collector, model, api, store, handles })
     }
 
     /// A hand on what is about to run.
@@ -160,6 +168,11 @@ impl Appliance {
     /// When a component ends by itself, or is not done stopping in time; both are named.
     pub async fn run(self, shutdown: CancellationToken) -> Result<()> {
         let mut stages = Vec::new();
+        if let Some(host) = self.host {
+            stages.push(Stage::start("host statistics", |stop| async {
+                host.run(stop).await.map_err(Into::into)
+            }));
+        }
         if let Some(collector) = self.collector {
             stages.push(Stage::start("collector", |stop| async {
                 collector.run(stop).await.map_err(Into::into)

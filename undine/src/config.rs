@@ -12,7 +12,9 @@ use std::path::{Path, PathBuf};
 
 use toml::{Table, Value};
 
-pub(crate) use raw::{Capture, Export, Hooks, Plugins, RawConfig, Webhook, WebhookFormat};
+pub(crate) use raw::{
+    Capture, Export, Hooks, Plugins, Profiler, RawConfig, Webhook, WebhookFormat,
+};
 pub(crate) use size::ByteSize;
 
 pub(crate) const DEFAULTS: &str = include_str!("../default.toml");

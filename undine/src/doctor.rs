@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use comfy_table::Table;
 use serde_json::{Value, json};
-use undine_collector::kernel::{self, Check, Outcome, ProbeReport};
+use undine_collector::kernel::{self, Check, CostSample, Outcome, ProbeReport, ProgramCost};
 
 use crate::cli::Doctor;
 
@@ -16,21 +16,26 @@ use crate::cli::Doctor;
 /// Where the report cannot be written.
 pub(crate) fn run(args: &Doctor) -> Result<ExitCode> {
     let host = kernel::check_host();
+    // Before probes of our own are tried, which would be measured too.
+    let cost = kernel::cost_of_running().unwrap_or_else(|error| {
+        tracing::debug!(%error, "the cost of running programs cannot be measured");
+        None
+    });
     let probes = kernel::probe_report();
     let refusal = probes.as_ref().err().map(|error| format!("{:#}", anyhow::anyhow!("{error}")));
     let probes = probes.unwrap_or_default();
-    let can_capture = refusal.is_none()
-        && probes.iter().any(|probe| probe.outcome == Outcome::Attached && carries_bytes(probe));
+    let can_capture = refusal.is_none() && carry_bytes(&probes);
     let text = if args.json {
         let report = json!({
             "can_capture": can_capture,
             "host": host.iter().map(host_json).collect::<Vec<_>>(),
             "probes": probes.iter().map(probe_json).collect::<Vec<_>>(),
             "refusal": refusal,
+            "running": cost.as_ref().map(cost_json),
         });
         format!("{report}\n")
     } else {
-        for_people(&host, &probes, refusal.as_deref(), can_capture)
+        for_people(&host, &probes, cost.as_ref(), refusal.as_deref(), can_capture)
     };
     std::io::stdout()
         .lock()
@@ -39,11 +44,14 @@ pub(crate) fn run(args: &Doctor) -> Result<ExitCode> {
     Ok(if can_capture { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Whether requests can be seen through this probe alone.
-fn carries_bytes(probe: &ProbeReport) -> bool {
-    ["sock_send_length", "sock_recv_length", "sys_exit"]
-        .iter()
-        .any(|hook| probe.attach_point.contains(hook))
+/// Whether requests can be seen through these probes: both directions, or system calls.
+fn carry_bytes(probes: &[ProbeReport]) -> bool {
+    let works = |name: &str| {
+        probes.iter().any(|probe| {
+            probe.probe == name && matches!(probe.outcome, Outcome::Attached | Outcome::Standby)
+        })
+    };
+    works("sys_exit") || works("sock_send_length") && works("sock_recv_length")
 }
 
 fn word(outcome: &Outcome) -> (&'static str, &str) {
@@ -71,9 +79,39 @@ fn probe_json(probe: &ProbeReport) -> Value {
     })
 }
 
+fn cost_json(sample: &CostSample) -> Value {
+    let program = |(name, cost): (&String, &ProgramCost)| {
+        json!({
+            "program": name,
+            "runs_per_second": sample.runs_per_second(cost),
+            "run_ns": cost.run_ns(),
+            "cpu_ppm": sample.cpu_ppm(cost),
+        })
+    };
+    Value::Array(sample.programs.iter().map(program).collect())
+}
+
+/// What the programs of an Undine that runs here cost, a line each.
+fn cost_for_people(sample: &CostSample) -> String {
+    let mut rows = Table::new();
+    rows.load_preset(comfy_table::presets::NOTHING);
+    rows.set_header(["running program", "runs/s", "ns each", "% of a CPU"]);
+    for (name, cost) in &sample.programs {
+        let ppm = sample.cpu_ppm(cost);
+        rows.add_row([
+            name.clone(),
+            sample.runs_per_second(cost).to_string(),
+            cost.run_ns().to_string(),
+            format!("{}.{:03}", ppm / 10_000, ppm % 10_000 / 10),
+        ]);
+    }
+    format!("\n{rows}\n")
+}
+
 fn for_people(
     host: &[Check],
     probes: &[ProbeReport],
+    cost: Option<&CostSample>,
     refusal: Option<&str>,
     can_capture: bool,
 ) -> String {
@@ -101,5 +139,6 @@ fn for_people(
         }
         (false, None) => "Undine cannot capture here; the lines marked NO say why.".to_owned(),
     };
-    format!("{rows}\n\n{verdict}\n")
+    let cost = cost.map(cost_for_people).unwrap_or_default();
+    format!("{rows}\n{cost}\n{verdict}\n")
 }

@@ -1,4 +1,5 @@
-//! Rebuilds the kernel object from `ebpf/`, and tells whether the committed one is of its sources.
+//! Rebuilds the kernel objects from `ebpf/`, and tells whether the committed ones are of their
+//! sources.
 //!
 //! The object is built by Debian's `rustc-web` where it is installed, otherwise by a nightly
 //! toolchain; both need `bpf-linker` on the path. CONTRIBUTING.md says how to get them.
@@ -13,8 +14,11 @@ use sha2::{Digest, Sha256};
 
 use crate::shell::{command, is_installed, root, run, say};
 
-/// The compiled object, and the hash of what it was compiled from.
-const OBJECT: &str = "ebpf/undine.bpf.o";
+/// The compiled objects with the features that each is built with: the usual one, and that for
+/// kernels before 5.17.
+const OBJECTS: [(&str, &[&str]); 2] =
+    [("ebpf/undine.bpf.o", &[]), ("ebpf/undine-before-5.17.bpf.o", &["--features", "before-5-17"])];
+/// The hash of what they were compiled from.
 const SOURCES: &str = "ebpf/undine.bpf.sources";
 
 /// Debian's toolchain for browsers, which is newer than its usual one.
@@ -23,17 +27,28 @@ const DEBIAN_CARGO: &str = "/usr/bin/cargo";
 /// Pieces of paths that only a building machine has.
 const LOCAL_PATHS: [&str; 4] = ["/home/", "/root/", "/work/", ".cargo/registry"];
 
-/// Builds, strips and installs the object, and notes what it was built from.
+/// Builds, strips and installs the objects, and notes what they were built from.
 pub(crate) fn build() -> Result<()> {
     ensure!(
         is_installed("bpf-linker"),
         "bpf-linker is not on the path; CONTRIBUTING.md says how to get it"
     );
+    for (object, features) in OBJECTS {
+        compile(object, features)?;
+    }
+    fs::write(root().join(SOURCES), format!("{}\n", hash_of_sources()?))?;
+    check()?;
+    say("the kernel objects are built; run the kernel tests before you commit them");
+    Ok(())
+}
+
+fn compile(object: &str, features: &[&str]) -> Result<()> {
     let target = root().join("target/bpf");
     let mut cargo = cargo()?;
     cargo
         .args(["build", "--release", "-Zbuild-std=core", "--target", "bpfel-unknown-none"])
         .args(["-p", "undine-ebpf", "--bin", "undine-bpf"])
+        .args(features)
         .env("CARGO_TARGET_DIR", &target)
         .env("CARGO_ENCODED_RUSTFLAGS", flags().join("\u{1f}"))
         .env("CARGO_PROFILE_RELEASE_PANIC", "abort")
@@ -45,27 +60,25 @@ pub(crate) fn build() -> Result<()> {
     let built = target.join("bpfel-unknown-none/release/undine-bpf");
     run(command(&objcopy()?, &["--remove-section=.debug_*", "--remove-section=.rel.debug_*"])
         .arg(&built)
-        .arg(root().join(OBJECT)))?;
-    fs::write(root().join(SOURCES), format!("{}\n", hash_of_sources()?))?;
-    check()?;
-    say(format!("{OBJECT} is built; run the kernel tests before you commit it"));
-    Ok(())
+        .arg(root().join(object)))
 }
 
-/// Fails if the committed object is not of the sources, or names the machine that built it.
+/// Fails if a committed object is not of the sources, or names the machine that built it.
 pub(crate) fn check() -> Result<()> {
     let noted = fs::read_to_string(root().join(SOURCES))
         .with_context(|| format!("cannot read {SOURCES}"))?;
     ensure!(
         noted.trim() == hash_of_sources()?,
-        "{OBJECT} is not of its sources; run: cargo xtask bpf"
+        "the kernel objects are not of their sources; run: cargo xtask bpf"
     );
-    let object = fs::read(root().join(OBJECT)).with_context(|| format!("cannot read {OBJECT}"))?;
-    for path in LOCAL_PATHS {
-        let is_inside = object.windows(path.len()).any(|window| window == path.as_bytes());
-        ensure!(!is_inside, "{OBJECT} holds the path {path}… of the machine that built it");
+    for (name, _) in OBJECTS {
+        let object = fs::read(root().join(name)).with_context(|| format!("cannot read {name}"))?;
+        for path in LOCAL_PATHS {
+            let is_inside = object.windows(path.len()).any(|window| window == path.as_bytes());
+            ensure!(!is_inside, "{name} holds the path {path}… of the machine that built it");
+        }
+        say(format!("{name}, {} bytes, is of its sources", object.len()));
     }
-    say(format!("{OBJECT}, {} bytes, is of its sources", object.len()));
     Ok(())
 }
 

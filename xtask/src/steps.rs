@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 
 use crate::shell::{self, built, cargo, is_installed, say};
-use crate::{bpf, deny, ui};
+use crate::{bpf, deny, fuzz, kernels, ui};
 
 /// How a step ended without failing.
 pub(crate) enum Outcome {
@@ -28,8 +28,10 @@ pub(crate) fn test() -> Vec<Step> {
         Step { name: "object", minutes_max: 1, check: || bpf::check().map(passed) },
         Step { name: "build", minutes_max: 30, check: build },
         Step { name: "tests", minutes_max: 8, check: tests },
+        Step { name: "kernels", minutes_max: 4, check: || kernels::check("5.10") },
         Step { name: "clippy", minutes_max: 9, check: clippy },
-        Step { name: "capture", minutes_max: 2, check: || eval(&["capture"]) },
+        Step { name: "capture", minutes_max: 3, check: capture },
+        Step { name: "loss", minutes_max: 1, check: || eval(&["loss"]) },
         Step { name: "tiers", minutes_max: 2, check: || eval(&["tiers"]) },
         Step { name: "scripts", minutes_max: 1, check: || eval(&["scripts"]) },
         Step { name: "demo", minutes_max: 4, check: demo },
@@ -42,7 +44,11 @@ pub(crate) fn full() -> Vec<Step> {
     vec![
         Step { name: "cargo-deny", minutes_max: 10, check: || deny::full().map(passed) },
         Step { name: "kernel-object", minutes_max: 10, check: || bpf::build().map(passed) },
+        Step { name: "kernel-matrix", minutes_max: 15, check: || kernels::check_all() },
         Step { name: "demo-control", minutes_max: 5, check: demo_control },
+        Step { name: "fuzz", minutes_max: 60, check: fuzz::step },
+        Step { name: "capture-all", minutes_max: 15, check: || eval(&["capture"]) },
+        Step { name: "overhead", minutes_max: 10, check: || eval(&["overhead"]) },
         Step { name: "benches", minutes_max: 20, check: benches },
     ]
 }
@@ -131,6 +137,12 @@ fn clippy() -> Result<Outcome> {
     let mut args = vec!["clippy", "--release", "--locked", "--workspace", "--all-targets"];
     args.extend(lints);
     shell::run(&mut cargo(&args)).map(passed)
+}
+
+/// Of every protocol whose server `x` installs, so few requests that two cores are done in time.
+fn capture() -> Result<Outcome> {
+    let protocols = "http1,http2,mysql,pgsql,redis,dns,nats";
+    eval(&["capture", "--protocol", protocols, "--requests", "2000"])
 }
 
 fn eval(args: &[&str]) -> Result<Outcome> {

@@ -68,27 +68,110 @@ pub(super) fn id(directory: &Path) -> io::Result<u64> {
 }
 
 /// The processes in the cgroup in `directory` and below. One that ends meanwhile may be missing.
-pub(super) fn processes(directory: &Path) -> Vec<u32> {
-    let mut pending = vec![directory.to_path_buf()];
+pub(crate) fn processes(directory: &Path) -> Vec<u32> {
     let mut found = Vec::new();
-    let mut seen = 0;
-    while let Some(next) = pending.pop() {
-        seen += 1;
-        if seen > CGROUPS_MAX {
-            break;
-        }
+    for next in Tree::below(directory).take(CGROUPS_MAX) {
         let members = fs::read_to_string(next.join("cgroup.procs")).unwrap_or_default();
         found.extend(members.lines().filter_map(|line| line.parse::<u32>().ok()));
-        let Ok(entries) = fs::read_dir(&next) else { continue };
-        pending.extend(
-            entries
-                .flatten()
-                .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
-                .map(|entry| entry.path()),
-        );
     }
     found
 }
+
+/// A cgroup's directory and all below it, read as they are asked for.
+pub(crate) struct Tree(Vec<PathBuf>);
+
+impl Tree {
+    /// `directory` and all below it.
+    pub(crate) fn below(directory: &Path) -> Self {
+        Self(vec![directory.to_path_buf()])
+    }
+}
+
+impl Iterator for Tree {
+    type Item = PathBuf;
+
+    fn next(&mut self) -> Option<PathBuf> {
+        let next = self.0.pop()?;
+        let entries = fs::read_dir(&next).into_iter().flatten().flatten();
+        let directories = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+        self.0.extend(directories.map(|entry| entry.path()));
+        Some(next)
+    }
+}
+
+/// Where a hierarchy is mounted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Mount {
+    /// The directory.
+    pub(crate) point: PathBuf,
+    /// Which cgroup of the hierarchy that directory is, `/` but in some containers.
+    pub(crate) root: PathBuf,
+}
+
+impl Mount {
+    /// The directory of the cgroup at `path`, as `/proc/PID/cgroup` says it.
+    pub(crate) fn directory(&self, path: &str) -> PathBuf {
+        let below = Path::new(path).strip_prefix(&self.root).unwrap_or(Path::new(path));
+        self.point.join(below.strip_prefix("/").unwrap_or(below))
+    }
+
+    /// The path of the cgroup in `directory`, as `/proc/PID/cgroup` says it.
+    pub(crate) fn path(&self, directory: &Path) -> Option<String> {
+        let below = directory.strip_prefix(&self.point).ok()?;
+        let path = self.root.join(below);
+        // Joining nothing leaves a slash at the end.
+        let text = path.to_string_lossy();
+        let text = text.trim_end_matches('/');
+        Some(if text.is_empty() { "/".to_owned() } else { text.to_owned() })
+    }
+}
+
+/// The hierarchies that are mounted: the unified one, and those of version 1 by controller.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Hierarchies {
+    /// Version 2.
+    pub(crate) unified: Option<Mount>,
+    /// Version 1: each controller with its hierarchy, which several may share.
+    pub(crate) controllers: Vec<(String, Mount)>,
+}
+
+impl Hierarchies {
+    /// Those of this machine.
+    pub(crate) fn read() -> io::Result<Self> {
+        Ok(Self::parse(&fs::read_to_string("/proc/self/mountinfo")?))
+    }
+
+    /// Those in a `mountinfo`; of a hierarchy that is mounted twice the first counts.
+    pub(crate) fn parse(mountinfo: &str) -> Self {
+        let mut all = Self::default();
+        for line in mountinfo.lines() {
+            let Some((mount, kind)) = line.split_once(" - ") else { continue };
+            let mut fields = mount.split(' ').skip(3);
+            let (Some(root), Some(point)) = (fields.next(), fields.next()) else { continue };
+            let mount = Mount {
+                point: PathBuf::from(unescape(point)),
+                root: PathBuf::from(unescape(root)),
+            };
+            let mut kind = kind.split(' ');
+            match kind.next() {
+                Some("cgroup2") if all.unified.is_none() => all.unified = Some(mount),
+                Some("cgroup") => {
+                    let options = kind.nth(1).unwrap_or_default();
+                    for name in options.split(',').filter(|name| CONTROLLERS.contains(name)) {
+                        if all.controllers.iter().all(|(known, _)| known != name) {
+                            all.controllers.push((name.to_owned(), mount.clone()));
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+        all
+    }
+}
+
+/// Controllers of version 1 that tell something of interest.
+const CONTROLLERS: [&str; 5] = ["cpu", "cpuacct", "memory", "blkio", "pids"];
 
 #[cfg(test)]
 mod tests {
@@ -100,5 +183,25 @@ mod tests {
                     41 31 0:38 / /sys/fs/cgroup/my\\040unified rw - cgroup2 cgroup2 rw\n";
         assert_eq!(mount_in(text), Some(PathBuf::from("/sys/fs/cgroup/my unified")));
         assert_eq!(mount_in("32 31 0:29 / /cpu rw - cgroup cgroup rw\n"), None);
+    }
+
+    #[test]
+    fn hierarchies_of_both_versions_are_found_with_their_controllers() {
+        let text = "30 25 0:26 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw,nsdelegate\n\
+                    31 25 0:27 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,name=systemd\n\
+                    34 25 0:30 /box /sys/fs/cgroup/cpu,cpuacct rw shared:7 - cgroup cgroup rw,cpu,cpuacct\n\
+                    35 25 0:31 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n\
+                    36 25 0:31 / /elsewhere rw - cgroup cgroup rw,memory\n\
+                    not a mount\n";
+        let all = Hierarchies::parse(text);
+        let unified = all.unified.unwrap();
+        assert_eq!(unified.directory("/a/b"), Path::new("/sys/fs/cgroup/unified/a/b"));
+        assert_eq!(unified.path(Path::new("/sys/fs/cgroup/unified")).unwrap(), "/");
+        let names: Vec<_> = all.controllers.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["cpu", "cpuacct", "memory"]);
+        let cpu = &all.controllers[0].1;
+        assert_eq!(cpu.directory("/box/x"), Path::new("/sys/fs/cgroup/cpu,cpuacct/x"));
+        assert_eq!(cpu.path(Path::new("/sys/fs/cgroup/cpu,cpuacct/x")).unwrap(), "/box/x");
+        assert_eq!(all.controllers[2].1.point, Path::new("/sys/fs/cgroup/memory"));
     }
 }

@@ -32,6 +32,12 @@ pub struct Counters {
     pub dropped_datagrams: u64,
     /// Their bytes, among the dropped bytes.
     pub dropped_datagram_bytes: u64,
+    /// Calls of TLS libraries among the operations.
+    pub tls_operations: u64,
+    /// Their bytes, among the operations'.
+    pub tls_bytes: u64,
+    /// Bytes of ciphertext that were not copied because their plaintext was.
+    pub elided_bytes: u64,
     /// TCP events that are told nowhere.
     pub untold_tcp_events: u64,
 }
@@ -50,6 +56,9 @@ pub(super) const NAMES: [&str; load::COUNTERS] = [
     "conn_map_full",
     "dropped_datagrams",
     "dropped_datagram_bytes",
+    "tls_operations",
+    "tls_bytes",
+    "elided_bytes",
     "untold_tcp_events",
 ];
 
@@ -74,6 +83,9 @@ impl Counters {
             self.conn_map_full,
             self.dropped_datagrams,
             self.dropped_datagram_bytes,
+            self.tls_operations,
+            self.tls_bytes,
+            self.elided_bytes,
             self.untold_tcp_events,
         ]
     }
@@ -94,6 +106,9 @@ impl Counters {
             conn_map_full: of(Counter::ConnMapFull),
             dropped_datagrams: of(Counter::DroppedDatagrams),
             dropped_datagram_bytes: of(Counter::DroppedDatagramBytes),
+            tls_operations: of(Counter::TlsOperations),
+            tls_bytes: of(Counter::TlsBytes),
+            elided_bytes: of(Counter::ElidedBytes),
             untold_tcp_events: of(Counter::UntoldTcpEvents),
         }
     }

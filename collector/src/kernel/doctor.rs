@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 use aya::{maps::MapType, sys::is_map_supported, util::KernelVersion};
 
-use super::{cgroups, offsets};
+use super::{cgroups, object, offsets};
 
 /// A condition that the kernel side needs or likes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +26,14 @@ const CAPABILITIES: [(&str, u32); 4] =
 /// Only kernels before 5.11 need it, for locked memory.
 const CAP_SYS_RESOURCE: u32 = 24;
 
+/// The oldest kernel that the programs are tested on; 5.8 brought the ring buffer.
+const KERNEL_MIN: KernelVersion = KernelVersion::new(5, 10, 0);
+
+/// The first kernel with the tracepoints `sock_send_length` and `sock_recv_length`.
+pub(super) const SOCKET_LENGTH_SINCE: KernelVersion = KernelVersion::new(6, 3, 0);
+
+const KERNEL_REMEDY: &str = "Undine needs Linux 5.10, and likes 6.3 or later";
+
 /// With it, all others are given.
 const CAP_SYS_ADMIN: u32 = 21;
 
@@ -46,14 +54,19 @@ fn kernel() -> Check {
     let name = "kernel";
     match KernelVersion::current() {
         Ok(version) => {
-            let ok = version >= KernelVersion::new(5, 17, 0);
-            let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-            let hooks = if version >= KernelVersion::new(6, 3, 0) { "" } else { "; uses sys_exit" };
-            let found = format!("{}{hooks}", release.trim());
-            check(name, ok, found, "Undine needs Linux 5.17, and likes 6.3 or later")
+            let ok = version >= KERNEL_MIN;
+            let hooks = if version >= SOCKET_LENGTH_SINCE { "" } else { "; uses sys_exit" };
+            let build = if object::has_loop() { "" } else { "; programs for kernels before 5.17" };
+            check(name, ok, format!("{}{hooks}{build}", release()), KERNEL_REMEDY)
         }
-        Err(error) => check(name, false, error.to_string(), "Undine needs Linux 5.17 or later"),
+        Err(error) => check(name, false, error.to_string(), KERNEL_REMEDY),
     }
+}
+
+/// The running kernel, as `uname -r` says it.
+pub(super) fn release() -> String {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    release.trim().to_owned()
 }
 
 fn capabilities() -> Vec<Check> {

@@ -1,4 +1,5 @@
 //! A cgroup of our own, so that what is started in it can be the only thing that is watched.
+#![expect(unsafe_code, reason = "kernels before 5.14 end a cgroup's processes one by one")]
 
 use std::{
     fs, io,
@@ -79,9 +80,27 @@ impl Cgroup {
     }
 }
 
+impl Cgroup {
+    /// Ends everything in it, at once where the kernel can (5.14), otherwise one by one.
+    fn kill(&self) -> io::Result<()> {
+        match fs::write(self.path.join("cgroup.kill"), "1") {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            done => return done,
+        }
+        // Frozen, so that none can start another meanwhile.
+        fs::write(self.path.join("cgroup.freeze"), "1")?;
+        let members = fs::read_to_string(self.path.join("cgroup.procs"))?;
+        for pid in members.lines().filter_map(|line| line.parse().ok()) {
+            // SAFETY: a plain call. The process is in the cgroup, which is ours, and is frozen.
+            unsafe { libc::kill(pid, libc::SIGKILL) };
+        }
+        fs::write(self.path.join("cgroup.freeze"), "0")
+    }
+}
+
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        let killed = fs::write(self.path.join("cgroup.kill"), "1");
+        let killed = self.kill();
         let deadline = Instant::now() + END_TIME_MAX;
         while let Err(error) = fs::remove_dir(&self.path) {
             if Instant::now() > deadline {

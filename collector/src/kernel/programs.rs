@@ -1,23 +1,41 @@
 //! Loading the programs, attaching them, and their maps.
 #![expect(unsafe_code, reason = "aya asks for a promise that map values are plain bytes")]
 
-use std::{collections::BTreeMap, fmt, io};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt, io,
+    path::Path,
+};
 
 use aya::{
     Ebpf, EbpfLoader, Pod,
     maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
     programs::{ProgramError, RawTracePoint, raw_trace_point::RawTracePointLinkId},
+    util::KernelVersion,
 };
 use undine_ebpf::load::{
     COUNTERS, Connection, DATAGRAM_PORTS_MAX, KIND_CGROUP, KIND_COMM, KIND_NETNS, KIND_TGID,
     ListenKey, PORT_WORDS, ProcessVerdict, SCRATCH_PER_CPU, Settings, Untold, UntoldKey,
+    VERDICT_EXCLUDE, VERDICT_INCLUDE,
 };
 
 use super::{
-    BuildError, Config, ConnectionState, ControlError, Counters, DATAGRAM_PORTS, Hooks,
-    RING_BYTES_MIN, Scope, ScopeDefault, ScopeGuard, Target, Verdict, listeners, object, offsets,
-    offsets::ReasonNames, own_cgroup, process_tree, ring, scope::Resolved, untold::UntoldSeen,
+    BuildError, Config, ConnectionState, ControlError, Counters, DATAGRAM_PORTS, Hooks, Object,
+    RING_BYTES_MIN, Scope, ScopeDefault, ScopeGuard, Target, Tls, Verdict,
+    cost::{self, ProgramCost},
+    doctor::{SOCKET_LENGTH_SINCE, release},
+    listeners,
+    membership::Membership,
+    object, offsets,
+    offsets::ReasonNames,
+    own_cgroup, process_tree,
+    profile::{self, ProfileSource},
+    ring,
+    scope::Resolved,
+    tls_probes::{self, TlsProbes},
+    untold::UntoldSeen,
 };
+use crate::tls::library::Library;
 
 /// Most rounds in which the descendants of a process are looked for; each finds those that were
 /// forked while the one before looked.
@@ -41,10 +59,18 @@ const SOCKET_LENGTH: [Probe; 2] = [
 const SYS_EXIT: [Probe; 1] =
     [Probe { name: "sys_exit", without: "no traffic is seen without sock_send_length" }];
 
+/// The program that sees a socket go.
+const SOCKET_END: &str = "tcp_destroy_sock";
+
 /// Programs that are used with either hooks.
 const OTHERS: [Probe; 9] = [
-    Probe { name: "inet_sock_set_state", without: "who connected is inferred from the traffic" },
-    Probe { name: "tcp_destroy_sock", without: "the end of a connection is not seen" },
+    Probe {
+        name: "inet_sock_set_state",
+        without: "connections count as joined midway where they were accepted before capture \
+                  began: who connected is inferred from the traffic, and the first request of \
+                  each is counted as missing",
+    },
+    Probe { name: SOCKET_END, without: "a connection ends when it is closed, which is earlier" },
     Probe {
         name: "tcp_retransmit_skb",
         without: "retransmissions are told at the end of a connection",
@@ -52,10 +78,19 @@ const OTHERS: [Probe; 9] = [
     Probe { name: "tcp_send_reset", without: "resets that are sent are not told" },
     Probe { name: "tcp_receive_reset", without: "resets that are received are not told" },
     Probe { name: "kfree_skb", without: "packets that the kernel throws away are not told" },
-    Probe { name: "sched_process_fork", without: "children of a target are not watched" },
-    Probe { name: "sched_process_exec", without: "new programs are found by scanning /proc" },
-    Probe { name: "sched_process_exit", without: "ended processes are found by scanning /proc" },
+    Probe { name: "sched_process_fork", without: "children of a target process are not watched" },
+    Probe {
+        name: "sched_process_exec",
+        without: "a process that runs another program keeps its old name",
+    },
+    Probe { name: "sched_process_exit", without: "the end of a process is not seen" },
 ];
+
+/// Names of all programs.
+pub(super) fn names() -> impl Iterator<Item = &'static str> {
+    let probes = SOCKET_LENGTH.iter().chain(&SYS_EXIT).chain(&OTHERS).map(|probe| probe.name);
+    probes.chain([profile::PROGRAM])
+}
 
 /// How a probe fared.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,10 +134,10 @@ pub(super) fn refusals(reports: &[ProbeReport]) -> String {
 /// A value of a map, which aya moves as bytes.
 #[repr(transparent)]
 #[derive(Clone, Copy)]
-struct Plain<T: Copy>(T);
+pub(super) struct Plain<T: Copy>(pub(super) T);
 
-// SAFETY: only used with the types of `undine_ebpf::load`, which are `repr(C)` integers without
-// padding throughout.
+// SAFETY: only used with the types of `undine_ebpf::load` and `undine_ebpf::profile`, which are
+// `repr(C)` integers without padding throughout.
 unsafe impl<T: Copy + 'static> Pod for Plain<T> {}
 
 /// Everything that was loaded.
@@ -112,6 +147,7 @@ pub(super) struct Loaded {
     pub(super) probes: Vec<ProbeReport>,
     pub(super) hooks: Hooks,
     pub(super) reason_names: ReasonNames,
+    pub(super) profile: Option<ProfileSource>,
 }
 
 /// The loaded programs and their maps.
@@ -131,6 +167,9 @@ pub(super) struct Programs {
     untold_seen: UntoldSeen,
     targets: BTreeMap<Target, (Resolved, u32)>,
     default: ScopeDefault,
+    /// Whether the end of a socket is not seen, but only that it is closed.
+    end_when_closed: bool,
+    tls: TlsProbes,
 }
 
 impl fmt::Debug for Programs {
@@ -149,12 +188,27 @@ pub(super) fn load(config: &Config) -> Result<Loaded, BuildError> {
     let mut probes = Vec::new();
     let hooks = programs.attach_hooks(config.hooks, &mut probes)?;
     for probe in &OTHERS {
-        probes.push(programs.attach(probe));
+        let report = programs.attach(probe);
+        if report.probe == SOCKET_END && report.outcome != Outcome::Attached {
+            programs.end_when_closed = true;
+        }
+        probes.push(report);
+    }
+    if config.tls == Tls::Read && hooks == Hooks::SocketLength {
+        programs.load_tls(&mut probes);
     }
     programs.set_datagram_ports(&DATAGRAM_PORTS).map_err(not_built)?;
     programs.set_scope(&config.scope).map_err(not_built)?;
     programs.seed_listeners();
-    Ok(Loaded { ring, programs, probes, hooks, reason_names })
+    let profile = match &config.profile {
+        None => None,
+        Some(wanted) => {
+            let source = profile::source(&mut programs.ebpf)?;
+            probes.push(profile::attach(&mut programs.ebpf, wanted));
+            Some(source)
+        }
+    };
+    Ok(Loaded { ring, programs, probes, hooks, reason_names, profile })
 }
 
 fn not_built(error: ControlError) -> BuildError {
@@ -173,12 +227,18 @@ fn not_built(error: ControlError) -> BuildError {
 /// # Errors
 /// Where the kernel refuses the object as a whole.
 pub fn probe_report() -> Result<Vec<ProbeReport>, BuildError> {
+    probe_report_of(Object::Fitting)
+}
+
+/// As [`probe_report`], of a build of the programs.
+pub(super) fn probe_report_of(object: Object) -> Result<Vec<ProbeReport>, BuildError> {
     let scope =
         Scope { default: ScopeDefault::TargetsOnly, include: Vec::new(), exclude: Vec::new() };
     let (ring_bytes, connections_max) = (RING_BYTES_MIN, 16);
     let guard = ScopeGuard::Open;
-    let config = Config { scope, guard, ring_bytes, connections_max, hooks: None };
-    let (mut programs, ..) = load_object(&config)?;
+    let (hooks, profile, tls) = (None, None, Tls::Read);
+    let config = Config { scope, guard, ring_bytes, connections_max, hooks, object, profile, tls };
+    let (mut programs, _ring, _reason_names) = load_object(&config)?;
     let mut reports: Vec<_> =
         SOCKET_LENGTH.iter().chain(&OTHERS).map(|probe| programs.attach(probe)).collect();
     for probe in &SYS_EXIT {
@@ -186,18 +246,22 @@ pub fn probe_report() -> Result<Vec<ProbeReport>, BuildError> {
             programs.load(probe).map_or_else(|error| outcome_of(&error), |()| Outcome::Standby);
         reports.push(report(probe, outcome));
     }
+    reports.push(profile::try_load(&mut programs.ebpf));
+    programs.load_tls(&mut reports);
     Ok(reports)
 }
 
 fn load_object(config: &Config) -> Result<(Programs, RingBuf<MapData>, ReasonNames), BuildError> {
     let layout = offsets::of_running_kernel()?;
+    object::allow_locked_memory();
     let own_cgroup = own_cgroup::own_id().unwrap_or_default();
     let drops_name_sockets = u32::from(layout.drops_name_sockets);
     let resets_have_reasons = u32::from(layout.resets_have_reasons);
     let own_tgid = std::process::id();
     let wakeup_bytes = u64::from(config.ring_bytes / 4);
-    let cpus = u32::try_from(aya::util::nr_cpus().map_err(|(_, cause)| BuildError::Wait(cause))?)
-        .unwrap_or(u32::MAX / SCRATCH_PER_CPU);
+    profile::check_frames_max()?;
+    let cpus = profile::cpus().map_err(BuildError::Wait)?;
+    let sizes = profile::Sizes::of(config.profile.as_ref(), cpus);
     let mut ebpf = EbpfLoader::new()
         .override_global("OFFSETS", &layout.offsets, true)
         .override_global("OWN_TGID", &own_tgid, true)
@@ -208,8 +272,15 @@ fn load_object(config: &Config) -> Result<(Programs, RingBuf<MapData>, ReasonNam
         .override_global("WAKEUP_BYTES", &wakeup_bytes, true)
         .map_max_entries("RING", config.ring_bytes)
         .map_max_entries("CONNECTIONS", config.connections_max)
+        .map_max_entries("TLS_STREAMS", config.connections_max)
+        .map_max_entries("TLS_CARRIERS", config.connections_max)
         .map_max_entries("SCRATCH", cpus.saturating_mul(SCRATCH_PER_CPU))
-        .load(object())
+        .map_max_entries("SAMPLES_A", sizes.stacks)
+        .map_max_entries("SAMPLES_B", sizes.stacks)
+        .map_max_entries("STACKS_A", sizes.stacks)
+        .map_max_entries("STACKS_B", sizes.stacks)
+        .map_max_entries("STACK_COPIES", sizes.ring_bytes)
+        .load(&config.object.bytes())
         .map_err(|cause| BuildError::Load(Box::new(cause)))?;
     let ring = take(&mut ebpf, "RING")?;
     // Numbers of connections go on where those of an earlier start cannot have come.
@@ -234,12 +305,19 @@ fn load_object(config: &Config) -> Result<(Programs, RingBuf<MapData>, ReasonNam
         untold_seen: UntoldSeen::default(),
         targets: BTreeMap::new(),
         default: config.scope.default,
+        end_when_closed: false,
+        tls: TlsProbes {
+            streams: take(&mut ebpf, "TLS_STREAMS")?,
+            since: take(&mut ebpf, "TLS_LIBRARIES")?,
+            libraries: 0,
+            is_loaded: false,
+        },
         ebpf,
     };
     Ok((programs, ring, layout.reason_names))
 }
 
-fn take<T>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, BuildError>
+pub(super) fn take<T>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, BuildError>
 where
     T: TryFrom<Map, Error = MapError>,
 {
@@ -251,7 +329,7 @@ fn map_error(name: &'static str) -> impl Fn(MapError) -> BuildError {
     move |cause| BuildError::Map { name, source: Some(Box::new(cause)) }
 }
 
-fn unusable(name: &'static str) -> impl Fn(MapError) -> ControlError {
+pub(super) fn unusable(name: &'static str) -> impl Fn(MapError) -> ControlError {
     move |cause| ControlError::Map { name, source: Box::new(cause) }
 }
 
@@ -292,7 +370,8 @@ impl Programs {
 
     fn attach(&mut self, probe: &Probe) -> ProbeReport {
         let attached = self.load(probe).and_then(|()| self.attach_loaded(probe));
-        let outcome = attached.map_or_else(|error| outcome_of(&error), |_| Outcome::Attached);
+        let outcome = attached
+            .map_or_else(|error| too_old_for(probe, outcome_of(&error)), |_| Outcome::Attached);
         report(probe, outcome)
     }
 
@@ -319,10 +398,69 @@ impl Programs {
         }
     }
 
+    /// How often each program ran and for how long, while the kernel was asked to count it.
+    pub(super) fn run_totals(&self) -> BTreeMap<String, ProgramCost> {
+        cost::run_totals(&self.ebpf)
+    }
+
     pub(super) fn detach(&mut self) {
         for probe in SOCKET_LENGTH.iter().chain(&SYS_EXIT).chain(&OTHERS) {
             self.unload(probe);
         }
+        profile::detach(&mut self.ebpf);
+        tls_probes::unload(&mut self.ebpf);
+    }
+
+    fn load_tls(&mut self, probes: &mut Vec<ProbeReport>) {
+        for (probe, loaded) in self.tls.load(&mut self.ebpf) {
+            let outcome = loaded.map_or_else(|error| outcome_of(&error), |()| Outcome::Standby);
+            let probe = Probe { name: probe, without: "TLS is not looked into" };
+            let attach_point = format!("uprobe:{}", probe.name);
+            probes.push(ProbeReport { attach_point, ..report(&probe, outcome) });
+        }
+    }
+
+    /// Probes the functions of the TLS library at `path`.
+    pub(super) fn probe_tls(&mut self, path: &Path, library: &Library) -> Outcome {
+        let outcome = self.tls.probe(&mut self.ebpf, path, library);
+        if outcome == Outcome::Attached
+            && let Err(error) = self.write_settings()
+        {
+            return Outcome::Refused(error.to_string());
+        }
+        outcome
+    }
+
+    /// Forgets plaintexts of processes that have ended.
+    pub(super) fn forget_ended_tls(&mut self) -> Result<(), ControlError> {
+        self.tls.forget_ended()
+    }
+
+    /// Whether whoever no target names is watched.
+    pub(super) fn watches_whole_host(&self) -> bool {
+        self.default == ScopeDefault::WholeHost
+    }
+
+    /// The processes that are watched now, as far as `/proc` tells.
+    pub(super) fn watched_processes(&self) -> BTreeSet<u32> {
+        let mut watched = BTreeSet::new();
+        if self.watches_whole_host() {
+            watched.extend(process_tree::all());
+        }
+        for (resolved, bits) in self.targets.values() {
+            if bits & VERDICT_INCLUDE != 0 {
+                watched.extend(resolved.processes());
+            }
+        }
+        for (resolved, bits) in self.targets.values() {
+            if bits & VERDICT_EXCLUDE != 0 {
+                resolved.processes().iter().for_each(|pid| {
+                    watched.remove(pid);
+                });
+            }
+        }
+        watched.remove(&std::process::id());
+        watched
     }
 
     pub(super) fn counters(&self) -> Result<Counters, ControlError> {
@@ -377,6 +515,7 @@ impl Programs {
                 open.push(state_of(&connection));
             }
         }
+        open.extend(self.tls.streams()?);
         Ok(open)
     }
 
@@ -487,6 +626,16 @@ impl Programs {
         Ok(())
     }
 
+    pub(super) fn membership(&self) -> Result<Membership, ControlError> {
+        let mut processes = BTreeMap::new();
+        for entry in &self.tgids {
+            let (pid, Plain(found)) = entry.map_err(unusable("SCOPE_TGID"))?;
+            processes.insert(pid, found.verdict);
+        }
+        let targets = self.targets.values().cloned().collect();
+        Ok(Membership::new(self.default, targets, processes))
+    }
+
     fn write_settings(&mut self) -> Result<(), ControlError> {
         let kinds = self.targets.values().fold(0, |kinds, (resolved, _)| {
             kinds
@@ -498,7 +647,9 @@ impl Programs {
                 }
         });
         let watch_others = u32::from(self.default == ScopeDefault::WholeHost);
-        let settings = Plain(Settings { watch_others, kinds });
+        let end_when_closed = u32::from(self.end_when_closed);
+        let tls = u32::from(self.tls.libraries > 0);
+        let settings = Plain(Settings { watch_others, kinds, end_when_closed, tls });
         self.settings.set(0, settings, 0).map_err(unusable("SETTINGS"))
     }
 
@@ -528,7 +679,7 @@ impl Programs {
 const BPF_NOEXIST: u32 = 1;
 
 /// Removing what is not there any more is fine.
-fn gone(removed: Result<(), MapError>, name: &'static str) -> Result<(), ControlError> {
+pub(super) fn gone(removed: Result<(), MapError>, name: &'static str) -> Result<(), ControlError> {
     match removed {
         Err(MapError::KeyNotFound) => Ok(()),
         Err(error) if is(&error, libc::ENOENT) => Ok(()),
@@ -540,7 +691,7 @@ fn is(error: &MapError, code: i32) -> bool {
     matches!(error, MapError::SyscallError(cause) if cause.io_error.raw_os_error() == Some(code))
 }
 
-fn state_of(connection: &Connection) -> ConnectionState {
+pub(super) fn state_of(connection: &Connection) -> ConnectionState {
     ConnectionState {
         conn: connection.conn,
         tgid: connection.tgid,
@@ -569,7 +720,19 @@ fn report(probe: &Probe, outcome: Outcome) -> ProbeReport {
     }
 }
 
-fn outcome_of(error: &ProgramError) -> Outcome {
+/// `outcome`, or that the kernel is too old, where it is: before it misses the attach point it may
+/// refuse the program for what that needs.
+fn too_old_for(probe: &Probe, outcome: Outcome) -> Outcome {
+    let came_late = SOCKET_LENGTH.iter().any(|late| late.name == probe.name);
+    let denied = matches!(outcome, Outcome::Denied(_));
+    let is_old = KernelVersion::current().is_ok_and(|version| version < SOCKET_LENGTH_SINCE);
+    if came_late && is_old && !denied {
+        return Outcome::Missing(format!("Linux 6.3 is the first with it, this is {}", release()));
+    }
+    outcome
+}
+
+pub(super) fn outcome_of(error: &ProgramError) -> Outcome {
     match error {
         ProgramError::LoadError { io_error, verifier_log } => {
             let log = verifier_log.to_string();

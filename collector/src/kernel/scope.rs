@@ -12,7 +12,7 @@ use std::{
 
 use undine_ebpf::load::{VERDICT_EXCLUDE, VERDICT_INCLUDE};
 
-use super::{cgroups, process_tree};
+use super::{cgroups, membership::Membership, process_tree};
 
 /// Longest process name that the kernel keeps, in bytes.
 const COMM_BYTES_MAX: usize = 15;
@@ -185,7 +185,7 @@ impl ScopeGuard {
         let too_wide = match target.resolve()? {
             Resolved::Process(pid) => pid == 1,
             Resolved::Cgroup(id, _) => id == ROOT_CGROUP,
-            Resolved::Netns(inode) => process_tree::netns(1) == Some(inode),
+            Resolved::Netns(inode) => Membership::host_netns().contains(&inode),
             Resolved::Comm(_) => true,
         };
         if too_wide { Err(ScopeError::TooWide(target.clone())) } else { Ok(()) }
@@ -322,6 +322,8 @@ mod tests {
             let scope = only(vec![own, target]);
             assert!(matches!(guard.admit(&scope), Err(ScopeError::TooWide(_))));
         }
+        let own_network = Target::Netns("/proc/self/ns/net".into());
+        assert!(matches!(guard.admit(&only(vec![own_network])), Err(ScopeError::TooWide(_))));
         assert!(guard.admit(&only(vec![Target::Pid(std::process::id())])).is_ok());
     }
 

@@ -6,6 +6,7 @@ use std::{
     collections::BTreeMap,
     fs,
     io::{BufRead, BufReader, Write as _},
+    os::unix::process::ExitStatusExt as _,
     process::{Child, Command, Stdio},
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -16,9 +17,12 @@ use undine_ebpf::{
     INGRESS, Kind, PAYLOAD_BYTES_MAX, TcpEvent, TcpEventKind,
 };
 
+use aya::util::KernelVersion;
+
 use super::{
-    BuildError, Cgroup, Config, Counters, Hooks, KernelSource, Outcome, Scope, ScopeDefault,
-    ScopeError, ScopeGuard, Target, Verdict, check_host, probe_report,
+    BuildError, Cgroup, Config, Counters, Hooks, KernelSource, Object, Outcome, Scope,
+    ScopeDefault, ScopeError, ScopeGuard, Target, Tls, Verdict, check_host,
+    doctor::SOCKET_LENGTH_SINCE, object, probe_report,
 };
 
 mod datagrams;
@@ -159,7 +163,23 @@ impl Message {
 
 fn only(include: Vec<Target>, hooks: Option<Hooks>, ring_bytes: u32) -> Config {
     let scope = Scope { default: ScopeDefault::TargetsOnly, include, exclude: Vec::new() };
-    Config { scope, guard: ScopeGuard::Required, ring_bytes, connections_max: 1024, hooks }
+    let (guard, connections_max, object) = (ScopeGuard::Required, 1024, Object::Fitting);
+    let (profile, tls) = (None, Tls::Leave);
+    Config { scope, guard, ring_bytes, connections_max, hooks, object, profile, tls }
+}
+
+/// Whether this kernel has what `hooks` and `object` need; says what it lacks.
+fn can_use(hooks: Hooks, object: &Object) -> bool {
+    let version = KernelVersion::current().unwrap();
+    if hooks == Hooks::SocketLength && version < SOCKET_LENGTH_SINCE {
+        println!("skipped: Linux {version} has no tracepoint sock_send_length");
+        return false;
+    }
+    if *object == Object::Usual && !object::has_loop() {
+        println!("skipped: Linux {version} has no bpf_loop");
+        return false;
+    }
+    true
 }
 
 /// Reads until every message that was emitted has been read.
@@ -228,13 +248,16 @@ fn check_stream(messages: &[&Message]) -> Direction {
     sum
 }
 
-fn run_flavours(hooks: Hooks) -> Option<(Vec<u64>, [Direction; 2])> {
+fn run_flavours(hooks: Hooks, object: Object) -> Option<(Vec<u64>, [Direction; 2])> {
     let _alone = turn()?;
+    if !can_use(hooks, &object) {
+        return None;
+    }
     let cgroup = own_cgroup("flavours");
     let mut program = Program::start();
     take(&cgroup, &program);
     let targets = vec![Target::Cgroup(cgroup.path().to_path_buf())];
-    let mut kernel = only(targets, Some(hooks), 8 << 20).build().unwrap();
+    let mut kernel = Config { object, ..only(targets, Some(hooks), 8 << 20) }.build().unwrap();
     assert_eq!(kernel.control().hooks(), hooks);
     program.tell(if hooks == Hooks::SocketLength { "flavours uring" } else { "flavours plain" });
     let said = program.hear("done");
@@ -272,7 +295,9 @@ fn run_flavours(hooks: Hooks) -> Option<(Vec<u64>, [Direction; 2])> {
 
 #[test]
 fn every_flavour_of_socket_call_is_seen_to_the_last_byte() {
-    let Some((said, [received, sent])) = run_flavours(Hooks::SocketLength) else { return };
+    let Some((said, [received, sent])) = run_flavours(Hooks::SocketLength, Object::Usual) else {
+        return;
+    };
     let [bytes, operations_out, operations_in, bypassed_out, bypassed_in, beyond] = said[..] else {
         panic!("{said:?}")
     };
@@ -282,12 +307,21 @@ fn every_flavour_of_socket_call_is_seen_to_the_last_byte() {
     assert_eq!(sent.truncated_bytes, beyond);
 }
 
-#[test]
-fn sys_exit_sees_the_same_bytes_where_the_tracepoints_are_missing() {
-    let Some((said, [received, sent])) = run_flavours(Hooks::SysExit) else { return };
+fn sys_exit_sees_the_same_bytes(object: Object) {
+    let Some((said, [received, sent])) = run_flavours(Hooks::SysExit, object) else { return };
     let [bytes, .., beyond] = said[..] else { panic!("{said:?}") };
     assert_eq!((sent.bytes, received.bytes), (bytes, bytes));
     assert_eq!(sent.truncated_bytes, beyond);
+}
+
+#[test]
+fn sys_exit_sees_the_same_bytes_where_the_tracepoints_are_missing() {
+    sys_exit_sees_the_same_bytes(Object::Usual);
+}
+
+#[test]
+fn sys_exit_sees_the_same_bytes_where_bpf_loop_is_missing_too() {
+    sys_exit_sees_the_same_bytes(Object::Before5_17);
 }
 
 #[test]
@@ -456,6 +490,20 @@ fn children_of_a_target_are_in_scope_from_birth_to_end() {
 }
 
 #[test]
+fn what_is_in_a_cgroup_ends_with_it() {
+    let Some(_alone) = turn() else { return };
+    let cgroup = own_cgroup("end");
+    let path = cgroup.path().to_path_buf();
+    let mut sleeper = cgroup.command(std::path::Path::new("sleep")).arg("600").spawn().unwrap();
+    while fs::read_to_string(path.join("cgroup.procs")).unwrap().is_empty() {
+        std::thread::yield_now();
+    }
+    drop(cgroup);
+    assert_eq!(sleeper.wait().unwrap().signal(), Some(libc::SIGKILL));
+    assert!(!path.exists());
+}
+
+#[test]
 fn a_scope_that_is_too_wide_loads_nothing() {
     let mut config = only(Vec::new(), None, 1 << 20);
     config.scope.default = ScopeDefault::WholeHost;
@@ -466,24 +514,72 @@ fn a_scope_that_is_too_wide_loads_nothing() {
     assert!(matches!(only(own, None, 100_000).build(), Err(BuildError::RingBytes(100_000))));
 }
 
+fn in_words(outcome: &Outcome) -> String {
+    match outcome {
+        Outcome::Attached => "loads and attaches".to_owned(),
+        Outcome::Standby => "loads".to_owned(),
+        Outcome::Missing(why) => format!("missing: {why}"),
+        Outcome::Denied(why) => format!("denied: {why}"),
+        Outcome::Refused(why) => format!("refused: {why}"),
+    }
+}
+
 #[test]
 fn every_probe_runs_or_says_why_not() {
     let Some(_alone) = turn() else { return };
     let reports = probe_report().unwrap();
-    assert_eq!(reports.len(), 12);
+    assert_eq!(reports.len(), 16);
     for report in reports {
         let runs = matches!(report.outcome, Outcome::Attached | Outcome::Standby);
         assert_eq!(runs, report.remedy.is_empty(), "{report:?}");
+        // As `cargo xtask kernels` reads it.
+        println!("\nprobe {} {}", report.probe, in_words(&report.outcome));
+        let came_late = report.probe.ends_with("_length");
+        if came_late && !can_use(Hooks::SocketLength, &Object::Fitting) {
+            assert!(matches!(report.outcome, Outcome::Missing(_)), "{report:?}");
+        } else {
+            assert!(runs, "{report:?}");
+        }
     }
 }
 
 #[test]
 fn a_message_has_room_for_what_one_may_carry() {
     assert_eq!(PAYLOAD_BYTES_MAX, 16 * 1024);
-    let object = super::object();
+    for object in [object::usual(), object::before_5_17()] {
+        names_no_machine(object);
+    }
+}
+
+fn names_no_machine(object: &[u8]) {
     assert_eq!(object.as_ptr() as usize % 64, 0);
     for place in ["/home/", "/root/", "/work", ".cargo"] {
         let inside = object.windows(place.len()).any(|window| window == place.as_bytes());
         assert!(!inside, "the kernel object holds a path of the machine that built it: {place}");
     }
+}
+
+#[test]
+fn what_the_programs_cost_is_measured_now_and_then() {
+    let Some(_alone) = turn() else { return };
+    let cgroup = own_cgroup("cost");
+    let mut program = Program::start();
+    take(&cgroup, &program);
+    let targets = vec![Target::Cgroup(cgroup.path().to_path_buf())];
+    let kernel = only(targets, Some(Hooks::SocketLength), 8 << 20).build().unwrap();
+    let control = kernel.control();
+    let mut meter = super::CostMeter::default();
+    assert_eq!(meter.tick(&control), None);
+    program.tell("many 100 10");
+    program.hear("done");
+    let sample = meter.tick(&control).unwrap();
+    let cost = sample.programs["sock_send_length"];
+    println!("{cost:?} over {:?}", sample.over);
+    assert!(cost.runs >= 100 && !cost.time.is_zero(), "{sample:?}");
+    assert!(cost.time < sample.over * 64, "{sample:?}");
+    let idle = std::iter::from_fn(|| Some(meter.tick(&control))).take(29);
+    assert!(idle.into_iter().all(|sample| sample.is_none()));
+    assert_eq!(meter.tick(&control), None, "the next begins");
+    assert!(meter.tick(&control).is_some());
+    program.end();
 }

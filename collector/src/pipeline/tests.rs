@@ -1,4 +1,6 @@
 mod datagrams;
+mod plaintext;
+mod upgrades;
 
 use std::collections::HashMap;
 
@@ -97,9 +99,10 @@ impl Machine {
     }
 
     /// A data message; where `lost`, the ring has no room for it.
-    fn data(&mut self, conn: u64, tgid: u32, flow: Flow, text: &str, lost: bool) {
+    fn data(&mut self, conn: u64, tgid: u32, flow: Flow, bytes: impl AsRef<[u8]>, lost: bool) {
         let mut header = self.header(Kind::Data, conn, tgid);
-        let len = text.len() as u64;
+        let payload = bytes.as_ref();
+        let len = payload.len() as u64;
         let direction = &mut self.totals.entry(conn).or_default().directions[flow.index()];
         header.pos = direction.bytes;
         header.direction = if flow == Flow::Egress { EGRESS } else { 0 };
@@ -117,7 +120,7 @@ impl Machine {
             self.kernel.dropped_operations += 1;
             return;
         }
-        self.take(&Event { header, body: Body::Data { flow, payload: text.as_bytes() } });
+        self.take(&Event { header, body: Body::Data { flow, payload } });
     }
 
     /// A server's exchange.

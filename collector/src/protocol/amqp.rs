@@ -12,8 +12,8 @@ mod frame;
 mod method;
 
 use super::dialogue::{Call, Calls, Dialect, Side, Step, Timed};
-use super::exchange::Finished;
 use super::gap::Cause;
+use super::output::Finished;
 use super::{Probe, ProtocolCode};
 use frame::{CONTENT_HEAD_BYTES, END, GREETING, HEAD_BYTES, Head, Kind};
 use method::{Arguments, Method, Part};

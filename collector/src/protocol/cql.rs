@@ -13,8 +13,8 @@ mod segment;
 use std::collections::VecDeque;
 
 use super::dialogue::{Call, Calls, Dialect, Side, Step, Timed};
-use super::exchange::{Finished, QUALITY_BODY_INCOMPLETE};
 use super::gap::Cause;
+use super::output::{Finished, QUALITY_BODY_INCOMPLETE};
 use super::{Probe, ProtocolCode};
 use envelope::{Envelope, Envelopes, Event, Head, Opcode};
 use segment::Segment;
@@ -367,8 +367,9 @@ fn starts_envelope(bytes: &[u8]) -> bool {
 /// Whether `bytes` start with a segment that starts with a request.
 fn starts_segment(bytes: &[u8]) -> bool {
     let Some((head, payload)) = bytes.split_first_chunk() else { return false };
-    segment::payload_bytes(*head).is_some_and(|bytes| bytes >= envelope::HEAD_BYTES as u64)
-        && matches!(Head::read(payload), Ok(Some(head)) if !head.is_response && head.comes_in_segments())
+    // The checksum last, because it is what costs.
+    matches!(Head::read(payload), Ok(Some(head)) if !head.is_response && head.comes_in_segments())
+        && segment::payload_bytes(*head).is_some_and(|bytes| bytes >= envelope::HEAD_BYTES as u64)
 }
 
 /// Whether `bytes` start with a request that no other protocol would send.

@@ -15,14 +15,16 @@
 //! connections of others stay out of step. The first call after that is a trial: it is counted, not
 //! kept. Hence no pair ever spans a gap.
 
-use std::collections::VecDeque;
+mod calls;
+
 use std::fmt::Debug;
 
-use super::exchange::{Finished, Output, QUALITY_ENDED_BY_CLOSE, QUALITY_MIDSTREAM};
 use super::gap::{Cause, GapAccount, LostRows, Start};
+use super::output::{Finished, Output, QUALITY_ENDED_BY_CLOSE, QUALITY_MIDSTREAM};
 use super::{Protocol, ProtocolCode};
 use crate::data_stream::{Missing, Operation};
-use crate::event::{Flow, ProcessKey};
+use crate::event::Flow;
+pub use calls::{Arrival, Calls, Timed};
 
 /// Most bytes that a dialect may want to see at once.
 pub const WINDOW_BYTES_MAX: usize = (1 << 20) + 64 * 1024;
@@ -64,9 +66,16 @@ pub trait Dialect: Debug + Default + Send {
     const CODE: ProtocolCode;
     /// Whether a response names its request, so that clients need not wait for their turn.
     const RESPONSES_NAME_REQUESTS: bool;
+    /// Whether a connection has one call, whose beginning no other bytes can be: it needs no trial
+    /// wherever it comes, and a gap in it leaves nothing to be read.
+    const CALLS_ONCE: bool = false;
 
     /// Takes bytes from `side`. With none at hand it finishes what is complete and asks for more.
     fn take(&mut self, side: Side, bytes: &[u8], calls: &mut Calls<Self::Call>) -> Step;
+    /// Whether what follows a step to another protocol is TLS, and inside it this goes on.
+    fn goes_on_in_tls(&self) -> bool {
+        false
+    }
     /// Whether the last step from `side` ended a message.
     fn is_between_messages(&self, side: Side) -> bool;
     /// Whether an operation that starts with `bytes` can only start with a request.
@@ -75,6 +84,11 @@ pub trait Dialect: Debug + Default + Send {
     /// with a message.
     fn begins_push(&self, _bytes: &[u8]) -> bool {
         false
+    }
+    /// Whether what a server sends may be rows that nobody asked for one by one, so that its bytes
+    /// that went by unread may have been some.
+    fn pushes(&self) -> bool {
+        Self::CODE.servers_push()
     }
     /// Forgets messages that are on their way, because some of their bytes are not.
     fn forget_messages(&mut self);
@@ -103,169 +117,6 @@ pub trait Call: Debug + Send + Sized {
     fn heap_bytes(&self) -> usize;
     /// Wraps it for the way to its table.
     fn finished(timed: Box<Timed<Self>>) -> Finished;
-}
-
-/// A call with its times.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Timed<C> {
-    /// When the request's first byte was seen, `CLOCK_MONOTONIC`.
-    pub requested_at: u64,
-    /// When the response's last byte was seen, or the connection ended without one.
-    pub responded_at: u64,
-    /// Who read or wrote the request.
-    pub process: ProcessKey,
-    /// A sum of `QUALITY_…`.
-    pub quality: u8,
-    /// The call.
-    pub call: C,
-    key: u64,
-    bytes: usize,
-    probation: bool,
-}
-
-impl<C> Timed<C> {
-    /// A call that was put together elsewhere.
-    pub(crate) const fn new(
-        requested_at: u64,
-        responded_at: u64,
-        process: ProcessKey,
-        quality: u8,
-        call: C,
-    ) -> Self {
-        let (key, bytes, probation) = (0, 0, false);
-        Self { requested_at, responded_at, process, quality, call, key, bytes, probation }
-    }
-
-    /// From the request's first byte to the response's last.
-    pub const fn latency_ns(&self) -> u64 {
-        self.responded_at.saturating_sub(self.requested_at)
-    }
-}
-
-/// When a request began and who sent it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Arrival {
-    requested_at: u64,
-    process: ProcessKey,
-}
-
-/// The calls of a connection: those that wait for their response, and those that just got it.
-#[derive(Debug)]
-pub struct Calls<C> {
-    /// Most bytes of a text that are worth keeping.
-    pub text_bytes_max: usize,
-    waiting: VecDeque<Box<Timed<C>>>,
-    /// Bytes of the requests that wait.
-    waiting_bytes: usize,
-    done: Vec<Box<Timed<C>>>,
-    operation: Operation,
-    message_began_at: u64,
-    quality: u8,
-    begun: u64,
-    /// The next call is the first after a gap.
-    trial: bool,
-}
-
-impl<C: Call> Calls<C> {
-    /// A request is complete, or enough of it to know it; responses name it by `key`, if at all.
-    pub fn begin(&mut self, key: u64, call: C) {
-        self.begun += 1;
-        let bytes = call.heap_bytes() + size_of::<Timed<C>>();
-        self.waiting_bytes += bytes;
-        self.waiting.push_back(Box::new(Timed {
-            requested_at: self.message_began_at,
-            responded_at: 0,
-            process: self.operation.process,
-            quality: self.quality,
-            call,
-            key,
-            bytes,
-            probation: false,
-        }));
-    }
-
-    /// The connection turns out to have been joined midway.
-    pub const fn joined_midway(&mut self) {
-        self.quality |= QUALITY_MIDSTREAM;
-    }
-
-    /// When the message at hand began and who sent it.
-    pub const fn arrival(&self) -> Arrival {
-        Arrival { requested_at: self.message_began_at, process: self.operation.process }
-    }
-
-    /// A request that is here since `arrival` turns out to be a call, and has all of its response.
-    pub fn finish_undecided(&mut self, arrival: Arrival, call: C) {
-        let probation = self.trial || self.waiting.front().is_some_and(|timed| timed.probation);
-        self.done.push(Box::new(Timed {
-            requested_at: arrival.requested_at,
-            responded_at: self.operation.at.max(arrival.requested_at),
-            process: arrival.process,
-            quality: self.quality,
-            call,
-            key: 0,
-            bytes: 0,
-            probation,
-        }));
-    }
-
-    /// A message is over without a byte of its own, and what is at hand begins the next.
-    pub const fn begin_message(&mut self) {
-        self.message_began_at = self.operation.at;
-    }
-
-    /// The call that waits for longest.
-    pub fn oldest(&mut self) -> Option<&mut C> {
-        self.waiting.front_mut().map(|timed| &mut timed.call)
-    }
-
-    /// The call that began last.
-    pub fn newest(&mut self) -> Option<&mut C> {
-        self.waiting.back_mut().map(|timed| &mut timed.call)
-    }
-
-    /// The call that waits for longest of those with this key.
-    pub fn keyed(&mut self, key: u64) -> Option<&mut C> {
-        self.waiting.iter_mut().find(|timed| timed.key == key).map(|timed| &mut timed.call)
-    }
-
-    /// The call that waits for longest has all of its response, or gets none; false where none
-    /// waits.
-    pub fn finish_oldest(&mut self) -> bool {
-        let timed = self.waiting.pop_front();
-        self.finish_timed(timed)
-    }
-
-    /// The call that began last gets no response; false where none waits.
-    pub fn finish_newest(&mut self) -> bool {
-        let timed = self.waiting.pop_back();
-        self.finish_timed(timed)
-    }
-
-    /// As [`Self::finish_oldest`], of those with this key.
-    pub fn finish_keyed(&mut self, key: u64) -> bool {
-        let at = self.waiting.iter().position(|timed| timed.key == key);
-        let timed = at.and_then(|at| self.waiting.remove(at));
-        self.finish_timed(timed)
-    }
-
-    /// How many wait.
-    pub fn len(&self) -> usize {
-        self.waiting.len()
-    }
-
-    /// Whether none waits.
-    pub fn is_empty(&self) -> bool {
-        self.waiting.is_empty()
-    }
-
-    fn finish_timed(&mut self, timed: Option<Box<Timed<C>>>) -> bool {
-        let Some(mut timed) = timed else { return false };
-        self.waiting_bytes -= timed.bytes;
-        timed.responded_at = self.operation.at.max(timed.requested_at);
-        self.done.push(timed);
-        true
-    }
 }
 
 /// What came from one side and is not read yet.
@@ -332,17 +183,7 @@ impl<D: Dialect> Dialogue<D> {
             dialect: D::default(),
             requests,
             windows: Default::default(),
-            calls: Calls {
-                text_bytes_max: 0,
-                waiting: VecDeque::new(),
-                waiting_bytes: 0,
-                done: Vec::new(),
-                operation: Operation::default(),
-                message_began_at: 0,
-                quality: if midstream { QUALITY_MIDSTREAM } else { 0 },
-                begun: 0,
-                trial: false,
-            },
+            calls: Calls::new(if midstream && !D::CALLS_ONCE { QUALITY_MIDSTREAM } else { 0 }),
             pairing: match start {
                 Start::AtItsBeginning => Pairing::On,
                 Start::AfterGap { .. } => Pairing::OutOfStep,
@@ -367,7 +208,10 @@ impl<D: Dialect> Dialogue<D> {
         if operation.continued || !waits || !begins(&self.dialect) {
             return false;
         }
-        (self.pairing, self.calls.trial, self.resumed) = (Pairing::On, true, true);
+        if !D::CALLS_ONCE {
+            self.calls.begin_trial();
+        }
+        (self.pairing, self.resumed) = (Pairing::On, true);
         true
     }
 
@@ -482,13 +326,10 @@ impl<D: Dialect> Dialogue<D> {
     /// Looks at calls that have just begun; false where that ends the pairing.
     fn check_begun(&mut self, out: &mut Output) -> bool {
         self.calls.begun = 0;
-        if self.calls.trial
-            && let Some(first) = self.calls.waiting.front_mut()
+        self.calls.try_first();
+        let calls = self.calls.len();
+        if calls > IN_FLIGHT_MAX || (calls > 1 && self.calls.waiting_bytes() > IN_FLIGHT_BYTES_MAX)
         {
-            (first.probation, self.calls.trial) = (true, false);
-        }
-        let calls = self.calls.waiting.len();
-        if calls > IN_FLIGHT_MAX || (calls > 1 && self.calls.waiting_bytes > IN_FLIGHT_BYTES_MAX) {
             self.fall_out_of_step(Cause::InFlightFull);
             return false;
         }
@@ -504,8 +345,8 @@ impl<D: Dialect> Dialogue<D> {
 
     /// Takes the calls that are done to the output.
     fn hand_on(&mut self, out: &mut Output) {
-        for timed in self.calls.done.drain(..) {
-            if timed.probation {
+        for timed in self.calls.take_done() {
+            if timed.is_on_probation() {
                 self.gaps.lose_row();
             } else {
                 out.done.push(D::Call::finished(timed));
@@ -523,13 +364,12 @@ impl<D: Dialect> Dialogue<D> {
             self.gaps.unread(D::CODE.request_bytes_min());
         }
         self.gaps.unread(self.dialect.undecided_requests() * D::CODE.request_bytes_min());
-        for _lost in self.calls.waiting.drain(..) {
+        for _lost in 0..self.calls.forget_waiting() {
             self.gaps.lose_row();
         }
-        self.calls.waiting_bytes = 0;
         self.windows.iter_mut().for_each(Window::clear);
         self.dialect.forget_messages();
-        (self.pairing, self.calls.trial) = (Pairing::OutOfStep, false);
+        self.pairing = if D::CALLS_ONCE { Pairing::Ended } else { Pairing::OutOfStep };
     }
 
     /// What follows is another protocol; calls that wait are never answered.
@@ -542,7 +382,7 @@ impl<D: Dialect> Dialogue<D> {
 
     /// Counts bytes that went by unread, if they may have been rows.
     fn unread(&mut self, side: Side, bytes: u64) {
-        if side == Side::Client || D::CODE.servers_push() {
+        if side == Side::Client || self.dialect.pushes() {
             self.gaps.unread(bytes);
         }
     }
@@ -566,17 +406,25 @@ impl<D: Dialect> Protocol for Dialogue<D> {
         self.pairing == Pairing::Ended
     }
 
+    fn goes_on_in_tls(&mut self) -> bool {
+        let goes_on = self.is_opaque() && self.dialect.goes_on_in_tls();
+        if goes_on {
+            self.pairing = Pairing::On;
+        }
+        goes_on
+    }
+
     fn is_out_of_step(&self) -> bool {
         self.pairing == Pairing::OutOfStep
     }
 
     fn in_flight(&self) -> usize {
-        self.calls.waiting.len()
+        self.calls.len()
     }
 
     fn memory_bytes(&self) -> usize {
         let windows: usize = self.windows.iter().map(|window| window.partial.capacity()).sum();
-        size_of::<Self>() + self.calls.waiting_bytes + windows + self.dialect.heap_bytes()
+        size_of::<Self>() + self.calls.waiting_bytes() + windows + self.dialect.heap_bytes()
     }
 
     fn bytes(&mut self, flow: Flow, bytes: &[u8], operation: Operation, out: &mut Output) {
@@ -619,9 +467,7 @@ impl<D: Dialect> Protocol for Dialogue<D> {
             return;
         }
         self.calls.operation.at = at;
-        for timed in &mut self.calls.waiting {
-            timed.quality |= QUALITY_ENDED_BY_CLOSE;
-        }
+        self.calls.add_quality(QUALITY_ENDED_BY_CLOSE);
         while self.calls.finish_oldest() {}
         self.hand_on(out);
     }

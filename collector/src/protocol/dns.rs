@@ -9,8 +9,8 @@ mod name;
 mod show;
 
 use super::dialogue::{Call, Calls, Dialect, Side, Step, Timed};
-use super::exchange::{Finished, QUALITY_BODY_INCOMPLETE};
 use super::gap::Cause;
+use super::output::{Finished, QUALITY_BODY_INCOMPLETE};
 use super::{Probe, ProtocolCode};
 use message::HEADER_BYTES;
 pub use message::{Answer, Data, Header, Message, Question};

@@ -41,7 +41,7 @@ impl Cause {
         match missing {
             Missing::Lost => Self::RingFull,
             Missing::Uncaptured(Uncaptured::Truncated | Uncaptured::Fault) => Self::Truncated,
-            Missing::Uncaptured(Uncaptured::Bypassed) => Self::Bypassed,
+            Missing::Uncaptured(Uncaptured::Bypassed | Uncaptured::Elided) => Self::Bypassed,
         }
     }
 }

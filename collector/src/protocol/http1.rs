@@ -24,12 +24,12 @@ mod head;
 
 use std::collections::VecDeque;
 
-use super::exchange::{
-    Exchange, Finished, Output, QUALITY_BODY_INCOMPLETE, QUALITY_ENDED_BY_CLOSE, QUALITY_MIDSTREAM,
-    ResponseProgress,
-};
+use super::exchange::{Exchange, ResponseProgress};
 use super::gap::{Cause, GapAccount, LostRows, Start};
 use super::headers::headers_into;
+use super::output::{
+    Finished, Output, QUALITY_BODY_INCOMPLETE, QUALITY_ENDED_BY_CLOSE, QUALITY_MIDSTREAM,
+};
 use super::{Probe, Protocol, ProtocolCode};
 use crate::data_stream::{Missing, Operation};
 use crate::event::Flow;
@@ -39,6 +39,8 @@ pub use head::{HEAD_BYTES_MAX, HEADERS_MAX};
 
 /// Shortest request: `GET / HTTP/1.0` and two line ends.
 pub const REQUEST_BYTES_MIN: u64 = 18;
+/// Longest verb that is taken for one.
+const VERB_BYTES_MAX: usize = 20;
 /// Most requests of a connection that wait for their response.
 pub const IN_FLIGHT_MAX: usize = 1024;
 /// Most bytes that those requests may hold.
@@ -47,11 +49,12 @@ pub const IN_FLIGHT_BYTES_MAX: usize = 1 << 20;
 /// Whether `bytes` start with a request line.
 pub fn probe_request(bytes: &[u8]) -> Probe {
     let bytes = &bytes[..bytes.len().min(super::PROBE_BYTES_MAX)];
-    let verb = bytes.iter().take_while(|b| b.is_ascii_uppercase() || **b == b'-').count();
+    let verb = bytes.iter().take(VERB_BYTES_MAX + 1);
+    let verb = verb.take_while(|b| b.is_ascii_uppercase() || **b == b'-').count();
     if verb == bytes.len() {
-        return if verb <= 20 { Probe::Maybe } else { Probe::No };
+        return if verb <= VERB_BYTES_MAX { Probe::Maybe } else { Probe::No };
     }
-    if !(3..=20).contains(&verb) || bytes[verb] != b' ' {
+    if !(3..=VERB_BYTES_MAX).contains(&verb) || bytes[verb] != b' ' {
         return Probe::No;
     }
     let Some(end) = bytes.iter().position(|b| matches!(b, b'\r' | b'\n' | 0)) else {

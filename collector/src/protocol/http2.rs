@@ -30,10 +30,9 @@ mod huffman;
 mod stream;
 
 use super::dialogue::Side;
-use super::exchange::{
-    Exchange, Finished, Output, QUALITY_ENDED_BY_CLOSE, QUALITY_MIDSTREAM, ResponseProgress,
-};
+use super::exchange::{Exchange, ResponseProgress};
 use super::gap::{Cause, GapAccount, LostRows, Start};
+use super::output::{Finished, Output, QUALITY_ENDED_BY_CLOSE, QUALITY_MIDSTREAM};
 use super::{Protocol, ProtocolCode};
 use crate::data_stream::{Missing, Operation};
 use crate::event::Flow;

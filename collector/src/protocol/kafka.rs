@@ -12,8 +12,8 @@ mod head;
 mod layout;
 
 use super::dialogue::{Call, Calls, Dialect, Side, Step, Timed};
-use super::exchange::{Finished, QUALITY_BODY_INCOMPLETE};
 use super::gap::Cause;
+use super::output::{Finished, QUALITY_BODY_INCOMPLETE};
 use super::{Probe, ProtocolCode};
 use body::{Body, Pace};
 use head::{Head, LENGTH_BYTES, MESSAGE_BYTES_MAX, Stop};

@@ -11,11 +11,11 @@ mod json;
 mod message;
 
 use super::dialogue::{Call, Calls, Dialect, Side, Step, Timed};
-use super::exchange::Finished;
 use super::gap::Cause;
+use super::output::Finished;
 use super::{Probe, ProtocolCode};
 use bson::Stop;
-use message::{Content, HEADER_BYTES, Header, MORE_TO_COME};
+use message::{Content, EXHAUST_ALLOWED, HEADER_BYTES, Header, MORE_TO_COME};
 
 /// Shortest request: a compressed one with hardly anything in it.
 pub const REQUEST_BYTES_MIN: u64 = 26;
@@ -86,6 +86,8 @@ struct Message {
 #[derive(Debug, Default)]
 pub struct Mongo {
     messages: [Option<Message>; 2],
+    /// Replies were allowed to come unasked, so that some may be among what is not read.
+    may_exhaust: bool,
 }
 
 impl Dialect for Mongo {
@@ -117,6 +119,10 @@ impl Dialect for Mongo {
         probe_request(bytes) == Probe::Yes
     }
 
+    fn pushes(&self) -> bool {
+        self.may_exhaust
+    }
+
     fn forget_messages(&mut self) {
         self.messages = Default::default();
     }
@@ -135,7 +141,12 @@ impl Mongo {
             return Step::Need(kept);
         }
         let content = &bytes[HEADER_BYTES..kept];
-        let Ok(meaning) = meaning(side, header, content, kept == length, calls) else {
+        let Ok(content) = Content::read(header.op, side, content, kept == length) else {
+            return Step::Bad(Cause::ParseError);
+        };
+        let exhausts = if side == Side::Client { EXHAUST_ALLOWED } else { MORE_TO_COME };
+        self.may_exhaust |= content.flags & exhausts != 0;
+        let Ok(meaning) = meaning(side, header, &content, calls) else {
             return Step::Bad(Cause::ParseError);
         };
         let message = Message { header, meaning, rest: (length - kept) as u64 };
@@ -151,11 +162,9 @@ impl Mongo {
 fn meaning(
     side: Side,
     header: Header,
-    content: &[u8],
-    is_whole: bool,
+    content: &Content<'_>,
     calls: &mut Calls<Command>,
 ) -> Result<Meaning, Stop> {
-    let content = Content::read(header.op, side, content, is_whole)?;
     let more_to_come = content.flags & MORE_TO_COME != 0;
     let text_bytes_max = calls.text_bytes_max;
     if side == Side::Client {

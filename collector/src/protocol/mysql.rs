@@ -90,6 +90,11 @@ impl Dialect for Mysql {
         }
     }
 
+    fn goes_on_in_tls(&self) -> bool {
+        // The client asked for TLS instead of logging in, and does that inside.
+        matches!(self.phase, Phase::Login(_))
+    }
+
     fn is_between_messages(&self, side: Side) -> bool {
         match side {
             Side::Client => self.client.is_between_messages(),
@@ -159,7 +164,8 @@ impl Mysql {
                     self.phase = Phase::Proof { compresses: false };
                     return Outcome::GoOn;
                 };
-                if client.asks_for_tls() {
+                // The login inside TLS says so again.
+                if client.asks_for_tls() && message.length <= handshake::LOGIN_HEAD_BYTES as u64 {
                     return Outcome::Opaque;
                 }
                 let common = server.common(client);

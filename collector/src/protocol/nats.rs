@@ -9,8 +9,9 @@
 mod line;
 
 use super::dialogue::{Call, Calls, Dialect, Side, Step, Timed};
-use super::exchange::Finished;
 use super::gap::Cause;
+use super::line_end::LineEnd;
+use super::output::Finished;
 use super::{PROBE_BYTES_MAX, Probe, ProtocolCode};
 use crate::redaction::{Mode, body_into};
 use line::{LINE_BYTES_MAX, Line, Options, Payload};
@@ -114,6 +115,7 @@ enum Answers {
 #[derive(Debug, Default)]
 pub struct Nats {
     expect: [Expect; 2],
+    line_ends: [LineEnd; 2],
     answers: Answers,
     connected: bool,
 }
@@ -152,13 +154,13 @@ impl Dialect for Nats {
     }
 
     fn forget_messages(&mut self) {
-        self.expect = Default::default();
+        (self.expect, self.line_ends) = Default::default();
     }
 }
 
 impl Nats {
     fn line(&mut self, side: Side, bytes: &[u8], calls: &mut Calls<Command>) -> Step {
-        let Some(end) = bytes.iter().position(|b| *b == b'\n') else {
+        let Some(end) = self.line_ends[side as usize].find(bytes) else {
             return match bytes.first() {
                 Some(&TLS_HANDSHAKE) if side == Side::Client && !self.connected => Step::Opaque,
                 _ if bytes.len() > LINE_BYTES_MAX => Step::Bad(Cause::ParseError),
@@ -304,7 +306,8 @@ fn probe(side: Side, magic: &[u8], bytes: &[u8]) -> Probe {
     if bytes[..common].eq_ignore_ascii_case(&magic[..common]) {
         return if common == magic.len() { Probe::Yes } else { Probe::Maybe };
     }
-    let verb = bytes.split(|b| *b == b' ').next().unwrap_or_default();
+    let verb = &bytes[..bytes.len().min(line::MESSAGE_NAME_BYTES_MAX + 1)];
+    let verb = verb.split(|b| *b == b' ').next().unwrap_or_default();
     let is_message = line::MESSAGES.iter().any(|(from, name)| {
         let common = verb.len().min(name.len());
         let is_whole = verb.len() < bytes.len();

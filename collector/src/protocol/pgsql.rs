@@ -22,7 +22,7 @@ mod server;
 
 use super::ProtocolCode;
 use super::dialogue::{Call, Calls, Dialect, Side, Step, Timed};
-use super::exchange::Finished;
+use super::output::Finished;
 use super::{Probe, gap::Cause};
 use awaited::{Awaited, Queue};
 use message::{Fields, HEAD_BYTES, Head};

@@ -8,13 +8,13 @@
 mod value;
 
 use super::dialogue::{Call, Calls, Dialect, Side, Step, Timed};
-use super::exchange::Finished;
 use super::gap::Cause;
+use super::output::Finished;
 use super::{Probe, ProtocolCode};
 use value::{Progress, ValueReader};
 
-/// Shortest request: the inline command `GET` without arguments is an error, but has a reply.
-pub const REQUEST_BYTES_MIN: u64 = 5;
+/// Shortest request: an inline command of one letter is an error, but has a reply.
+pub const REQUEST_BYTES_MIN: u64 = 2;
 /// What stands for arguments that are secrets.
 const REDACTED: &str = "<redacted>";
 
@@ -119,6 +119,10 @@ impl Dialect for Redis {
     fn forget_messages(&mut self) {
         self.command = ValueReader::default();
         self.reply = ValueReader::default();
+        // The command that was to have no reply may be among what is not there.
+        if self.replies == Replies::SkipNext {
+            self.replies = Replies::On;
+        }
     }
 }
 

@@ -4,10 +4,10 @@
 //! they are told on their standard input, so that they can be watched from their first byte.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::process::{Child, ChildStdin, ChildStdout, Stdio};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 
 use super::place::Place;
@@ -23,9 +23,13 @@ impl Program {
     /// Starts it in `place`.
     pub(crate) fn start(place: &Place) -> Self {
         let exe = std::env::current_exe().unwrap();
-        let mut child = place
-            .command(&exe.display().to_string())
-            .args(["--exact", "it::http::program", "--ignored", "--nocapture", "--test-threads=1"])
+        Self::start_test(place.command(exe), "it::http::program")
+    }
+
+    /// Starts the ignored test `name` of this binary, which `command` names, as a program.
+    pub(crate) fn start_test(mut command: Command, name: &str) -> Self {
+        let mut child = command
+            .args(["--exact", name, "--ignored", "--nocapture", "--test-threads=1"])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -36,6 +40,16 @@ impl Program {
         // Only when it runs is it in its network.
         program.hear("ready");
         program
+    }
+
+    /// Its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits for its end.
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        self.child.wait().unwrap()
     }
 
     pub(crate) fn tell(&mut self, line: &str) {
@@ -67,19 +81,20 @@ impl Drop for Program {
     }
 }
 
-/// What a started program runs: `serve`, `load PORT CONNECTIONS REQUESTS` any number of times, or
-/// `hammer PORT CONNECTIONS` until `stop`.
+/// What a started program runs: `serve`, `load PORT CONNECTIONS REQUESTS` any number of times,
+/// `mumble PORT` for what is no request, or `hammer PORT CONNECTIONS`, which after `end REQUESTS`
+/// sends so many more and ends.
 #[test]
 #[ignore = "a program that other tests start"]
 fn program() {
     println!("\nready");
-    let stop = Arc::new(AtomicBool::new(false));
+    let left = Arc::new(AtomicUsize::new(usize::MAX));
     let start = |port: &str, connections: &str, requests: usize| -> Vec<_> {
         let port: u16 = port.parse().unwrap();
         (0..connections.parse().unwrap())
             .map(|connection| {
-                let stop = Arc::clone(&stop);
-                std::thread::spawn(move || load(port, connection, requests, &stop))
+                let left = Arc::clone(&left);
+                std::thread::spawn(move || load(port, connection, requests, &left))
             })
             .collect()
     };
@@ -104,11 +119,20 @@ fn program() {
             ["load", port, connections, requests] => {
                 join(start(port, connections, requests.parse().unwrap()));
             }
+            ["mumble", port] => {
+                let port: u16 = port.parse().unwrap();
+                let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+                stream.write_all(&[0; 40]).unwrap();
+                stream.shutdown(Shutdown::Write).unwrap();
+                // The server has read it when it closes.
+                assert_eq!(stream.read(&mut [0; 1]).unwrap(), 0);
+                println!("\nmumbled");
+            }
             ["hammer", port, connections] => {
                 hammering.extend(start(port, connections, usize::MAX));
             }
-            ["stop"] => {
-                stop.store(true, Ordering::Relaxed);
+            ["end", requests] => {
+                left.store(requests.parse().unwrap(), Ordering::Relaxed);
                 join(std::mem::take(&mut hammering));
             }
             _ => return,
@@ -162,13 +186,17 @@ fn serve(mut stream: TcpStream) {
     }
 }
 
-/// Sends requests one after the other until it is to stop; every third has a body.
-fn load(port: u16, connection: usize, requests: usize, stop: &AtomicBool) {
+/// Sends requests one after the other while all connections together have some left; every third
+/// has a body.
+fn load(port: u16, connection: usize, requests: usize, left: &AtomicUsize) {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
     stream.set_nodelay(true).unwrap();
     let mut chunk = [0; 16 * 1024];
     let mut buffer = Vec::new();
-    for request in (0..requests).take_while(|_| !stop.load(Ordering::Relaxed)) {
+    let take = || {
+        left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
+    };
+    for request in (0..requests).take_while(|_| take()) {
         let bytes = request * 7 % 300;
         let path = format!("/of/{connection}/{request}/{bytes}");
         let text = if request % 3 == 2 {

@@ -10,7 +10,7 @@ use undine_collector::Collector;
 
 use super::kernel::{alone, config, may_load};
 use super::memory::Memory;
-use super::place::{Place, Server, are_installed, wait_until};
+use super::place::{Place, Server, are_installed};
 
 /// The server has a network of its own, so it may have any port.
 const PORT: u16 = 8080;
@@ -23,11 +23,7 @@ fn serve(place: &Place, files: &Path) -> Server {
     let mut command = place.command("nghttpd");
     command.args(["--no-tls", "--address=127.0.0.1", "--push=/one=/some", "--htdocs"]);
     let server = Server::start(command.arg(files).arg(PORT.to_string()));
-    wait_until("nghttpd to listen", || {
-        // It may be on its way into its network still.
-        let sockets = fs::read_to_string(format!("/proc/{}/net/tcp", server.id())).unwrap();
-        sockets.contains(&format!(":{PORT:04X} 00000000:0000 0A"))
-    });
+    place.wait_until_listening(PORT);
     server
 }
 

@@ -4,8 +4,10 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use arrow::array::{Array, Int64Array, RecordBatch, StringArray};
-use undine_schema::{Append, AppendError, Frame, Pending};
+use arrow::array::{
+    Array, BooleanArray, FixedSizeBinaryArray, Int64Array, RecordBatch, StringArray,
+};
+use undine_schema::{Append, AppendError, Frame, Pending, Upid};
 
 #[derive(Debug, Default)]
 pub(crate) struct Memory {
@@ -40,9 +42,15 @@ impl Memory {
             for row in 0..batch.num_rows() {
                 let cell = |column: &&str| {
                     let array = batch.column_by_name(column).unwrap().as_any();
-                    match array.downcast_ref::<StringArray>() {
-                        Some(texts) => texts.value(row).to_owned(),
-                        None => array.downcast_ref::<Int64Array>().unwrap().value(row).to_string(),
+                    if let Some(upids) = array.downcast_ref::<FixedSizeBinaryArray>() {
+                        return Upid::from_bytes(upids.value(row).try_into().unwrap()).to_string();
+                    }
+                    if let Some(texts) = array.downcast_ref::<StringArray>() {
+                        texts.value(row).to_owned()
+                    } else if let Some(flags) = array.downcast_ref::<BooleanArray>() {
+                        flags.value(row).to_string()
+                    } else {
+                        array.downcast_ref::<Int64Array>().unwrap().value(row).to_string()
                     }
                 };
                 rows.push(columns.iter().map(cell).collect());

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::PathBuf;
 use std::pin::Pin;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
 use tempfile::TempDir;
@@ -13,7 +13,7 @@ use undine_collector::{Collector, Stats};
 
 use super::kernel::{alone, config, may_load};
 use super::memory::Memory;
-use super::place::{Place, are_installed, wait_until};
+use super::place::{Place, Server, are_installed, succeed, wait_until};
 
 const PORT: &str = "13306";
 /// Bytes that are kept of a text.
@@ -32,29 +32,32 @@ const LOGGED: [(&str, &str); 7] = [
 ];
 
 /// Programs that the tests start.
-const PROGRAMS: [&str; 6] =
+pub(crate) const PROGRAMS: [&str; 6] =
     ["mariadbd", "mariadb-install-db", "mariadb", "mariadb-admin", "sysbench", "nsenter"];
 
-/// A MariaDB server in a cgroup and a network of its own. Killed when it is dropped.
-struct Server {
-    child: Child,
+/// A MariaDB server in a place of its own.
+pub(crate) struct MariaDb {
+    _server: Server,
     place: Place,
     folder: TempDir,
 }
 
-impl Server {
+impl MariaDb {
     /// Starts one.
     fn start() -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        Self::start_in(Place::new("undine-mysql"), tempfile::tempdir().unwrap(), &[])
+    }
+
+    /// Starts one in a place, with more arguments.
+    pub(crate) fn start_in(place: Place, folder: TempDir, args: &[&str]) -> Self {
         let at =
             |option: &str, file: &str| format!("--{option}={}", folder.path().join(file).display());
         let data = at("datadir", "data");
-        let place = Place::new("undine-mysql");
         let own = ["--no-defaults", "--user=root", "--innodb-use-native-aio=0", &data];
         let install = ["--skip-test-db", "--auth-root-authentication-method=normal"];
         succeed(place.command("mariadb-install-db").args(own).args(install));
-        let child = place
-            .command("mariadbd")
+        let mut command = place.command("mariadbd");
+        command
             .args(own)
             .args([
                 "--bind-address=127.0.0.1",
@@ -64,10 +67,8 @@ impl Server {
             ])
             .args([&at("general-log-file", "general.log"), "--general-log=1"])
             .args(["--max-allowed-packet=64M", "--innodb-buffer-pool-size=32M", "--local-infile=1"])
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let server = Self { child, place, folder };
+            .args(args);
+        let server = Self { _server: Server::start(&mut command), place, folder };
         server.place.wait_for("mariadb-admin", &[&CLIENT[..], &["ping"]].concat());
         server.clear_log();
         server
@@ -99,7 +100,7 @@ impl Server {
     }
 
     /// One of MariaDB's own clients.
-    fn client(&self, program: &str, args: &[&str]) -> Command {
+    pub(crate) fn client(&self, program: &str, args: &[&str]) -> Command {
         let mut command = self.place.command(program);
         command.args(CLIENT).args(args);
         command
@@ -164,24 +165,6 @@ impl Server {
     }
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        drop(self.child.kill());
-        drop(self.child.wait());
-    }
-}
-
-fn succeed(command: &mut Command) -> Output {
-    let output = command.output().unwrap();
-    assert!(
-        output.status.success(),
-        "{command:?}: {}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    );
-    output
-}
-
 /// The command and the text of a line of the general log, unless it continues a text.
 fn entry(line: &str) -> Option<(&str, &str)> {
     let (time, rest) = line.split_once('\t')?;
@@ -232,7 +215,7 @@ fn rows(memory: &Memory, role: &str) -> BTreeMap<(String, String), u64> {
 }
 
 /// Checks that the rows of both ends are what the server logged.
-fn check_against_log(server: &Server, memory: &Memory) -> u64 {
+fn check_against_log(server: &MariaDb, memory: &Memory) -> u64 {
     let logged = server.logged();
     for role in ["1", "2"] {
         let rows = rows(memory, role);
@@ -263,7 +246,7 @@ fn numbered_queries(count: usize) -> String {
     queries.collect::<Vec<_>>().join("\n")
 }
 
-fn watch(server: &Server, ring_bytes: u32) -> (Arc<Memory>, Collector) {
+fn watch(server: &MariaDb, ring_bytes: u32) -> (Arc<Memory>, Collector) {
     let memory = Arc::new(Memory::default());
     let append = Arc::clone(&memory);
     let mut config = config(&server.place.cgroup, ring_bytes, None);
@@ -320,7 +303,7 @@ async fn every_statement_in_the_servers_log_is_a_row_of_either_end() {
     if !may_load() || !are_installed(&PROGRAMS) {
         return;
     }
-    let server = Server::start();
+    let server = MariaDb::start();
     let file = server.folder.path().join("file.csv");
     std::fs::write(&file, "1,x\n".repeat(20_000)).unwrap();
     // Room for all of it, however slowly it is read.
@@ -382,7 +365,7 @@ async fn a_small_ring_loses_statements_within_bounds_and_never_pairs_wrong() {
     if !may_load() || !are_installed(&PROGRAMS) {
         return;
     }
-    let server = Server::start();
+    let server = MariaDb::start();
     succeed(&mut server.client("mariadb", &["-e", "create database it"]));
     server.clear_log();
     let (memory, collector) = watch(&server, 64 * 1024);
@@ -405,7 +388,7 @@ async fn a_connection_that_was_there_before_is_joined_at_both_ends() {
     if !may_load() || !are_installed(&PROGRAMS) {
         return;
     }
-    let server = Server::start();
+    let server = MariaDb::start();
     let mut client = server
         .client("mariadb", &["--unbuffered", "--skip-column-names", "mysql"])
         .stdin(Stdio::piped())
@@ -444,16 +427,22 @@ async fn a_busy_connection_is_joined_at_both_ends() {
     if !may_load() || !are_installed(&PROGRAMS) {
         return;
     }
-    let server = Server::start();
+    let server = MariaDb::start();
     succeed(&mut server.client("mariadb", &["-e", "create database it"]));
     succeed(&mut server.sysbench("oltp_read_only", &["prepare"]));
-    let load = ["--threads=4", "--rate=150", "--time=4", "--db-ps-mode=disable", "run"];
+    let load = ["--threads=4", "--rate=150", "--time=600", "--db-ps-mode=disable", "run"];
     let mut load = server.sysbench("oltp_read_only", &load).spawn().unwrap();
     let queries = || server.log_so_far().matches("BETWEEN").count();
     let before = queries();
     wait_until("queries of every connection", || queries() > before + 100);
     let (memory, collector) = watch(&server, 32 << 20);
-    let stats = watched(collector, || assert!(load.wait().unwrap().success())).await;
+    let stats = watched(collector, || {
+        let before = queries();
+        wait_until("queries that are watched", || queries() > before + 3000);
+        load.kill().unwrap();
+        load.wait().unwrap();
+    })
+    .await;
     let columns = ["trace_role", "local_port", "remote_port", "req_cmd", "resp_body", "req_body"];
     let mut rows_of_connection = BTreeMap::new();
     for row in memory.rows("mysql_events", &columns) {

@@ -8,7 +8,7 @@ use undine_collector::{Cgroup, Config, Stats};
 
 use super::kernel::{alone, config, may_load};
 use super::memory::Memory;
-use super::place::wait_until;
+use super::place::{Place, wait_until};
 use super::postgres::{Logged, PASSWORD, Postgres};
 
 const COLUMNS: [&str; 6] = ["req_cmd", "req", "resp", "failed", "trace_role", "quality"];
@@ -49,23 +49,23 @@ impl Seen {
 }
 
 /// Runs `work` on a server; nothing where that cannot be done here.
-async fn watch(work: fn(&Postgres, &Cgroup)) -> Option<Seen> {
+async fn watch(work: fn(&Postgres)) -> Option<Seen> {
     if !may_load() {
         return None;
     }
     let programs = Postgres::installed()?;
-    let cgroup = Cgroup::create("undine-pgsql").unwrap();
+    let place = Place::new("undine-pgsql");
     let memory = Arc::new(Memory::default());
     let append = Arc::clone(&memory);
-    let config = Config { body_bytes_max: 4096, ..config(&cgroup, 16 << 20, None) };
+    let config = Config { body_bytes_max: 4096, ..config(&place.cgroup, 16 << 20, None) };
     let collector = config.build(append).unwrap();
     let handle = collector.handle();
     let shutdown = CancellationToken::new();
     let running = collector.run(shutdown.clone());
     let test = async {
         let postgres = tokio::task::block_in_place(|| {
-            let mut postgres = Postgres::start(programs, &cgroup);
-            work(&postgres, &cgroup);
+            let mut postgres = Postgres::start(programs, place);
+            work(&postgres);
             postgres.stop();
             postgres
         });
@@ -89,9 +89,8 @@ async fn watch(work: fn(&Postgres, &Cgroup)) -> Option<Seen> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_psql_sends_is_what_its_server_logged() {
     let _alone = alone().await;
-    let work = |postgres: &Postgres, cgroup: &Cgroup| {
+    let work = |postgres: &Postgres| {
         let ran = postgres.psql(
-            cgroup,
             &[
                 "CREATE TABLE people (id int PRIMARY KEY, name text)",
                 "COPY people FROM STDIN",
@@ -130,13 +129,13 @@ async fn what_psql_sends_is_what_its_server_logged() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_pgbench_runs_in_any_mode_is_what_its_server_logged() {
     let _alone = alone().await;
-    let work = |postgres: &Postgres, cgroup: &Cgroup| {
+    let work = |postgres: &Postgres| {
         if !postgres.has("pgbench") {
             return;
         }
-        postgres.pgbench(cgroup, &["-i"]);
+        postgres.pgbench(&["-i"]);
         for mode in ["simple", "extended", "prepared"] {
-            postgres.pgbench(cgroup, &["-n", "-c", "4", "-t", "100", "-M", mode]);
+            postgres.pgbench(&["-n", "-c", "4", "-t", "100", "-M", mode]);
         }
     };
     let Some(seen) = Box::pin(watch(work)).await else { return };
@@ -149,19 +148,19 @@ async fn what_pgbench_runs_in_any_mode_is_what_its_server_logged() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pipelines_and_what_fails_in_them_are_what_the_server_logged() {
     let _alone = alone().await;
-    let work = |postgres: &Postgres, cgroup: &Cgroup| {
+    let work = |postgres: &Postgres| {
         if !postgres.has("pgbench") {
             return;
         }
         for mode in ["extended", "prepared"] {
             let pipeline = "\\set x 7\n\\startpipeline\nSELECT :x;\nSELECT 2;\nSELECT :x + 1;\n";
-            postgres.script(cgroup, mode, &format!("{pipeline}\\endpipeline\nSELECT 3;\n"));
+            postgres.script(mode, &format!("{pipeline}\\endpipeline\nSELECT 3;\n"));
             let nowhere = "\\startpipeline\nSELECT 4;\nSELECT * FROM nowhere;\nSELECT 5;\n";
-            postgres.script(cgroup, mode, &format!("{nowhere}\\endpipeline\n"));
+            postgres.script(mode, &format!("{nowhere}\\endpipeline\n"));
             // These fail as they are parsed, planned and run.
-            postgres.script(cgroup, mode, "SELECT * FROM nowhere;\n");
-            postgres.script(cgroup, mode, "SELECT 1 / 0;\n");
-            postgres.script(cgroup, mode, "SELECT 1 / count(*) FROM pg_class WHERE false;\n");
+            postgres.script(mode, "SELECT * FROM nowhere;\n");
+            postgres.script(mode, "SELECT 1 / 0;\n");
+            postgres.script(mode, "SELECT 1 / count(*) FROM pg_class WHERE false;\n");
         }
     };
     let Some(seen) = Box::pin(watch(work)).await else { return };
@@ -186,15 +185,17 @@ async fn pipelines_and_what_fails_in_them_are_what_the_server_logged() {
 async fn sessions_that_were_there_before_are_joined_and_never_paired_wrong() {
     let _alone = alone().await;
     let Some(programs) = may_load().then(Postgres::installed).flatten() else { return };
-    let cgroup = Cgroup::create("undine-pgsql").unwrap();
+    let place = Place::new("undine-pgsql");
     let clients = Cgroup::create("undine-pgsql-clients").unwrap();
-    let postgres = tokio::task::block_in_place(|| Postgres::start(programs, &cgroup));
+    // Built when the load is running, of the place that the server has by then.
+    let config = Config { body_bytes_max: 4096, ..config(&place.cgroup, 16 << 20, None) };
+    let postgres = tokio::task::block_in_place(|| Postgres::start(programs, place));
     if !postgres.has("pgbench") {
         return;
     }
     let script = postgres.file("random.sql", "\\set n random(1, 1000000)\nSELECT :n + 0;\n");
     let mut load = ["simple", "extended", "prepared"].map(|mode| {
-        let mut pgbench = postgres.program(&clients, "pgbench");
+        let mut pgbench = postgres.program_in(&clients, "pgbench");
         pgbench.args(["-n", "-T", "5", "-M", mode, "-f", &script]);
         pgbench.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
     });
@@ -205,7 +206,6 @@ async fn sessions_that_were_there_before_are_joined_and_never_paired_wrong() {
     });
     let memory = Arc::new(Memory::default());
     let append = Arc::clone(&memory);
-    let config = Config { body_bytes_max: 4096, ..config(&cgroup, 16 << 20, None) };
     let collector = config.build(append).unwrap();
     let handle = collector.handle();
     let shutdown = CancellationToken::new();

@@ -1,5 +1,6 @@
 //! A cgroup and a network of a test's own, for real servers and their clients.
 
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
@@ -35,8 +36,13 @@ impl Place {
     }
 
     /// A command in the cgroup and the network.
-    pub(crate) fn command(&self, program: &str) -> Command {
-        let mut command = self.cgroup.command(Path::new("nsenter"));
+    pub(crate) fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        self.command_in(&self.cgroup, program)
+    }
+
+    /// A command in another cgroup, and in the network.
+    pub(crate) fn command_in(&self, cgroup: &Cgroup, program: impl AsRef<OsStr>) -> Command {
+        let mut command = cgroup.command(Path::new("nsenter"));
         command.arg(format!("--net=/proc/{}/ns/net", self.holder.id())).arg(program);
         command
     }
@@ -48,11 +54,13 @@ impl Place {
 
     /// Runs a command to its successful end.
     pub(crate) fn run(&self, program: &str, args: &[&str]) -> String {
-        let Output { status, stdout, stderr } =
-            self.command(program).args(args).stdin(Stdio::null()).output().unwrap();
-        let stderr = String::from_utf8_lossy(&stderr);
-        assert!(status.success(), "{program} {args:?} ended with {status}: {stderr}");
-        String::from_utf8_lossy(&stdout).into_owned()
+        succeed(self.command(program).args(args))
+    }
+
+    /// Waits until a server listens, without a connection to it.
+    pub(crate) fn wait_until_listening(&self, port: u16) {
+        // Any local address, no peer, and the state of listening.
+        self.wait_for("grep", &["-q", &format!(":{port:04X} 00000000:0000 0A"), "/proc/net/tcp"]);
     }
 
     /// Waits until a command succeeds, which shows that a server answers.
@@ -63,6 +71,14 @@ impl Place {
             quiet.args(args).status().unwrap().success()
         });
     }
+}
+
+/// Runs a command to its successful end; what it says.
+pub(crate) fn succeed(command: &mut Command) -> String {
+    let Output { status, stdout, stderr } = command.stdin(Stdio::null()).output().unwrap();
+    let [stdout, stderr] = [stdout, stderr].map(|said| String::from_utf8_lossy(&said).into_owned());
+    assert!(status.success(), "{command:?} ended with {status}: {stdout}{stderr}");
+    stdout
 }
 
 /// Starts a program that says nothing and is ended when this is dropped.
@@ -77,6 +93,14 @@ impl Server {
     /// Its process.
     pub(crate) fn id(&self) -> u32 {
         self.0.id()
+    }
+
+    /// Ends it by a signal, unless it has ended.
+    pub(crate) fn stop(&mut self, signal: &str) {
+        if self.0.try_wait().unwrap().is_none() {
+            succeed(Command::new("kill").args(["-s", signal, &self.0.id().to_string()]));
+            self.0.wait().unwrap();
+        }
     }
 }
 

@@ -1,13 +1,14 @@
 //! A PostgreSQL server of the test's own, its programs, and what it logged.
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
+use tempfile::TempDir;
 use undine_collector::Cgroup;
 
-use super::place::{skip, wait_until};
+use super::place::{Place, Server, skip, succeed, wait_until};
 
 /// Where Debian puts the programs of each version.
 const VERSIONS: &str = "/usr/lib/postgresql";
@@ -23,11 +24,12 @@ pub(crate) struct Logged {
     pub(crate) request: String,
 }
 
-/// A server in a cgroup and a network of its own. It is stopped when it is dropped.
+/// A server in a place of its own.
 pub(crate) struct Postgres {
     programs: PathBuf,
-    dir: tempfile::TempDir,
-    server: Child,
+    dir: TempDir,
+    server: Server,
+    place: Place,
 }
 
 impl Postgres {
@@ -43,18 +45,27 @@ impl Postgres {
     }
 
     /// Makes a database and serves it.
-    pub(crate) fn start(programs: PathBuf, cgroup: &Cgroup) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+    pub(crate) fn start(programs: PathBuf, place: Place) -> Self {
+        Self::start_in(tempfile::tempdir().unwrap(), programs, place, &[])
+    }
+
+    /// As [`Self::start`], to clients that want TLS too; with the certificate `cert.pem` in `dir`,
+    /// and its key `key.pem`.
+    pub(crate) fn start_with_tls(dir: TempDir, programs: PathBuf, place: Place) -> Self {
+        let file = |setting, name| format!("{setting}={}", dir.path().join(name).display());
+        let files = [file("ssl_cert_file", "cert.pem"), file("ssl_key_file", "key.pem")];
+        Self::start_in(dir, programs, place, &["ssl=on", &files[0], &files[1]])
+    }
+
+    fn start_in(dir: TempDir, programs: PathBuf, place: Place, settings: &[&str]) -> Self {
         let secret = dir.path().join("password");
         std::fs::write(&secret, PASSWORD).unwrap();
-        run(Command::new("chown").args(["-R", "postgres:"]).arg(dir.path()));
+        succeed(Command::new("chown").args(["-R", "postgres:"]).arg(dir.path()));
         let data = dir.path().join("data");
         let mut init = as_postgres(&mut Command::new("setpriv"));
         init.arg(programs.join("initdb")).args(["-N", "-A", "scram-sha-256", "-U", "me", "-D"]);
-        run(init.arg(&data).arg(format!("--pwfile={}", secret.display())));
-        let mut command = cgroup.command(Path::new("unshare"));
-        command.args(["--net", "sh", "-c", "ip link set lo up && exec \"$@\"", "sh", "setpriv"]);
-        let mut command = as_postgres(&mut command);
+        succeed(init.arg(&data).arg(format!("--pwfile={}", secret.display())));
+        let mut command = as_postgres(&mut place.command("setpriv"));
         command.arg(programs.join("postgres")).arg("-D").arg(&data);
         for setting in [
             "listen_addresses=127.0.0.1",
@@ -68,15 +79,15 @@ impl Postgres {
         ] {
             command.args(["-c", setting]);
         }
-        let server = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        let postgres = Self { programs, dir, server };
-        postgres.wait_until_ready(cgroup);
+        for setting in settings {
+            command.args(["-c", setting]);
+        }
+        let postgres = Self { programs, dir, server: Server::start(&mut command), place };
+        wait_until("PostgreSQL to answer", || {
+            let mut command = postgres.program("pg_isready");
+            command.env("PGSSLMODE", "disable").output().unwrap().status.success()
+        });
         postgres
-    }
-
-    fn wait_until_ready(&self, cgroup: &Cgroup) {
-        let answers = || self.program(cgroup, "pg_isready").output().unwrap().status.success();
-        wait_until("PostgreSQL to answer", answers);
     }
 
     /// Whether one of its programs is installed; says so where it is not.
@@ -88,12 +99,15 @@ impl Postgres {
         found
     }
 
-    /// One of its programs, in the same cgroup and the same network.
-    pub(crate) fn program(&self, cgroup: &Cgroup, program: &str) -> Command {
-        let mut command = cgroup.command(Path::new("nsenter"));
+    /// One of its programs, in the same place.
+    pub(crate) fn program(&self, program: &str) -> Command {
+        self.program_in(&self.place.cgroup, program)
+    }
+
+    /// One of its programs, in another cgroup and the same network.
+    pub(crate) fn program_in(&self, cgroup: &Cgroup, program: &str) -> Command {
+        let mut command = self.place.command_in(cgroup, self.programs.join(program));
         command
-            .arg(format!("--net=/proc/{}/ns/net", self.server.id()))
-            .arg(self.programs.join(program))
             .args(["-h", "127.0.0.1", "-U", "me"])
             .env("PGPASSWORD", PASSWORD)
             .env("PGDATABASE", "postgres");
@@ -101,8 +115,8 @@ impl Postgres {
     }
 
     /// Runs SQL by `psql`, which is told to send each argument as one query, and gives it `stdin`.
-    pub(crate) fn psql(&self, cgroup: &Cgroup, queries: &[&str], stdin: &str) -> Output {
-        let mut command = self.program(cgroup, "psql");
+    pub(crate) fn psql(&self, queries: &[&str], stdin: &str) -> Output {
+        let mut command = self.program("psql");
         command.args(["--no-psqlrc", "--quiet"]);
         for query in queries {
             command.args(["-c", query]);
@@ -114,16 +128,16 @@ impl Postgres {
     }
 
     /// Runs `pgbench`, whose clients give up at an error.
-    pub(crate) fn pgbench(&self, cgroup: &Cgroup, args: &[&str]) {
-        let output = self.program(cgroup, "pgbench").args(args).output().unwrap();
+    pub(crate) fn pgbench(&self, args: &[&str]) {
+        let output = self.program("pgbench").args(args).output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success() || said.contains("aborted"), "{said}");
     }
 
     /// Has one client of `pgbench` run a script once.
-    pub(crate) fn script(&self, cgroup: &Cgroup, mode: &str, script: &str) {
+    pub(crate) fn script(&self, mode: &str, script: &str) {
         let path = self.file("script.sql", script);
-        self.pgbench(cgroup, &["-n", "-t", "1", "-M", mode, "-f", &path]);
+        self.pgbench(&["-n", "-t", "1", "-M", mode, "-f", &path]);
     }
 
     /// Writes a file next to the server's data; its path.
@@ -135,10 +149,8 @@ impl Postgres {
 
     /// Stops the server as its administrator would.
     pub(crate) fn stop(&mut self) {
-        let id = self.server.id().to_string();
-        run(Command::new("kill").args(["-INT", &id]));
         // It stops at once, whatever its clients are about.
-        self.server.wait().unwrap();
+        self.server.stop("INT");
     }
 
     /// What it logged so far, as it is.
@@ -174,9 +186,7 @@ impl Postgres {
 
 impl Drop for Postgres {
     fn drop(&mut self) {
-        if self.server.try_wait().unwrap().is_none() {
-            self.stop();
-        }
+        self.stop();
     }
 }
 
@@ -195,9 +205,4 @@ fn as_postgres(command: &mut Command) -> Command {
     let mut command = std::mem::replace(command, Command::new("true"));
     command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups"]);
     command
-}
-
-fn run(command: &mut Command) {
-    let output = command.output().unwrap();
-    assert!(output.status.success(), "{command:?}: {output:?}");
 }

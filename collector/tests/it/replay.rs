@@ -24,6 +24,7 @@ fn config(path: &Path) -> Config {
         service_rules: Vec::new(),
         conn_stats_interval: Duration::from_secs(1),
         flush_interval: Duration::from_millis(100),
+        profiler: None,
         recording: None,
         clock: Arc::new(SystemClock),
     }

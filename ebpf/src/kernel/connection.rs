@@ -8,9 +8,10 @@ use undine_ebpf::{
 
 use super::{
     fields::{read, read_at},
-    maps::{CLOSED, CONNECTIONS, LISTEN_PORTS, NEXT_CONN, add, count, offset},
+    maps::{CLOSED, CONNECTIONS, LISTEN_PORTS, count, next_conn, offset},
     ring,
     task::{Current, netns_inode},
+    tls_calls,
 };
 
 pub(crate) const AF_INET: u16 = 2;
@@ -126,13 +127,13 @@ pub(crate) fn admit(
     connected: bool,
     scratch: *mut Scratch,
 ) -> Option<*mut Connection> {
-    let next = NEXT_CONN.get_ptr_mut(0)?;
+    let conn = next_conn()?;
     let netns = sock.netns();
     // SAFETY: `scratch` is a map value that only this program uses now. The totals in it are
     // never written, so they are zero.
     let fresh = unsafe {
         let fresh = &raw mut (*scratch).fresh;
-        (*fresh).conn = add(next, 1);
+        (*fresh).conn = conn;
         (*fresh).process_start_ns = current.process_start_ns();
         (*fresh).tgid = current.tgid;
         (*fresh).netns = netns;
@@ -147,6 +148,7 @@ pub(crate) fn admit(
         (*fresh).drops = 0;
         (*fresh).resets_sent = 0;
         (*fresh).resets_received = 0;
+        (*fresh).secured = 0;
         &*fresh
     };
     // Another thread may admit the same socket at this moment; then its entry counts.
@@ -235,6 +237,17 @@ fn read_v6(sock: Sock, field: Offset) -> [u64; 2] {
 #[inline(always)]
 pub(crate) fn retire(sock: Sock, connection: *mut Connection) {
     // SAFETY: `connection` is a map value, which stays readable until the program ends.
+    if unsafe { (*connection).secured } != 0 {
+        tls_calls::carrier_ends(connection);
+    }
+    say_that_it_ends(connection);
+    let _ = CONNECTIONS.remove(sock.0);
+}
+
+/// Says that `connection` ends, or leaves its totals where user space finds them.
+#[inline(always)]
+pub(crate) fn say_that_it_ends(connection: *mut Connection) {
+    // SAFETY: `connection` is a map value, which stays readable until the program ends.
     let (announced, conn) = unsafe { ((*connection).announced, (*connection).conn) };
     if announced != 0 {
         let sent = ring::send::<CloseMessage>(|message| {
@@ -251,7 +264,6 @@ pub(crate) fn retire(sock: Sock, connection: *mut Connection) {
             count(Counter::ConnMapFull, 1);
         }
     }
-    let _ = CONNECTIONS.remove(sock.0);
 }
 
 /// Copies word by word, since a loop would cost the verifier more.

@@ -6,10 +6,7 @@
 
 use core::ptr::read_volatile;
 
-use aya_ebpf::helpers::{
-    bpf_probe_read_user,
-    generated::{bpf_loop, bpf_probe_read_user as read_user},
-};
+use aya_ebpf::helpers::{bpf_probe_read_user, generated::bpf_probe_read_user as read_user};
 use undine_ebpf::{
     ConnInfo, Counter, EGRESS, FLAG_BYPASSED, FLAG_FAULT, FLAG_TRUNCATED, Kind, PAYLOAD_BYTES_MAX,
     load::{SCRATCH_PER_CPU, Scratch},
@@ -19,6 +16,7 @@ use super::{
     buffer::Buffer,
     connection::{AF_INET6, ROLE_CLIENT, ROLE_SERVER, Sock, describe},
     maps::{ASKERS, DATAGRAM_PORTS, SCRATCH, count, count_process},
+    repeat::repeat,
     ring::{self, at_most_32k, below_16k},
     scope::watches,
     socket_length::{
@@ -204,7 +202,7 @@ impl Datagram {
                 (&raw mut (*info).remote_addr).cast::<[u64; 2]>().write(remote);
             }
         }
-        gather(scratch);
+        gather(scratch, self.direction);
         if !send(scratch, self.direction, len, current) {
             count(Counter::DroppedOperations, 1);
             count(Counter::DroppedBytes, len);
@@ -252,10 +250,29 @@ fn address_at(name: u64, family: u16) -> [u64; 2] {
 }
 
 /// Copies the datagram behind its information.
+#[cfg(not(feature = "before-5-17"))]
 #[inline(always)]
-fn gather(mut scratch: *mut Scratch) {
-    // SAFETY: the helper calls `step` with this context and nothing else, while it lives.
-    unsafe { bpf_loop(STEPS_MAX, step as *mut _, (&raw mut scratch).cast(), 0) };
+fn gather(mut scratch: *mut Scratch, _direction: u8) {
+    // SAFETY: `step` is called with this context and nothing else, while it lives.
+    unsafe { repeat(STEPS_MAX, step, &raw mut scratch) };
+}
+
+/// Copies the datagram behind its information.
+#[cfg(feature = "before-5-17")]
+#[inline(always)]
+fn gather(_scratch: *mut Scratch, direction: u8) {
+    repeat::<{ STEPS_MAX as u64 }>(u64::MAX, |_| datagram_step(u64::from(direction)));
+}
+
+/// [`step`] of the datagram in `direction` that this CPU is at.
+#[cfg(feature = "before-5-17")]
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn datagram_step(direction: u64) -> u64 {
+    let slot = ring::cpu() * SCRATCH_PER_CPU + (direction as u32 & 1);
+    let Some(mut scratch) = SCRATCH.get_ptr_mut(slot) else { return 1 };
+    // SAFETY: the context is a map value and lives through the call.
+    unsafe { step(0, &raw mut scratch) as u64 }
 }
 
 /// Goes to the next run of the buffer, or copies one. Gives 1 where there is no more to do.

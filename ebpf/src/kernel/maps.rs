@@ -11,11 +11,12 @@ use undine_ebpf::{
     load::{
         ASKERS_MAX, BORN_MAX, CALLERS_MAX, CLOSED_MAX, COUNTERS as COUNTERS_LEN, Connection,
         LISTEN_PORTS_MAX, ListenKey, OFFSETS as OFFSETS_LEN, Offset, PORT_WORDS, ProcessVerdict,
-        Scratch, Settings, TARGETS_MAX, TcpBudget, UNTOLD_MAX, Untold, UntoldKey,
+        Scratch, Settings, TARGETS_MAX, TLS_CALLS_MAX, TLS_LIBRARIES_MAX, TcpBudget, TlsKey,
+        TlsStream, UNTOLD_MAX, Untold, UntoldKey,
     },
 };
 
-use super::message_index::Progress;
+use super::{message_index::Progress, tls_calls::TlsCall};
 
 /// All messages.
 #[map]
@@ -33,6 +34,10 @@ pub(crate) static CLOSED: HashMap<u64, Connection> = HashMap::with_max_entries(C
 /// The number of the next connection.
 #[map]
 pub(crate) static NEXT_CONN: Array<u64> = Array::with_max_entries(1, 0);
+/// How many numbers each CPU has given.
+#[cfg(feature = "before-5-17")]
+#[map]
+static CONNS_TAKEN: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 /// See [`Scratch`].
 #[map]
 pub(crate) static SCRATCH: Array<Scratch> = Array::with_max_entries(2, 0);
@@ -81,6 +86,26 @@ pub(crate) static UNTOLD: HashMap<UntoldKey, Untold> = HashMap::with_max_entries
 /// How many events of TCP a CPU has told of in this second.
 #[map]
 pub(crate) static TCP_BUDGET: PerCpuArray<TcpBudget> = PerCpuArray::with_max_entries(1, 0);
+/// The call of a TLS library that a thread is in, by its process and thread id.
+#[map]
+pub(crate) static TLS_CALLS: LruHashMap<u64, TlsCall> =
+    LruHashMap::with_max_entries(TLS_CALLS_MAX, 0);
+/// The call around that one, where TLS goes through TLS.
+#[map]
+pub(crate) static TLS_OUTER_CALLS: LruHashMap<u64, TlsCall> =
+    LruHashMap::with_max_entries(TLS_CALLS_MAX, 0);
+/// Plaintexts by the library's object.
+#[map]
+pub(crate) static TLS_STREAMS: HashMap<TlsKey, TlsStream> = HashMap::with_max_entries(1024, 0);
+/// The object of the plaintext that a connection carries, by the connection's number.
+#[map]
+pub(crate) static TLS_CARRIERS: HashMap<u64, TlsKey> = HashMap::with_max_entries(1024, 0);
+/// A plaintext of which nothing is known yet; never written.
+#[map]
+pub(crate) static TLS_FRESH: Array<TlsStream> = Array::with_max_entries(1, 0);
+/// When all probes of a library were in place, by its index; 0 while they are not.
+#[map]
+pub(crate) static TLS_LIBRARIES: Array<u64> = Array::with_max_entries(TLS_LIBRARIES_MAX, 0);
 
 #[unsafe(no_mangle)]
 static OFFSETS: [u32; OFFSETS_LEN] = [0; OFFSETS_LEN];
@@ -168,6 +193,7 @@ pub(crate) fn count_process(counter: Counter, by: u64) {
 }
 
 /// Adds to a number in a map atomically and gives what it was.
+#[cfg(not(feature = "before-5-17"))]
 #[inline(always)]
 pub(crate) fn add(value: *mut u64, by: u64) -> u64 {
     let mut before = by;
@@ -182,4 +208,47 @@ pub(crate) fn add(value: *mut u64, by: u64) -> u64 {
         );
     }
     before
+}
+
+/// Adds to a number in a map atomically and gives what it was, as if nobody else had added at the
+/// same moment: kernels before 5.12 cannot tell. So sums are exact, but two programs that interrupt
+/// each other may be given one number.
+#[cfg(feature = "before-5-17")]
+#[inline(always)]
+pub(crate) fn add(value: *mut u64, by: u64) -> u64 {
+    // SAFETY: as above.
+    unsafe {
+        core::arch::asm!(
+            "lock *(u64 *)({value} + 0) += {by}",
+            value = in(reg) value,
+            by = in(reg) by,
+            options(nostack),
+        );
+        read_volatile(value).wrapping_sub(by)
+    }
+}
+
+/// A number for a connection that no other has.
+#[cfg(not(feature = "before-5-17"))]
+#[inline(always)]
+pub(crate) fn next_conn() -> Option<u64> {
+    Some(add(NEXT_CONN.get_ptr_mut(0)?, 1))
+}
+
+/// A number for a connection that no other has: each CPU has its own, since two CPUs that take one
+/// at the same moment could not be told apart.
+///
+/// Only programs on behalf of a process need one, and these do not interrupt each other.
+#[cfg(feature = "before-5-17")]
+#[inline(always)]
+pub(crate) fn next_conn() -> Option<u64> {
+    /// More CPUs than a kernel is built for.
+    const CPUS_MAX: u64 = 1 << 13;
+    let (first, taken) = (NEXT_CONN.get(0)?, CONNS_TAKEN.get_ptr_mut(0)?);
+    // SAFETY: a map value of this CPU.
+    let number = unsafe {
+        *taken += 1;
+        *taken
+    };
+    Some(first + number * CPUS_MAX + u64::from(super::ring::cpu()))
 }

@@ -2,17 +2,18 @@
 
 use core::ptr::read_volatile;
 
-use aya_ebpf::helpers::generated::{bpf_loop, bpf_probe_read_user};
+use aya_ebpf::helpers::generated::bpf_probe_read_user;
 use undine_ebpf::{
-    CHUNKS_MAX, Counter, Direction, FLAG_BYPASSED, FLAG_CONTINUED, FLAG_FAULT, FLAG_TRUNCATED,
-    INGRESS, Kind, PAYLOAD_BYTES_MAX,
-    load::{Connection, SCRATCH_PER_CPU, Scratch},
+    CHUNKS_MAX, Counter, Direction, FLAG_BYPASSED, FLAG_CONTINUED, FLAG_ELIDED, FLAG_FAULT,
+    FLAG_TRUNCATED, INGRESS, Kind, PAYLOAD_BYTES_MAX,
+    load::{Connection, SCRATCH_PER_CPU, SECURED_ANNOUNCED, Scratch},
 };
 
 use super::{
     buffer::Buffer,
     connection::{Sock, admit, announce},
     maps::{SCRATCH, add, count, count_process, tcp_stats_interval_ns},
+    repeat::repeat,
     ring::{self, at_most_32k, below_16k},
     task::Current,
     tcp_health::tell_stats,
@@ -42,11 +43,15 @@ pub(crate) struct Operation {
 
 impl Operation {
     /// Counts the operation and sends its bytes. `current` is watched; `known` is the socket's
-    /// connection, where it has been admitted.
+    /// connection, where it has been admitted. Gives the connection.
     #[inline(always)]
-    pub(crate) fn record(self, current: Current, known: Option<*mut Connection>) {
+    pub(crate) fn record(
+        self,
+        current: Current,
+        known: Option<*mut Connection>,
+    ) -> Option<*mut Connection> {
         let slot = ring::cpu() * SCRATCH_PER_CPU + u32::from(self.direction & 1);
-        let Some(scratch) = SCRATCH.get_ptr_mut(slot) else { return };
+        let scratch = SCRATCH.get_ptr_mut(slot)?;
         let state = state_in(scratch);
         // SAFETY: the state lies in the scratch memory. Read back from there, numbers are all alike
         // to the verifier, which would otherwise go on once for each kind of call.
@@ -56,7 +61,17 @@ impl Operation {
                 None => (Buffer::contiguous(0, 0), 1),
             };
             let len = u64::from(self.len);
-            state.write(State { buffer, bypassed, len, start: 0, done: 0, used: 0, sent: 0 });
+            state.write(State {
+                buffer,
+                bypassed,
+                len,
+                start: 0,
+                done: 0,
+                used: 0,
+                sent: 0,
+                #[cfg(feature = "before-5-17")]
+                sock: self.sock.0,
+            });
             (*scratch).header.syscall = self.syscall;
             read_volatile(&raw const (*state).len)
         };
@@ -69,7 +84,7 @@ impl Operation {
         let Some(connection) = connection else {
             count(Counter::DroppedOperations, 1);
             count(Counter::DroppedBytes, len);
-            return;
+            return None;
         };
         // SAFETY: `connection` and `scratch` are map values; the index is 0 or 1.
         let sent = unsafe {
@@ -101,6 +116,10 @@ impl Operation {
             (*header).conn = (*connection).conn;
             (*header).beginning = (*connection).beginning as u8;
             let now = (*header).time_mono_ns;
+            if (*connection).secured == SECURED_ANNOUNCED {
+                (*state).bypassed = ELIDED;
+                count(Counter::ElidedBytes, len);
+            }
             Output { scratch, totals }.send(len);
             if now.wrapping_sub((*connection).stats_at) > tcp_stats_interval_ns() {
                 (*connection).stats_at = now;
@@ -111,6 +130,7 @@ impl Operation {
         if sent == 0 {
             count(Counter::DroppedOperations, 1);
         }
+        Some(connection)
     }
 }
 
@@ -120,7 +140,7 @@ impl Operation {
 /// follow every combination of values that the steps can lead to.
 struct State {
     buffer: Buffer,
-    /// Not 0 where the bytes never were in a buffer of the process.
+    /// Not 0 where the bytes never were in a buffer of the process, or are left there ([`ELIDED`]).
     bypassed: u64,
     /// Bytes of the operation.
     len: u64,
@@ -132,7 +152,13 @@ struct State {
     used: u64,
     /// Not 0 where the first message reached the ring.
     sent: u64,
+    /// Where the connection is found again.
+    #[cfg(feature = "before-5-17")]
+    sock: u64,
 }
+
+/// [`State::bypassed`] of ciphertext whose plaintext is captured.
+const ELIDED: u64 = 2;
 
 /// Where in the payload the state lies: beyond what a message can use.
 const STATE_AT: usize = 40 * 1024;
@@ -169,7 +195,7 @@ impl Output {
             )
         };
         if bypassed != 0 {
-            self.emit(len, 0, FLAG_BYPASSED);
+            self.emit(len, 0, if bypassed == ELIDED { FLAG_ELIDED } else { FLAG_BYPASSED });
         } else if run >= len && len <= PAYLOAD_MAX {
             self.copy(base, len);
         } else {
@@ -196,12 +222,20 @@ impl Output {
 
     /// Copies the bytes in the buffer and sends a message whenever one is full.
     #[inline(always)]
-    fn gather(mut self) {
+    fn gather(self) {
         let state = self.state();
-        // SAFETY: the state lies in the scratch memory; the helper calls `step` with this context
-        // and nothing else, while both live.
+        // SAFETY: the state lies in the scratch memory; `step` is called with this context and
+        // nothing else, while both live.
         unsafe {
-            bpf_loop(STEPS_MAX, step as *mut _, (&raw mut self).cast(), 0);
+            #[cfg(not(feature = "before-5-17"))]
+            repeat(STEPS_MAX, step, (&raw const self).cast_mut());
+            #[cfg(feature = "before-5-17")]
+            {
+                let (sock, direction) = ((*state).sock, (*self.scratch).header.direction);
+                repeat::<{ STEPS_MAX as u64 }>(u64::MAX, |_| {
+                    operation_step(sock, u64::from(direction))
+                });
+            }
             let left = (*state).len - (*state).done;
             if left != 0 {
                 // Where memory could not be read, the next run is marked by a length that none has.
@@ -215,7 +249,8 @@ impl Output {
     #[inline(always)]
     fn emit(&self, cover: u64, captured: u64, mut flags: u8) {
         let missing = cover - captured;
-        if flags & FLAG_BYPASSED == 0 && missing != 0 {
+        let left = flags & (FLAG_BYPASSED | FLAG_ELIDED) != 0;
+        if !left && missing != 0 {
             flags |= FLAG_TRUNCATED;
         }
         let state = self.state();
@@ -235,7 +270,7 @@ impl Output {
                     (*state).sent = 1;
                 }
                 add(&raw mut (*totals).captured_bytes, captured);
-                if flags & FLAG_BYPASSED != 0 {
+                if left {
                     add(&raw mut (*totals).bypassed_bytes, missing);
                 } else if missing != 0 {
                     add(&raw mut (*totals).truncated_bytes, missing);
@@ -288,5 +323,23 @@ unsafe extern "C" fn step(_index: u32, output: *mut Output) -> i64 {
         output.emit(if last { left } else { used }, used, 0);
         (*state).used = 0;
         i64::from((*state).done == (*state).len)
+    }
+}
+
+/// [`step`] of the operation on `sock` that this CPU is at.
+#[cfg(feature = "before-5-17")]
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn operation_step(sock: u64, direction: u64) -> u64 {
+    let direction = direction as u32 & 1;
+    let Some(scratch) = SCRATCH.get_ptr_mut(ring::cpu() * SCRATCH_PER_CPU + direction) else {
+        return 1;
+    };
+    let Some(connection) = super::connection::find(Sock(sock)) else { return 1 };
+    // SAFETY: a map value; the index is 0 or 1, and the output lives through the call.
+    unsafe {
+        let directions = (&raw mut (*connection).totals.directions).cast::<Direction>();
+        let totals = directions.add(direction as usize);
+        step(0, &mut Output { scratch, totals }) as u64
     }
 }

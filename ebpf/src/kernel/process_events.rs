@@ -106,7 +106,9 @@ fn tell(process: Process) {
             (*info).cgroup = task::cgroup(process.task);
             (*info).parent_tgid = process.parent_tgid;
             (*info).exit_code = process.exit_code;
-            (&raw mut (*info).comm).cast::<[u64; 2]>().write_unaligned(task::comm(process.task));
+            // The thread that ends last may have a name of its own.
+            let leader = read(process.task, Offset::TaskGroupLeader);
+            (&raw mut (*info).comm).cast::<[u64; 2]>().write_unaligned(task::comm(leader));
         }
     });
 }

@@ -30,13 +30,13 @@ pub(crate) fn now_ns() -> u64 {
 
 /// Takes the number of the next attempt on this CPU.
 #[inline(always)]
-fn next_attempt() -> u64 {
+pub(crate) fn next_attempt() -> u64 {
     count(Counter::Attempts, 1) + 1
 }
 
 /// The reader looks by itself every millisecond or two; it is woken only where the ring fills.
 #[inline(always)]
-fn wakeup() -> u64 {
+pub(crate) fn wakeup() -> u64 {
     if RING.query(BPF_RB_AVAIL_DATA) > wakeup_bytes() {
         u64::from(BPF_RB_FORCE_WAKEUP)
     } else {

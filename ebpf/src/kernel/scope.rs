@@ -3,6 +3,7 @@
 //! Undine itself never is. Then whatever a target excludes is not watched, whatever a target
 //! includes is, and [`Settings::watch_others`](undine_ebpf::load::Settings) decides the rest.
 
+#[cfg(not(feature = "before-5-17"))]
 use aya_ebpf::helpers::generated::bpf_get_current_ancestor_cgroup_id;
 use undine_ebpf::load::{
     CGROUP_LEVELS_MAX, KIND_CGROUP, KIND_COMM, KIND_NETNS, KIND_TGID, VERDICT_EXCLUDE,
@@ -38,7 +39,7 @@ pub(crate) fn watches_process(current: Current, netns: impl Fn() -> u32) -> bool
         }
     }
     if kinds & KIND_CGROUP != 0 {
-        verdict |= cgroup_verdict();
+        verdict |= cgroup_verdict(current);
     }
     if kinds & KIND_NETNS != 0 {
         if let Some(found) = unsafe { SCOPE_NETNS.get(netns()) } {
@@ -57,8 +58,9 @@ pub(crate) fn watches_process(current: Current, netns: impl Fn() -> u32) -> bool
 }
 
 /// What the current process's cgroup and all above it say together.
+#[cfg(not(feature = "before-5-17"))]
 #[inline(always)]
-fn cgroup_verdict() -> u32 {
+fn cgroup_verdict(_current: Current) -> u32 {
     let mut verdict = 0;
     let mut level = 0;
     while level < CGROUP_LEVELS_MAX {
@@ -71,6 +73,29 @@ fn cgroup_verdict() -> u32 {
         if let Some(found) = unsafe { SCOPE_CGROUP.get(id) } {
             verdict |= *found;
         }
+        level += 1;
+    }
+    verdict
+}
+
+/// What the current process's cgroup and those above it say together. Kernels before 5.12 give no
+/// ancestors to programs on raw tracepoints, so the way is gone by hand.
+#[cfg(feature = "before-5-17")]
+#[inline(always)]
+fn cgroup_verdict(current: Current) -> u32 {
+    let mut verdict = 0;
+    let mut cgroup = super::task::cgroup_address(current.as_address());
+    let mut level = 0;
+    while level < CGROUP_LEVELS_MAX {
+        if cgroup == 0 {
+            break;
+        }
+        let id = super::task::cgroup_id(cgroup);
+        // SAFETY: as above.
+        if let Some(found) = unsafe { SCOPE_CGROUP.get(id) } {
+            verdict |= *found;
+        }
+        cgroup = super::fields::read(cgroup, undine_ebpf::load::Offset::CgroupParent);
         level += 1;
     }
     verdict

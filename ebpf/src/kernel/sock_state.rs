@@ -8,7 +8,7 @@ use undine_ebpf::load::{Connection, ListenKey, SCRATCH_PER_CPU};
 
 use super::{
     connection::{ROLE_SERVER, Sock, admit, find, retire},
-    maps::{BORN, LISTEN_PORTS, LISTENERS, SCRATCH, add},
+    maps::{BORN, LISTEN_PORTS, LISTENERS, SCRATCH, SETTINGS, add},
     ring,
     scope::watches,
     task::Current,
@@ -69,13 +69,19 @@ pub(crate) fn tcp_destroy_sock(ctx: RawTracePointContext) -> i32 {
     0
 }
 
-/// The last moment at which `sock` is sure to know all of its connection.
+/// The last moment at which `sock` is sure to know all of its connection. Ends the connection where
+/// `tcp_destroy_sock`, which otherwise does, is not there; what a process still reads from it then
+/// begins another.
 #[inline(always)]
 fn closes(sock: Sock, connection: *mut Connection) {
     if is_let_go(sock) {
         catch_up(sock.0, 0, connection);
     }
     tell_end(sock.0, connection);
+    let Some(settings) = SETTINGS.get(0) else { return };
+    if settings.end_when_closed != 0 {
+        retire(sock, connection);
+    }
 }
 
 #[inline(always)]

@@ -21,6 +21,7 @@ use super::{
     ring::NO_SYSCALL,
     scope::{watches, watches_process},
     task::Current,
+    tls_calls,
 };
 
 /// Looks without taking.
@@ -121,7 +122,12 @@ fn observe(ctx: &RawTracePointContext, direction: u8) {
     };
     let copied = direction == EGRESS || flags & (MSG_TRUNC | MSG_OOB) == 0;
     let buffer = if copied { buffer } else { None };
-    Operation { sock, direction, len: moved as u32, syscall, buffer }.record(current, known);
+    let operation = Operation { sock, direction, len: moved as u32, syscall, buffer };
+    if let Some(connection) = operation.record(current, known)
+        && let Some(buffer) = buffer
+    {
+        tls_calls::note_operation(sock, connection, buffer, current);
+    }
 }
 
 /// A datagram moves that may be of interest.

@@ -4,9 +4,7 @@
 //! `io_uring` and calls of 32-bit programs are not seen.
 
 use aya_ebpf::{
-    helpers::{bpf_probe_read_user, generated::bpf_loop},
-    macros::raw_tracepoint,
-    programs::RawTracePointContext,
+    helpers::bpf_probe_read_user, macros::raw_tracepoint, programs::RawTracePointContext,
 };
 use undine_ebpf::{Counter, EGRESS, INGRESS, load::Offset};
 
@@ -18,6 +16,7 @@ use super::{
     maps::count,
     message_index::{MMSGHDR_BYTES, MMSGHDR_LEN},
     operation::Operation,
+    repeat::repeat,
     scope::watches,
     socket_length::{
         MSG_ERRQUEUE, MSG_OOB, MSG_PEEK, MSG_TRUNC, PREADV2, PWRITEV2, READ, READV, RECVFROM,
@@ -138,10 +137,34 @@ fn datagrams(registers: u64, sock: Sock, direction: u8, result: u64) {
     }
     let several = number == RECVMMSG || number == SENDMMSG;
     let len = if several { 0 } else { result };
-    let mut all = Datagrams { registers, sock: sock.0, direction: u64::from(direction), len };
     let messages = if several { result.min(MESSAGES_MAX) } else { 1 };
-    // SAFETY: the helper calls `take_datagram` with this context and nothing else, while it lives.
-    unsafe { bpf_loop(messages as u32, take_datagram as *mut _, (&raw mut all).cast(), 0) };
+    let direction = u64::from(direction);
+    #[cfg(not(feature = "before-5-17"))]
+    {
+        let mut all = Datagrams { registers, sock: sock.0, direction, len };
+        // SAFETY: `take_datagram` is called with this context and nothing else, while it lives.
+        unsafe { repeat(messages as u32, take_datagram, &raw mut all) };
+    }
+    #[cfg(feature = "before-5-17")]
+    repeat::<MESSAGES_MAX>(messages, |index| {
+        call_datagram(registers, sock.0, direction, len, index)
+    });
+}
+
+/// [`take_datagram`] of a call that is told by numbers.
+#[cfg(feature = "before-5-17")]
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn call_datagram(
+    registers: u64,
+    sock: u64,
+    direction: u64,
+    len: u64,
+    index: u64,
+) -> u64 {
+    let mut all = Datagrams { registers, sock, direction: direction & 1, len };
+    // SAFETY: the context lives through the call.
+    unsafe { take_datagram(index as u32, &raw mut all) as u64 }
 }
 
 /// Accounts for datagram `index`.
@@ -200,22 +223,42 @@ fn socket_of(current: Current, descriptor: u64) -> Option<Sock> {
 }
 
 /// An array of `struct mmsghdr` that is being added up.
+#[cfg(not(feature = "before-5-17"))]
 struct Messages {
     vector: u64,
     total: u64,
 }
 
 /// Bytes that the first `messages` of the array at `vector` moved.
+#[cfg(not(feature = "before-5-17"))]
 #[inline(always)]
 fn bytes_of_messages(vector: u64, messages: u64) -> u64 {
     let mut sum = Messages { vector, total: 0 };
     let messages = if messages > MESSAGES_MAX { MESSAGES_MAX } else { messages };
-    // SAFETY: the helper calls `add_message` with this context and nothing else, while it lives.
-    unsafe { bpf_loop(messages as u32, add_message as *mut _, (&raw mut sum).cast(), 0) };
+    // SAFETY: `add_message` is called with this context and nothing else, while it lives.
+    unsafe { repeat(messages as u32, add_message, &raw mut sum) };
     sum.total
 }
 
+/// Bytes that the first `messages` of the array at `vector` moved.
+#[cfg(feature = "before-5-17")]
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn bytes_of_messages(vector: u64, messages: u64) -> u64 {
+    let mut total = 0;
+    let mut index = 0;
+    while index < MESSAGES_MAX {
+        if index >= messages {
+            break;
+        }
+        total += u64::from(message_len(vector, index as u32));
+        index += 1;
+    }
+    total
+}
+
 /// Adds the length of message `index`.
+#[cfg(not(feature = "before-5-17"))]
 unsafe extern "C" fn add_message(index: u32, sum: *mut Messages) -> i64 {
     // SAFETY: see `bytes_of_messages`.
     unsafe { (*sum).total += u64::from(message_len((*sum).vector, index)) };

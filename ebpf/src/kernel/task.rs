@@ -1,10 +1,9 @@
 //! The task on whose behalf a program runs, and others.
 
-use aya_ebpf::{
-    bindings::task_struct,
-    helpers::{
-        bpf_get_current_pid_tgid,
-        generated::{bpf_get_current_cgroup_id, bpf_get_current_task_btf, bpf_task_pt_regs},
+use aya_ebpf::helpers::{
+    bpf_get_current_pid_tgid,
+    generated::{
+        bpf_get_current_cgroup_id, bpf_get_current_task, bpf_get_current_task_btf, bpf_task_pt_regs,
     },
 };
 use undine_ebpf::load::Offset;
@@ -17,7 +16,7 @@ const PF_KTHREAD: u32 = 0x0020_0000;
 /// The task on whose behalf the program runs. Means nothing in a softirq.
 #[derive(Clone, Copy)]
 pub(crate) struct Current {
-    task: *mut task_struct,
+    task: u64,
     /// Process id as the host sees it.
     pub(crate) tgid: u32,
     /// Thread id as the host sees it.
@@ -29,13 +28,13 @@ impl Current {
     pub(crate) fn get() -> Self {
         let ids = bpf_get_current_pid_tgid();
         // SAFETY: the helper has no preconditions.
-        let task = unsafe { bpf_get_current_task_btf() };
+        let task = unsafe { bpf_get_current_task() };
         Self { task, tgid: (ids >> 32) as u32, tid: ids as u32 }
     }
 
     #[inline(always)]
     fn address(self) -> u64 {
-        self.task as u64
+        self.task
     }
 
     /// Whether this is a thread of the kernel itself.
@@ -69,11 +68,11 @@ impl Current {
         unsafe { bpf_get_current_cgroup_id() }
     }
 
-    /// Its registers as they were when it entered the kernel.
+    /// Its registers as they were when it entered the kernel; kernel 5.15 and later.
     #[inline(always)]
     pub(crate) fn user_registers(self) -> *const u64 {
-        // SAFETY: `task` comes from the helper that gives what this one takes.
-        unsafe { bpf_task_pt_regs(self.task) as *const u64 }
+        // SAFETY: the first helper, which gives this same task, gives what the second one takes.
+        unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) as *const u64 }
     }
 
     /// The address of its `task_struct`, for reading further fields.
@@ -98,8 +97,19 @@ pub(crate) fn comm(task: u64) -> [u64; 2] {
 /// Unified cgroup of the task at `task`.
 #[inline(always)]
 pub(crate) fn cgroup(task: u64) -> u64 {
-    let set = read(task, Offset::TaskCgroups);
-    read(read(read(set, Offset::CssSetDefault), Offset::CgroupNode), Offset::NodeId)
+    cgroup_id(cgroup_address(task))
+}
+
+/// Address of the unified cgroup of the task at `task`.
+#[inline(always)]
+pub(crate) fn cgroup_address(task: u64) -> u64 {
+    read(read(task, Offset::TaskCgroups), Offset::CssSetDefault)
+}
+
+/// The id of the cgroup at `cgroup`.
+#[inline(always)]
+pub(crate) fn cgroup_id(cgroup: u64) -> u64 {
+    read(read(cgroup, Offset::CgroupNode), Offset::NodeId)
 }
 
 /// Inode of the network namespace at `net`.

@@ -12,19 +12,6 @@ use crate::relation::{Listing, Scan};
 use crate::scalar::{Const, Scalar};
 use crate::time_text::{self, TimeError};
 
-/// Tables that upstream's scripts read and that nothing here fills.
-const NOT_CAPTURED: [&str; 9] = [
-    "jvm_stats",
-    "mux_events",
-    "network_stats",
-    "proc_exit_events",
-    "process_stats",
-    "stack_traces.beta",
-    "stirling_error",
-    "tcp_stats_events",
-    "tls_events",
-];
-
 /// Arguments that a script reference may have.
 const REFERENCE_ARGS_MAX: usize = 8;
 
@@ -143,11 +130,6 @@ impl Evaluator<'_> {
     }
 
     fn no_table(&mut self, name: &str, range: Range) -> super::Raised {
-        if NOT_CAPTURED.contains(&name) {
-            let message = format!("Undine does not capture `{name}` yet");
-            let help = "see `px.GetTables()` for the tables that there are";
-            return self.fail(Diagnostic::new(range, message, "no such rows").help(help));
-        }
         let message = format!("there is no table `{name}`");
         let known = tables::ALL.map(|table| table.name);
         let help = did_you_mean(name, known)

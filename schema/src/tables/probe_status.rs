@@ -1,9 +1,10 @@
 //! The table `probe_status`.
 
 crate::table! {
-    /// Whether each kernel probe could be loaded and attached.
+    /// Whether each kernel probe could be loaded and attached, and what it costs: a row at the start,
+    /// and one for each second in which the cost was measured.
     PROBE_STATUS = "probe_status": Record, ProbeStatus, ProbeStatuses {
-        /// When it was tried.
+        /// When it was tried or measured.
         time_: Time [time],
         /// Undine's own process.
         upid: Process,
@@ -15,7 +16,8 @@ crate::table! {
         status: Int,
         /// Why it is not attached, and what to do.
         error: Text,
-        /// Further facts as a JSON object.
+        /// Further facts as a JSON object: `program`, `standby`, and where they were measured
+        /// `runs_per_second`, `run_ns` (mean nanoseconds of a run) and `cpu_ppm` (millionths of a CPU).
         info: Text,
     }
 }

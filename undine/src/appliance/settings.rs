@@ -12,13 +12,16 @@ use undine_api::otlp_export::{self, Compression, ExportSink};
 use undine_api::webhook::{self, Format, LinkLocal, Secret};
 use undine_api::{http, otlp_ingest};
 use undine_collector::{
-    Mode, Pace, Redaction, Scope, ScopeDefault, ScopeGuard, SourceConfig, Target,
+    Handle, Mode, Object, Pace, Redaction, Scope, ScopeDefault, ScopeGuard, SourceConfig, Target,
+    Tls, profiler,
 };
 use undine_query::Engine;
 use undine_schema::{Clock, SystemClock, tables};
 use undine_store::Store;
 
-use crate::config::{self, Capture, Export, Hooks, Plugins, RawConfig, Webhook, WebhookFormat};
+use crate::config::{
+    self, Capture, Export, Hooks, Plugins, Profiler, RawConfig, Webhook, WebhookFormat,
+};
 
 const MIB: usize = 1024 * 1024;
 /// How long a receiver of exports may take to answer.
@@ -134,7 +137,37 @@ pub(super) fn collector(
         service_rules: capture.services.clone(),
         conn_stats_interval: capture.conn_stats_interval,
         flush_interval: Duration::from_millis(200),
+        profiler: profiler(config),
         recording: Some(capture.recording.clone()).filter(|path| !path.as_os_str().is_empty()),
+        clock: Arc::clone(clock),
+    })
+}
+
+fn profiler(config: &RawConfig) -> Option<profiler::Config> {
+    let Profiler { frequency_hz, interval } = config.profiler;
+    (frequency_hz > 0).then_some(profiler::Config {
+        frequency_hz,
+        interval,
+        kernel_stacks_max: None,
+    })
+}
+
+/// What reads the host's statistics; `None` where there is nothing to read, or it is not to be.
+pub(super) fn host(
+    config: &RawConfig,
+    node: &str,
+    clock: &Arc<dyn Clock>,
+    collector: &Handle,
+) -> Option<undine_collector::host::Config> {
+    let host = &config.host;
+    let is_read = !host.interval.is_zero() && collector.control().is_some();
+    is_read.then(|| undine_collector::host::Config {
+        collector: collector.clone(),
+        interval: host.interval,
+        processes_max: host.processes_max,
+        cgroups_max: host.cgroups_max,
+        service_rules: config.capture.services.clone(),
+        node: node.to_owned(),
         clock: Arc::clone(clock),
     })
 }
@@ -160,14 +193,17 @@ fn source(capture: &Capture) -> Result<SourceConfig> {
         Hooks::SysExit => Some(undine_collector::Hooks::SysExit),
     };
     let scope = Scope { default, include, exclude };
-    Ok(SourceConfig::Kernel { scope, guard, hooks, ring_bytes })
+    let (object, tls) = (Object::Fitting, Tls::Read);
+    Ok(SourceConfig::Kernel { scope, guard, hooks, ring_bytes, object, tls })
 }
 
 /// The kernel, of which only one cgroup is watched.
 pub fn cgroup_source(cgroup: &Path, ring_bytes: u32) -> SourceConfig {
     let include = vec![Target::Cgroup(cgroup.to_path_buf())];
     let scope = Scope { default: ScopeDefault::TargetsOnly, include, exclude: Vec::new() };
-    SourceConfig::Kernel { scope, guard: ScopeGuard::Required, hooks: None, ring_bytes }
+    let (guard, object) = (ScopeGuard::Required, Object::Fitting);
+    let tls = Tls::Leave;
+    SourceConfig::Kernel { scope, guard, hooks: None, ring_bytes, object, tls }
 }
 
 /// A collector that keeps bodies and headers as they are.
@@ -182,6 +218,7 @@ pub fn bare_collector(source: SourceConfig) -> undine_collector::Config {
         service_rules: Vec::new(),
         conn_stats_interval: Duration::from_secs(1),
         flush_interval: Duration::from_millis(200),
+        profiler: None,
         recording: None,
         clock: Arc::new(SystemClock),
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use undine_api::http::{Check, Metric, MetricKind, Status, TableRows};
 use undine_collector::Handle;
+use undine_collector::kernel::{CostSample, ProgramCost};
 use undine_ml::Stats;
 use undine_store::{Store, TableStats};
 
@@ -177,6 +178,27 @@ fn collector_metrics(collector: &Handle) -> [Metric; 9] {
     ]
 }
 
+/// What the kernel programs cost in the last sample; nothing before the first.
+fn cost_metrics(collector: &Handle) -> [Metric; 3] {
+    let sample = collector.cost();
+    let of = |name, help, value: fn(&CostSample, &ProgramCost) -> u64| {
+        let samples = sample
+            .programs
+            .iter()
+            .map(|(program, cost)| (vec![("program", program.clone())], value(&sample, cost)));
+        Metric::labelled(name, help, MetricKind::Gauge, samples)
+    };
+    [
+        of(
+            "undine_probe_runs_per_second",
+            "Runs of a kernel program, in one second of about thirty.",
+            CostSample::runs_per_second,
+        ),
+        of("undine_probe_run_nanoseconds", "Mean length of those runs.", |_, cost| cost.run_ns()),
+        of("undine_probe_cpu_ppm", "Millionths of one CPU that they took.", CostSample::cpu_ppm),
+    ]
+}
+
 impl fmt::Debug for ApplianceStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ApplianceStatus").field("node", &self.node).finish_non_exhaustive()
@@ -200,6 +222,7 @@ impl Status for ApplianceStatus {
         let mut metrics = self.store_metrics();
         metrics.extend(self.model.iter().flat_map(|model| Self::model_metrics(model)));
         metrics.extend(self.collector.iter().flat_map(collector_metrics));
+        metrics.extend(self.collector.iter().flat_map(cost_metrics));
         metrics
     }
 

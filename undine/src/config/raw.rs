@@ -18,6 +18,8 @@ pub(crate) struct RawConfig {
     pub(crate) server: Server,
     pub(crate) otlp: Otlp,
     pub(crate) capture: Capture,
+    pub(crate) host: Host,
+    pub(crate) profiler: Profiler,
     pub(crate) store: Store,
     pub(crate) query: Query,
     pub(crate) model: Model,
@@ -67,6 +69,23 @@ pub(crate) enum Hooks {
     Auto,
     SocketLength,
     SysExit,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Host {
+    #[serde(deserialize_with = "duration")]
+    pub(crate) interval: Duration,
+    pub(crate) processes_max: usize,
+    pub(crate) cgroups_max: usize,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Profiler {
+    pub(crate) frequency_hz: u32,
+    #[serde(deserialize_with = "duration")]
+    pub(crate) interval: Duration,
 }
 
 #[derive(Clone, Debug, Deserialize)]

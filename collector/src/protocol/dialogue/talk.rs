@@ -23,6 +23,26 @@ pub(crate) fn server(bytes: impl AsRef<[u8]>) -> Sent {
     Sent::Server(bytes.as_ref().to_vec())
 }
 
+impl From<(Side, Vec<u8>)> for Sent {
+    fn from((side, bytes): (Side, Vec<u8>)) -> Self {
+        match side {
+            Side::Client => Self::Client(bytes),
+            Side::Server => Self::Server(bytes),
+        }
+    }
+}
+
+/// What a file says of a conversation: on each line who sends, and what in hexadecimal.
+pub(crate) fn flights(text: &str) -> Vec<(Side, Vec<u8>)> {
+    let flight = |line: &str| {
+        let (side, hex) = line.split_once(' ').unwrap();
+        let digits: Vec<_> = hex.chars().map(|digit| digit.to_digit(16).unwrap()).collect();
+        let bytes = digits.chunks(2).map(|pair| u8::try_from(pair[0] << 4 | pair[1]).unwrap());
+        (if side == "client" { Side::Client } else { Side::Server }, bytes.collect())
+    };
+    text.lines().map(flight).collect()
+}
+
 /// Feeds a conversation to a fresh parser, closes it, and gives a line for each call that it found
 /// by `show`, and one for what it says is lost.
 pub(crate) fn hear<D: Dialect>(sent: &[Sent], show: impl Fn(&Finished) -> String) -> Vec<String> {

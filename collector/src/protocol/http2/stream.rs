@@ -2,10 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::super::exchange::{
-    Exchange, Output, QUALITY_BODY_INCOMPLETE, QUALITY_HEADERS_INCOMPLETE, ResponseProgress,
-};
+use super::super::exchange::{Exchange, ResponseProgress};
 use super::super::headers::{UNKNOWN, content_type, headers_into, trailers_into};
+use super::super::output::{Output, QUALITY_BODY_INCOMPLETE, QUALITY_HEADERS_INCOMPLETE};
 use super::IN_FLIGHT_BYTES_MAX;
 use super::hpack::{Field, Fields};
 use crate::protocol::dialogue::Side;

@@ -43,11 +43,12 @@ impl<'a> Head<'a> {
     /// Reads the head of a request, or says as early as possible that there is none.
     pub(super) fn read(bytes: &'a [u8]) -> Result<Self, Stop> {
         let length = length(bytes)?;
-        let api_key = int16(bytes, 4)?.filter(|key| (0..=API_KEY_MAX).contains(key));
-        let version = int16(bytes, 6)?.filter(|version| (0..=VERSION_MAX).contains(version));
-        let (Some(api_key), Some(version)) = (api_key, version) else {
-            return Err(Stop::Bad);
+        let within = |at, max| {
+            let number = int16(bytes, at)?;
+            number.filter(|number| (0..=max).contains(number)).ok_or(Stop::Bad)
         };
+        let api_key = within(4, API_KEY_MAX)?;
+        let version = within(6, VERSION_MAX)?;
         let correlation_id = bytes.get(8..12).and_then(|bytes| bytes.try_into().ok());
         let correlation_id = i32::from_be_bytes(correlation_id.ok_or(Stop::Need(FIXED_BYTES))?);
         let client_bytes = int16(bytes, 12)?.ok_or(Stop::Need(FIXED_BYTES))?;

@@ -441,3 +441,11 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_wrong_key_is_known_before_what_follows_it() {
+    let head = [0, 0, 0, 0x16, 0x08, 0x32, 0, 0];
+    for cut in 5..=head.len() {
+        assert_eq!(Head::read(&head[..cut]).err(), Some(Stop::Bad), "cut at {cut}");
+    }
+}

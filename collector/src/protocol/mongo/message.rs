@@ -12,8 +12,10 @@ const MESSAGE_BYTES_MAX: u32 = 48_000_000;
 const CHECKSUM: u32 = 1;
 /// Flag of `OP_MSG`: more messages follow without a request, or no reply is wanted.
 pub(super) const MORE_TO_COME: u32 = 1 << 1;
+/// Flag of `OP_MSG`: the client takes more replies than one.
+pub(super) const EXHAUST_ALLOWED: u32 = 1 << 16;
 /// Flags of `OP_MSG` that are in use.
-const FLAGS: u32 = CHECKSUM | MORE_TO_COME | 1 << 16;
+const FLAGS: u32 = CHECKSUM | MORE_TO_COME | EXHAUST_ALLOWED;
 /// Most lists of documents in a message; commands have at most two.
 const LISTS_MAX: usize = 8;
 /// Longest name of a command.

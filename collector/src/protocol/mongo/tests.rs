@@ -193,6 +193,23 @@ fn replies_that_come_unasked_are_rows_of_their_own() {
 }
 
 #[test]
+fn replies_that_come_unasked_and_are_lost_are_within_the_bounds() {
+    let next = |id, to| op_msg([id, to], MORE_TO_COME, &document(&[("ok", Int(1))]));
+    let lost = [next(12, 11), next(13, 12), next(14, 13)].concat();
+    check(
+        &[
+            client(op_msg([1, 0], 1 << 16, &document(&[("getMore", Int(5))]))),
+            server(next(11, 1)),
+            Sent::Hole(Side::Server, lost.len() as u64),
+            server(next(15, 14)),
+        ],
+        &expect![[r#"
+            getMore {"getMore":5} -> ok {"ok":1} q0
+            lost 1..=6 ring_full"#]],
+    );
+}
+
+#[test]
 fn compressed_messages_are_paired() {
     let compressed = |ids, body: &[u8]| {
         let sizes = [2013_u32, 100].map(u32::to_le_bytes).concat();

@@ -1,7 +1,7 @@
 //! A command of a client with what the server answered, and what the command bytes mean.
 
 use super::super::dialogue::{Call, Timed};
-use super::super::exchange::Finished;
+use super::super::output::Finished;
 use super::packet::{Fields, Message};
 use super::secrets::{REDACTED, speaks_of_secrets, without_secrets};
 use super::statements::{Statements, query_text};

@@ -1,7 +1,7 @@
 use super::super::dialogue::talk::{
     Sent, TEXT_BYTES_MAX, check_any_bytes, check_any_split, client, hear, server, split,
 };
-use super::super::exchange::Finished;
+use super::super::output::Finished;
 use super::*;
 use expect_test::{Expect, expect};
 use proptest::prelude::*;

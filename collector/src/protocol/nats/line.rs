@@ -17,6 +17,9 @@ const SECRETS: [&str; 4] = ["auth_token", "jwt", "pass", "sig"];
 pub(super) const MESSAGES: [(Side, &str); 4] =
     [(Side::Client, "PUB"), (Side::Client, "HPUB"), (Side::Server, "MSG"), (Side::Server, "HMSG")];
 
+/// Longest of their names, in bytes.
+pub(super) const MESSAGE_NAME_BYTES_MAX: usize = 4;
+
 /// Options of a command by name.
 pub(super) type Options = Map<String, Value>;
 

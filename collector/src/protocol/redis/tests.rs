@@ -170,7 +170,31 @@ fn no_pair_spans_a_gap() {
     assert_eq!(hear::<Redis>(&sent, show), ["GET [\"c\"] -> C q0", "lost 2..=2 ring_full"]);
     // Where no operation begins with a whole command, nothing proves which reply is whose.
     let in_bytes = super::super::dialogue::talk::split(&sent, 1);
-    assert_eq!(hear::<Redis>(&in_bytes, show), ["lost 1..=9 ring_full"]);
+    assert_eq!(hear::<Redis>(&in_bytes, show), ["lost 1..=21 ring_full"]);
+}
+
+#[test]
+fn the_shortest_commands_that_are_lost_are_within_the_bounds() {
+    let sent = [
+        command(&["PING"]),
+        server("+PONG\r\n"),
+        Sent::Hole(Side::Client, "a\nb\n".len() as u64),
+        server("-ERR unknown command 'a'\r\n-ERR unknown command 'b'\r\n"),
+    ];
+    assert_eq!(hear::<Redis>(&sent, show), ["PING [] -> PONG q0", "lost 0..=2 ring_full"]);
+}
+
+#[test]
+fn a_command_without_a_reply_that_is_lost_is_not_taken_for_the_next() {
+    let sent = [
+        command(&["CLIENT", "REPLY", "SKIP"]),
+        Sent::Hole(Side::Client, 27),
+        command(&["GET", "a"]),
+        server("$1\r\n1\r\n"),
+        command(&["PING"]),
+        server("+PONG\r\n"),
+    ];
+    assert_eq!(hear::<Redis>(&sent, show)[1..], ["PING [] -> PONG q0", "lost 1..=14 ring_full"]);
 }
 
 #[test]
@@ -194,7 +218,7 @@ fn what_is_no_resp_ends_the_pairing() {
         &[command(&["PING"]), server("+PONG\r\n"), client("*1\r\n!bad\r\n"), server("+PONG\r\n")],
         &expect![[r"
             PING [] -> PONG q0
-            lost 0..=2 parse_error"]],
+            lost 0..=4 parse_error"]],
     );
 }
 

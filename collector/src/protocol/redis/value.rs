@@ -1,5 +1,7 @@
 //! Values of RESP, read piece by piece; of long ones the beginning is kept.
 
+use super::super::line_end::LineEnd;
+
 /// Most values that may be open inside each other.
 const DEPTH_MAX: usize = 32;
 /// Longest line: a simple string, an error, a number, or an inline command.
@@ -69,6 +71,7 @@ pub(super) struct ValueReader {
     text_bytes_max: usize,
     open: Vec<Aggregate>,
     expect: Expect,
+    line_end: LineEnd,
 }
 
 impl ValueReader {
@@ -120,7 +123,7 @@ impl ValueReader {
     }
 
     fn head(&mut self, bytes: &[u8], is_command: bool) -> Result<Progress, NotResp> {
-        let Some(end) = bytes.iter().position(|b| *b == b'\n') else {
+        let Some(end) = self.line_end.find(bytes) else {
             return if bytes.len() > LINE_BYTES_MAX {
                 Err(NotResp)
             } else {

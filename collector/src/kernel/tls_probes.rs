@@ -1,0 +1,149 @@
+//! Probes of TLS libraries, and what the programs know of their plaintexts.
+
+use std::path::Path;
+
+use aya::{
+    Ebpf,
+    maps::{Array, HashMap, MapData},
+    programs::{
+        ProgramError, UProbe,
+        uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLinkId, UProbeScope},
+    },
+};
+use undine_ebpf::load::{COOKIE_LIBRARY_SHIFT, TLS_LIBRARIES_MAX, TlsKey, TlsStream};
+
+use super::{
+    ConnectionState, ControlError, Outcome, process_tree,
+    programs::{Plain, outcome_of, state_of, unusable},
+    ring,
+};
+use crate::tls::library::{Library, Site};
+
+/// The programs, each with what is lost without it.
+pub(super) const PROGRAMS: [&str; 3] = ["tls_enter", "tls_exit", "tls_free"];
+
+/// Probes of TLS libraries.
+pub(super) struct TlsProbes {
+    pub(super) streams: HashMap<MapData, Plain<TlsKey>, Plain<TlsStream>>,
+    pub(super) since: Array<MapData, u64>,
+    /// Libraries that are probed.
+    pub(super) libraries: u32,
+    /// Whether the programs are in the kernel.
+    pub(super) is_loaded: bool,
+}
+
+impl TlsProbes {
+    /// Loads the programs; they run once a library is probed.
+    pub(super) fn load(
+        &mut self,
+        ebpf: &mut Ebpf,
+    ) -> [(&'static str, Result<(), ProgramError>); 3] {
+        let loaded = PROGRAMS.map(|name| (name, program(ebpf, name).and_then(UProbe::load)));
+        self.is_loaded = loaded.iter().all(|(_, result)| result.is_ok());
+        loaded
+    }
+
+    /// Probes a library's functions.
+    pub(super) fn probe(&mut self, ebpf: &mut Ebpf, path: &Path, library: &Library) -> Outcome {
+        if !self.is_loaded {
+            let why = "the kernel does not take the programs, or lacks sock_send_length (6.3)";
+            return Outcome::Refused(why.to_owned());
+        }
+        if self.libraries >= TLS_LIBRARIES_MAX {
+            return Outcome::Refused(format!("{TLS_LIBRARIES_MAX} libraries are probed already"));
+        }
+        let index = self.libraries;
+        self.libraries += 1;
+        let with_index = |site: &Site| Site {
+            cookie: site.cookie | u64::from(index) << COOKIE_LIBRARY_SHIFT,
+            ..*site
+        };
+        let mut links = Vec::new();
+        for (name, sites) in [
+            ("tls_exit", &library.calls),
+            ("tls_free", &library.ends),
+            ("tls_enter", &library.calls),
+        ] {
+            for site in sites.iter().map(with_index) {
+                match attach(ebpf, name, path, site) {
+                    Ok(link) => links.push((name, link)),
+                    Err(error) => {
+                        take_away(ebpf, links);
+                        return outcome_of(&error);
+                    }
+                }
+            }
+        }
+        let now = ring::clock_ns(libc::CLOCK_MONOTONIC).cast_unsigned();
+        if let Err(error) = self.since.set(index, now, 0) {
+            tracing::warn!(%error, "a TLS library's plaintexts will all count as joined midway");
+        }
+        Outcome::Attached
+    }
+
+    /// Plaintexts that are open and were announced.
+    pub(super) fn streams(&self) -> Result<Vec<ConnectionState>, ControlError> {
+        let mut open = Vec::new();
+        for entry in &self.streams {
+            let (_, Plain(stream)) = entry.map_err(unusable("TLS_STREAMS"))?;
+            if stream.connection.announced != 0 {
+                open.push(state_of(&stream.connection));
+            }
+        }
+        Ok(open)
+    }
+
+    /// Forgets plaintexts of processes that have ended, of which no connection's end tells.
+    pub(super) fn forget_ended(&mut self) -> Result<(), ControlError> {
+        let mut ended = Vec::new();
+        for entry in &self.streams {
+            let (Plain(key), Plain(stream)) = entry.map_err(unusable("TLS_STREAMS"))?;
+            if stream.carrier == 0 && !process_tree::is_process(key.tgid) {
+                ended.push(key);
+            }
+        }
+        for key in ended {
+            if let Err(error) = self.streams.remove(&Plain(key)) {
+                tracing::debug!(%error, "an ended process's plaintext is gone already");
+            }
+        }
+        Ok(())
+    }
+}
+
+fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut UProbe, ProgramError> {
+    let missing = || ProgramError::InvalidName { name: name.to_owned() };
+    ebpf.program_mut(name).ok_or_else(missing)?.try_into()
+}
+
+fn attach(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+    path: &Path,
+    site: Site,
+) -> Result<UProbeLinkId, ProgramError> {
+    let location = UProbeAttachLocation::AbsoluteOffset(site.offset);
+    let point = UProbeAttachPoint { location, cookie: Some(site.cookie) };
+    program(ebpf, name)?.attach(point, path, UProbeScope::AllProcesses)
+}
+
+/// Takes probes away again, since half of them would tell half of what was said.
+fn take_away(ebpf: &mut Ebpf, links: Vec<(&'static str, UProbeLinkId)>) {
+    for (name, link) in links {
+        if let Err(error) = program(ebpf, name).and_then(|program| program.detach(link)) {
+            tracing::warn!(name, %error, "a probe could not be taken away");
+        }
+    }
+}
+
+/// Takes the programs out of the kernel, with all their probes.
+pub(super) fn unload(ebpf: &mut Ebpf) {
+    for name in PROGRAMS {
+        if let Ok(program) = program(ebpf, name)
+            && let Err(error) = program.unload()
+            && !matches!(error, ProgramError::NotLoaded)
+        {
+            tracing::warn!(name, %error, "a kernel program could not be unloaded");
+        }
+    }
+}

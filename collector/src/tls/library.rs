@@ -1,0 +1,171 @@
+//! A TLS library: which of its functions move plaintext, and where in its file they are.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
+use object::read::ReadCache;
+use object::{Architecture, Object, ObjectSegment, ObjectSymbol};
+use undine_ebpf::load::COOKIE_EGRESS;
+
+use super::placement::{self, Count, Manner, Place};
+
+/// Most bytes of a function's code that are looked at.
+const CODE_BYTES_MAX: u64 = 128;
+
+/// A function that moves plaintext.
+struct Function {
+    name: &'static str,
+    egress: bool,
+    count: Count,
+}
+
+/// Functions that take an object, a buffer and its length.
+const FUNCTIONS: [Function; 6] = [
+    Function { name: "SSL_write", egress: true, count: Count::Returned },
+    Function { name: "SSL_read", egress: false, count: Count::Returned },
+    Function { name: "SSL_write_ex", egress: true, count: Count::Written },
+    Function { name: "SSL_read_ex", egress: false, count: Count::Written },
+    Function { name: "gnutls_record_send", egress: true, count: Count::Returned },
+    Function { name: "gnutls_record_recv", egress: false, count: Count::Returned },
+];
+
+/// Functions that end an object.
+const ENDS: [&str; 2] = ["SSL_free", "gnutls_deinit"];
+
+/// A place in a file for a probe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Site {
+    /// Offset of the instruction in the file.
+    pub offset: u64,
+    /// The probe's cookie, without the library's index.
+    pub cookie: u64,
+}
+
+/// What is probed in a library.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Library {
+    /// Where calls begin and return, each once.
+    pub calls: Vec<Site>,
+    /// Where objects end.
+    pub ends: Vec<Site>,
+    /// How each function's probe is placed.
+    pub manners: BTreeMap<&'static str, Manner>,
+}
+
+/// Why a file's functions cannot be probed.
+#[derive(Debug, thiserror::Error)]
+pub enum LibraryError {
+    /// It cannot be read.
+    #[error("cannot read the file")]
+    Read(#[source] io::Error),
+    /// It is not an ELF file, or a damaged one.
+    #[error("it is not a usable ELF file")]
+    Elf(#[source] object::Error),
+    /// Its code is for another machine.
+    #[error("its code is not for x86-64, which is all that TLS is read of")]
+    Architecture,
+}
+
+impl Library {
+    /// Reads the file at `path`; `None` where it has no function that is known here.
+    ///
+    /// # Errors
+    /// Where it is no ELF file for this machine.
+    pub fn read(path: &Path) -> Result<Option<Self>, LibraryError> {
+        let file = File::open(path).map_err(LibraryError::Read)?;
+        let cache = ReadCache::new(file);
+        let elf = object::File::parse(&cache).map_err(LibraryError::Elf)?;
+        let addresses = addresses(&elf);
+        if addresses.is_empty() {
+            return Ok(None);
+        }
+        if elf.architecture() != Architecture::X86_64 {
+            return Err(LibraryError::Architecture);
+        }
+        let mut library = Self::default();
+        for function in &FUNCTIONS {
+            if let Some(address) = addresses.get(function.name) {
+                let place =
+                    placement::of_call(*address, function.count, |address| code(&elf, address));
+                let egress = if function.egress { COOKIE_EGRESS } else { 0 };
+                library.add_call(&elf, function.name, place, egress);
+            }
+        }
+        for name in ENDS {
+            if let Some(address) = addresses.get(name) {
+                let place = placement::of_entry(*address, code(&elf, *address).unwrap_or_default());
+                if let Some(offset) = offset(&elf, place.address) {
+                    library.manners.insert(name, place.manner);
+                    library.ends.push(Site { offset, cookie: 0 });
+                }
+            }
+        }
+        Ok((!library.calls.is_empty()).then_some(library))
+    }
+
+    fn add_call(&mut self, elf: &Elf<'_>, name: &'static str, place: Place, egress: u64) {
+        let Some(offset) = offset(elf, place.address) else { return };
+        let site = Site { offset, cookie: place.count | egress };
+        self.manners.insert(name, place.manner);
+        if !self.calls.contains(&site) {
+            self.calls.push(site);
+        }
+    }
+}
+
+type Elf<'a> = object::File<'a, &'a ReadCache<File>>;
+
+/// Addresses of the functions that are known here.
+fn addresses(elf: &Elf<'_>) -> BTreeMap<&'static str, u64> {
+    let mut found = BTreeMap::new();
+    // What is linked into a program may be in the full table only.
+    for symbol in elf.dynamic_symbols().chain(elf.symbols()) {
+        if symbol.is_undefined() || symbol.address() == 0 {
+            continue;
+        }
+        let Ok(name) = symbol.name_bytes() else { continue };
+        let known = FUNCTIONS.iter().map(|function| function.name).chain(ENDS);
+        if let Some(known) = known.into_iter().find(|known| known.as_bytes() == name) {
+            found.entry(known).or_insert(symbol.address());
+        }
+    }
+    // Without a function that moves plaintext the others mean nothing.
+    if !FUNCTIONS.iter().any(|function| found.contains_key(function.name)) {
+        found.clear();
+    }
+    found
+}
+
+/// The code at an address.
+fn code<'a>(elf: &Elf<'a>, address: u64) -> Option<&'a [u8]> {
+    elf.segments().find_map(|segment| {
+        let within = address.checked_sub(segment.address())?;
+        let left = segment.file_range().1.checked_sub(within)?;
+        segment.data_range(address, left.min(CODE_BYTES_MAX)).ok().flatten()
+    })
+}
+
+/// Where in the file the code at an address is.
+fn offset(elf: &Elf<'_>, address: u64) -> Option<u64> {
+    elf.segments().find_map(|segment| {
+        let within = address.checked_sub(segment.address())?;
+        let (start, size) = segment.file_range();
+        (within < size).then_some(start + within)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_without_tls_has_nothing_to_probe() {
+        // This test's own executable links no TLS library.
+        let exe = std::env::current_exe().unwrap();
+        assert_eq!(Library::read(&exe).unwrap(), None);
+        let text = Library::read(Path::new("/proc/self/status")).unwrap_err();
+        assert!(matches!(text, LibraryError::Elf(_)), "{text:?}");
+    }
+}

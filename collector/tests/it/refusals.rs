@@ -1,0 +1,248 @@
+//! A program that the kernel refuses costs its own feature and nothing else.
+//!
+//! Each program in turn is broken in the object, so that the kernel itself refuses it, and a small
+//! load shows what is missing.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use undine_collector::kernel::{BuildError, Outcome, probe_report};
+use undine_collector::{BuildError as CollectorError, Config, Object, SourceConfig, Target};
+
+use super::hooks::observed;
+use super::kernel::{alone, config, may_load};
+use super::memory::Memory;
+use super::place::Place;
+
+/// The number at `at`, little endian, of `bytes` bytes.
+fn number(elf: &[u8], at: usize, bytes: usize) -> usize {
+    elf[at..at + bytes].iter().rev().fold(0, |number, byte| number << 8 | usize::from(*byte))
+}
+
+/// Where section `index` is in the file: its kind, its beginning, its length and its link.
+fn section(elf: &[u8], index: usize) -> (usize, usize, usize, usize) {
+    let header = number(elf, 0x28, 8) + index * number(elf, 0x3a, 2);
+    let of = |at: usize, bytes: usize| number(elf, header + at, bytes);
+    (of(4, 4), of(0x18, 8), of(0x20, 8), of(0x28, 4))
+}
+
+/// Makes the first instruction of `program` one that no kernel knows.
+fn break_program(elf: &mut [u8], program: &str) {
+    const SYMBOLS: usize = 2;
+    const SYMBOL_BYTES: usize = 24;
+    let (_, symbols, bytes, names) = (0..number(elf, 0x3c, 2))
+        .map(|index| section(elf, index))
+        .find(|(kind, ..)| *kind == SYMBOLS)
+        .unwrap();
+    let (_, names, ..) = section(elf, names);
+    let is_it = |symbol: &usize| {
+        let name = &elf[names + number(elf, *symbol, 4)..];
+        name.starts_with(program.as_bytes()) && name[program.len()] == 0
+    };
+    let symbol = (symbols..symbols + bytes).step_by(SYMBOL_BYTES).find(is_it).unwrap();
+    let (_, begin, ..) = section(elf, number(elf, symbol + 6, 2));
+    elf[begin + number(elf, symbol + 8, 8)] = 0xff;
+}
+
+/// The programs, of which the kernel refuses `broken`.
+fn object_without(broken: &[&str]) -> Object {
+    let mut elf = Object::Fitting.bytes().into_owned();
+    for program in broken {
+        break_program(&mut elf, program);
+    }
+    Object::Given(elf)
+}
+
+/// A process that is a target by its number, and starts another when it is told to.
+struct Parent {
+    process: Child,
+    stdin: ChildStdin,
+    stdout: BufReader<ChildStdout>,
+}
+
+impl Parent {
+    fn start() -> Self {
+        let script = "echo ready; read go; /bin/true; echo done; read end";
+        let mut process = Command::new("sh")
+            .args(["-c", script])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stdin = process.stdin.take().unwrap();
+        let stdout = BufReader::new(process.stdout.take().unwrap());
+        let mut parent = Self { process, stdin, stdout };
+        parent.hear("ready");
+        parent
+    }
+
+    fn hear(&mut self, word: &str) {
+        let mut line = String::new();
+        self.stdout.read_line(&mut line).unwrap();
+        assert_eq!(line.trim(), word);
+    }
+
+    fn has_a_child(&mut self) {
+        self.stdin.write_all(b"\n").unwrap();
+        self.hear("done");
+    }
+}
+
+impl Drop for Parent {
+    fn drop(&mut self) {
+        drop(self.process.kill());
+        drop(self.process.wait());
+    }
+}
+
+/// What was seen of the load.
+#[derive(Debug, PartialEq, Eq)]
+struct Seen {
+    /// Requests of 200 on four connections, and of 8 more on a connection each.
+    requests: usize,
+    /// Requests that are known to be missing, at least and at most.
+    missing: (u64, u64),
+    /// Roles of the two ends of a conversation that says nothing of itself.
+    roles: Vec<String>,
+    /// Whether any end of a connection was seen.
+    ends: bool,
+    /// Whether the child was seen to begin, to run its program, and to end.
+    child: [bool; 3],
+}
+
+const EVERYTHING: fn() -> Seen = || Seen {
+    requests: 208,
+    missing: (0, 0),
+    roles: vec!["1".to_owned(), "2".to_owned()],
+    ends: true,
+    child: [true; 3],
+};
+
+fn configuration(place: &Place, parent: &Parent, broken: &[&str]) -> Config {
+    let mut config = config(&place.cgroup, 4 << 20, None);
+    if let SourceConfig::Kernel { scope, object, .. } = &mut config.source {
+        scope.include.push(Target::Pid(parent.process.id()));
+        *object = object_without(broken);
+    }
+    config
+}
+
+/// Puts the load on a place that is watched without `broken`.
+async fn seen_without(broken: &[&str]) -> (std::sync::Arc<Memory>, Seen) {
+    let place = Place::new("undine-refusals");
+    let mut parent = Parent::start();
+    let config = configuration(&place, &parent, broken);
+    let (memory, stats) = observed(&place, config, |pair| {
+        pair.server.tell("serve");
+        let port = pair.server.hear("port");
+        for load in [format!("load {port} 4 50"), format!("load {port} 8 1")] {
+            pair.client.tell(&load);
+            pair.client.hear("loaded");
+        }
+        pair.client.tell(&format!("mumble {port}"));
+        pair.client.hear("mumbled");
+        parent.has_a_child();
+    })
+    .await;
+    let missing = (stats.missing_rows.min, stats.missing_rows.max);
+    let seen = seen(&memory, missing, parent.process.id());
+    (memory, seen)
+}
+
+fn seen(memory: &Memory, missing: (u64, u64), parent: u32) -> Seen {
+    let rows = memory.rows("http_events", &["req_path", "resp_headers", "trace_role"]);
+    for row in &rows {
+        assert!(row[1].contains(&format!("\"X-Path\":\"{}\"", row[0])), "{row:?}");
+        assert_eq!(row[2], "2");
+    }
+    let connections = memory.rows("conn_stats", &["trace_role", "protocol", "conn_close"]);
+    let mut roles: Vec<_> =
+        connections.iter().filter(|row| row[1] == "0").map(|row| row[0].clone()).collect();
+    roles.sort();
+    roles.dedup();
+    let processes = memory.rows("processes", &["ppid", "comm", "stop_time"]);
+    let of_child: Vec<_> = processes.iter().filter(|row| row[0] == parent.to_string()).collect();
+    Seen {
+        requests: rows.len(),
+        missing,
+        roles,
+        ends: connections.iter().any(|row| row[2] != "0"),
+        child: [
+            !of_child.is_empty(),
+            of_child.iter().any(|row| row[1] == "true"),
+            of_child.iter().any(|row| row[2] != "0"),
+        ],
+    }
+}
+
+/// What is left without `program`, as its remedy tells.
+fn left_without(program: &str) -> Seen {
+    let everything = EVERYTHING();
+    match program {
+        // As on connections that were there before, the first request of each is not trusted.
+        "inet_sock_set_state" => {
+            let roles = vec!["4".to_owned()];
+            Seen { requests: 208 - 12, missing: (12, 12), roles, ..everything }
+        }
+        "sched_process_fork" => Seen { child: [false; 3], ..everything },
+        "sched_process_exec" => Seen { child: [true, false, true], ..everything },
+        "sched_process_exit" => Seen { child: [true, true, false], ..everything },
+        // Another one does the work of a hook on sockets and of `tcp_destroy_sock`; what else there
+        // is, does not concern these features.
+        _ => everything,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refused_program_costs_its_own_feature_only() {
+    let _alone = alone().await;
+    if !may_load() {
+        return;
+    }
+    let (_, seen) = seen_without(&[]).await;
+    assert_eq!(seen, EVERYTHING());
+    let running: Vec<_> = probe_report()
+        .unwrap()
+        .into_iter()
+        .filter(|report| matches!(report.outcome, Outcome::Attached | Outcome::Standby))
+        .collect();
+    assert!(running.len() >= 6, "{running:?}");
+    for report in &running {
+        let (memory, seen) = seen_without(&[report.probe]).await;
+        println!("without {}: {seen:?}", report.probe);
+        assert_eq!(seen, left_without(report.probe), "without {}", report.probe);
+        let said = memory.rows("probe_status", &["tracepoint", "status", "error"]);
+        let refused: Vec<_> = said.iter().filter(|row| row[1] != "0").collect();
+        if report.outcome == Outcome::Standby {
+            assert_eq!(refused, Vec::<&Vec<String>>::new(), "what is not needed is not loaded");
+            continue;
+        }
+        assert_eq!(refused.len(), 1, "{said:?}");
+        assert_eq!(refused[0][0], report.attach_point);
+        assert_eq!(refused[0][1], "12");
+        for part in ["unknown opcode ff", "undine doctor"] {
+            assert!(refused[0][2].contains(part), "{said:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_any_hook_on_sockets_nothing_runs_and_each_refusal_is_told() {
+    let _alone = alone().await;
+    if !may_load() {
+        return;
+    }
+    let place = Place::new("undine-refusals");
+    let parent = Parent::start();
+    let hooks = ["sock_send_length", "sys_exit"];
+    let config = configuration(&place, &parent, &hooks);
+    let refused = config.build(std::sync::Arc::new(Memory::default())).unwrap_err();
+    let CollectorError::Kernel(BuildError::NoHooks(reports)) = &refused else {
+        panic!("{refused:?}");
+    };
+    for hook in hooks {
+        let report = reports.iter().find(|report| report.probe == hook).unwrap();
+        assert!(matches!(report.outcome, Outcome::Refused(_) | Outcome::Missing(_)), "{report:?}");
+    }
+    assert!(refused.to_string().contains("sys_exit: "), "{refused}");
+}

@@ -1,0 +1,229 @@
+//! Which connection carries a plaintext: the one on which a thread does something while it is in a
+//! call of the TLS library.
+//!
+//! Other operations may fall into that time too, such as those of a callback. So what moves has to
+//! look like a TLS record, and the stack has to be one that the call can have.
+
+use aya_ebpf::{bindings::BPF_NOEXIST, helpers::bpf_probe_read_user};
+use undine_ebpf::{
+    Counter, Header, Kind, PLAINTEXT, TlsInfo,
+    load::{COOKIE_LIBRARY_SHIFT, Connection, SECURED_ANNOUNCED, SECURED_KNOWN, TlsKey, TlsStream},
+};
+
+use super::{
+    buffer::Buffer,
+    connection::{Sock, describe, find, say_that_it_ends},
+    maps::{
+        NEXT_CONN, SETTINGS, TLS_CALLS, TLS_CARRIERS, TLS_FRESH, TLS_LIBRARIES, TLS_STREAMS, add,
+        count,
+    },
+    ring,
+    task::Current,
+};
+
+/// A call of a TLS library that has begun.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct TlsCall {
+    /// Address of the library's object for the connection.
+    pub(crate) object: u64,
+    /// Where the plaintext is or will be.
+    pub(crate) buffer: u64,
+    /// How many bytes it has room for.
+    pub(crate) wanted: u64,
+    /// Where the library writes how many it moved; 0 where it gives that back.
+    pub(crate) written: u64,
+    /// The stack when the call began; what is called from it has lower ones.
+    pub(crate) stack: u64,
+    /// The probe's cookie.
+    pub(crate) cookie: u64,
+}
+
+/// Index of the stack pointer in `struct pt_regs` of x86-64.
+const RSP: usize = 19;
+
+/// Takes note that `current` did something on `sock`, with the bytes in `buffer`.
+#[inline(always)]
+pub(crate) fn note_operation(
+    sock: Sock,
+    connection: *mut Connection,
+    buffer: Buffer,
+    current: Current,
+) {
+    let Some(settings) = SETTINGS.get(0) else { return };
+    if settings.tls == 0 {
+        return;
+    }
+    let thread = (u64::from(current.tgid) << 32) | u64::from(current.tid);
+    // SAFETY: only the thread itself changes its entry.
+    let Some(call) = (unsafe { TLS_CALLS.get(thread) }) else { return };
+    let mut first = buffer;
+    if first.len == 0 {
+        first.advance();
+    }
+    is_in_call(sock.0, connection, first.base, call, current.tgid);
+}
+
+/// `current`'s thread does something on `sock` while it is in `call`. Not inlined, since it is
+/// needed wherever bytes move.
+#[inline(never)]
+fn is_in_call(sock: u64, connection: *mut Connection, bytes: u64, call: &TlsCall, tgid: u32) {
+    let current = Current::get();
+    let registers = current.user_registers();
+    // SAFETY: the kernel gave this `struct pt_regs`; the index is inside it.
+    if registers.is_null() || unsafe { *registers.add(RSP) } >= call.stack {
+        return;
+    }
+    // SAFETY: a map value.
+    let conn = unsafe { (*connection).conn };
+    let key = TlsKey { object: call.object, tgid, reserved: 0 };
+    let mut stream = TLS_STREAMS.get_ptr_mut(key);
+    // SAFETY: as above.
+    let carrier = stream.map_or(0, |stream| unsafe { (*stream).carrier });
+    if carrier != conn {
+        if !is_record(bytes) {
+            return;
+        }
+        if let Some(other) = stream
+            && carrier != 0
+        {
+            // The object is used for another connection now.
+            end(&key, other);
+            stream = None;
+        }
+    }
+    let stream = match stream {
+        Some(stream) => stream,
+        None => match enter(&key, call, current) {
+            Some(stream) => stream,
+            None => return,
+        },
+    };
+    // SAFETY: as above.
+    unsafe {
+        if carrier != conn {
+            (*stream).carrier = conn;
+            (*stream).sock = sock;
+            (*stream).connection.netns = (*connection).netns;
+            (*stream).connection.role = (*connection).role;
+            (*connection).secured = SECURED_KNOWN;
+            let _ = TLS_CARRIERS.insert(conn, key, 0);
+        }
+        if (*stream).connection.announced == 0 {
+            announce(Sock(sock), stream, connection, current);
+        }
+    }
+}
+
+/// Whether a TLS record begins at `bytes` in the process.
+#[inline(always)]
+fn is_record(bytes: u64) -> bool {
+    // SAFETY: the helper checks the address.
+    match unsafe { bpf_probe_read_user(bytes as *const [u8; 3]) } {
+        Ok([kind, major, minor]) => (20..=24).contains(&kind) && major == 3 && minor <= 4,
+        Err(_) => false,
+    }
+}
+
+/// The plaintext that `call` belongs to.
+#[inline(always)]
+pub(crate) fn stream_of(call: &TlsCall, current: Current) -> Option<*mut TlsStream> {
+    let key = TlsKey { object: call.object, tgid: current.tgid, reserved: 0 };
+    match TLS_STREAMS.get_ptr_mut(key) {
+        Some(stream) => Some(stream),
+        None => enter(&key, call, current),
+    }
+}
+
+/// Enters a plaintext of which nothing is known yet.
+#[inline(always)]
+fn enter(key: &TlsKey, call: &TlsCall, current: Current) -> Option<*mut TlsStream> {
+    let next = NEXT_CONN.get_ptr_mut(0)?;
+    let fresh = TLS_FRESH.get(0)?;
+    let _ = TLS_STREAMS.insert(key, fresh, u64::from(BPF_NOEXIST));
+    let Some(stream) = TLS_STREAMS.get_ptr_mut(key) else {
+        count(Counter::ConnMapFull, 1);
+        return None;
+    };
+    // SAFETY: a map value. Where two threads enter it at once, one number is as good as the other.
+    unsafe {
+        (*stream).connection.process_start_ns = current.process_start_ns();
+        (*stream).connection.tgid = current.tgid;
+        (*stream).library = call.cookie >> COOKIE_LIBRARY_SHIFT;
+        (*stream).connection.conn = add(next, 1) | PLAINTEXT;
+    }
+    Some(stream)
+}
+
+/// A message that says which connection carries a plaintext.
+#[repr(C)]
+struct TlsMessage {
+    header: Header,
+    info: TlsInfo,
+}
+
+#[inline(always)]
+fn announce(sock: Sock, stream: *mut TlsStream, carrier: *mut Connection, current: Current) {
+    // SAFETY: `stream` and `carrier` are map values.
+    let library = unsafe { (*stream).library };
+    let probed_since_ns = TLS_LIBRARIES.get(library as u32).copied().unwrap_or(0);
+    let sent = ring::send::<TlsMessage>(|message| {
+        // SAFETY: as above, and `message` is in the ring.
+        unsafe {
+            let start = (*stream).connection.process_start_ns;
+            ring::fill(&raw mut (*message).header, Kind::Tls, current.tgid, current.tid, start);
+            (*message).header.conn = (*stream).connection.conn;
+            let info = &raw mut (*message).info;
+            describe(sock, &raw mut (*info).info);
+            (*info).info.netns = u64::from((*carrier).netns);
+            (*info).info.cgroup = current.cgroup();
+            (*info).info.role = (*carrier).role as u8;
+            (*info).carrier = (*carrier).conn;
+            (*info).probed_since_ns = probed_since_ns;
+        }
+    });
+    if sent {
+        // SAFETY: as above.
+        unsafe {
+            (*stream).connection.announced = 1;
+            (*carrier).secured = SECURED_ANNOUNCED;
+        }
+    }
+}
+
+/// Ends the plaintext of `connection`, which ends itself. Not inlined, since it is rare.
+#[inline(never)]
+pub(crate) fn carrier_ends(connection: *mut Connection) {
+    // SAFETY: a map value.
+    let conn = unsafe { (*connection).conn };
+    // SAFETY: copied at once; an entry is never replaced.
+    let Some(key) = (unsafe { TLS_CARRIERS.get(conn) }).copied() else { return };
+    if let Some(stream) = TLS_STREAMS.get_ptr_mut(key)
+        // SAFETY: a map value.
+        && unsafe { (*stream).carrier } == conn
+    {
+        say_that_it_ends(unsafe { &raw mut (*stream).connection });
+        let _ = TLS_STREAMS.remove(key);
+    }
+    let _ = TLS_CARRIERS.remove(conn);
+}
+
+/// Ends a plaintext; the connection that carries it may go on.
+#[inline(always)]
+pub(crate) fn end(key: &TlsKey, stream: *mut TlsStream) {
+    // SAFETY: `stream` is a map value.
+    let (sock, carrier) = unsafe { ((*stream).sock, (*stream).carrier) };
+    if carrier != 0 {
+        let _ = TLS_CARRIERS.remove(carrier);
+        if let Some(connection) = find(Sock(sock))
+            // SAFETY: as above.
+            && unsafe { (*connection).conn } == carrier
+        {
+            // SAFETY: as above.
+            unsafe { (*connection).secured = 0 };
+        }
+    }
+    // SAFETY: as above.
+    say_that_it_ends(unsafe { &raw mut (*stream).connection });
+    let _ = TLS_STREAMS.remove(key);
+}

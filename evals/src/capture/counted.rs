@@ -1,0 +1,166 @@
+//! Protocols whose clients count what they exchanged, without an order: each count is that of the
+//! rows of its kind.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use crate::place::{Place, Server, python};
+use crate::report::Report;
+use crate::truth;
+use crate::watch::{Seen, Watch};
+
+type Counts = BTreeMap<String, u64>;
+
+/// The clients of the collector's own tests, which print a count in each line.
+const CLIENTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../collector/tests/it");
+/// Where Debian keeps RabbitMQ.
+const RABBITMQ: &str = "/usr/lib/rabbitmq/bin/rabbitmq-server";
+
+/// MongoDB: how each command of the driver's own events ended is a row of `mongodb_events`.
+pub(super) mod mongodb {
+    use super::{CLIENTS, Counts, Path, Place, Report, Result, Seen, Server, judge, python};
+
+    pub(crate) const PROGRAMS: [&str; 1] = ["secantusd-py"];
+    pub(crate) const MODULES: [&str; 1] = ["pymongo"];
+
+    const PORT: u16 = 17017;
+
+    pub(crate) fn run(_requests: u32, report: &mut Report) -> Result<()> {
+        let act = |place: &Place, dir: &Path| {
+            let _server = start(place, dir)?;
+            place.wait_for_listener(PORT)?;
+            place.run(&python(), &[&format!("{CLIENTS}/mongo.py"), &PORT.to_string()])
+        };
+        judge(report, "mongodb", act, rows)
+    }
+
+    fn start(place: &Place, dir: &Path) -> Result<Server> {
+        let mut server = place.command("secantusd-py");
+        let port = PORT.to_string();
+        server.args(["--host", "127.0.0.1", "--port", &port, "--storage-path"]).arg(dir);
+        Server::start(&mut server)
+    }
+
+    fn rows(seen: &Seen) -> Result<Counts> {
+        let mut rows = Counts::new();
+        for [command, status] in seen.rows("mongodb_events", ["req_cmd", "resp_status"])? {
+            // Of its greetings the driver does not tell; what wants no reply it takes for a success.
+            if command != "hello" && command != "ismaster" {
+                let status = if status.is_empty() { "ok" } else { &status };
+                *rows.entry(format!("{command} {status}")).or_default() += 1;
+            }
+        }
+        Ok(rows)
+    }
+}
+
+/// AMQP: each method that the client exchanged is a row of `amqp_events`.
+pub(super) mod amqp {
+    use super::{
+        CLIENTS, Counts, Path, Place, RABBITMQ, Report, Result, Seen, Server, judge, python,
+    };
+
+    pub(crate) const PROGRAMS: [&str; 1] = [RABBITMQ];
+    pub(crate) const MODULES: [&str; 1] = ["pika"];
+
+    const PORT: u16 = 15672;
+
+    pub(crate) fn run(_requests: u32, report: &mut Report) -> Result<()> {
+        let act = |place: &Place, dir: &Path| {
+            let _server = start(place, dir)?;
+            place.wait_for_listener(PORT)?;
+            place.run(&python(), &[&format!("{CLIENTS}/amqp.py"), &PORT.to_string()])
+        };
+        judge(report, "amqp", act, rows)
+    }
+
+    fn start(place: &Place, dir: &Path) -> Result<Server> {
+        let settings = dir.join("rabbitmq.conf");
+        std::fs::write(&settings, format!("listeners.tcp.1 = 127.0.0.1:{PORT}\n"))?;
+        let plugins = dir.join("plugins");
+        std::fs::write(&plugins, "[].\n")?;
+        let mut server = place.command(RABBITMQ);
+        server
+            .env("HOME", dir)
+            .env("RABBITMQ_NODENAME", "undine@localhost")
+            .env("RABBITMQ_MNESIA_BASE", dir.join("data"))
+            .env("RABBITMQ_LOG_BASE", dir.join("log"))
+            .env("RABBITMQ_CONFIG_FILE", settings)
+            .env("RABBITMQ_ENABLED_PLUGINS_FILE", plugins)
+            .env("RABBITMQ_DIST_PORT", "15673")
+            .env("ERL_EPMD_ADDRESS", "127.0.0.1")
+            .env("ERL_EPMD_PORT", "14369");
+        Server::start(&mut server)
+    }
+
+    fn rows(seen: &Seen) -> Result<Counts> {
+        let ids = ["req_class_id", "req_method_id", "resp_class_id", "resp_method_id"];
+        let mut rows = Counts::new();
+        for row in seen.rows("amqp_events", ids)? {
+            *rows.entry(row.join(" ")).or_default() += 1;
+        }
+        Ok(rows)
+    }
+}
+
+/// CQL: each statement that the client sent and how it ended is a row of `cql_events`.
+pub(super) mod cql {
+    use super::{Counts, Path, Place, Report, Result, Seen, judge, python};
+
+    pub(crate) const PROGRAMS: [&str; 1] = ["cqlsrv"];
+    pub(crate) const MODULES: [&str; 1] = ["cassandra"];
+
+    const CLIENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/clients/cql.py");
+    /// Codes of requests that hold a statement: a query, a preparation, an execution.
+    const STATEMENTS: [&str; 3] = ["7", "9", "10"];
+
+    pub(crate) fn run(_requests: u32, report: &mut Report) -> Result<()> {
+        let act = |place: &Place, _: &Path| place.run(&python(), &[CLIENT]);
+        judge(report, "cql", act, rows)
+    }
+
+    fn rows(seen: &Seen) -> Result<Counts> {
+        let mut rows = Counts::new();
+        for [asked, answered, body] in seen.rows("cql_events", ["req_op", "resp_op", "req_body"])? {
+            // What the driver asks for itself it asks of the server's own tables.
+            if STATEMENTS.contains(&asked.as_str()) && !body.contains(" system.") {
+                *rows.entry(format!("{asked} {answered} {body}")).or_default() += 1;
+            }
+        }
+        Ok(rows)
+    }
+}
+
+fn judge(
+    report: &mut Report,
+    subject: &str,
+    act: impl FnOnce(&Place, &Path) -> Result<String>,
+    rows: impl FnOnce(&Seen) -> Result<Counts>,
+) -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let place = Place::new("undine-evals")?;
+    let (seen, said) = Watch::roomy().during(&place.cgroup, || act(&place, dir.path()))?;
+    let truth: Counts = said
+        .lines()
+        .map(|line| {
+            let (what, count) = line.rsplit_once(' ').context("no count")?;
+            Ok((what.to_owned(), count.parse()?))
+        })
+        .collect::<Result<_>>()?;
+    let rows = rows(&seen)?;
+    report.count(format!("{subject}_recorded"), truth.values().sum());
+    report.count(format!("{subject}_rows"), rows.values().sum());
+    report.count(format!("{subject}_kinds"), truth.len() as u64);
+    let kinds = truth.keys().chain(rows.keys()).collect::<std::collections::BTreeSet<_>>();
+    let unlike: Vec<_> = kinds
+        .into_iter()
+        .filter(|kind| truth.get(*kind) != rows.get(*kind))
+        .map(|kind| format!("{kind}: {:?} recorded, {:?} rows", truth.get(kind), rows.get(kind)))
+        .take(3)
+        .collect();
+    let name = format!("{subject}: kinds with another count than recorded");
+    report.check(name, unlike.join("; "), "", unlike.is_empty());
+    truth::nothing_lost(report, subject, &seen)
+}

@@ -1,0 +1,158 @@
+//! HTTP/2: the streams that nghttpd tells of are the rows of `http_events`.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::place::{Place, Server, said, wait_until};
+use crate::report::Report;
+use crate::truth::{self, Conversations, Latency, Resolution};
+use crate::watch::Watch;
+
+pub(super) const PROGRAMS: [&str; 3] = ["nghttpd", "nghttp", "h2load"];
+
+const PORT: u16 = 8080;
+/// Sizes of the files that the server has.
+const FILE_SIZES: [u32; 5] = [0, 1, 1234, 16_384, 50_000];
+/// Connections that `h2load` makes at a time.
+const CONNECTIONS: u32 = 4;
+/// What nghttpd's log rounds a time to, at the beginning and at the end of a stream.
+const RESOLUTION: Resolution = Resolution(Duration::from_millis(1));
+
+pub(super) fn run(requests: u32, report: &mut Report) -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let place = Place::new("undine-evals")?;
+    let (seen, truth) =
+        Watch::roomy().during(&place.cgroup, || load(&place, dir.path(), requests))?;
+    let mut rows = Conversations::default();
+    let columns = [
+        "remote_port",
+        "trace_role",
+        "major_version",
+        "req_method",
+        "req_path",
+        "req_body_size",
+        "resp_status",
+        "resp_body_size",
+        "latency",
+        "quality",
+    ];
+    for row in seen.rows("http_events", columns)? {
+        let [port, role, version, method, path, sent, status, size, latency, quality] = row;
+        ensure!(role == "2", "a row of role {role}");
+        ensure!(version == "2" && quality == "0", "version {version}, quality {quality}");
+        let latency = Latency::Server(Duration::from_nanos(latency.parse()?));
+        rows.push(&port, format!("{method} {path} {sent} {status} {size}"), Some(latency));
+    }
+    truth::compare(report, "http2", &truth.nameless(), &rows.nameless(), RESOLUTION);
+    truth::nothing_lost(report, "http2", &seen)
+}
+
+fn load(place: &Place, dir: &Path, requests: u32) -> Result<Conversations> {
+    let files = dir.join("files");
+    fs::create_dir(&files)?;
+    for size in FILE_SIZES {
+        fs::write(files.join(size.to_string()), vec![b'.'; size as usize])?;
+    }
+    let record = dir.join("nghttpd.log");
+    let mut server = place.command("nghttpd");
+    server.args(["--no-tls", "--address=127.0.0.1", "--verbose", "--htdocs"]);
+    let server = Server::logging(server.arg(&files).arg(PORT.to_string()), &record)?;
+    place.wait_for_listener(PORT)?;
+
+    // On each connection every request has a path of its own.
+    let url = |size: u32, id: u32| format!("http://127.0.0.1:{PORT}/{size}?id={id}\n");
+    let urls: String = (0..requests / CONNECTIONS / 2)
+        .map(|id| match id % 6 {
+            5 => format!("http://127.0.0.1:{PORT}/missing?id={id}\n"),
+            at => url(FILE_SIZES[at as usize], id),
+        })
+        .collect();
+    let list = dir.join("urls");
+    fs::write(&list, urls)?;
+    let number = (requests / CONNECTIONS / 2 * CONNECTIONS).to_string();
+    let mut asked = 0;
+    for streams in ["1", "10"] {
+        let mut load = place.command("h2load");
+        load.args(["-n", &number, "-c", &CONNECTIONS.to_string(), "-m", streams, "-i"]).arg(&list);
+        let told = said(&mut load)?;
+        ensure!(told.contains(&format!(" {number} done")), "h2load says {told}");
+        asked += number.parse::<usize>()?;
+    }
+    for size in [1, 16_384, 50_000] {
+        let mut upload = place.command("nghttp");
+        upload.arg("-n").arg("-d").arg(files.join(size.to_string()));
+        said(upload.arg(url(1234, size).trim()))?;
+        asked += 1;
+    }
+    wait_until("nghttpd's log", || {
+        Ok(fs::read_to_string(&record)?.matches(" closed\n").count() >= asked)
+    })?;
+    drop(server);
+    logged(&fs::read_to_string(&record)?)
+}
+
+/// A stream as far as the log has told of it.
+#[derive(Default)]
+struct Stream {
+    method: String,
+    path: String,
+    status: String,
+    sent: usize,
+    size: usize,
+    began: Duration,
+}
+
+/// The streams of each connection in the order in which they were closed. A line about one begins
+/// with `[id=CONNECTION] [SECONDS]`; what belongs to it is indented below.
+fn logged(log: &str) -> Result<Conversations> {
+    let mut truth = Conversations::default();
+    let mut streams: BTreeMap<(String, u32), Stream> = BTreeMap::new();
+    let mut current = None;
+    for line in log.lines() {
+        if let Some(status) = line.trim_start().strip_prefix(":status: ") {
+            let stream = current.as_ref().and_then(|key| streams.get_mut(key));
+            status.clone_into(&mut stream.context("a status of no stream")?.status);
+            continue;
+        }
+        let Some((connection, rest)) =
+            line.strip_prefix("[id=").and_then(|rest| rest.split_once("] ["))
+        else {
+            continue;
+        };
+        let Some((at, what)) = rest.split_once("] ") else { continue };
+        let at = Duration::from_secs_f64(at.trim().parse()?);
+        let Some(id) = number_after(what, "stream_id=").filter(|id| *id != 0) else { continue };
+        let key = (connection.to_owned(), id);
+        if what.ends_with(" closed") {
+            let stream = streams.remove(&key).context("a stream closed that was not opened")?;
+            let Stream { method, path, status, sent, size, began } = stream;
+            let what = format!("{method} {path} {sent} {status} {size}");
+            truth.push(connection, what, Some(Latency::Server(at.saturating_sub(began))));
+            continue;
+        }
+        let stream =
+            streams.entry(key.clone()).or_insert_with(|| Stream { began: at, ..Stream::default() });
+        if let Some((_, path)) = what.split_once(":path: ") {
+            path.clone_into(&mut stream.path);
+        } else if let Some((_, method)) = what.split_once(":method: ") {
+            method.clone_into(&mut stream.method);
+        } else if what.starts_with("recv DATA") {
+            stream.sent += number_after(what, "length=").unwrap_or_default() as usize;
+        } else if what.starts_with("send DATA") {
+            stream.size += number_after(what, "length=").unwrap_or_default() as usize;
+        }
+        current = Some(key);
+    }
+    Ok(truth)
+}
+
+/// The number that follows `name` in `text`.
+fn number_after(text: &str, name: &str) -> Option<u32> {
+    let (_, rest) = text.split_once(name)?;
+    let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+    rest[..end].parse().ok()
+}

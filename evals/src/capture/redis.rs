@@ -1,0 +1,174 @@
+//! Redis: what `MONITOR` shows is what `redis_events` has, and `SLOWLOG` knows how long it took.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::place::{Place, Server, wait_until};
+use crate::report::Report;
+use crate::truth::{self, Conversations, Latency, Resolution};
+use crate::watch::Watch;
+
+pub(super) const PROGRAMS: [&str; 3] = ["redis-server", "redis-cli", "redis-benchmark"];
+
+const PORT: &str = "16379";
+/// The last command, by which the monitor's output is known to be whole.
+const END: &str = "end-of-record";
+/// Commands that `MONITOR` never shows.
+const UNMONITORED: [&str; 2] = ["CONFIG", "SLOWLOG"];
+/// Connections that send marked commands, one after the other.
+const MARKED_CONNECTIONS: u32 = 4;
+
+pub(super) fn run(requests: u32, report: &mut Report) -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let place = Place::new("undine-evals")?;
+    let (seen, truth) =
+        Watch::roomy().during(&place.cgroup, || load(&place, dir.path(), requests))?;
+    let mut rows = Conversations::default();
+    let mut wrong_pairs = 0;
+    let columns = ["remote_port", "trace_role", "req_cmd", "req_args", "resp", "latency"];
+    for [port, role, command, args, response, latency] in seen.rows("redis_events", columns)? {
+        ensure!(role == "2", "a row of role {role}");
+        if UNMONITORED.contains(&command.as_str()) {
+            continue;
+        }
+        let args: Vec<String> = serde_json::from_str(&args)?;
+        wrong_pairs += usize::from(command == "ECHO" && response != args.concat());
+        let latency = Latency::Server(Duration::from_nanos(latency.parse()?));
+        rows.push(&port, format!("{command} {args:?}"), Some(latency));
+    }
+    truth::compare(report, "redis", &truth, &rows, Resolution(Duration::from_micros(1)));
+    report.same("redis: markers paired with another's reply", wrong_pairs, 0);
+    truth::nothing_lost(report, "redis", &seen)
+}
+
+fn load(place: &Place, dir: &Path, requests: u32) -> Result<Conversations> {
+    let socket = dir.join("socket");
+    let socket = socket.to_str().context("the folder's name is no text")?;
+    let mut server = place.command("redis-server");
+    server.args(["--port", PORT, "--save", "", "--unixsocket", socket, "--dir"]).arg(dir);
+    let slow = ["--slowlog-log-slower-than", "0", "--slowlog-max-len", "10000000"];
+    let _server = Server::start(server.args(slow))?;
+    // By a Unix socket, which is not watched.
+    place.wait_for("redis-cli", &["-s", socket, "ping"])?;
+    let record = dir.join("monitor");
+    let mut monitor = place.command("redis-cli");
+    let _monitor = Server::logging(monitor.args(["-s", socket, "monitor"]), &record)?;
+    wait_until("MONITOR", || Ok(fs::read_to_string(&record)?.starts_with("OK")))?;
+
+    mark(place, dir, requests / MARKED_CONNECTIONS)?;
+    let number = requests.to_string();
+    let load = ["-p", PORT, "-q", "-n", &number, "-c", "8", "-r", "10000", "-t"];
+    place.run("redis-benchmark", &[&load[..], &["set,get,incr,lpush,mset"]].concat())?;
+    let slow = place.run("redis-cli", &["-s", socket, "--json", "slowlog", "get", "-1"])?;
+    place.run("redis-benchmark", &[&load[..], &["set,get", "-P", "16"]].concat())?;
+
+    place.run("redis-cli", &["-s", socket, "echo", END])?;
+    wait_until("the end of MONITOR", || Ok(fs::read_to_string(&record)?.contains(END)))?;
+    let mut truth = monitored(&fs::read_to_string(&record)?)?;
+    add_latencies(&mut truth, &slow)?;
+    Ok(truth)
+}
+
+/// Sends numbered commands on several connections at a time.
+fn mark(place: &Place, dir: &Path, commands: u32) -> Result<()> {
+    let mut clients: Vec<Child> = Vec::new();
+    for client in 0..MARKED_CONNECTIONS {
+        let lines = (0..commands).map(|at| match at % 4 {
+            0 => format!("SET marker:{client} \"{at} \\\"quoted\\\" and more\"\n"),
+            1 => format!("HSET markers:{client} field{at} {at}\n"),
+            _ => format!("ECHO marker-{client}-{at}\n"),
+        });
+        let file = dir.join(format!("commands{client}"));
+        fs::write(&file, lines.collect::<String>())?;
+        let mut command = place.command("redis-cli");
+        command.args(["-p", PORT]).stdin(fs::File::open(&file)?).stdout(Stdio::null());
+        clients.push(command.spawn()?);
+    }
+    for mut client in clients {
+        ensure!(client.wait()?.success(), "redis-cli failed");
+    }
+    Ok(())
+}
+
+/// The commands of each client that has a port, as `TIME [DB ADDRESS:PORT] "COMMAND" "ARGUMENT" …`.
+fn monitored(record: &str) -> Result<Conversations> {
+    let mut truth = Conversations::default();
+    for line in record.lines() {
+        let Some((head, words)) = line.split_once("] ") else { continue };
+        let Some(port) = head.rsplit_once("127.0.0.1:").map(|(_, port)| port) else { continue };
+        let words = unquoted(words).with_context(|| format!("MONITOR said {line}"))?;
+        let (command, args) = words.split_first().context("no command")?;
+        truth.push(port, format!("{} {args:?}", command.to_uppercase()), None);
+    }
+    Ok(truth)
+}
+
+/// Words in quotation marks, in which Redis escapes what is special.
+fn unquoted(mut text: &str) -> Option<Vec<String>> {
+    let mut words = Vec::new();
+    while let Some(rest) = text.trim_start().strip_prefix('"') {
+        let mut word = String::new();
+        let mut chars = rest.chars();
+        loop {
+            match chars.next()? {
+                '"' => break,
+                '\\' => match chars.next()? {
+                    'n' => word.push('\n'),
+                    'r' => word.push('\r'),
+                    't' => word.push('\t'),
+                    'x' => {
+                        let code: String = chars.by_ref().take(2).collect();
+                        word.push(char::from(u8::from_str_radix(&code, 16).ok()?));
+                    }
+                    other => word.push(other),
+                },
+                other => word.push(other),
+            }
+        }
+        words.push(word);
+        text = chars.as_str();
+    }
+    Some(words)
+}
+
+/// Adds what `SLOWLOG` says of how long commands took, for connections that did not pipeline.
+fn add_latencies(truth: &mut Conversations, slow: &str) -> Result<()> {
+    type Entry = (u64, u64, u64, Vec<String>, String, String);
+    let mut entries: Vec<Entry> = serde_json::from_str(slow).context("SLOWLOG")?;
+    entries.reverse();
+    let mut took: BTreeMap<String, Vec<Duration>> = BTreeMap::new();
+    for (_, _, micros, words, address, _) in entries {
+        let is_monitored =
+            words.first().is_some_and(|name| !UNMONITORED.contains(&name.to_uppercase().as_str()));
+        if let Some((_, port)) = address.rsplit_once("127.0.0.1:")
+            && is_monitored
+        {
+            took.entry(port.to_owned()).or_default().push(Duration::from_micros(micros));
+        }
+    }
+    for (port, took) in took {
+        let exchanges = truth.of(&port);
+        ensure!(exchanges.len() == took.len(), "SLOWLOG and MONITOR differ on port {port}");
+        for (exchange, took) in exchanges.iter_mut().zip(took) {
+            exchange.latency = Some(Latency::Server(took));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_monitor_escapes_is_read_back() {
+        let words = unquoted(r#""SET" "a \"b\"" "\x01\\\n""#);
+        assert_eq!(words.unwrap(), ["SET", "a \"b\"", "\u{1}\\\n"]);
+        assert_eq!(unquoted("\"open"), None);
+    }
+}

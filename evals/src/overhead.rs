@@ -1,0 +1,273 @@
+//! What watching costs: the server, calls that have nothing to do with sockets, and the collector.
+//!
+//! Windows without and with capture alternate in one run, and of each kind the best counts, since
+//! other work on the machine only ever makes a window dearer. Beside the hooks that Undine uses stand
+//! those that see the end of every system call, which is how such tools usually watch.
+
+mod cpu;
+
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use undine_collector::{Cgroup, Hooks};
+
+use crate::nginx::{ADDRESS, AccessLog, Nginx, Sendfile, Serving};
+use crate::place::{Place, find, said};
+use crate::report::Report;
+use crate::require_scope;
+use crate::stage::RunningStore;
+use crate::watch::Watch;
+use cpu::{Cpu, calls};
+
+/// What a request may cost the server more, in microseconds.
+const REQUEST_COST_US_MAX: f64 = 0.4;
+/// What a call that has nothing to do with sockets may cost more, in nanoseconds.
+const CALL_COST_NS_MAX: f64 = 5.0;
+/// CPU time of the collector's thread for each request, in microseconds: 15 % of a core at 100,000
+/// requests a second.
+const COLLECTOR_COST_US_MAX: f64 = 1.5;
+/// Requests a second that must be captured without loss.
+const RATE_MIN: f64 = 120_000.0;
+/// Connections of the client, which sends on each at once.
+const CONNECTIONS: u32 = 16;
+/// Requests that are on the way on a connection where a rate is measured.
+const PIPELINED: u32 = 16;
+/// What is asked for.
+const PATH: &str = "/file/600";
+
+/// How a window is watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Watching {
+    Nothing,
+    /// As Undine does where it can.
+    SocketLength,
+    /// At the end of every system call.
+    SysExit,
+}
+
+impl Watching {
+    const ALL: [Self; 3] = [Self::Nothing, Self::SocketLength, Self::SysExit];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Nothing => "unwatched",
+            Self::SocketLength => "watched",
+            Self::SysExit => "classic",
+        }
+    }
+
+    const fn hooks(self) -> Option<Hooks> {
+        match self {
+            Self::Nothing => None,
+            Self::SocketLength => Some(Hooks::SocketLength),
+            Self::SysExit => Some(Hooks::SysExit),
+        }
+    }
+}
+
+/// What a window showed.
+#[derive(Clone, Copy, Debug, Default)]
+struct Window {
+    /// CPU time of the server for each request.
+    server_us: f64,
+    /// CPU time of the collector's thread for each request.
+    collector_us: f64,
+    requests_per_s: f64,
+    /// A call in a process that is not watched, and in one that is.
+    call_outside_ns: f64,
+    call_inside_ns: f64,
+    rows: u64,
+    lost: u64,
+    requests: u64,
+}
+
+/// Measures `windows` of each kind, of so many requests, of which the best counts.
+pub(crate) fn run(windows: u32, requests: u32) -> Result<Report> {
+    require_scope()?;
+    ensure!(find("h2load").is_some(), "h2load is not installed; apt-get install nghttp2-client");
+    let mut report = Report::new("overhead");
+    // What else the machine does, without which the figures cannot be judged.
+    let load = std::fs::read_to_string("/proc/loadavg")?;
+    let load = load.split(' ').next().context("an empty loadavg")?.parse()?;
+    report.figure("load_average_before", load);
+    let bench = Bench::set()?;
+    for (load, pipelined) in [("request", 1), ("pipelined", PIPELINED)] {
+        let mut best: [Window; 3] = Default::default();
+        for round in 0..windows {
+            for (at, watching) in Watching::ALL.into_iter().enumerate() {
+                let window = bench.window(watching, requests, pipelined)?;
+                best[at] = if round == 0 { window } else { best[at].better(&window) };
+            }
+        }
+        judge(&mut report, load, &best);
+    }
+    Ok(report)
+}
+
+fn judge(report: &mut Report, load: &str, best: &[Window; 3]) {
+    let [unwatched, watched, classic] = best;
+    for (watching, window) in Watching::ALL.into_iter().zip(best) {
+        let name = watching.name();
+        report.figure(format!("{load}_server_{name}_us"), window.server_us);
+        report.figure(format!("{load}_{name}_requests_per_s"), window.requests_per_s);
+        report.figure(format!("{load}_call_outside_{name}_ns"), window.call_outside_ns);
+        report.figure(format!("{load}_call_inside_{name}_ns"), window.call_inside_ns);
+        if watching != Watching::Nothing {
+            report.figure(format!("{load}_collector_{name}_us"), window.collector_us);
+            report.same(format!("{load}, {name}: rows = requests"), window.rows, window.requests);
+            report.same(format!("{load}, {name}: messages lost"), window.lost, 0);
+        }
+    }
+    let more = |window: &Window| window.server_us - unwatched.server_us;
+    report.figure(format!("{load}_cost_us"), more(watched));
+    report.figure(format!("{load}_cost_classic_us"), more(classic));
+    if load == "pipelined" {
+        let rate = watched.requests_per_s;
+        let name = "requests a second captured without loss, pipelined";
+        report.check(name, rate.round(), format!(">= {RATE_MIN}"), rate >= RATE_MIN);
+        return;
+    }
+    let limits = [
+        ("a request costs the server more, in us", more(watched), REQUEST_COST_US_MAX),
+        (
+            "a call of a process that is not watched costs more, in ns",
+            watched.call_outside_ns - unwatched.call_outside_ns,
+            CALL_COST_NS_MAX,
+        ),
+        (
+            "a call of a watched process that is not of a socket costs more, in ns",
+            watched.call_inside_ns - unwatched.call_inside_ns,
+            CALL_COST_NS_MAX,
+        ),
+        (
+            "the collector's thread for a request, in us",
+            watched.collector_us,
+            COLLECTOR_COST_US_MAX,
+        ),
+    ];
+    for (name, value, most) in limits {
+        report.check(name, format!("{value:.3}"), format!("<= {most}"), value <= most);
+    }
+}
+
+impl Window {
+    /// The best of both in each respect; what was lost in either.
+    fn better(&self, other: &Self) -> Self {
+        Self {
+            server_us: self.server_us.min(other.server_us),
+            collector_us: self.collector_us.min(other.collector_us),
+            requests_per_s: self.requests_per_s.max(other.requests_per_s),
+            call_outside_ns: self.call_outside_ns.min(other.call_outside_ns),
+            call_inside_ns: self.call_inside_ns.min(other.call_inside_ns),
+            rows: self.rows + other.rows,
+            lost: self.lost + other.lost,
+            requests: self.requests + other.requests,
+        }
+    }
+}
+
+/// A server, and somewhere that is never watched.
+struct Bench {
+    nginx: Nginx,
+    place: Place,
+    outside: Cgroup,
+    dir: tempfile::TempDir,
+}
+
+impl Bench {
+    fn set() -> Result<Self> {
+        let dir = tempfile::tempdir()?;
+        let place = Place::new("undine-evals")?;
+        let outside = Cgroup::create("undine-evals-outside")?;
+        let serving = Serving { sendfile: Sendfile::Off, log: AccessLog::Off };
+        let nginx = Nginx::start(&place, dir.path(), serving)?;
+        let bench = Self { nginx, place, outside, dir };
+        // So that the first window has no page cache or connection table to fill.
+        bench.load(1000, 1)?;
+        Ok(bench)
+    }
+
+    /// Sends so many requests; how long that took.
+    fn load(&self, requests: u32, pipelined: u32) -> Result<Duration> {
+        // The client is not watched, so that only the server's end is paid for.
+        let mut load = self.place.command_of(&self.outside, "h2load");
+        load.args(["--h1", "-t1", "-n", &requests.to_string(), "-c", &CONNECTIONS.to_string()]);
+        load.args(["-m", &pipelined.to_string(), &format!("http://{ADDRESS}{PATH}")]);
+        let start = Instant::now();
+        let told = said(&mut load)?;
+        ensure!(told.contains(&format!(" {requests} succeeded")), "h2load says {told}");
+        // It says itself how long it sent, without its own start and end.
+        let seconds = told.lines().find_map(|line| {
+            let took = line.strip_prefix("finished in ")?.split_once(',')?.0;
+            let (number, unit) = took.split_at(took.find(|c: char| c.is_ascii_alphabetic())?);
+            let scale = match unit {
+                "s" => 1.0,
+                "ms" => 1e-3,
+                "us" => 1e-6,
+                _ => return None,
+            };
+            Some(number.parse::<f64>().ok()? * scale)
+        });
+        Ok(seconds.map_or_else(|| start.elapsed(), Duration::from_secs_f64))
+    }
+
+    fn window(&self, watching: Watching, requests: u32, pipelined: u32) -> Result<Window> {
+        let Some(hooks) = watching.hooks() else { return self.measure(requests, pipelined) };
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        let data = tempfile::tempdir_in(self.dir.path())?;
+        let running = {
+            let _entered = runtime.enter();
+            RunningStore::open(data.path(), 1 << 30)?
+        };
+        let watch = Watch { hooks: Some(hooks), ..Watch::roomy() };
+        let append = std::sync::Arc::new(running.store.clone());
+        let collector = watch.config(&self.place.cgroup).build(append)?;
+        let handle = collector.handle();
+        let shutdown = CancellationToken::new();
+        let mut capture = JoinSet::new();
+        capture.spawn_on(collector.run(shutdown.clone()), runtime.handle());
+        let before = runtime.block_on(handle.drain())?;
+        let cpu = Cpu::of_thread("undine-collector")?;
+        let measured = self.measure(requests, pipelined);
+        let stats = runtime.block_on(handle.drain())?;
+        let collector_us = cpu.used()?.as_secs_f64() * 1e6 / f64::from(requests);
+        shutdown.cancel();
+        runtime.block_on(capture.join_next()).context("the collector was not run")???;
+        runtime.block_on(running.close());
+        ensure!(stats.drained, "the collector could not read everything");
+        Ok(Window {
+            collector_us,
+            rows: stats.rows.http_events - before.rows.http_events,
+            lost: stats.kernel.dropped,
+            ..measured?
+        })
+    }
+
+    fn measure(&self, requests: u32, pipelined: u32) -> Result<Window> {
+        let cpu = Cpu::of_process(self.nginx.id())?;
+        let took = self.load(requests, pipelined)?;
+        let server = cpu.used()?;
+        Ok(Window {
+            server_us: server.as_secs_f64() * 1e6 / f64::from(requests),
+            requests_per_s: f64::from(requests) / took.as_secs_f64(),
+            call_outside_ns: self.call_ns(&self.outside)?,
+            call_inside_ns: self.call_ns(&self.place.cgroup)?,
+            requests: requests.into(),
+            ..Window::default()
+        })
+    }
+
+    /// What a call that is none of a socket costs a process in `cgroup`.
+    fn call_ns(&self, cgroup: &Cgroup) -> Result<f64> {
+        let mut command = self.place.command_of(cgroup, std::env::current_exe()?);
+        Ok(said(command.arg("calls").stdin(Stdio::null()))?.trim().parse()?)
+    }
+}
+
+/// What a call costs this process, in nanoseconds.
+pub(crate) fn run_calls() -> Result<f64> {
+    calls()
+}

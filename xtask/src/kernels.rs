@@ -1,0 +1,114 @@
+//! Runs the collector's kernel tests on older kernels: Debian's, in a virtual machine that holds
+//! nothing but the tests.
+//!
+//! ```text
+//! package ─► vmlinuz ─┐
+//! test binaries, busybox ─► initramfs ─┴─► machine ─► lines of the serial console ─► report
+//! ```
+//!
+//! The guest is ours entirely. Nothing is installed on the host, and the machine is ended whatever
+//! happens. Kernels stay below `target/kernels`.
+
+mod initramfs;
+mod machine;
+mod package;
+mod report;
+
+use std::time::Instant;
+
+use anyhow::{Result, bail, ensure};
+
+use crate::shell::{is_installed, root, say};
+use crate::steps::Outcome;
+use machine::Acceleration;
+use package::{KERNELS, Kernel};
+use report::Report;
+
+/// What must be installed, with the package that Debian has it in.
+const PROGRAMS: [(&str, &str); 4] = [
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    ("busybox", "busybox-static"),
+    ("cpio", "cpio"),
+    ("dpkg-deb", "dpkg"),
+];
+
+/// How the tests are built.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Profile {
+    /// As everything that CI runs.
+    Release,
+    /// Without optimisation, where that is what is built already.
+    Debug,
+}
+
+/// Runs the tests on the kernels called `args`, or on all; `--debug` takes the debug build.
+pub(crate) fn run(args: &[String]) -> Result<()> {
+    let (flags, names): (Vec<_>, Vec<_>) = args.iter().partition(|arg| arg.starts_with("--"));
+    let profile = match flags[..] {
+        [] => Profile::Release,
+        [flag] if flag == "--debug" => Profile::Debug,
+        _ => bail!("the only option is --debug, not {flags:?}"),
+    };
+    let all = || KERNELS.iter().map(|kernel| kernel.name).collect::<Vec<_>>().join(", ");
+    if let Some(unknown) = names.iter().find(|name| Kernel::called(name).is_none()) {
+        bail!("there is no kernel '{unknown}' here; there are {}", all());
+    }
+    let chosen = KERNELS
+        .iter()
+        .filter(|kernel| names.is_empty() || names.iter().any(|name| *name == kernel.name));
+    if let Some(lacking) = lacking() {
+        bail!("{lacking}");
+    }
+    matrix(chosen, profile)
+}
+
+/// The same as a step of `cargo xtask test`: one kernel, for the time that CI has.
+pub(crate) fn check(kernel: &str) -> Result<Outcome> {
+    if let Some(lacking) = lacking() {
+        return Ok(Outcome::Skipped(lacking));
+    }
+    matrix(KERNELS.iter().filter(|known| known.name == kernel), Profile::Release)?;
+    Ok(Outcome::Passed)
+}
+
+/// All kernels, as a step of `cargo xtask full`.
+pub(crate) fn check_all() -> Result<Outcome> {
+    run(&[]).map(|()| Outcome::Passed)
+}
+
+/// What is not installed, in words.
+fn lacking() -> Option<String> {
+    let missing: Vec<_> =
+        PROGRAMS.iter().filter(|(program, _)| !is_there(program)).map(|(_, from)| *from).collect();
+    (!missing.is_empty()).then(|| format!("not installed: {}", missing.join(", ")))
+}
+
+/// `busybox` knows no `--version`, but fails in a way of its own.
+fn is_there(program: &str) -> bool {
+    is_installed(program) || std::path::Path::new("/usr/bin").join(program).exists()
+}
+
+fn matrix<'a>(kernels: impl Iterator<Item = &'a Kernel>, profile: Profile) -> Result<()> {
+    let folder = root().join("target/kernels");
+    std::fs::create_dir_all(&folder)?;
+    let initramfs = initramfs::build(&folder, profile == Profile::Release)?;
+    let mut acceleration = Acceleration::best();
+    let mut reports = Vec::new();
+    for kernel in kernels {
+        let image = package::image(kernel, &folder)?;
+        say(format!("booting Linux {}", kernel.name));
+        let start = Instant::now();
+        let lines = machine::run(&image, &initramfs, &mut acceleration)?;
+        let report = Report::of(kernel.name, &lines, start.elapsed());
+        if !report.passed() {
+            lines.iter().for_each(say);
+        }
+        reports.push(report);
+    }
+    ensure!(!reports.is_empty(), "no kernel was chosen");
+    say(report::table(&reports));
+    let failed: Vec<_> =
+        reports.iter().filter(|report| !report.passed()).map(Report::kernel).collect();
+    ensure!(failed.is_empty(), "tests failed on {}", failed.join(", "));
+    Ok(())
+}
