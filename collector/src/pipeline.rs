@@ -413,9 +413,10 @@ impl Pipeline {
     }
 
     fn ended(&mut self, process: ProcessKey, at: u64, info: &ProcessInfo) {
-        self.counts.processes_ended += 1;
-        self.processes.exit(process, info);
-        self.exits.push(process, at, info, &mut self.processes, &self.origin);
+        if self.processes.exit(process, info) {
+            self.counts.processes_ended += 1;
+            self.exits.push(process, at, info, &mut self.processes, &self.origin);
+        }
     }
 
     fn open(

@@ -130,6 +130,7 @@ pub struct Process {
     ports: BTreeSet<u16>,
     labels: Vec<(Option<u16>, u64, Arc<str>)>,
     used_at: u64,
+    has_ended: bool,
 }
 
 /// What happened to a process, for the table `processes`.
@@ -240,13 +241,18 @@ impl Processes {
         self.enter(key, facts);
     }
 
-    /// A process ended.
-    pub fn exit(&mut self, key: ProcessKey, info: &ProcessInfo) {
+    /// A process ended; false where that is known already. Threads that are killed at the same
+    /// moment may each look like the last one.
+    pub fn exit(&mut self, key: ProcessKey, info: &ProcessInfo) -> bool {
         if !self.known.contains_key(&key) {
             // It was there before us. What is left of it still says where it ran.
             let mut facts = self.read(key).unwrap_or_default();
             facts.comm = comm(info);
             self.enter(key, facts);
+        }
+        let known = self.known.get_mut(&key);
+        if known.is_some_and(|process| std::mem::replace(&mut process.has_ended, true)) {
+            return false;
         }
         self.changes.push((key, Change::Ended(exit_code(info.exit_code))));
         self.ended.push_back(key);
@@ -255,6 +261,7 @@ impl Processes {
         {
             self.forget(oldest);
         }
+        true
     }
 
     /// What is known of the process `key`.
@@ -382,8 +389,15 @@ impl Processes {
         let old = self.known.get(&key).or(before.as_ref());
         let ports = old.map(|process| process.ports.clone()).unwrap_or_default();
         let is_same = before.is_some_and(|process| process.facts == facts);
-        let process =
-            Process { upid, facts, place, ports, labels: Vec::new(), used_at: self.clock };
+        let process = Process {
+            upid,
+            facts,
+            place,
+            ports,
+            labels: Vec::new(),
+            used_at: self.clock,
+            has_ended: false,
+        };
         self.known.insert(key, process);
         self.by_tgid.insert(key.tgid, key);
         if !is_same {
@@ -450,7 +464,9 @@ mod tests {
         processes.recorded(key(1), Facts { exe: "/bin/web".to_owned(), ..Facts::default() });
         processes.exec(key(1), &ProcessInfo::default());
         assert_eq!(&*processes.service(key(1), None), "web");
-        processes.exit(key(1), &ProcessInfo { exit_code: 9, ..ProcessInfo::default() });
+        let killed = ProcessInfo { exit_code: 9, ..ProcessInfo::default() };
+        assert!(processes.exit(key(1), &killed), "the first that says so");
+        assert!(!processes.exit(key(1), &killed), "another thread of it");
         let changes: Vec<_> = processes.take_changes().into_iter().map(|(_, c)| c).collect();
         assert_eq!(changes, [Change::Began, Change::Began, Change::Ended(137)]);
     }
