@@ -62,13 +62,18 @@ const SYS_EXIT: [Probe; 1] =
 /// The program that sees a socket go.
 const SOCKET_END: &str = "tcp_destroy_sock";
 
+/// The program that sees packets thrown away.
+const DROPS: &str = "kfree_skb";
+
+/// The first kernel whose tracepoint of that name says why.
+const DROP_REASONS_SINCE: KernelVersion = KernelVersion::new(5, 17, 0);
+
 /// Programs that are used with either hooks.
 const OTHERS: [Probe; 9] = [
     Probe {
         name: "inet_sock_set_state",
-        without: "connections count as joined midway where they were accepted before capture \
-                  began: who connected is inferred from the traffic, and the first request of \
-                  each is counted as missing",
+        without: "who connected is inferred from the traffic, and the last statistics of TCP are \
+                  not told",
     },
     Probe { name: SOCKET_END, without: "a connection ends when it is closed, which is earlier" },
     Probe {
@@ -77,7 +82,7 @@ const OTHERS: [Probe; 9] = [
     },
     Probe { name: "tcp_send_reset", without: "resets that are sent are not told" },
     Probe { name: "tcp_receive_reset", without: "resets that are received are not told" },
-    Probe { name: "kfree_skb", without: "packets that the kernel throws away are not told" },
+    Probe { name: DROPS, without: "packets that the kernel throws away are not told" },
     Probe { name: "sched_process_fork", without: "children of a target process are not watched" },
     Probe {
         name: "sched_process_exec",
@@ -723,13 +728,19 @@ fn report(probe: &Probe, outcome: Outcome) -> ProbeReport {
 /// `outcome`, or that the kernel is too old, where it is: before it misses the attach point it may
 /// refuse the program for what that needs.
 fn too_old_for(probe: &Probe, outcome: Outcome) -> Outcome {
-    let came_late = SOCKET_LENGTH.iter().any(|late| late.name == probe.name);
     let denied = matches!(outcome, Outcome::Denied(_));
-    let is_old = KernelVersion::current().is_ok_and(|version| version < SOCKET_LENGTH_SINCE);
-    if came_late && is_old && !denied {
-        return Outcome::Missing(format!("Linux 6.3 is the first with it, this is {}", release()));
+    let (since, name) = if SOCKET_LENGTH.iter().any(|late| late.name == probe.name) {
+        (SOCKET_LENGTH_SINCE, "6.3")
+    } else if probe.name == DROPS {
+        (DROP_REASONS_SINCE, "5.17")
+    } else {
+        return outcome;
+    };
+    let is_old = KernelVersion::current().is_ok_and(|version| version < since);
+    if !is_old || denied {
+        return outcome;
     }
-    outcome
+    Outcome::Missing(format!("Linux {name} is the first with it, this is {}", release()))
 }
 
 pub(super) fn outcome_of(error: &ProgramError) -> Outcome {

@@ -82,7 +82,8 @@ impl Drop for Program {
 }
 
 /// What a started program runs: `serve`, `load PORT CONNECTIONS REQUESTS` any number of times,
-/// `mumble PORT` for what is no request, or `hammer PORT CONNECTIONS`, which after `end REQUESTS`
+/// `mumble PORT` for what is no request, `refuse` for a connection to where nobody listens, `abort`
+/// for one that is reset because bytes are left unread, or `hammer PORT CONNECTIONS`, which after `end REQUESTS`
 /// sends so many more and ends.
 #[test]
 #[ignore = "a program that other tests start"]
@@ -127,6 +128,20 @@ fn program() {
                 // The server has read it when it closes.
                 assert_eq!(stream.read(&mut [0; 1]).unwrap(), 0);
                 println!("\nmumbled");
+            }
+            ["refuse"] => {
+                TcpStream::connect(("127.0.0.1", 9)).unwrap_err();
+                println!("\nrefused");
+            }
+            ["abort"] => {
+                let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+                let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+                let (mut server, _) = listener.accept().unwrap();
+                server.write_all(b"hello").unwrap();
+                assert!(client.peek(&mut [0; 5]).unwrap() > 0);
+                drop(client);
+                server.read(&mut [0; 1]).unwrap_err();
+                println!("\naborted");
             }
             ["hammer", port, connections] => {
                 hammering.extend(start(port, connections, usize::MAX));
