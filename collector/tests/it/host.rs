@@ -94,7 +94,7 @@ fn pid_of(upid: &str) -> u32 {
 
 fn start(place: &Place) -> Program {
     let exe = std::env::current_exe().unwrap();
-    Program::start_test(place.command(&exe.display().to_string()), "it::host::program")
+    Program::start_test(place.command(exe.display().to_string()), "it::host::program")
 }
 
 /// Lets a program do something and gives the numbers that it says of itself.
