@@ -2,7 +2,8 @@
 #![expect(unsafe_code, reason = "kernels before 5.14 end a cgroup's processes one by one")]
 
 use std::{
-    fs, io,
+    fs::{self, File},
+    io::{self, Write},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     process::Command,
@@ -83,9 +84,10 @@ impl Cgroup {
 impl Cgroup {
     /// Ends everything in it, at once where the kernel can (5.14), otherwise one by one.
     fn kill(&self) -> io::Result<()> {
-        match fs::write(self.path.join("cgroup.kill"), "1") {
+        // Not to be created: where it is missing, that is denied and not impossible.
+        match File::options().write(true).open(self.path.join("cgroup.kill")) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            done => return done,
+            opened => return opened?.write_all(b"1"),
         }
         // Frozen, so that none can start another meanwhile.
         fs::write(self.path.join("cgroup.freeze"), "1")?;

@@ -53,9 +53,17 @@ pub(crate) fn tcp_retransmit_skb(ctx: RawTracePointContext) -> i32 {
     } else if is_watched(sock) {
         let control = ctx.arg::<u64>(1).wrapping_add(offset(Offset::SkbControl) as u64);
         let segments = u64::from(read::<u16>(control, Offset::SkbSegments));
-        tell(subject, TcpEventKind::Retransmit, 0, if segments == 0 { 1 } else { segments });
+        unknown_retransmitted(sock.0, if segments == 0 { 1 } else { segments });
     }
     0
+}
+
+/// `segments` of a socket that is in no connection were sent again. Not inlined, since kernels before
+/// 5.17 would find too little stack for [`retransmitted`] beside it.
+#[inline(never)]
+fn unknown_retransmitted(sock: u64, segments: u64) {
+    let subject = Subject { sock, packet: 0, connection: 0 };
+    tell(subject, TcpEventKind::Retransmit, 0, segments);
 }
 
 #[raw_tracepoint]
