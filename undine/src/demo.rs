@@ -194,6 +194,8 @@ fn config(
         ("server.listen", listen.into()),
         ("otlp.listen", "127.0.0.1:0".into()),
         ("capture.conn_stats_interval", "1s".into()),
+        // Nothing here speaks TLS, and other programs use the same libraries.
+        ("capture.tls", false.into()),
         ("store.hot_size_max", HOT_SIZE_MAX.into()),
         ("store.seal_interval", "2s".into()),
         ("model.window", "2s".into()),

@@ -193,7 +193,8 @@ fn source(capture: &Capture) -> Result<SourceConfig> {
         Hooks::SysExit => Some(undine_collector::Hooks::SysExit),
     };
     let scope = Scope { default, include, exclude };
-    let (object, tls) = (Object::Fitting, Tls::Read);
+    let tls = if capture.tls { Tls::Read } else { Tls::Leave };
+    let object = Object::Fitting;
     Ok(SourceConfig::Kernel { scope, guard, hooks, ring_bytes, object, tls })
 }
 

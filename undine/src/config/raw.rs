@@ -52,6 +52,7 @@ pub(crate) struct Capture {
     pub(crate) targets: Vec<String>,
     pub(crate) exclude: Vec<String>,
     pub(crate) hooks: Hooks,
+    pub(crate) tls: bool,
     pub(crate) ring_size: ByteSize,
     pub(crate) body_size_max: ByteSize,
     pub(crate) headers: Mode,
