@@ -201,7 +201,10 @@ async fn conversations_that_were_under_way_are_joined() {
     println!("{rows} rows of {requests} requests");
     // On each connection one request was under way, and one is not trusted.
     assert!(rows + 3 * 4 >= requests, "{rows} rows of {requests} requests");
-    assert!(stats.missing_rows.max >= requests - rows, "{stats:?}");
+    // Of what was under way on a connection up to three of its four operations were seen, which are no
+    // request.
+    let whole = (stats.kernel.operations - 3 * 4) / 4;
+    assert!(stats.missing_rows.max >= whole.saturating_sub(rows), "{stats:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
