@@ -128,8 +128,6 @@ pub enum Offset {
     SockFlags,
     /// `inet_sock.inet_sport`
     InetSourcePort,
-    /// `sock.sk_shutdown`
-    SockShutdown,
     /// `sock.sk_user_data`
     SockUserData,
     /// `sock.sk_cgrp_data.cgroup`; [`NO_OFFSET`] where sockets have none.

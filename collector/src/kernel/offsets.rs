@@ -95,7 +95,6 @@ const FIELDS: [Field; load::OFFSETS] = [
     field(Offset::SockState, "sock.skc_state", &["sock", "__sk_common", "skc_state"]),
     field(Offset::SockFlags, "sock.skc_flags", &["sock", "__sk_common", "skc_flags"]),
     field(Offset::InetSourcePort, "inet_sock.inet_sport", &["inet_sock", "inet_sport"]),
-    field(Offset::SockShutdown, "sock.sk_shutdown", &["sock", "sk_shutdown"]),
     field(Offset::SockUserData, "sock.sk_user_data", &["sock", "sk_user_data"]),
     field(Offset::SockCgroup, "sock.sk_cgrp_data.cgroup", &["sock", "sk_cgrp_data", "cgroup"]),
     field(Offset::CgroupParent, "cgroup.self.parent", &["cgroup", "self", "parent"]),

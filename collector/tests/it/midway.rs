@@ -124,3 +124,17 @@ async fn bytes_that_are_spliced_out_of_a_socket_are_counted_to_the_last() {
     // All four sockets.
     assert_eq!(stats.kernel.operation_bytes, 4 * both);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bytes_of_a_read_that_a_close_ends_are_counted_once() {
+    let _alone = alone().await;
+    if !may_load() || !are_installed(&["python3"]) {
+        return;
+    }
+    // The connection is closed while the read has taken them and goes on.
+    let (memory, stats) = joined("undine-closed", &[], &["closed_meanwhile 1000"]).await;
+    let lost = memory.rows("data_loss", &["reason", "bytes"]);
+    assert!(lost.is_empty(), "{lost:?}");
+    // What each of the two ends sent, at both.
+    assert_eq!(stats.kernel.operation_bytes, 2 * (5 + 1000));
+}

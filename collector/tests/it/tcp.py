@@ -1,10 +1,13 @@
 """Plays both ends of TCP connections, step by step, as its standard input says."""
 
+import fcntl
 import os
 import socket
 import struct
 import sys
+import termios
 import threading
+import time
 
 PORT = 4700
 kept = {}
@@ -156,6 +159,36 @@ def aborted(count):
         except ConnectionResetError:
             pass
         server.close()
+
+
+def closed_meanwhile(size):
+    """A client that is done with sending waits for more than comes before the server closes."""
+    client, server = pair(PORT + 8)
+    client.sendall(b"hello")
+    receive(server, 5)
+    client.shutdown(socket.SHUT_WR)
+    assert not server.recv(1), "the client has shut it down"
+    got = []
+    reader = threading.Thread(
+        target=lambda: got.append(client.recv(2 * size, socket.MSG_WAITALL))
+    )
+    reader.start()
+    server.sendall(b"s" * size)
+    deadline = time.monotonic() + 30
+    while waiting(client):
+        assert time.monotonic() < deadline, "nobody takes what has come"
+        # Between two looks, so that the reader has the CPU.
+        time.sleep(0.001)
+    server.close()
+    reader.join()
+    assert len(got[0]) == size
+    client.close()
+
+
+def waiting(end):
+    """Bytes that have come and that nobody has taken yet."""
+    count = fcntl.ioctl(end.fileno(), termios.FIONREAD, struct.pack("i", 0))
+    return struct.unpack("i", count)[0]
 
 
 def stream(size):

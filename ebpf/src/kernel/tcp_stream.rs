@@ -21,11 +21,10 @@ use super::{
     ring,
 };
 
+/// `sock_flags`: no process holds the socket any more.
+const SOCK_DEAD: u64 = 1 << 0;
 /// `sock_flags`: the peer's FIN came, and everything before it.
 const SOCK_DONE: u64 = 1 << 1;
-
-/// `sk_shutdown`: neither direction is used any more.
-const SHUTDOWN_MASK: u8 = 3;
 
 const TCP_FIN_WAIT1: u8 = 4;
 const TCP_FIN_WAIT2: u8 = 5;
@@ -196,10 +195,11 @@ pub(crate) fn is_behind(sock: Sock, connection: *mut Connection, own: u64) -> bo
     }
 }
 
-/// Whether the process has let go of `sock`, so that nobody is in the middle of receiving from it.
+/// Whether every process has closed `sock`, so that nobody is in the middle of receiving from it. A
+/// socket that is shut down both ways is still read.
 #[inline(always)]
 pub(crate) fn is_let_go(sock: Sock) -> bool {
-    read::<u8>(sock.0, Offset::SockShutdown) & SHUTDOWN_MASK == SHUTDOWN_MASK
+    read::<u64>(sock.0, Offset::SockFlags) & SOCK_DEAD != 0
 }
 
 /// Counts the bytes that have left the queue of `sock` unseen, but for the `own` of an operation that
