@@ -56,6 +56,10 @@ static ASSETS: LazyLock<Vec<Asset>> = LazyLock::new(|| {
         MODULE "incidents.js",
         MODULE "query.js",
         MODULE "tables.js",
+        MODULE "protocols.js",
+        MODULE "panel.js",
+        MODULE "host.js",
+        MODULE "profile.js",
     }
     .into_iter()
     .map(|asset| {

@@ -7,9 +7,11 @@ import { Overview } from "./overview.js";
 import { Incidents } from "./incidents.js";
 import { Query, linkOf } from "./query.js";
 import { Tables } from "./tables.js";
+import { Host } from "./host.js";
+import { Profile } from "./profile.js";
 
 const STATUS_MS = 5000;
-const TITLES = { overview: "Undine", incidents: "Incidents · Undine", query: "Query · Undine", tables: "Tables · Undine" };
+const TITLES = { overview: "Undine", host: "Host · Undine", profile: "Profile · Undine", incidents: "Incidents · Undine", query: "Query · Undine", tables: "Tables · Undine" };
 const LOSS = `import px
 
 # What was not kept, where and why. Operations and bytes are exact; rows are bounds.
@@ -40,6 +42,8 @@ pages.overview = new Overview({ open, setOpenCount });
 pages.incidents = new Incidents({ open, setOpenCount });
 pages.query = new Query();
 pages.tables = new Tables({ open });
+pages.host = new Host({ open });
+pages.profile = new Profile({ open });
 
 let current = null;
 

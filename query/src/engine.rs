@@ -30,7 +30,7 @@ use crate::parse::{self, Limits};
 use crate::plan::{Fault, Moment, Origin, Planned, Planner, bare};
 use crate::pragma::{self, Pragmas};
 use crate::provider::{Sources, Span, zero_filled};
-use crate::relation::{Column, Op, Relation};
+use crate::relation::{Column, Listing, Op, Relation};
 use crate::scripts::{self, BuiltIn};
 
 /// Stack of the thread that compiles a script: a tree as deep as a script is long can be dropped.
@@ -50,6 +50,8 @@ pub struct Config {
     pub node: String,
     /// Name of what this node is part of: `px.vizier_name()`, and by it `px.vizier_id()`.
     pub cluster: String,
+    /// Time between two samples of a CPU, if it is profiled: `px.GetProfilerSamplingPeriodMS()`.
+    pub profiler_period: Option<Duration>,
     /// Bytes that all runs together may hold in memory.
     pub memory_bytes_max: usize,
     /// How long one run may take.
@@ -311,6 +313,10 @@ impl Engine {
             node: config.node.clone(),
             cluster: config.cluster.clone(),
             cpus: i64::try_from(cpus).unwrap_or(1),
+            profiler_period_ms: config
+                .profiler_period
+                .map(|period| i64::try_from(period.as_millis()).unwrap_or(i64::MAX)),
+            tables: Vec::new(),
             processes: HashMap::new(),
         }
     }
@@ -319,6 +325,9 @@ impl Engine {
         let mut environment = self.environment();
         if program.sinks.iter().any(|sink| needs_processes(sink.relation())) {
             environment.processes = self.processes(moment).await?;
+        }
+        if program.sinks.iter().any(|sink| lists_tables(sink.relation())) {
+            environment.tables = self.inner.config.store.stats().tables;
         }
         let environment = Arc::new(environment);
         Ok(Planner::new(self.session(), self.sources(), environment, moment))
@@ -516,13 +525,8 @@ fn on_large_stack<T: Send>(work: impl FnOnce() -> T + Send) -> Option<T> {
 
 /// Whether anything below asks about processes by upid.
 fn needs_processes(root: &Arc<Relation>) -> bool {
-    let mut seen = std::collections::HashSet::new();
-    let mut stack = vec![root];
-    let mut needed = false;
-    while let Some(relation) = stack.pop() {
-        if !seen.insert(relation.id()) {
-            continue;
-        }
+    any_below(root, |relation| {
+        let mut needed = false;
         let mut check = |expr: &crate::expr::Typed| {
             expr.walk(&mut |part| {
                 if let TypedKind::Call { overload, .. } = &part.kind {
@@ -535,7 +539,26 @@ fn needs_processes(root: &Arc<Relation>) -> bool {
             Op::Filter { predicate, .. } => check(predicate),
             _ => {}
         }
+        needed
+    })
+}
+
+fn lists_tables(root: &Arc<Relation>) -> bool {
+    any_below(root, |relation| matches!(relation.op, Op::Listing(Listing::TableInfo)))
+}
+
+/// Whether `root` or something that it is made of is such a relation.
+fn any_below(root: &Arc<Relation>, is_one: impl Fn(&Relation) -> bool) -> bool {
+    let mut seen = std::collections::HashSet::new();
+    let mut stack = vec![root];
+    while let Some(relation) = stack.pop() {
+        if !seen.insert(relation.id()) {
+            continue;
+        }
+        if is_one(relation) {
+            return true;
+        }
         stack.extend(relation.inputs());
     }
-    needed
+    false
 }

@@ -15,6 +15,7 @@ mod frame;
 mod module;
 mod natives;
 mod export;
+mod library;
 
 use arguments::Arguments;
 use value::{Entry, Frame, Method, Module, Native, TYPES, UserFunction, Value};
@@ -121,6 +122,10 @@ pub(crate) struct Evaluator<'a> {
     sinks: Vec<Sink>,
     mistakes: Vec<Diagnostic>,
     steps: usize,
+    /// The functions of `pxviews`, once it was imported.
+    views: Option<Arc<HashMap<Arc<str>, Value>>>,
+    /// Where the script called the library that is being evaluated.
+    library_call: Option<Range>,
 }
 
 #[derive(Default)]
@@ -140,10 +145,15 @@ impl<'a> Evaluator<'a> {
             sinks: Vec::new(),
             mistakes: Vec::new(),
             steps: 0,
+            views: None,
+            library_call: None,
         }
     }
 
-    fn fail(&mut self, diagnostic: Diagnostic) -> Raised {
+    fn fail(&mut self, mut diagnostic: Diagnostic) -> Raised {
+        if let Some(range) = self.library_call {
+            diagnostic.range = range;
+        }
         if self.mistakes.len() < 100 {
             self.mistakes.push(diagnostic);
         }
@@ -237,7 +247,8 @@ impl<'a> Evaluator<'a> {
         let help = match &*module.node {
             "px" => return Ok(Module::Px),
             "pxtrace" => "dynamic tracing is not part of Undine yet",
-            "pxviews" | "pxconfig" => "this library is not part of Undine yet",
+            "pxviews" => return self.import_views(module.range),
+            "pxconfig" => "Undine has no settings that a script could change",
             _ => "write `import px`",
         };
         let message = format!("there is no module `{}`", module.node);
@@ -270,7 +281,8 @@ impl<'a> Evaluator<'a> {
             names.extend(local.names.iter().map(|(k, v)| (Arc::clone(k), v.clone())));
             Arc::new(names)
         });
-        let function = UserFunction { def: Arc::clone(def), around, annotations };
+        let in_library = self.library_call.is_some();
+        let function = UserFunction { def: Arc::clone(def), around, annotations, in_library };
         self.set(&def.name.node, Value::Function(Arc::new(function)));
         Ok(())
     }
@@ -564,6 +576,9 @@ impl<'a> Evaluator<'a> {
         match callee {
             Value::Method { frame, method } => self.method(&frame, method, args),
             Value::Grouping { frame, keys } => self.aggregate(&frame, &keys, args),
+            Value::Function(function) if function.in_library && self.library_call.is_none() => {
+                self.call_library(&function, args)
+            }
             Value::Function(function) => self.call_user(&function, args),
             Value::Native(native) => self.native(native, args),
             Value::Scalarwise(function) => {

@@ -20,6 +20,9 @@ pub(crate) mod json;
 pub(crate) mod identity;
 pub(crate) mod protocol;
 pub(crate) mod uri;
+pub(crate) mod sql;
+pub(crate) mod pii;
+pub(crate) mod clusters;
 pub(crate) mod udf;
 
 use kernel::Kernel;
@@ -171,6 +174,9 @@ static FUNCTIONS: LazyLock<BTreeMap<&'static str, Function>> = LazyLock::new(|| 
     identity::declare(&mut registry);
     protocol::declare(&mut registry);
     uri::declare(&mut registry);
+    sql::declare(&mut registry);
+    pii::declare(&mut registry);
+    clusters::declare(&mut registry);
     registry.0
 });
 

@@ -34,6 +34,7 @@ mod answer;
 mod engine;
 mod sql;
 mod scripts;
+mod vis;
 
 pub use answer::{Answer, Note, ResultTable, SourceUse, Tier};
 pub use diagnostics::{Diagnostic, Diagnostics, Placed, Range};
@@ -42,3 +43,4 @@ pub use engine::{BuildError, Config, Engine, Error, Request};
 pub use eval::{FunctionCall, PluginWindow};
 pub use otel::{Endpoint, Export};
 pub use scripts::BuiltIn;
+pub use vis::{Vis, VisError};

@@ -8,6 +8,7 @@ use arrow::array::{
 use arrow::error::ArrowError;
 use serde_json::json;
 use undine_schema::{PxlType, Role, SemanticType, tables};
+use undine_store::TableStats;
 
 use crate::answer_schema;
 use crate::functions::environment::Environment;
@@ -44,6 +45,20 @@ pub(crate) fn columns(listing: Listing) -> Vec<Column> {
             ("create_time", Time64Ns),
             ("last_heartbeat_ns", Int64),
             ("kernel_headers_installed", Boolean),
+        ],
+        Listing::KernelHeaders => &[("asid", Int64), ("kernel_headers_installed", Boolean)],
+        Listing::ProfilerPeriods => &[("asid", Int64), ("profiler_sampling_period_ms", Int64)],
+        Listing::HeapGrowth => &[("asid", Int64), ("heap", String)],
+        Listing::TableInfo => &[
+            ("asid", Int64),
+            ("name", String),
+            ("id", Int64),
+            ("size", Int64),
+            ("cold_size", Int64),
+            ("hot_rows", Int64),
+            ("appended_rows", Int64),
+            ("sealed_rows", Int64),
+            ("evicted_rows", Int64),
         ],
         Listing::Tracepoints => &[
             ("tracepoint_id", Uint128),
@@ -91,12 +106,12 @@ pub(crate) fn rows(
                 [overload.function.to_owned(), overload.result.name().to_owned(), args]
             }))
         }
-        Listing::Aggregates => texts(AggregateKind::ALL.iter().flat_map(|(name, kind)| {
+        Listing::Aggregates => texts(public_aggregates().flat_map(|(name, kind)| {
             [PxlType::Int64, PxlType::Float64, PxlType::String, PxlType::Boolean]
                 .into_iter()
-                .filter_map(|arg| {
+                .filter_map(move |arg| {
                     let args = serde_json::Value::from(vec![arg.name()]).to_string();
-                    Some([(*name).to_owned(), kind.result(arg)?.name().to_owned(), args])
+                    Some([name.to_owned(), kind.result(arg)?.name().to_owned(), args])
                 })
         })),
         Listing::TableFunctions => texts(LISTED.iter().map(|(name, listing)| {
@@ -108,6 +123,22 @@ pub(crate) fn rows(
             [(*name).to_owned(), "UDTF_ONE_KELVIN".to_owned(), "[]".to_owned(), relation]
         })),
         Listing::Agents => agent(environment, since)?,
+        Listing::KernelHeaders => {
+            let id = identity::node_id(&environment.node);
+            vec![integers([id]), Arc::new(BooleanArray::from(vec![HAS_KERNEL_TYPES]))]
+        }
+        Listing::ProfilerPeriods => {
+            let period = environment.profiler_period_ms;
+            let id = period.map(|_| identity::node_id(&environment.node));
+            vec![integers(id), integers(period)]
+        }
+        // Undine's allocator keeps no profile of itself.
+        Listing::HeapGrowth => {
+            let mut arrays = texts(std::iter::empty::<[String; 1]>());
+            arrays.insert(0, integers([]));
+            arrays
+        }
+        Listing::TableInfo => table_info(environment),
         Listing::Tracepoints => {
             let mut arrays = texts(std::iter::empty::<[String; 4]>());
             arrays.insert(0, uuids(&[])?);
@@ -117,8 +148,14 @@ pub(crate) fn rows(
     RecordBatch::try_new(schema, arrays)
 }
 
-const LISTED: [(&str, Listing); 7] = [
+/// Programs of the kernel are built once for all kernels and need their types only, never their
+/// headers; a kernel without types is refused at the start.
+const HAS_KERNEL_TYPES: bool = true;
+
+const LISTED: [(&str, Listing); 9] = [
     ("GetAgentStatus", Listing::Agents),
+    ("GetLinuxHeadersStatus", Listing::KernelHeaders),
+    ("GetProfilerSamplingPeriodMS", Listing::ProfilerPeriods),
     ("GetSchemas", Listing::Schemas),
     ("GetTables", Listing::Tables),
     ("GetTracepointStatus", Listing::Tracepoints),
@@ -126,6 +163,11 @@ const LISTED: [(&str, Listing); 7] = [
     ("GetUDFList", Listing::Functions),
     ("GetUDTFList", Listing::TableFunctions),
 ];
+
+/// Names that begin with `_` are not listed.
+fn public_aggregates() -> impl Iterator<Item = (&'static str, AggregateKind)> {
+    AggregateKind::ALL.into_iter().filter(|(name, _)| !name.starts_with('_'))
+}
 
 fn pattern(role: Role) -> &'static str {
     match role {
@@ -142,6 +184,30 @@ fn texts<const N: usize>(rows: impl Iterator<Item = [String; N]>) -> Vec<ArrayRe
             Arc::new(StringArray::from_iter_values(rows.iter().map(|row| row[at].as_str())))
         })
         .collect()
+}
+
+fn integers(values: impl IntoIterator<Item = i64>) -> ArrayRef {
+    Arc::new(Int64Array::from_iter_values(values))
+}
+
+/// What the store holds of each table.
+fn table_info(environment: &Environment) -> Vec<ArrayRef> {
+    let tables = &environment.tables;
+    let column = |value: fn(&TableStats) -> u64| {
+        integers(tables.iter().map(|table| i64::try_from(value(table)).unwrap_or(i64::MAX)))
+    };
+    let id = identity::node_id(&environment.node);
+    vec![
+        integers(tables.iter().map(|_| id)),
+        Arc::new(StringArray::from_iter_values(tables.iter().map(|table| table.table))),
+        integers((0_i64..).take(tables.len())),
+        column(|table| table.hot_bytes),
+        column(|table| table.segment_bytes),
+        column(|table| table.hot_rows),
+        column(|table| table.appended_rows),
+        column(|table| table.sealed_rows),
+        column(|table| table.evicted_rows),
+    ]
 }
 
 fn uuids(values: &[[u8; 16]]) -> Result<ArrayRef, ArrowError> {
@@ -162,6 +228,6 @@ fn agent(environment: &Environment, since: i64) -> Result<Vec<ArrayRef>, ArrowEr
         Arc::new(StringArray::from(vec!["AGENT_STATE_HEALTHY"])),
         Arc::new(Int64Array::from(vec![since])),
         Arc::new(Int64Array::from(vec![0])),
-        Arc::new(BooleanArray::from(vec![true])),
+        Arc::new(BooleanArray::from(vec![HAS_KERNEL_TYPES])),
     ])
 }

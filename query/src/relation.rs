@@ -144,6 +144,10 @@ pub(crate) enum Listing {
     Aggregates,
     TableFunctions,
     Agents,
+    KernelHeaders,
+    ProfilerPeriods,
+    HeapGrowth,
+    TableInfo,
     Tracepoints,
 }
 
@@ -165,10 +169,13 @@ pub(crate) enum AggregateKind {
     Max,
     Any,
     Quantiles,
+    /// Endpoints found among request paths.
+    PathClusters,
 }
 
 impl AggregateKind {
-    pub(crate) const ALL: [(&'static str, Self); 7] = [
+    pub(crate) const ALL: [(&'static str, Self); 8] = [
+        ("_build_request_path_clusters", Self::PathClusters),
         ("any", Self::Any),
         ("count", Self::Count),
         ("max", Self::Max),
@@ -195,10 +202,11 @@ impl AggregateKind {
             (Self::Min | Self::Max, Int64 | Float64 | Time64Ns | String) | (Self::Any, _) => {
                 Some(arg)
             }
-            (Self::Quantiles, Int64 | Float64) => Some(String),
+            (Self::Quantiles, Int64 | Float64) | (Self::PathClusters, String) => Some(String),
             (Self::Sum | Self::Mean | Self::Quantiles, String | Time64Ns | Uint128)
             | (Self::Min | Self::Max, Boolean | Uint128)
-            | (Self::Quantiles, Boolean) => None,
+            | (Self::Quantiles, Boolean)
+            | (Self::PathClusters, Int64 | Float64 | Boolean | Time64Ns | Uint128) => None,
         }
     }
 
@@ -217,7 +225,9 @@ impl AggregateKind {
                 arg
             }
             Self::Min | Self::Max if arg == St::TimeNs => arg,
-            Self::Count | Self::Sum | Self::Mean | Self::Min | Self::Max => St::None,
+            Self::Count | Self::Sum | Self::Mean | Self::Min | Self::Max | Self::PathClusters => {
+                St::None
+            }
         }
     }
 }
@@ -261,11 +271,13 @@ pub(crate) struct Relations {
     known: HashMap<Op, Vec<Arc<Relation>>>,
     count: usize,
     nodes_max: usize,
+    /// Where what is made now is asked for, if not where its text stands.
+    pub(crate) place: Option<Range>,
 }
 
 impl Relations {
     pub(crate) fn new(nodes_max: usize) -> Self {
-        Self { known: HashMap::new(), count: 0, nodes_max }
+        Self { known: HashMap::new(), count: 0, nodes_max, place: None }
     }
 
     fn make(
@@ -284,6 +296,7 @@ impl Relations {
             return Err(TooMany { nodes_max: self.nodes_max });
         }
         self.count += 1;
+        let range = self.place.unwrap_or(range);
         let relation = Arc::new(Relation { id: self.count, op, columns, hidden, range });
         same.push(Arc::clone(&relation));
         Ok(relation)

@@ -71,6 +71,7 @@ pub(crate) enum Part {
     Max,
     Any,
     Sketch,
+    PathClusters,
 }
 
 pub(crate) const fn parts(kind: AggregateKind) -> &'static [Part] {
@@ -82,6 +83,7 @@ pub(crate) const fn parts(kind: AggregateKind) -> &'static [Part] {
         AggregateKind::Max => &[Part::Max],
         AggregateKind::Any => &[Part::Any],
         AggregateKind::Quantiles => &[Part::Sketch],
+        AggregateKind::PathClusters => &[Part::PathClusters],
     }
 }
 
@@ -263,6 +265,7 @@ impl Rewriter {
                 Part::Min | Part::Any => self.extreme(arg, "min").map(State::Value),
                 Part::Max => self.extreme(arg, "max").map(State::Value),
                 Part::Sketch => self.sketch(arg).map(State::Sketch),
+                Part::PathClusters => Err(self.not_kept("paths row by row")),
             })
             .collect::<Result<_, _>>()?;
         // What a row contributes must be what a state contributes, templates included.

@@ -172,6 +172,7 @@ fn fold_arithmetic(function: &str, left: &Const, right: &Const) -> Option<Const>
             integer(*l, *r).map(Const::Int)
         }
         (Const::Time(l), Const::Int(r)) | (Const::Int(l), Const::Time(r)) => match function {
+            "subtract" if matches!(left, Const::Int(_)) => integer(*l, *r).map(Const::Int),
             "add" | "subtract" => integer(*l, *r).map(Const::Time),
             "modulo" => integer(*l, *r).map(Const::Int),
             _ => None,
@@ -229,6 +230,8 @@ mod tests {
         );
         assert_eq!(folded("modulo", Const::Int(-7), Const::Int(3)), Some(Const::Int(-1)));
         assert_eq!(folded("subtract", Const::Time(7), Const::Time(3)), Some(Const::Int(4)));
+        assert_eq!(folded("subtract", Const::Int(7), Const::Time(3)), Some(Const::Int(4)));
+        assert_eq!(folded("subtract", Const::Time(7), Const::Int(3)), Some(Const::Time(4)));
         assert_eq!(folded("add", Const::Str("a".into()), Const::Int(1)), None);
         assert_eq!(
             folded("equal", Const::Float(0.1 + 0.2), Const::Float(0.3)),

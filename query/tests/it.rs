@@ -3,8 +3,11 @@
 #[cfg(test)]
 mod it {
     mod fixture;
+    mod every_table;
     mod answers;
     mod diagnostics;
     mod otel;
     mod tiers;
+    mod scripts;
+    mod upstream_names;
 }

@@ -134,9 +134,16 @@ pub(crate) struct Run {
     /// Name of a built-in script, or `-` to read one from standard input.
     #[arg(required_unless_present = "file")]
     pub(crate) script: Option<String>,
-    /// Read the script from this file.
+    /// Read the script from this file, or from a folder with one .pxl and, beside it, a vis.json that
+    /// says which of its functions to call.
     #[arg(long, short, value_name = "FILE", conflicts_with = "script")]
     pub(crate) file: Option<PathBuf>,
+    /// The value of a variable of that vis.json, or else of an argument of `--function`.
+    #[arg(long = "arg", value_name = "NAME=VALUE")]
+    pub(crate) args: Vec<String>,
+    /// Call this function of the script instead of what it displays by itself.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) function: Option<String>,
     /// Refuse to answer where a part of the range can only be answered in part.
     #[arg(long)]
     pub(crate) strict: bool,

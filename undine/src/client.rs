@@ -28,6 +28,21 @@ pub(crate) async fn run(args: Run) -> Result<()> {
     match source(args.script.as_deref(), args.file.as_deref())? {
         Source::Name(name) => body["name"] = name.into(),
         Source::Text(text) => body["script"] = text.into(),
+        Source::Folder { script, vis } => {
+            body["script"] = script.into();
+            if args.function.is_none() {
+                body["vis"] = vis;
+            }
+        }
+    }
+    if let Some(function) = args.function {
+        body["functions"] = json!([{ "name": function }]);
+    }
+    for given in &args.args {
+        let Some((name, value)) = given.split_once('=') else {
+            bail!("--arg {given} gives no value; write --arg {given}=VALUE");
+        };
+        body["args"][name] = value.into();
     }
     ask(&args.appliance, "pxl:run", &body, args.table.as_deref()).await
 }
@@ -68,10 +83,16 @@ pub(crate) async fn get(what: Get) -> Result<()> {
 enum Source {
     Name(String),
     Text(String),
+    /// A script and the `vis.json` beside it.
+    Folder {
+        script: String,
+        vis: Value,
+    },
 }
 
 fn source(script: Option<&str>, file: Option<&Path>) -> Result<Source> {
     match (script, file) {
+        (_, Some(path)) if path.is_dir() => folder(path),
         (_, Some(path)) => fs::read_to_string(path)
             .map(Source::Text)
             .with_context(|| format!("cannot read the script {}", path.display())),
@@ -79,6 +100,30 @@ fn source(script: Option<&str>, file: Option<&Path>) -> Result<Source> {
         (Some(name), None) => Ok(Source::Name(name.to_owned())),
         (None, None) => bail!("name a script, or give one with --file"),
     }
+}
+
+fn folder(path: &Path) -> Result<Source> {
+    let cannot = || format!("cannot read the folder {}", path.display());
+    let mut scripts = Vec::new();
+    for entry in fs::read_dir(path).with_context(cannot)? {
+        let file = entry.with_context(cannot)?.path();
+        if file.extension().is_some_and(|extension| extension == "pxl") {
+            scripts.push(file);
+        }
+    }
+    let [script] = scripts.as_slice() else {
+        bail!("{} holds {} files that end in .pxl; one is needed", path.display(), scripts.len());
+    };
+    let read = |file: &Path| {
+        fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))
+    };
+    let (script, vis) = (read(script)?, path.join("vis.json"));
+    if !vis.exists() {
+        return Ok(Source::Text(script));
+    }
+    let vis = serde_json::from_str(&read(&vis)?)
+        .with_context(|| format!("{} is not JSON", vis.display()))?;
+    Ok(Source::Folder { script, vis })
 }
 
 fn standard_input() -> Result<String> {

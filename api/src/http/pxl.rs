@@ -46,6 +46,9 @@ struct ScriptBody {
     functions: Vec<Function>,
     #[serde(default)]
     args: BTreeMap<String, Argument>,
+    /// A `vis.json`, which says what to call; `args` are then values of its variables.
+    #[serde(default)]
+    vis: Option<serde_json::Value>,
     #[serde(default)]
     strict: Option<bool>,
 }
@@ -109,7 +112,7 @@ pub(crate) async fn run(
     let body = script_body(&headers, text)?;
     let name = parameters.name.or(body.name);
     let script = script_text(name, body.script)?;
-    let functions = calls(body.functions, body.args)?;
+    let functions = calls(body.functions, body.args, body.vis)?;
     let strict = parameters.strict.or(body.strict).unwrap_or(false);
     let question =
         query::Request { script, functions, plugin: None, plugin_endpoint: None, strict };
@@ -229,7 +232,23 @@ fn script_text(name: Option<String>, script: Option<String>) -> Result<String, P
 fn calls(
     mut functions: Vec<Function>,
     args: BTreeMap<String, Argument>,
+    vis: Option<serde_json::Value>,
 ) -> Result<Vec<query::FunctionCall>, Problem> {
+    if let Some(vis) = vis {
+        if !functions.is_empty() {
+            return Err(Problem::bad_request(
+                "functions_and_vis",
+                "both functions and a vis were sent, but a vis says itself what to call",
+            )
+            .hint("leave out one of them"));
+        }
+        let given = args.into_iter().map(|(name, value)| (name, value.into_text())).collect();
+        let calls = query::Vis::parse(&vis.to_string()).and_then(|vis| vis.calls(&given));
+        return calls.map_err(|error| {
+            Problem::bad_request("vis_error", error.to_string())
+                .hint("vis is the content of a vis.json, args are values of its variables")
+        });
+    }
     if !args.is_empty() {
         let [function] = functions.as_mut_slice() else {
             return Err(Problem::bad_request(

@@ -176,6 +176,32 @@ async fn a_script_may_come_as_json_with_functions_to_call() {
 }
 
 #[tokio::test]
+async fn a_view_says_which_functions_of_a_script_are_called() {
+    let fixture = Fixture::with_requests(3);
+    let script = "import px\n\
+         def slow(start: str, least: int):\n    \
+             df = px.DataFrame('http_events', start_time=start)\n    \
+             return df[df.latency >= least]\n";
+    let vis = json!({
+        "variables": [{"name": "least", "type": "PX_INT64", "defaultValue": "0"}],
+        "widgets": [{"name": "Slow", "func": {"name": "slow", "args": [
+            {"name": "start", "value": "-5m"}, {"name": "least", "variable": "least"}]}}],
+    });
+    let ask = async |args: Value| {
+        let body = json!({"script": script, "vis": vis, "args": args}).to_string();
+        fixture.post("/api/v1/pxl:run", "application/json", &body).await
+    };
+    let all = ask(json!({})).await.json();
+    assert_eq!(all["tables"][0]["name"], "Slow", "{all}");
+    assert_eq!(all["tables"][0]["row_count"], 3);
+    let none = ask(json!({"least": 3_600_000_000_000_i64})).await.json();
+    assert_eq!(none["tables"][0]["row_count"], 0);
+    let problem =
+        assert_problem(&ask(json!({"lest": 1})).await, StatusCode::BAD_REQUEST, "vis_error");
+    assert!(problem["detail"].as_str().is_some_and(|d| d.contains("did you mean `least`?")));
+}
+
+#[tokio::test]
 async fn a_script_that_comes_along_runs_by_its_name() {
     let fixture = Fixture::with_requests(2);
     let scripts = fixture.get("/api/v1/scripts").await.json();

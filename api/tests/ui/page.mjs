@@ -103,6 +103,51 @@ await check("the page keeps itself up to date", async () => {
 });
 await shoot(page, "overview");
 
+await check("the overview says who asks whom, since when, and what was lost of it", async () => {
+  const panel = page.locator("section[aria-label='Who asks whom']");
+  await panel.locator("tbody tr").first().waitFor();
+  const heads = await panel.locator("thead th").allInnerTexts();
+  if (heads.join() !== "Asks,Answers,Protocol,Requests,Errors,p50,p99") return `the columns are ${heads}`;
+  if (!(await panel.locator("tbody tr", { hasText: "HTTP" }).count())) return "nobody asks over HTTP";
+  const foot = await panel.locator("footer").innerText();
+  if (!/live|summaries/.test(foot) || !/\d\d:\d\d:\d\d – /.test(foot) || !/lost/.test(foot)) return `it says ${JSON.stringify(foot)}`;
+});
+await check("every panel of the host has an answer or says why not, and what was lost", async () => {
+  await page.locator("nav [data-page=host]").click();
+  await page.waitForFunction(() => {
+    const panels = [...document.querySelectorAll(".panel:not([hidden])")];
+    return panels.length >= 6 && panels.every((panel) => /lost|losses/.test(panel.querySelector("footer").textContent));
+  }, undefined, { timeout: 2 * WAIT });
+  const refused = await page.locator(".panel .offline").allInnerTexts();
+  if (refused.length) return refused.join();
+  const mute = await page.evaluate(() => [...document.querySelectorAll(".panel:not([hidden])")].filter((panel) => !panel.querySelector("tbody tr, .empty")).map((panel) => panel.getAttribute("aria-label")));
+  if (mute.length) return `nothing in ${mute}`;
+});
+await check("a panel's script opens in the editor and runs", async () => {
+  await page.getByRole("button", { name: "Processes as PxL" }).click();
+  await page.locator("textarea").waitFor();
+  const text = await page.locator("textarea").inputValue();
+  if (!text.includes("px.DataFrame('process_stats', start_time='-5m')")) return `the editor holds ${JSON.stringify(text.slice(0, 80))}`;
+  await page.locator("[data-result] thead th").first().waitFor();
+});
+await page.locator("nav [data-page=host]").click();
+await shoot(page, "host");
+await check("the profile draws a flame graph that can be entered, or says that there is no sample", async () => {
+  await page.locator("nav [data-page=profile]").click();
+  await page.locator(".flame .frame, .flame .empty").first().waitFor();
+  if (await page.locator(".flame .empty").count()) return /No sample/.test(await page.locator(".flame .empty").innerText()) ? undefined : "it is empty and does not say why";
+  const share = await page.locator(".flame .frame").first().getAttribute("aria-label");
+  if (!/^all: 100 %/.test(share)) return `the first frame is ${share}`;
+  const inner = page.locator(".flame .frame").nth(1);
+  const name = (await inner.getAttribute("aria-label")).replace(/: [^:]*$/, "");
+  await inner.click();
+  const now = await page.locator(".flame .frame").first().getAttribute("aria-label");
+  if (!now.startsWith(name)) return `${name} was clicked, ${now} is shown`;
+  await page.locator(".crumbs button").first().click();
+  if (!(await page.locator("section[aria-label=Functions] tbody tr").count())) return "no functions are listed";
+});
+await shoot(page, "profile");
+
 await check("the data loss indicator has an answer", async () => {
   await page.waitForFunction(() => !/unknown/.test(document.querySelector("#loss span").textContent));
 });
@@ -201,14 +246,20 @@ await check("a narrow window needs no sideways scrolling", async () => {
   await narrow.goto(`${url}/`);
   await narrow.locator(".chart svg").first().waitFor({ state: "attached" });
   await narrow.locator("#loss.is-good, #loss.is-warn").waitFor();
-  const [wide, room] = await narrow.evaluate(() => [document.documentElement.scrollWidth, innerWidth]);
-  await shoot(narrow, "narrow");
+  const wide = [];
+  for (const place of ["#/", "#/host", "#/profile"]) {
+    await narrow.goto(`${url}/${place}`);
+    await narrow.locator(".panel footer .tag").first().waitFor();
+    const [width, room] = await narrow.evaluate(() => [document.documentElement.scrollWidth, innerWidth]);
+    if (width > room) wide.push(`${place} is ${width} wide in ${room}`);
+    await shoot(narrow, place === "#/" ? "narrow" : `narrow-${place.slice(2)}`);
+  }
   await narrow.close();
-  if (wide > room) return `${wide} wide in ${room}`;
+  return wide.join();
 });
 await check("every control has a name", async () => {
   const nameless = [];
-  for (const place of ["#/", "#/query", "#/tables", "#/incidents"]) {
+  for (const place of ["#/", "#/host", "#/profile", "#/query", "#/tables", "#/incidents"]) {
     await page.goto(`${url}/${place}`);
     await page.waitForSelector("h1");
     nameless.push(...(await page.evaluate(() => [...document.querySelectorAll("button, a, select, textarea, input")].filter((control) => !(control.textContent.trim() || control.getAttribute("aria-label") || control.title)).map((control) => control.outerHTML.slice(0, 80)))));

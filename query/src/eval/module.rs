@@ -47,6 +47,7 @@ impl Evaluator<'_> {
                     .map(|(_, number)| Value::constant(Const::Int(*number))),
             },
             Module::Plugin => return self.plugin_attribute(attr),
+            Module::Views => self.view(name).cloned(),
         };
         found.map_or_else(|| Err(self.no_attribute(module, attr)), Ok)
     }
@@ -80,6 +81,7 @@ impl Evaluator<'_> {
             Module::OtelMetric => vec!["Gauge", "Summary"],
             Module::OtelTrace => SPAN_KINDS.iter().map(|(kind, _)| *kind).chain(["Span"]).collect(),
             Module::Plugin => vec!["start_time", "end_time"],
+            Module::Views => self.view_names(),
         };
         let help = did_you_mean(&attr.node, known);
         self.fail(Diagnostic::new(attr.range, message, "unknown function").maybe_help(help))

@@ -263,6 +263,9 @@ impl Evaluator<'_> {
             Listing::Agents => {
                 args.bind(self, "GetAgentStatus", ["include_kelvin"], 0)?.optional_flag(self, 0)?;
             }
+            Listing::HeapGrowth => {
+                args.bind(self, "_HeapGrowthStacks", ["asid"], 1)?.integer(self, 0)?;
+            }
             _ => {
                 args.bind(self, "this function", [], 0)?;
             }

@@ -88,6 +88,8 @@ pub(crate) struct UserFunction {
     /// The values around a function that stands in another.
     pub(crate) around: Option<Arc<HashMap<Arc<str>, Value>>>,
     pub(crate) annotations: Vec<Option<Value>>,
+    /// Whether it stands in a library, and not in the script.
+    pub(crate) in_library: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,6 +132,7 @@ pub(crate) enum Module {
     OtelMetric,
     OtelTrace,
     Plugin,
+    Views,
 }
 
 impl Module {
@@ -140,6 +143,7 @@ impl Module {
             Self::OtelMetric => "px.otel.metric",
             Self::OtelTrace => "px.otel.trace",
             Self::Plugin => "px.plugin",
+            Self::Views => "pxviews",
         }
     }
 }
@@ -191,14 +195,18 @@ impl Native {
     ];
 }
 
-pub(crate) const LISTINGS: [(&str, Listing); 7] = [
+pub(crate) const LISTINGS: [(&str, Listing); 11] = [
     ("GetAgentStatus", Listing::Agents),
+    ("GetLinuxHeadersStatus", Listing::KernelHeaders),
+    ("GetProfilerSamplingPeriodMS", Listing::ProfilerPeriods),
     ("GetSchemas", Listing::Schemas),
     ("GetTables", Listing::Tables),
     ("GetTracepointStatus", Listing::Tracepoints),
     ("GetUDAList", Listing::Aggregates),
     ("GetUDFList", Listing::Functions),
     ("GetUDTFList", Listing::TableFunctions),
+    ("_DebugTableInfo", Listing::TableInfo),
+    ("_HeapGrowthStacks", Listing::HeapGrowth),
 ];
 
 const fn annotation(name: &'static str, pxl_type: PxlType, semantic: SemanticType) -> Annotation {

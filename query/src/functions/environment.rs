@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use undine_store::TableStats;
+
 /// What is known of a process.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Process {
@@ -20,6 +22,10 @@ pub(crate) struct Environment {
     pub(crate) node: String,
     pub(crate) cluster: String,
     pub(crate) cpus: i64,
+    /// Time between two samples of a CPU, if it is profiled.
+    pub(crate) profiler_period_ms: Option<i64>,
+    /// What the store holds of each table; empty unless the script asks about it.
+    pub(crate) tables: Vec<TableStats>,
     /// By upid; empty unless the script asks about processes.
     pub(crate) processes: HashMap<[u8; 16], Process>,
 }

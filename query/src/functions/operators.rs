@@ -62,7 +62,8 @@ fn arithmetic(r: &mut Registry) {
     for (args, result) in [([T, I], T), ([I, T], T)] {
         r.add("add", &args, result, Meaning::Plain, Body::Native(|a| operator(a, Operator::Plus)));
     }
-    for (args, result) in [([T, I], T), ([T, T], I), ([I, T], T)] {
+    // What remains of a number, or of a time, after a time was taken off is a number, as upstream says.
+    for (args, result) in [([T, I], T), ([T, T], I), ([I, T], I)] {
         let minus = Body::Native(|a| operator(a, Operator::Minus));
         r.add("subtract", &args, result, Meaning::Plain, minus);
     }

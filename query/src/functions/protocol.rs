@@ -13,6 +13,7 @@ pub(crate) fn declare(r: &mut Registry) {
     r.plain("cql_opcode_name", &[I], S, one::<k::I, k::S>(|code| named(&CQL, code)));
     r.plain("dns_rcode_name", &[I], S, one::<k::I, k::S>(|code| named(&DNS, code)));
     r.plain("amqp_frame_type_name", &[I], S, one::<k::I, k::S>(|code| named(&AMQP_FRAMES, code)));
+    r.plain("amqp_method_name", &[I, I], S, two::<k::I, k::I, k::S>(amqp_method));
     r.plain("mux_frame_type_name", &[I], S, one::<k::I, k::S>(mux));
     r.plain("grpc_status_code_to_str", &[I], S, one::<k::I, k::S>(|code| named(&GRPC, code)));
     r.plain("_match_endpoint", &[S, S], B, two::<k::S, k::S, k::B>(match_endpoint));
@@ -36,6 +37,18 @@ fn http(code: i64) -> String {
 
 fn protocol(code: i64) -> String {
     name(&PROTOCOLS, code).map_or_else(|| format!("Invalid ({code})"), str::to_owned)
+}
+
+/// The class and its method, as `BasicPublish`; the class alone for method 0.
+fn amqp_method(class: i64, method: i64) -> String {
+    let Some((_, class, methods)) = AMQP.iter().find(|(code, ..)| *code == class) else {
+        return "Unknown".to_owned();
+    };
+    match (method, name(methods, method)) {
+        (0, _) => (*class).to_owned(),
+        (_, Some(method)) => format!("{class}{method}"),
+        (_, None) => "Unknown".to_owned(),
+    }
 }
 
 fn mux(code: i64) -> String {
@@ -254,6 +267,92 @@ const DNS: [(i64, &str); 20] = [
 const AMQP_FRAMES: [(i64, &str); 4] =
     [(1, "Frame method"), (2, "Content Header"), (3, "Content Body"), (8, "Heartbeat")];
 
+/// The classes of AMQP 0-9-1 with their methods; `Confirm` and `BasicNack` are extensions of `RabbitMQ`.
+const AMQP: [(i64, &str, &Names); 7] = [
+    (
+        10,
+        "Connection",
+        &[
+            (10, "Start"),
+            (11, "Start-ok"),
+            (20, "Secure"),
+            (21, "Secure-ok"),
+            (30, "Tune"),
+            (31, "Tune-ok"),
+            (40, "Open"),
+            (41, "Open-ok"),
+            (50, "Close"),
+            (51, "Close-ok"),
+        ],
+    ),
+    (
+        20,
+        "Channel",
+        &[
+            (10, "Open"),
+            (11, "Open-ok"),
+            (20, "Flow"),
+            (21, "Flow-ok"),
+            (40, "Close"),
+            (41, "Close-ok"),
+        ],
+    ),
+    (40, "Exchange", &[(10, "Declare"), (11, "Declare-ok"), (20, "Delete"), (21, "Delete-ok")]),
+    (
+        50,
+        "Queue",
+        &[
+            (10, "Declare"),
+            (11, "Declare-ok"),
+            (20, "Bind"),
+            (21, "Bind-ok"),
+            (30, "Purge"),
+            (31, "Purge-ok"),
+            (40, "Delete"),
+            (41, "Delete-ok"),
+            (50, "Unbind"),
+            (51, "Unbind-ok"),
+        ],
+    ),
+    (
+        60,
+        "Basic",
+        &[
+            (10, "Qos"),
+            (11, "Qos-ok"),
+            (20, "Consume"),
+            (21, "Consume-ok"),
+            (30, "Cancel"),
+            (31, "Cancel-ok"),
+            (40, "Publish"),
+            (50, "Return"),
+            (60, "Deliver"),
+            (70, "Get"),
+            (71, "Get-ok"),
+            (72, "Get-empty"),
+            (80, "Ack"),
+            (90, "Reject"),
+            (100, "Recover-async"),
+            (110, "Recover"),
+            (111, "Recover-ok"),
+            (120, "Nack"),
+        ],
+    ),
+    (85, "Confirm", &[(10, "Select"), (11, "Select-ok")]),
+    (
+        90,
+        "Tx",
+        &[
+            (10, "Select"),
+            (11, "Select-ok"),
+            (20, "Commit"),
+            (21, "Commit-ok"),
+            (30, "Rollback"),
+            (31, "Rollback-ok"),
+        ],
+    ),
+];
+
 const MUX: [(i64, &str); 16] = [
     (1, "Treq"),
     (-1, "Rreq"),
@@ -273,7 +372,7 @@ const MUX: [(i64, &str); 16] = [
     (-62, "Tdiscarded (legacy)"),
 ];
 
-const KAFKA: [(i64, &str); 20] = [
+const KAFKA: [(i64, &str); 56] = [
     (0, "Produce"),
     (1, "Fetch"),
     (2, "ListOffsets"),
@@ -291,9 +390,45 @@ const KAFKA: [(i64, &str); 20] = [
     (14, "SyncGroup"),
     (15, "DescribeGroups"),
     (16, "ListGroups"),
+    (17, "SaslHandshake"),
     (18, "ApiVersions"),
     (19, "CreateTopics"),
     (20, "DeleteTopics"),
+    (21, "DeleteRecords"),
+    (22, "InitProducerId"),
+    (23, "OffsetForLeaderEpoch"),
+    (24, "AddPartitionsToTxn"),
+    (25, "AddOffsetsToTxn"),
+    (26, "EndTxn"),
+    (27, "WriteTxnMarkers"),
+    (28, "TxnOffsetCommit"),
+    (29, "DescribeAcls"),
+    (30, "CreateAcls"),
+    (31, "DeleteAcls"),
+    (32, "DescribeConfigs"),
+    (33, "AlterConfigs"),
+    (34, "AlterReplicaLogDirs"),
+    (35, "DescribeLogDirs"),
+    (36, "SaslAuthenticate"),
+    (37, "CreatePartitions"),
+    (38, "CreateDelegationToken"),
+    (39, "RenewDelegationToken"),
+    (40, "ExpireDelegationToken"),
+    (41, "DescribeDelegationToken"),
+    (42, "DeleteGroups"),
+    (43, "ElectLeaders"),
+    (44, "IncrementalAlterConfigs"),
+    (45, "AlterPartitionReassignments"),
+    (46, "ListPartitionReassignments"),
+    (47, "OffsetDelete"),
+    (48, "DescribeClientQuotas"),
+    (49, "AlterClientQuotas"),
+    (50, "DescribeUserScramCredentials"),
+    (51, "AlterUserScramCredentials"),
+    (56, "AlterIsr"),
+    (57, "UpdateFeatures"),
+    (60, "DescribeCluster"),
+    (61, "DescribeProducers"),
 ];
 
 #[cfg(test)]
@@ -306,6 +441,11 @@ mod tests {
         assert_eq!(http(799), "Unassigned");
         assert_eq!(protocol(1), "HTTP");
         assert_eq!(protocol(11), "Invalid (11)");
+        assert_eq!(amqp_method(60, 40), "BasicPublish");
+        assert_eq!(amqp_method(50, 11), "QueueDeclare-ok");
+        assert_eq!(amqp_method(50, 0), "Queue");
+        assert_eq!(amqp_method(0, 0), "Unknown");
+        assert_eq!(named(&KAFKA, 56), "AlterIsr");
         assert_eq!(named(&DNS, 3), "NXDOMAIN");
         assert_eq!(named(&DNS, 99), "99");
     }

@@ -13,7 +13,7 @@ use undine_schema::PxlType;
 
 use super::{Fault, Origin, Planned, Planner, bare};
 use crate::expr::{Typed, TypedKind};
-use crate::functions::udf;
+use crate::functions::{clusters, udf};
 use crate::listing;
 use crate::quantiles;
 use crate::relation::{AggregateKind, Aggregated, Join, JoinKind, Op, Relation, Side};
@@ -222,6 +222,7 @@ pub(super) fn over_rows(part: Part, arg: Expr, pxl_type: PxlType) -> Expr {
         Part::Max => max(arg),
         Part::Any => first_value(arg, Vec::new()),
         Part::Sketch => quantiles::quantiles(cast(arg, DataType::Float64)),
+        Part::PathClusters => clusters::fitted(arg),
     }
 }
 
@@ -239,7 +240,7 @@ pub(super) fn finish(kind: AggregateKind, pxl_type: PxlType, parts: &[String]) -
         AggregateKind::Min => or_const(part(0), &extreme(pxl_type, i64::MAX, f64::INFINITY)),
         AggregateKind::Max => or_const(part(0), &extreme(pxl_type, i64::MIN, f64::MIN_POSITIVE)),
         AggregateKind::Any => or_zero(part(0), pxl_type),
-        AggregateKind::Quantiles => or_zero(part(0), PxlType::String),
+        AggregateKind::Quantiles | AggregateKind::PathClusters => or_zero(part(0), PxlType::String),
     }
 }
 

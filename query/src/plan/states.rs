@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::datatypes::DataType;
+use datafusion::common::DataFusionError;
 use datafusion::functions_aggregate::expr_fn::{first_value, max, min, sum};
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, cast};
 use undine_schema::TimeNs;
@@ -260,6 +261,11 @@ fn merged(
                 Part::Max => max(state),
                 Part::Any => first_value(state, Vec::new()),
                 Part::Sketch => quantiles::merged(state),
+                // No summary keeps paths; `rewrite` says so before.
+                Part::PathClusters => {
+                    let message = "clusters of paths were asked of summaries".to_owned();
+                    return Err(DataFusionError::Internal(message).into());
+                }
             };
             let name = format!("m{index}_{at}");
             merges.push(merged.alias(&name));

@@ -65,6 +65,7 @@ fn engine(store: &Store, clock: &Arc<ManualClock>) -> Engine {
         clock: Arc::<ManualClock>::clone(clock),
         node: "node-1".to_owned(),
         cluster: "lab".to_owned(),
+        profiler_period: Some(Duration::from_millis(20)),
         memory_bytes_max: 256 << 20,
         timeout: Duration::from_mins(1),
         runs_max: 4,

@@ -72,6 +72,8 @@ pub(super) fn query(
         clock: Arc::clone(clock),
         node: node.to_owned(),
         cluster: node.to_owned(),
+        profiler_period: (config.profiler.frequency_hz > 0)
+            .then(|| Duration::from_secs(1) / config.profiler.frequency_hz),
         memory_bytes_max: config.query.memory_size_max.as_usize(),
         timeout: config.query.timeout,
         runs_max: 8,

@@ -298,6 +298,7 @@ fn engine(store: &Store, clock: &Arc<dyn Clock>) -> undine_query::Engine {
         clock: Arc::clone(clock),
         node: "test".to_owned(),
         cluster: "test".to_owned(),
+        profiler_period: Some(Duration::from_millis(20)),
         memory_bytes_max: 64 << 20,
         timeout: Duration::from_secs(30),
         runs_max: 4,
