@@ -155,6 +155,20 @@ impl Dialect for Cql {
         }
     }
 
+    fn begins_response(&self, bytes: &[u8], _calls: &Calls<Request>) -> bool {
+        match self.framing {
+            Framing::Plain | Framing::Unknown => {
+                matches!(Head::read(bytes), Ok(Some(head)) if head.is_response)
+            }
+            Framing::Segments => {
+                bytes.first_chunk().is_some_and(|head| segment::payload_bytes(*head).is_some())
+            }
+            Framing::PackedSegments => {
+                bytes.first_chunk().is_some_and(|head| segment::packed_bytes(*head).is_some())
+            }
+        }
+    }
+
     fn forget_messages(&mut self) {
         (self.inbound, self.answered) = (Default::default(), None);
     }

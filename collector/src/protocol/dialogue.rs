@@ -12,8 +12,10 @@
 //! connection *out of step*: calls that wait are dropped and counted, and nothing is paired until
 //! an operation begins with a request, or with what a server pushes. Where responses do not name
 //! their requests that proves something only for clients that wait for each response, so the
-//! connections of others stay out of step. The first call after that is a trial: it is counted, not
-//! kept. Hence no pair ever spans a gap.
+//! connections of others stay out of step. Where they do, or where servers push, it says nothing of
+//! the other side: that one is *unheard* until one of its operations begins with a message too, and
+//! calls whose response it may have sent meanwhile are dropped. The first call after that is a
+//! trial: it is counted, not kept. Hence no pair ever spans a gap.
 
 mod calls;
 
@@ -40,6 +42,16 @@ pub enum Side {
     Client = 0,
     /// The end that answers.
     Server = 1,
+}
+
+impl Side {
+    /// The other end.
+    pub const fn other(self) -> Self {
+        match self {
+            Self::Client => Self::Server,
+            Self::Server => Self::Client,
+        }
+    }
 }
 
 /// What a dialect did with the bytes at hand, which begin where its last step ended.
@@ -85,11 +97,18 @@ pub trait Dialect: Debug + Default + Send {
     fn begins_push(&self, _bytes: &[u8]) -> bool {
         false
     }
+    /// Whether an operation of a server can only start with a message, where that is not known
+    /// from what its client did. Responses name their requests then, or servers push.
+    fn begins_response(&self, bytes: &[u8], _calls: &Calls<Self::Call>) -> bool {
+        self.begins_push(bytes)
+    }
     /// Whether what a server sends may be rows that nobody asked for one by one, so that its bytes
     /// that went by unread may have been some.
     fn pushes(&self) -> bool {
         Self::CODE.servers_push()
     }
+    /// Whether a request that was not seen may have asked the server to do so.
+    const PUSHES_IF_ASKED: bool = false;
     /// Forgets messages that are on their way, because some of their bytes are not.
     fn forget_messages(&mut self);
     /// Whether the client does not wait for its turn, where so many of its calls wait.
@@ -162,6 +181,14 @@ enum Pairing {
     Ended,
 }
 
+/// A side that is not read, though the other one is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Unheard {
+    side: Side,
+    /// It sent something since the other one is read.
+    has_spoken: bool,
+}
+
 /// A connection that speaks a dialect.
 #[derive(Debug)]
 pub struct Dialogue<D: Dialect> {
@@ -170,8 +197,12 @@ pub struct Dialogue<D: Dialect> {
     windows: [Window; 2],
     calls: Calls<D::Call>,
     pairing: Pairing,
+    /// The side of which it is not known yet where its messages begin, though pairing is on.
+    unheard: Option<Unheard>,
     /// Pairing was taken up again after a gap.
     resumed: bool,
+    /// Some of what the client sent was not read.
+    misses_requests: bool,
     gaps: GapAccount,
 }
 
@@ -188,7 +219,9 @@ impl<D: Dialect> Dialogue<D> {
                 Start::AtItsBeginning => Pairing::On,
                 Start::AfterGap { .. } => Pairing::OutOfStep,
             },
+            unheard: None,
             resumed: false,
+            misses_requests: matches!(start, Start::AfterGap { .. }),
             gaps: GapAccount::new(D::CODE.request_bytes_min(), start),
         }
     }
@@ -210,9 +243,41 @@ impl<D: Dialect> Dialogue<D> {
         }
         if !D::CALLS_ONCE {
             self.calls.begin_trial();
+            let is_apart = D::RESPONSES_NAME_REQUESTS || D::CODE.servers_push();
+            let unheard = Unheard { side: side.other(), has_spoken: false };
+            self.unheard = is_apart.then_some(unheard);
         }
         (self.pairing, self.resumed) = (Pairing::On, true);
         true
+    }
+
+    /// Whether nothing is heard of `side` yet, nor with an operation that starts with `bytes`; these
+    /// have so many bytes, which need not be there.
+    fn stays_unheard(&mut self, side: Side, bytes: &[u8], length: u64, continued: bool) -> bool {
+        let Some(unheard) = self.unheard.filter(|unheard| unheard.side == side) else {
+            return false;
+        };
+        let begins = || match side {
+            Side::Client => self.dialect.begins_request(bytes),
+            Side::Server => self.dialect.begins_response(bytes, &self.calls),
+        };
+        if continued || bytes.is_empty() || !begins() {
+            self.unheard = Some(Unheard { has_spoken: true, ..unheard });
+            self.unread(side, length);
+            return true;
+        }
+        self.unheard = None;
+        if unheard.has_spoken {
+            self.lose_waiting();
+        }
+        false
+    }
+
+    /// Counts the calls that wait as missing.
+    fn lose_waiting(&mut self) {
+        for _lost in 0..self.calls.forget_waiting() {
+            self.gaps.lose_row();
+        }
     }
 
     fn feed(&mut self, side: Side, bytes: &[u8], out: &mut Output) {
@@ -326,7 +391,6 @@ impl<D: Dialect> Dialogue<D> {
     /// Looks at calls that have just begun; false where that ends the pairing.
     fn check_begun(&mut self, out: &mut Output) -> bool {
         self.calls.begun = 0;
-        self.calls.try_first();
         let calls = self.calls.len();
         if calls > IN_FLIGHT_MAX || (calls > 1 && self.calls.waiting_bytes() > IN_FLIGHT_BYTES_MAX)
         {
@@ -345,6 +409,11 @@ impl<D: Dialect> Dialogue<D> {
 
     /// Takes the calls that are done to the output.
     fn hand_on(&mut self, out: &mut Output) {
+        let unpaired = self.calls.take_unpaired();
+        if unpaired > 0 && self.may_push() {
+            self.gaps.begin(Cause::Unrequested);
+            self.gaps.unread(unpaired * D::CODE.request_bytes_min());
+        }
         for timed in self.calls.take_done() {
             if timed.is_on_probation() {
                 self.gaps.lose_row();
@@ -359,16 +428,18 @@ impl<D: Dialect> Dialogue<D> {
         for side in [Side::Client, Side::Server] {
             self.unread(side, self.windows[side as usize].partial.len() as u64);
         }
-        if !self.dialect.is_between_messages(Side::Client) {
-            // A request of which some was read, and that may not have begun as a call.
-            self.gaps.unread(D::CODE.request_bytes_min());
+        for side in [Side::Client, Side::Server] {
+            if !self.dialect.is_between_messages(side) {
+                // A message of which some was read, and that may not have begun as a call.
+                self.unread(side, D::CODE.request_bytes_min());
+            }
         }
         self.gaps.unread(self.dialect.undecided_requests() * D::CODE.request_bytes_min());
-        for _lost in 0..self.calls.forget_waiting() {
-            self.gaps.lose_row();
-        }
+        self.lose_waiting();
+        self.calls.end_trial();
         self.windows.iter_mut().for_each(Window::clear);
         self.dialect.forget_messages();
+        self.unheard = None;
         self.pairing = if D::CALLS_ONCE { Pairing::Ended } else { Pairing::OutOfStep };
     }
 
@@ -382,9 +453,15 @@ impl<D: Dialect> Dialogue<D> {
 
     /// Counts bytes that went by unread, if they may have been rows.
     fn unread(&mut self, side: Side, bytes: u64) {
-        if side == Side::Client || self.dialect.pushes() {
+        self.misses_requests |= side == Side::Client && bytes > 0;
+        if side == Side::Client || self.may_push() {
             self.gaps.unread(bytes);
         }
+    }
+
+    /// Whether what the server sends may be rows, as far as is known of what it was asked.
+    fn may_push(&self) -> bool {
+        self.dialect.pushes() || (D::PUSHES_IF_ASKED && self.misses_requests)
     }
 }
 
@@ -418,6 +495,12 @@ impl<D: Dialect> Protocol for Dialogue<D> {
         self.pairing == Pairing::OutOfStep
     }
 
+    fn is_between_messages(&self, flow: Flow) -> bool {
+        let side = self.side(flow);
+        let window = &self.windows[side as usize];
+        window.partial.is_empty() && window.skip == 0 && self.dialect.is_between_messages(side)
+    }
+
     fn in_flight(&self) -> usize {
         self.calls.len()
     }
@@ -434,6 +517,9 @@ impl<D: Dialect> Protocol for Dialogue<D> {
         }
         if self.is_out_of_step() && !self.resume(side, bytes, operation, out) {
             self.unread(side, bytes.len() as u64);
+            return;
+        }
+        if self.stays_unheard(side, bytes, bytes.len() as u64, operation.continued) {
             return;
         }
         (self.calls.operation, self.calls.text_bytes_max) = (operation, out.body_bytes_max);
@@ -453,6 +539,9 @@ impl<D: Dialect> Protocol for Dialogue<D> {
         }
         let side = self.side(flow);
         if self.pairing == Pairing::On {
+            if self.stays_unheard(side, &[], missing, true) {
+                return;
+            }
             self.calls.operation = operation;
             if self.does_without(side, missing, out) {
                 return;
@@ -465,6 +554,9 @@ impl<D: Dialect> Protocol for Dialogue<D> {
     fn close(&mut self, at: u64, out: &mut Output) {
         if self.pairing != Pairing::On {
             return;
+        }
+        if self.unheard.is_some_and(|unheard| unheard.has_spoken) {
+            self.lose_waiting();
         }
         self.calls.operation.at = at;
         self.calls.add_quality(QUALITY_ENDED_BY_CLOSE);

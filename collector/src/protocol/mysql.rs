@@ -207,7 +207,7 @@ impl Mysql {
         }
         calls.begin(0, command);
         if !has_response {
-            calls.finish_newest();
+            calls.finish_unanswered();
         }
         if ends_commands { Outcome::Opaque } else { Outcome::GoOn }
     }

@@ -160,7 +160,7 @@ impl Redis {
         };
         calls.begin(0, command);
         if is_silent {
-            calls.finish_newest();
+            calls.finish_unanswered();
         }
         Outcome::GoOn
     }
