@@ -116,8 +116,9 @@ pub(crate) struct Heard {
     pub(crate) lost: [u64; 2],
     /// Whether its client sends requests before it has the last response.
     pub(crate) pipelines: bool,
-    /// For each step, whether it begins a message.
+    /// For each step, whether it begins a message, and whether both sides end with one.
     pub(crate) begins_message: Vec<bool>,
+    pub(crate) ends_whole: bool,
 }
 
 impl Heard {
@@ -165,6 +166,8 @@ pub(crate) fn hear_of(
             break;
         }
     }
+    let sides = [Side::Client, Side::Server];
+    heard.ends_whole = sides.iter().all(|side| ear.parser.is_between_messages(ear.flow(*side)));
     ear.close();
     ear.end_step(script.steps.len(), &mut heard);
     (heard.lost, heard.pipelines) = (ear.lost, ear.out.pipelining_seen);

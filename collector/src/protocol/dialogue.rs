@@ -19,6 +19,7 @@
 
 mod calls;
 
+use std::collections::VecDeque;
 use std::fmt::Debug;
 
 use super::gap::{Cause, GapAccount, LostRows, Start};
@@ -34,6 +35,10 @@ pub const WINDOW_BYTES_MAX: usize = (1 << 20) + 64 * 1024;
 pub const IN_FLIGHT_MAX: usize = 1024;
 /// Most bytes that those calls may hold.
 pub const IN_FLIGHT_BYTES_MAX: usize = 4 << 20;
+
+/// Most operations of which it is known which of the bytes that are gathered they brought; what
+/// more of them bring counts as the last one's.
+const ARRIVALS_MAX: usize = 256;
 
 /// Who sent something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,6 +147,8 @@ pub trait Call: Debug + Send + Sized {
 #[derive(Debug, Default)]
 struct Window {
     partial: Vec<u8>,
+    /// How many of those bytes came when, the first of them first.
+    arrivals: VecDeque<(usize, u64)>,
     /// How many bytes the dialect wants to see at once.
     wanted: usize,
     /// How many of the next bytes are of no interest.
@@ -157,16 +164,48 @@ impl Window {
         &bytes[skipped..]
     }
 
-    /// Adds bytes until there are as many as wanted; the rest of `bytes`.
-    fn gather<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
+    /// Adds bytes that came at `at` until there are as many as wanted; the rest of `bytes`.
+    fn gather<'a>(&mut self, bytes: &'a [u8], at: u64) -> &'a [u8] {
         let room = self.wanted.saturating_sub(self.partial.len()).min(bytes.len());
         let (more, rest) = bytes.split_at(room);
-        self.partial.extend_from_slice(more);
+        self.keep(more, at);
         rest
     }
 
+    /// Keeps bytes that came at `at`.
+    fn keep(&mut self, bytes: &[u8], at: u64) {
+        if bytes.is_empty() {
+            return;
+        }
+        self.partial.extend_from_slice(bytes);
+        let is_full = self.arrivals.len() >= ARRIVALS_MAX;
+        match self.arrivals.back_mut() {
+            Some((count, last)) if *last == at || is_full => *count += bytes.len(),
+            _ => self.arrivals.push_back((bytes.len(), at)),
+        }
+    }
+
+    /// Forgets the first bytes that are kept.
+    fn drop_first(&mut self, mut bytes: usize) {
+        self.partial.drain(..bytes);
+        while let Some((count, _)) = self.arrivals.front_mut() {
+            if *count > bytes {
+                *count -= bytes;
+                break;
+            }
+            bytes -= *count;
+            self.arrivals.pop_front();
+        }
+        self.wanted = 0;
+    }
+
+    /// When the first byte that is kept came, if any is.
+    fn kept_since(&self) -> Option<u64> {
+        self.arrivals.front().map(|(_, at)| *at)
+    }
+
     fn clear(&mut self) {
-        self.partial = Vec::new();
+        (self.partial, self.arrivals) = (Vec::new(), VecDeque::new());
         (self.wanted, self.skip) = (0, 0);
     }
 }
@@ -287,14 +326,18 @@ impl<D: Dialect> Dialogue<D> {
         }
         loop {
             let window = &mut self.windows[side as usize];
-            let gathers = !window.partial.is_empty();
+            let now = self.calls.operation.at;
+            let kept_since = window.kept_since();
+            let gathers = kept_since.is_some();
+            self.calls.at_hand_since = kept_since.unwrap_or(now);
             if gathers {
-                rest = window.gather(rest);
+                rest = window.gather(rest, now);
                 if window.partial.len() < window.wanted {
                     return;
                 }
-            } else if self.dialect.is_between_messages(side) {
-                window.message_began_at = self.calls.operation.at;
+            }
+            if self.dialect.is_between_messages(side) {
+                window.message_began_at = self.calls.at_hand_since;
             }
             self.calls.message_began_at = window.message_began_at;
             let at_hand = if gathers { window.partial.as_slice() } else { rest };
@@ -306,12 +349,7 @@ impl<D: Dialect> Dialogue<D> {
             match step {
                 Step::Took(took) if (1..=given).contains(&took) => {
                     if gathers {
-                        let window = window_mut(&mut self.windows, side);
-                        window.partial.drain(..took);
-                        window.wanted = 0;
-                        if self.dialect.is_between_messages(side) {
-                            window.message_began_at = self.calls.operation.at;
-                        }
+                        window_mut(&mut self.windows, side).drop_first(took);
                     } else {
                         rest = &rest[took..];
                     }
@@ -320,9 +358,9 @@ impl<D: Dialect> Dialogue<D> {
                     let window = window_mut(&mut self.windows, side);
                     window.skip = bytes;
                     if gathers {
-                        let partial = std::mem::take(&mut window.partial);
-                        window.partial = window.skip(&partial).to_vec();
-                        window.wanted = 0;
+                        let skipped = usize::try_from(bytes).unwrap_or(usize::MAX).min(given);
+                        window.skip -= skipped as u64;
+                        window.drop_first(skipped);
                     }
                     rest = window.skip(rest);
                     if window.skip > 0 {
@@ -333,7 +371,7 @@ impl<D: Dialect> Dialogue<D> {
                     let window = window_mut(&mut self.windows, side);
                     window.wanted = wanted;
                     if !gathers {
-                        window.partial.extend_from_slice(rest);
+                        window.keep(rest, now);
                         return;
                     }
                     if rest.is_empty() {
@@ -375,6 +413,7 @@ impl<D: Dialect> Dialogue<D> {
             }
             window.skip = window.skip.saturating_add(ahead);
             window.partial.clear();
+            window.arrivals.clear();
         }
         window.skip -= missing;
         let is_over = window.skip == 0;
@@ -506,7 +545,10 @@ impl<D: Dialect> Protocol for Dialogue<D> {
     }
 
     fn memory_bytes(&self) -> usize {
-        let windows: usize = self.windows.iter().map(|window| window.partial.capacity()).sum();
+        let arrivals = size_of::<(usize, u64)>();
+        let bytes =
+            |window: &Window| window.partial.capacity() + window.arrivals.capacity() * arrivals;
+        let windows: usize = self.windows.iter().map(bytes).sum();
         size_of::<Self>() + self.calls.waiting_bytes() + windows + self.dialect.heap_bytes()
     }
 

@@ -85,7 +85,10 @@ impl Dialect for Mysql {
         match (outcome, done) {
             (Outcome::Bad(cause), _) => Step::Bad(cause),
             (Outcome::Opaque, _) => Step::Opaque,
-            (Outcome::GoOn, 0) => self.take(side, bytes, calls),
+            (Outcome::GoOn, 0) => {
+                calls.begin_message();
+                self.take(side, bytes, calls)
+            }
             (Outcome::GoOn, done) => Step::Took(done),
         }
     }

@@ -70,6 +70,8 @@ pub struct Calls<C> {
     pub(super) operation: Operation,
     /// When the message at hand began.
     pub(super) message_began_at: u64,
+    /// When the first of the bytes at hand came.
+    pub(super) at_hand_since: u64,
     quality: u8,
     /// Calls that have begun since it was last looked.
     pub(super) begun: u64,
@@ -89,6 +91,7 @@ impl<C: Call> Calls<C> {
             done: Vec::new(),
             operation: Operation::default(),
             message_began_at: 0,
+            at_hand_since: 0,
             quality,
             begun: 0,
             trial: false,
@@ -151,7 +154,7 @@ impl<C: Call> Calls<C> {
 
     /// A message is over without a byte of its own, and what is at hand begins the next.
     pub const fn begin_message(&mut self) {
-        self.message_began_at = self.operation.at;
+        self.message_began_at = self.at_hand_since;
     }
 
     /// The call that waits for longest.
