@@ -27,6 +27,7 @@ pub mod output;
 pub mod pgsql;
 pub mod redis;
 pub mod tls;
+mod unpack;
 
 use std::fmt::Debug;
 

@@ -101,7 +101,8 @@ fn with_holes<'a>(steps: &[Step<'a>], mutator: &mut Mutator) -> (Vec<Step<'a>>, 
             1 => {
                 what.push_str(&format!(" step {at} is cut after {cut} bytes;"));
                 let (bytes, rest) = step.bytes.split_at(cut);
-                steps[at] = Step { captured: Captured::Some, bytes, missing: rest.len() as u64, ..step };
+                steps[at] =
+                    Step { captured: Captured::Some, bytes, missing: rest.len() as u64, ..step };
             }
             _ if cut > 0 => {
                 what.push_str(&format!(" step {at} is lost up to its byte {cut};"));
@@ -121,7 +122,8 @@ fn compare(whole: &Heard, rest: &Heard, what: &str) {
         let [from, to] = times(row).unwrap_or_default();
         let at = true_rows.iter().position(|other| *other == [from, to]).or_else(|| {
             // Where its end is missing, it ends with what follows that.
-            let is_it = |other: &[u64; 2]| row.contains(INCOMPLETE) && other[0] == from && other[1] <= to;
+            let is_it =
+                |other: &[u64; 2]| row.contains(INCOMPLETE) && other[0] == from && other[1] <= to;
             true_rows.iter().position(is_it)
         });
         let Some(at) = at else { panic!("{row} is none of {:#?}, where{what}", whole.rows) };

@@ -15,8 +15,8 @@ use undine_collector::protocol::output::Output;
 use undine_collector::protocol::{Protocol, ProtocolCode, start};
 use undine_collector::{Mode, Redaction};
 
-use crate::{loss, machine};
 use crate::script::{BYTES_MAX, Captured, Script, Side, Step};
+use crate::{loss, machine};
 
 /// Most bytes that a parser may hold.
 pub const MEMORY_BYTES_MAX: usize = 16 << 20;

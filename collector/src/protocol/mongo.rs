@@ -4,9 +4,9 @@
 //! that more come unasked (*exhaust*), each is a row of its own, as if it had been asked for when
 //! the reply before it came; it names that reply or, with some servers, the request. A request that
 //! was not seen may have asked for that, so what the server sends after it and what belongs to no
-//! request may be missing rows. Of a compressed message the pairing is kept, and as it cannot be told
-//! whether it wants a reply, the next request of its client ends the wait. Of long messages the
-//! beginning is kept.
+//! request may be missing rows. Messages that Snappy or zlib compressed are unpacked. Of others that
+//! are compressed the pairing is kept, and as it cannot be told whether they want a reply, the next
+//! request of their client ends the wait. Of long messages the beginning is kept.
 
 mod bson;
 mod json;
@@ -17,7 +17,7 @@ use super::gap::Cause;
 use super::output::Finished;
 use super::{Probe, ProtocolCode};
 use bson::Stop;
-use message::{Content, EXHAUST_ALLOWED, HEADER_BYTES, Header, MORE_TO_COME};
+use message::{Content, EXHAUST_ALLOWED, HEADER_BYTES, Header, MORE_TO_COME, Unpacked};
 
 /// Shortest request: a compressed one with hardly anything in it.
 pub const REQUEST_BYTES_MIN: u64 = 26;
@@ -150,10 +150,12 @@ impl Mongo {
         if bytes.len() < kept {
             return Step::Need(kept);
         }
-        let content = &bytes[HEADER_BYTES..kept];
-        let Ok(content) = Content::read(header.op, side, content, kept == length) else {
-            return Step::Bad(Cause::ParseError);
-        };
+        let packed = &bytes[HEADER_BYTES..kept];
+        let unpacked = Unpacked::of(header, side, packed, HEAD_BYTES + calls.text_bytes_max);
+        let content = unpacked.as_ref().and_then(|unpacked| unpacked.content(side).ok());
+        let content =
+            content.map_or_else(|| Content::read(header.op, side, packed, kept == length), Ok);
+        let Ok(content) = content else { return Step::Bad(Cause::ParseError) };
         let exhausts = if side == Side::Client { EXHAUST_ALLOWED } else { MORE_TO_COME };
         self.may_exhaust |= content.flags & exhausts != 0 || content.is_compressed;
         let Ok(meaning) = meaning(side, header, &content, calls) else {
