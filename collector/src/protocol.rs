@@ -27,6 +27,7 @@ pub mod output;
 pub mod pgsql;
 pub mod redis;
 pub mod tls;
+mod unpack;
 
 use std::fmt::Debug;
 
@@ -146,6 +147,8 @@ pub trait Protocol: Debug + Send {
     }
     /// Whether nothing is paired at the moment, because of a gap.
     fn is_out_of_step(&self) -> bool;
+    /// Whether the next byte of a direction begins a message, by what was read of it so far.
+    fn is_between_messages(&self, flow: Flow) -> bool;
     /// Requests that wait for their response.
     fn in_flight(&self) -> usize;
     /// Bytes that it holds.

@@ -8,12 +8,13 @@
 //!
 //! | target | input | what must hold |
 //! |---|---|---|
-//! | a protocol's name | a [`script`] of one connection | [`talk`]: any split gives the same rows, memory and rows are bounded; [`machine`]: every byte is accounted for |
+//! | a protocol's name | a [`script`] of one connection | [`talk`]: any split gives the same rows, memory and rows are bounded; with any holes each row is one of those without, and what is missing is within the bounds; [`machine`]: every byte is accounted for |
 //! | `event` | messages of the kernel | what is decoded is encoded again; the whole pipeline takes them |
 //! | `recording` | a recording's file, or its entries | it is read up to its first damage, and replayed |
 //! | `text` | text of a client or a user | what is derived from it is bounded |
 
 pub mod event;
+mod loss;
 pub mod machine;
 pub mod mutation;
 pub mod recording;

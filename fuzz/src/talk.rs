@@ -5,7 +5,8 @@
 //!   are split into messages, up to the first gap or bytes that are none of the protocol's;
 //! * what a parser holds is at most [`MEMORY_BYTES_MAX`], and in proportion to what it was given;
 //! * there are no more rows, kept, lost for certain or in flight, than there were bytes for requests;
-//! * a row's times are those of its connection, and a closed connection waits for nothing.
+//! * a row's times are those of its connection, and a closed connection waits for nothing;
+//! * what [`loss`] says of holes.
 
 use undine_collector::data_stream::{Missing, Operation};
 use undine_collector::event::{Flow, ProcessKey, Uncaptured};
@@ -14,8 +15,8 @@ use undine_collector::protocol::output::Output;
 use undine_collector::protocol::{Protocol, ProtocolCode, start};
 use undine_collector::{Mode, Redaction};
 
-use crate::machine;
 use crate::script::{BYTES_MAX, Captured, Script, Side, Step};
+use crate::{loss, machine};
 
 /// Most bytes that a parser may hold.
 pub const MEMORY_BYTES_MAX: usize = 16 << 20;
@@ -41,6 +42,7 @@ pub fn check(code: ProtocolCode, input: &[u8]) {
     let script = Script::read(input);
     machine::check_script(&script);
     let whole = hear(code, &script, Split::None);
+    loss::check(code, &script, &whole, input);
     let split = Split::of(&script, input);
     let parts = hear(code, &script, split);
     if script.is_joined_midway() {
@@ -72,7 +74,7 @@ pub fn only_parse(code: ProtocolCode, script: &Script<'_>) {
 
 /// How operations are split.
 #[derive(Clone, Copy, Debug)]
-enum Split {
+pub(crate) enum Split {
     None,
     /// Into parts of so many bytes.
     Every(usize),
@@ -104,12 +106,19 @@ impl Split {
 }
 
 /// What a conversation came to.
-#[derive(Debug)]
-struct Heard {
+#[derive(Debug, Default)]
+pub(crate) struct Heard {
     /// Each row with the number of the step that completed it.
-    rows: Vec<(usize, String)>,
+    pub(crate) rows: Vec<(usize, String)>,
     /// How many steps left it in step, its end one of them.
-    in_step: usize,
+    pub(crate) in_step: usize,
+    /// Fewest and most rows that are said to be missing.
+    pub(crate) lost: [u64; 2],
+    /// Whether its client sends requests before it has the last response.
+    pub(crate) pipelines: bool,
+    /// For each step, whether it begins a message, and whether both sides end with one.
+    pub(crate) begins_message: Vec<bool>,
+    pub(crate) ends_whole: bool,
 }
 
 impl Heard {
@@ -120,17 +129,29 @@ impl Heard {
 }
 
 /// Lets a parser hear a conversation to its end.
-fn hear(code: ProtocolCode, script: &Script<'_>, mut split: Split) -> Heard {
+pub(crate) fn hear(code: ProtocolCode, script: &Script<'_>, split: Split) -> Heard {
+    hear_of(code, script, split, false)
+}
+
+/// As [`hear`], where it may be known already that the client does not wait for its turn.
+pub(crate) fn hear_of(
+    code: ProtocolCode,
+    script: &Script<'_>,
+    mut split: Split,
+    pipelines: bool,
+) -> Heard {
     let begins = if script.is_joined_midway() {
         Start::AfterGap { cause: Cause::Midstream, request_bytes: 0 }
     } else {
         Start::AtItsBeginning
     };
     let mut ear = Ear::new(code, script, start(code, script.requests(), begins));
-    let mut heard = Heard { rows: Vec::new(), in_step: 0 };
+    ear.out.peer_pipelines |= pipelines;
+    let mut heard = Heard::default();
     for (index, step) in script.steps.iter().enumerate() {
         let mut operation = ear.operation(step);
         let mut rest = step.bytes;
+        heard.begins_message.push(ear.parser.is_between_messages(ear.flow(step.side)));
         while !rest.is_empty() {
             let (part, after) = rest.split_at(split.next().min(rest.len()));
             ear.bytes(step.side, part, operation);
@@ -145,8 +166,11 @@ fn hear(code: ProtocolCode, script: &Script<'_>, mut split: Split) -> Heard {
             break;
         }
     }
+    let sides = [Side::Client, Side::Server];
+    heard.ends_whole = sides.iter().all(|side| ear.parser.is_between_messages(ear.flow(*side)));
     ear.close();
     ear.end_step(script.steps.len(), &mut heard);
+    (heard.lost, heard.pipelines) = (ear.lost, ear.out.pipelining_seen);
     heard
 }
 
@@ -200,8 +224,9 @@ impl Ear {
     }
 
     fn count(&mut self, side: Side, bytes: u64) {
-        // A server of MongoDB answers more than once where it was asked to.
-        let answers_are_rows = self.code.servers_push() || self.code == ProtocolCode::Mongo;
+        // Servers of these answer more than once where they were asked to, or unasked.
+        let answers_are_rows = self.code.servers_push()
+            || matches!(self.code, ProtocolCode::Mongo | ProtocolCode::Http2);
         if side == Side::Client || answers_are_rows {
             self.of_requests += bytes;
         }
@@ -244,8 +269,7 @@ impl Ear {
         for finished in self.out.done.drain(..) {
             let text = format!("{finished:?}");
             assert!(text.len() <= ROW_CHARS_MAX, "a row of {} characters", text.len());
-            let times = (time(&text, FROM), time(&text, TO));
-            let (Some(from), Some(to)) = times else { panic!("a row without its times: {text}") };
+            let Some([from, to]) = times(&text) else { panic!("a row without its times: {text}") };
             let now = self.now;
             assert!(1 <= from && from <= to && to <= now, "from {from} to {to}, now {now}: {text}");
             heard.rows.push((index, text));
@@ -277,6 +301,11 @@ impl Ear {
             self.of_requests
         );
     }
+}
+
+/// When a debugged row says that it began and ended.
+pub(crate) fn times(row: &str) -> Option<[u64; 2]> {
+    Some([time(row, FROM)?, time(row, TO)?])
 }
 
 /// The number that follows `name` for the first time in a debugged row.

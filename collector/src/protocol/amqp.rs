@@ -225,7 +225,7 @@ impl Amqp {
                 Ok(())
             }
             Part::Answers(request) | Part::Brings(request) => {
-                let key = asked(opposite(side), channel);
+                let key = asked(side.other(), channel);
                 // An answer to what was not seen is none of ours.
                 let Some(call) = calls.keyed(key) else { return Ok(()) };
                 if (call.request.class, call.request.method) != (half.class, request) {
@@ -268,11 +268,11 @@ impl Amqp {
         self.messages
             .iter_mut()
             .for_each(|messages| messages.retain(|m| m.channel != channel && !is_connection));
-        let keys = [told(side, channel), told(opposite(side), channel)];
+        let keys = [told(side, channel), told(side.other(), channel)];
         for key in keys {
             while calls.finish_keyed(key) {}
         }
-        let waits = asked(opposite(side), channel);
+        let waits = asked(side.other(), channel);
         while let Some(call) = if is_connection { calls.oldest() } else { calls.keyed(waits) } {
             if call.request.class > 0 && call.response.class == 0 {
                 call.response = half.clone();
@@ -373,13 +373,6 @@ const fn asked(side: Side, channel: u16) -> u64 {
 /// The key of what a side tells on a channel.
 const fn told(side: Side, channel: u16) -> u64 {
     1 << 17 | asked(side, channel)
-}
-
-const fn opposite(side: Side) -> Side {
-    match side {
-        Side::Client => Side::Server,
-        Side::Server => Side::Client,
-    }
 }
 
 /// Whether a reply code says that something is wrong.

@@ -1,21 +1,22 @@
 //! CQL, as Cassandra and its kin speak it: native protocol versions 3 to 5.
 //!
 //! Many requests are under way at once; a response has the stream id of its request. Events of the
-//! server have none and belong to no request. Of what compressed bodies hold nothing is said before
-//! version 5; from then on whole segments are compressed, stream ids and all, and unpacked. Statements that were prepared on the connection are known by their
-//! ids. Passwords are never kept.
+//! server have none and belong to no request. Bodies that are compressed are unpacked; from version 5
+//! on whole segments are, stream ids and all. Statements that were prepared on the connection are
+//! known by their ids. Passwords are never kept.
 
 mod body;
 mod envelope;
-mod lz4;
 mod segment;
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 
 use super::dialogue::{Call, Calls, Dialect, Side, Step, Timed};
 use super::gap::Cause;
 use super::output::{Finished, QUALITY_BODY_INCOMPLETE};
-use super::{Probe, ProtocolCode};
+use super::{Probe, ProtocolCode, unpack};
+use body::Compression;
 use envelope::{Envelope, Envelopes, Event, Head, Opcode};
 use segment::Segment;
 
@@ -23,6 +24,8 @@ use segment::Segment;
 pub const REQUEST_BYTES_MIN: u64 = 9;
 /// Most statements of a connection that are known by their ids.
 const PREPARED_MAX: usize = 256;
+/// Most bytes of a body that was compressed.
+const UNPACKED_BYTES_MAX: usize = 64 * 1024;
 /// Longest text that is kept of such a statement.
 const PREPARED_BYTES_MAX: usize = 1024;
 
@@ -107,6 +110,8 @@ struct Inbound {
 pub struct Cql {
     framing: Framing,
     inbound: [Inbound; 2],
+    /// How bodies are compressed, as the client asked for it; none where that is not known.
+    compression: Option<Compression>,
     /// The stream whose response is on its way, and was read.
     answered: Option<i16>,
     /// Ids and texts of statements, the oldest first.
@@ -152,6 +157,20 @@ impl Dialect for Cql {
                 bytes.first_chunk().is_some_and(|head| segment::packed_bytes(*head).is_some())
             }
             Framing::Unknown => starts_envelope(bytes) || starts_segment(bytes),
+        }
+    }
+
+    fn begins_response(&self, bytes: &[u8], _calls: &Calls<Request>) -> bool {
+        match self.framing {
+            Framing::Plain | Framing::Unknown => {
+                matches!(Head::read(bytes), Ok(Some(head)) if head.is_response)
+            }
+            Framing::Segments => {
+                bytes.first_chunk().is_some_and(|head| segment::payload_bytes(*head).is_some())
+            }
+            Framing::PackedSegments => {
+                bytes.first_chunk().is_some_and(|head| segment::packed_bytes(*head).is_some())
+            }
         }
     }
 
@@ -281,22 +300,30 @@ impl Cql {
         }
     }
 
-    fn request(&self, envelope: &Envelope, is_incomplete: bool, text_bytes_max: usize) -> Request {
+    fn request(
+        &mut self,
+        envelope: &Envelope,
+        is_incomplete: bool,
+        text_bytes_max: usize,
+    ) -> Request {
         let Envelope { head, body, .. } = envelope;
+        let compression = body::compression(head, body);
+        if head.opcode == Opcode::STARTUP {
+            self.compression = compression;
+        }
         let prepared = |id: &[u8]| {
             let known = self.prepared.iter().find(|(known, _)| known == id);
             known.map(|(_, statement)| statement.clone())
         };
-        let mut text = body::request(head, body, prepared);
+        let body = self.unpacked(head, body);
+        let mut text = body::request(head, body.as_deref(), prepared);
         text.truncate(text.floor_char_boundary(text_bytes_max));
         Request {
             opcode: head.opcode.0,
             body: text,
             request_size: head.wire_bytes(),
             then: match (head.opcode, head.comes_in_segments()) {
-                (Opcode::STARTUP, true) if body::wants_compression(head, body) => {
-                    Goes::InPackedSegments
-                }
+                (Opcode::STARTUP, true) if compression.is_some() => Goes::InPackedSegments,
                 (Opcode::STARTUP, true) => Goes::InSegments,
                 _ => Goes::On,
             },
@@ -310,8 +337,12 @@ impl Cql {
     fn response(&mut self, envelope: &Envelope, is_incomplete: bool, calls: &mut Calls<Request>) {
         let Envelope { head, body, .. } = envelope;
         let text_bytes_max = calls.text_bytes_max;
+        if !calls.waits(key(head.stream)) {
+            return;
+        }
+        let body = self.unpacked(head, body);
+        let (text, prepared) = body::response(head, body.as_deref(), text_bytes_max);
         let Some(request) = calls.keyed(key(head.stream)) else { return };
-        let (text, prepared) = body::response(head, body, text_bytes_max);
         request.response_opcode = Some(head.opcode.0);
         request.response = text;
         request.response_size = head.wire_bytes();
@@ -324,6 +355,29 @@ impl Cql {
             self.prepared.push_front((id, statement));
         }
         self.answered = Some(head.stream);
+    }
+
+    /// The beginning of a body as it was before it was compressed, if it was; none where that
+    /// cannot be told.
+    fn unpacked<'a>(&self, head: &Head, body: &'a [u8]) -> Option<Cow<'a, [u8]>> {
+        let lz4 = || unpack::lz4::beginning(body.get(4..)?, UNPACKED_BYTES_MAX);
+        let snappy = || unpack::snappy(body, UNPACKED_BYTES_MAX);
+        match self.compression {
+            _ if !head.is_compressed() => Some(Cow::Borrowed(body)),
+            Some(Compression::Lz4) => lz4().map(Cow::Owned),
+            Some(Compression::Snappy) => snappy().map(Cow::Owned),
+            // Joined midway: only one of them begins with the length that the other has.
+            None => {
+                let size = body.first_chunk().map(|size| u32::from_be_bytes(*size));
+                let is_lz4 = size.is_some_and(|size| {
+                    lz4().is_some_and(|unpacked| {
+                        u32::try_from(unpacked.len()).is_ok_and(|length| length == size)
+                    })
+                });
+                if is_lz4 { lz4().map(Cow::Owned) } else { None }
+            }
+            Some(Compression::Other) => None,
+        }
     }
 
     /// Finishes the request whose response was read.

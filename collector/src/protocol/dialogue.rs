@@ -12,11 +12,14 @@
 //! connection *out of step*: calls that wait are dropped and counted, and nothing is paired until
 //! an operation begins with a request, or with what a server pushes. Where responses do not name
 //! their requests that proves something only for clients that wait for each response, so the
-//! connections of others stay out of step. The first call after that is a trial: it is counted, not
-//! kept. Hence no pair ever spans a gap.
+//! connections of others stay out of step. Where they do, or where servers push, it says nothing of
+//! the other side: that one is *unheard* until one of its operations begins with a message too, and
+//! calls whose response it may have sent meanwhile are dropped. The first call after that is a
+//! trial: it is counted, not kept. Hence no pair ever spans a gap.
 
 mod calls;
 
+use std::collections::VecDeque;
 use std::fmt::Debug;
 
 use super::gap::{Cause, GapAccount, LostRows, Start};
@@ -33,6 +36,10 @@ pub const IN_FLIGHT_MAX: usize = 1024;
 /// Most bytes that those calls may hold.
 pub const IN_FLIGHT_BYTES_MAX: usize = 4 << 20;
 
+/// Most operations of which it is known which of the bytes that are gathered they brought; what
+/// more of them bring counts as the last one's.
+const ARRIVALS_MAX: usize = 256;
+
 /// Who sent something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
@@ -40,6 +47,16 @@ pub enum Side {
     Client = 0,
     /// The end that answers.
     Server = 1,
+}
+
+impl Side {
+    /// The other end.
+    pub const fn other(self) -> Self {
+        match self {
+            Self::Client => Self::Server,
+            Self::Server => Self::Client,
+        }
+    }
 }
 
 /// What a dialect did with the bytes at hand, which begin where its last step ended.
@@ -85,11 +102,18 @@ pub trait Dialect: Debug + Default + Send {
     fn begins_push(&self, _bytes: &[u8]) -> bool {
         false
     }
+    /// Whether an operation of a server can only start with a message, where that is not known
+    /// from what its client did. Responses name their requests then, or servers push.
+    fn begins_response(&self, bytes: &[u8], _calls: &Calls<Self::Call>) -> bool {
+        self.begins_push(bytes)
+    }
     /// Whether what a server sends may be rows that nobody asked for one by one, so that its bytes
     /// that went by unread may have been some.
     fn pushes(&self) -> bool {
         Self::CODE.servers_push()
     }
+    /// Whether a request that was not seen may have asked the server to do so.
+    const PUSHES_IF_ASKED: bool = false;
     /// Forgets messages that are on their way, because some of their bytes are not.
     fn forget_messages(&mut self);
     /// Whether the client does not wait for its turn, where so many of its calls wait.
@@ -123,6 +147,8 @@ pub trait Call: Debug + Send + Sized {
 #[derive(Debug, Default)]
 struct Window {
     partial: Vec<u8>,
+    /// How many of those bytes came when, the first of them first.
+    arrivals: VecDeque<(usize, u64)>,
     /// How many bytes the dialect wants to see at once.
     wanted: usize,
     /// How many of the next bytes are of no interest.
@@ -138,16 +164,48 @@ impl Window {
         &bytes[skipped..]
     }
 
-    /// Adds bytes until there are as many as wanted; the rest of `bytes`.
-    fn gather<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
+    /// Adds bytes that came at `at` until there are as many as wanted; the rest of `bytes`.
+    fn gather<'a>(&mut self, bytes: &'a [u8], at: u64) -> &'a [u8] {
         let room = self.wanted.saturating_sub(self.partial.len()).min(bytes.len());
         let (more, rest) = bytes.split_at(room);
-        self.partial.extend_from_slice(more);
+        self.keep(more, at);
         rest
     }
 
+    /// Keeps bytes that came at `at`.
+    fn keep(&mut self, bytes: &[u8], at: u64) {
+        if bytes.is_empty() {
+            return;
+        }
+        self.partial.extend_from_slice(bytes);
+        let is_full = self.arrivals.len() >= ARRIVALS_MAX;
+        match self.arrivals.back_mut() {
+            Some((count, last)) if *last == at || is_full => *count += bytes.len(),
+            _ => self.arrivals.push_back((bytes.len(), at)),
+        }
+    }
+
+    /// Forgets the first bytes that are kept.
+    fn drop_first(&mut self, mut bytes: usize) {
+        self.partial.drain(..bytes);
+        while let Some((count, _)) = self.arrivals.front_mut() {
+            if *count > bytes {
+                *count -= bytes;
+                break;
+            }
+            bytes -= *count;
+            self.arrivals.pop_front();
+        }
+        self.wanted = 0;
+    }
+
+    /// When the first byte that is kept came, if any is.
+    fn kept_since(&self) -> Option<u64> {
+        self.arrivals.front().map(|(_, at)| *at)
+    }
+
     fn clear(&mut self) {
-        self.partial = Vec::new();
+        (self.partial, self.arrivals) = (Vec::new(), VecDeque::new());
         (self.wanted, self.skip) = (0, 0);
     }
 }
@@ -162,6 +220,14 @@ enum Pairing {
     Ended,
 }
 
+/// A side that is not read, though the other one is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Unheard {
+    side: Side,
+    /// It sent something since the other one is read.
+    has_spoken: bool,
+}
+
 /// A connection that speaks a dialect.
 #[derive(Debug)]
 pub struct Dialogue<D: Dialect> {
@@ -170,8 +236,12 @@ pub struct Dialogue<D: Dialect> {
     windows: [Window; 2],
     calls: Calls<D::Call>,
     pairing: Pairing,
+    /// The side of which it is not known yet where its messages begin, though pairing is on.
+    unheard: Option<Unheard>,
     /// Pairing was taken up again after a gap.
     resumed: bool,
+    /// Some of what the client sent was not read.
+    misses_requests: bool,
     gaps: GapAccount,
 }
 
@@ -188,7 +258,9 @@ impl<D: Dialect> Dialogue<D> {
                 Start::AtItsBeginning => Pairing::On,
                 Start::AfterGap { .. } => Pairing::OutOfStep,
             },
+            unheard: None,
             resumed: false,
+            misses_requests: matches!(start, Start::AfterGap { .. }),
             gaps: GapAccount::new(D::CODE.request_bytes_min(), start),
         }
     }
@@ -210,9 +282,41 @@ impl<D: Dialect> Dialogue<D> {
         }
         if !D::CALLS_ONCE {
             self.calls.begin_trial();
+            let is_apart = D::RESPONSES_NAME_REQUESTS || D::CODE.servers_push();
+            let unheard = Unheard { side: side.other(), has_spoken: false };
+            self.unheard = is_apart.then_some(unheard);
         }
         (self.pairing, self.resumed) = (Pairing::On, true);
         true
+    }
+
+    /// Whether nothing is heard of `side` yet, nor with an operation that starts with `bytes`; these
+    /// have so many bytes, which need not be there.
+    fn stays_unheard(&mut self, side: Side, bytes: &[u8], length: u64, continued: bool) -> bool {
+        let Some(unheard) = self.unheard.filter(|unheard| unheard.side == side) else {
+            return false;
+        };
+        let begins = || match side {
+            Side::Client => self.dialect.begins_request(bytes),
+            Side::Server => self.dialect.begins_response(bytes, &self.calls),
+        };
+        if continued || bytes.is_empty() || !begins() {
+            self.unheard = Some(Unheard { has_spoken: true, ..unheard });
+            self.unread(side, length);
+            return true;
+        }
+        self.unheard = None;
+        if unheard.has_spoken {
+            self.lose_waiting();
+        }
+        false
+    }
+
+    /// Counts the calls that wait as missing.
+    fn lose_waiting(&mut self) {
+        for _lost in 0..self.calls.forget_waiting() {
+            self.gaps.lose_row();
+        }
     }
 
     fn feed(&mut self, side: Side, bytes: &[u8], out: &mut Output) {
@@ -222,14 +326,18 @@ impl<D: Dialect> Dialogue<D> {
         }
         loop {
             let window = &mut self.windows[side as usize];
-            let gathers = !window.partial.is_empty();
+            let now = self.calls.operation.at;
+            let kept_since = window.kept_since();
+            let gathers = kept_since.is_some();
+            self.calls.at_hand_since = kept_since.unwrap_or(now);
             if gathers {
-                rest = window.gather(rest);
+                rest = window.gather(rest, now);
                 if window.partial.len() < window.wanted {
                     return;
                 }
-            } else if self.dialect.is_between_messages(side) {
-                window.message_began_at = self.calls.operation.at;
+            }
+            if self.dialect.is_between_messages(side) {
+                window.message_began_at = self.calls.at_hand_since;
             }
             self.calls.message_began_at = window.message_began_at;
             let at_hand = if gathers { window.partial.as_slice() } else { rest };
@@ -241,12 +349,7 @@ impl<D: Dialect> Dialogue<D> {
             match step {
                 Step::Took(took) if (1..=given).contains(&took) => {
                     if gathers {
-                        let window = window_mut(&mut self.windows, side);
-                        window.partial.drain(..took);
-                        window.wanted = 0;
-                        if self.dialect.is_between_messages(side) {
-                            window.message_began_at = self.calls.operation.at;
-                        }
+                        window_mut(&mut self.windows, side).drop_first(took);
                     } else {
                         rest = &rest[took..];
                     }
@@ -255,9 +358,9 @@ impl<D: Dialect> Dialogue<D> {
                     let window = window_mut(&mut self.windows, side);
                     window.skip = bytes;
                     if gathers {
-                        let partial = std::mem::take(&mut window.partial);
-                        window.partial = window.skip(&partial).to_vec();
-                        window.wanted = 0;
+                        let skipped = usize::try_from(bytes).unwrap_or(usize::MAX).min(given);
+                        window.skip -= skipped as u64;
+                        window.drop_first(skipped);
                     }
                     rest = window.skip(rest);
                     if window.skip > 0 {
@@ -268,7 +371,7 @@ impl<D: Dialect> Dialogue<D> {
                     let window = window_mut(&mut self.windows, side);
                     window.wanted = wanted;
                     if !gathers {
-                        window.partial.extend_from_slice(rest);
+                        window.keep(rest, now);
                         return;
                     }
                     if rest.is_empty() {
@@ -310,6 +413,7 @@ impl<D: Dialect> Dialogue<D> {
             }
             window.skip = window.skip.saturating_add(ahead);
             window.partial.clear();
+            window.arrivals.clear();
         }
         window.skip -= missing;
         let is_over = window.skip == 0;
@@ -326,7 +430,6 @@ impl<D: Dialect> Dialogue<D> {
     /// Looks at calls that have just begun; false where that ends the pairing.
     fn check_begun(&mut self, out: &mut Output) -> bool {
         self.calls.begun = 0;
-        self.calls.try_first();
         let calls = self.calls.len();
         if calls > IN_FLIGHT_MAX || (calls > 1 && self.calls.waiting_bytes() > IN_FLIGHT_BYTES_MAX)
         {
@@ -345,6 +448,11 @@ impl<D: Dialect> Dialogue<D> {
 
     /// Takes the calls that are done to the output.
     fn hand_on(&mut self, out: &mut Output) {
+        let unpaired = self.calls.take_unpaired();
+        if unpaired > 0 && self.may_push() {
+            self.gaps.begin(Cause::Unrequested);
+            self.gaps.unread(unpaired * D::CODE.request_bytes_min());
+        }
         for timed in self.calls.take_done() {
             if timed.is_on_probation() {
                 self.gaps.lose_row();
@@ -359,16 +467,18 @@ impl<D: Dialect> Dialogue<D> {
         for side in [Side::Client, Side::Server] {
             self.unread(side, self.windows[side as usize].partial.len() as u64);
         }
-        if !self.dialect.is_between_messages(Side::Client) {
-            // A request of which some was read, and that may not have begun as a call.
-            self.gaps.unread(D::CODE.request_bytes_min());
+        for side in [Side::Client, Side::Server] {
+            if !self.dialect.is_between_messages(side) {
+                // A message of which some was read, and that may not have begun as a call.
+                self.unread(side, D::CODE.request_bytes_min());
+            }
         }
         self.gaps.unread(self.dialect.undecided_requests() * D::CODE.request_bytes_min());
-        for _lost in 0..self.calls.forget_waiting() {
-            self.gaps.lose_row();
-        }
+        self.lose_waiting();
+        self.calls.end_trial();
         self.windows.iter_mut().for_each(Window::clear);
         self.dialect.forget_messages();
+        self.unheard = None;
         self.pairing = if D::CALLS_ONCE { Pairing::Ended } else { Pairing::OutOfStep };
     }
 
@@ -382,9 +492,15 @@ impl<D: Dialect> Dialogue<D> {
 
     /// Counts bytes that went by unread, if they may have been rows.
     fn unread(&mut self, side: Side, bytes: u64) {
-        if side == Side::Client || self.dialect.pushes() {
+        self.misses_requests |= side == Side::Client && bytes > 0;
+        if side == Side::Client || self.may_push() {
             self.gaps.unread(bytes);
         }
+    }
+
+    /// Whether what the server sends may be rows, as far as is known of what it was asked.
+    fn may_push(&self) -> bool {
+        self.dialect.pushes() || (D::PUSHES_IF_ASKED && self.misses_requests)
     }
 }
 
@@ -418,12 +534,21 @@ impl<D: Dialect> Protocol for Dialogue<D> {
         self.pairing == Pairing::OutOfStep
     }
 
+    fn is_between_messages(&self, flow: Flow) -> bool {
+        let side = self.side(flow);
+        let window = &self.windows[side as usize];
+        window.partial.is_empty() && window.skip == 0 && self.dialect.is_between_messages(side)
+    }
+
     fn in_flight(&self) -> usize {
         self.calls.len()
     }
 
     fn memory_bytes(&self) -> usize {
-        let windows: usize = self.windows.iter().map(|window| window.partial.capacity()).sum();
+        let arrivals = size_of::<(usize, u64)>();
+        let bytes =
+            |window: &Window| window.partial.capacity() + window.arrivals.capacity() * arrivals;
+        let windows: usize = self.windows.iter().map(bytes).sum();
         size_of::<Self>() + self.calls.waiting_bytes() + windows + self.dialect.heap_bytes()
     }
 
@@ -434,6 +559,9 @@ impl<D: Dialect> Protocol for Dialogue<D> {
         }
         if self.is_out_of_step() && !self.resume(side, bytes, operation, out) {
             self.unread(side, bytes.len() as u64);
+            return;
+        }
+        if self.stays_unheard(side, bytes, bytes.len() as u64, operation.continued) {
             return;
         }
         (self.calls.operation, self.calls.text_bytes_max) = (operation, out.body_bytes_max);
@@ -453,6 +581,9 @@ impl<D: Dialect> Protocol for Dialogue<D> {
         }
         let side = self.side(flow);
         if self.pairing == Pairing::On {
+            if self.stays_unheard(side, &[], missing, true) {
+                return;
+            }
             self.calls.operation = operation;
             if self.does_without(side, missing, out) {
                 return;
@@ -465,6 +596,9 @@ impl<D: Dialect> Protocol for Dialogue<D> {
     fn close(&mut self, at: u64, out: &mut Output) {
         if self.pairing != Pairing::On {
             return;
+        }
+        if self.unheard.is_some_and(|unheard| unheard.has_spoken) {
+            self.lose_waiting();
         }
         self.calls.operation.at = at;
         self.calls.add_quality(QUALITY_ENDED_BY_CLOSE);

@@ -124,6 +124,17 @@ impl Dialect for DnsTcp {
         probe_request(bytes) == Probe::Yes
     }
 
+    /// A whole response, or its length by itself, as clients read it.
+    fn begins_response(&self, bytes: &[u8], _calls: &Calls<Lookup>) -> bool {
+        let Some((length, rest)) = bytes.split_first_chunk::<2>() else { return false };
+        let length = usize::from(u16::from_be_bytes(*length));
+        let response = rest.get(..length).and_then(|frame| Message::read(frame, length));
+        match response {
+            Some(message) => message.header.is_response(),
+            None => rest.is_empty() && length >= HEADER_BYTES,
+        }
+    }
+
     fn forget_messages(&mut self) {}
 }
 

@@ -149,6 +149,11 @@ impl Protocol for Http1 {
         matches!(self.step, Step::Out)
     }
 
+    fn is_between_messages(&self, flow: Flow) -> bool {
+        let framing = if flow == self.requests { &self.request } else { &self.response };
+        framing.is_between_messages()
+    }
+
     fn in_flight(&self) -> usize {
         self.in_flight.len()
     }

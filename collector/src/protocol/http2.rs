@@ -19,7 +19,7 @@
 //!
 //! **Bounds.** The streams that were dropped are certainly missing rows; the bytes that went by
 //! unread in the direction of requests can hold at most one request per [`REQUEST_BYTES_MIN`], and
-//! so can those of responses once the server was seen to promise responses unasked.
+//! so can those of responses unless the client was seen to forbid promises (`SETTINGS_ENABLE_PUSH`).
 //!
 //! A connection that is upgraded from HTTP/1.1 (`101`, `Upgrade: h2c`) stays opaque.
 
@@ -55,8 +55,9 @@ pub struct Http2 {
     streams: Streams,
     /// The last stream that the client was seen to begin.
     last_stream: u32,
-    /// Whether the server was seen to promise responses that were not asked for.
-    promises: bool,
+    /// Whether the server may promise responses that were not asked for. It may until its client
+    /// says otherwise, and that may be among what is missing.
+    may_promise: bool,
     midstream: bool,
     gaps: GapAccount,
 }
@@ -73,7 +74,7 @@ impl Http2 {
             directions,
             streams: Streams::default(),
             last_stream: 0,
-            promises: false,
+            may_promise: true,
             midstream: matches!(start, Start::AfterGap { cause: Cause::Midstream, .. }),
             gaps: GapAccount::new(REQUEST_BYTES_MIN, start),
         }
@@ -99,6 +100,10 @@ impl Protocol for Http2 {
 
     fn is_out_of_step(&self) -> bool {
         self.directions.iter().any(Direction::is_out)
+    }
+
+    fn is_between_messages(&self, flow: Flow) -> bool {
+        self.directions[self.side(flow) as usize].is_between_frames()
     }
 
     fn in_flight(&self) -> usize {
@@ -199,6 +204,7 @@ impl Http2 {
     fn fall_out_of_step(&mut self, side: Side, cause: Cause, out: &mut Output) {
         self.gaps.begin(cause);
         self.lose_streams(out);
+        self.may_promise |= side == Side::Client;
         self.directions[side as usize] = Direction::after_gap();
     }
 
@@ -211,7 +217,7 @@ impl Http2 {
 
     /// Counts bytes that went by unread where requests may have been in them.
     fn unread(&mut self, side: Side, bytes: u64) {
-        if side == Side::Client || self.promises {
+        if side == Side::Client || self.may_promise {
             self.gaps.unread(bytes);
         }
     }
@@ -228,7 +234,6 @@ impl Http2 {
                 }
             }
             Item::Promise { promised } if side == Side::Server => {
-                self.promises = true;
                 self.begin(side, promised, operation, out);
                 self.streams.change(promised, |exchange| exchange.request_complete = true);
             }
@@ -255,6 +260,11 @@ impl Http2 {
 
     /// What an end says of itself binds the other.
     fn settings(&mut self, side: Side, settings: Settings) {
+        if side == Side::Client
+            && let Some(push) = settings.push
+        {
+            self.may_promise = push != 0;
+        }
         let other = &mut self.directions[1 - side as usize];
         other.decoder.announce(settings.table_bytes);
         if let Some(bytes) = settings.payload_bytes {

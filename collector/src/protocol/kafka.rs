@@ -115,6 +115,21 @@ impl Dialect for Kafka {
         }
     }
 
+    /// Responses to requests that wait, one after the other, or the length of one by itself, as
+    /// clients read it.
+    fn begins_response(&self, bytes: &[u8], calls: &Calls<Request>) -> bool {
+        let mut rest = bytes;
+        while let Some((head, _)) = rest.split_first_chunk() {
+            let Some((message_bytes, correlation_id)) = response_head(*head) else { return false };
+            if !calls.waits(key(correlation_id)) {
+                return false;
+            }
+            let message_bytes = usize::try_from(message_bytes).unwrap_or(usize::MAX);
+            rest = rest.get(message_bytes..).unwrap_or_default();
+        }
+        rest.len() < bytes.len() || bytes.len() == LENGTH_BYTES
+    }
+
     fn forget_messages(&mut self) {
         *self = Self::default();
     }
@@ -222,16 +237,10 @@ impl Kafka {
         bytes: &[u8],
         calls: &mut Calls<Request>,
     ) -> Result<(), Step> {
-        let [a, b, c, d, correlation @ ..] = head;
-        let length = u64::from(u32::from_be_bytes([a, b, c, d]));
-        let correlation_id = i32::from_be_bytes(correlation);
-        let message_bytes = length + LENGTH_BYTES as u64;
-        let Some(left) = message_bytes.checked_sub(RESPONSE_HEAD_BYTES as u64) else {
+        let Some((message_bytes, correlation_id)) = response_head(head) else {
             return Err(Step::Bad(Cause::ParseError));
         };
-        if length > MESSAGE_BYTES_MAX {
-            return Err(Step::Bad(Cause::ParseError));
-        }
+        let left = message_bytes - RESPONSE_HEAD_BYTES as u64;
         let text_bytes_max = calls.text_bytes_max;
         let Some(request) = calls.keyed(key(correlation_id)) else {
             return Err(if self.is_behind(correlation_id) {
@@ -284,6 +293,15 @@ impl Kafka {
 
 const fn key(correlation_id: i32) -> u64 {
     correlation_id.cast_unsigned() as u64
+}
+
+/// Bytes of a response with its length, and the request that it names; none where it cannot be one.
+fn response_head(head: [u8; RESPONSE_HEAD_BYTES]) -> Option<(u64, i32)> {
+    let [a, b, c, d, correlation @ ..] = head;
+    let length = u64::from(u32::from_be_bytes([a, b, c, d]));
+    let message_bytes = length + LENGTH_BYTES as u64;
+    let fits = length <= MESSAGE_BYTES_MAX && message_bytes >= RESPONSE_HEAD_BYTES as u64;
+    fits.then_some((message_bytes, i32::from_be_bytes(correlation)))
 }
 
 /// The step for a pace whose bytes come after `taken` ones of a head.

@@ -2,9 +2,11 @@
 //!
 //! Replies name their request. A request that wants none is complete at once. Where a reply says
 //! that more come unasked (*exhaust*), each is a row of its own, as if it had been asked for when
-//! the reply before it came; it names that reply or, with some servers, the request. Of a compressed message the pairing is kept, and
-//! as it cannot be told whether it wants a reply, the next request of its client ends the wait. Of
-//! long messages the beginning is kept.
+//! the reply before it came; it names that reply or, with some servers, the request. A request that
+//! was not seen may have asked for that, so what the server sends after it and what belongs to no
+//! request may be missing rows. Messages that Snappy or zlib compressed are unpacked. Of others that
+//! are compressed the pairing is kept, and as it cannot be told whether they want a reply, the next
+//! request of their client ends the wait. Of long messages the beginning is kept.
 
 mod bson;
 mod json;
@@ -15,7 +17,7 @@ use super::gap::Cause;
 use super::output::Finished;
 use super::{Probe, ProtocolCode};
 use bson::Stop;
-use message::{Content, EXHAUST_ALLOWED, HEADER_BYTES, Header, MORE_TO_COME};
+use message::{Content, EXHAUST_ALLOWED, HEADER_BYTES, Header, MORE_TO_COME, Unpacked};
 
 /// Shortest request: a compressed one with hardly anything in it.
 pub const REQUEST_BYTES_MIN: u64 = 26;
@@ -86,7 +88,8 @@ struct Message {
 #[derive(Debug, Default)]
 pub struct Mongo {
     messages: [Option<Message>; 2],
-    /// Replies were allowed to come unasked, so that some may be among what is not read.
+    /// Replies were allowed to come unasked, as far as can be told, so that some may be among what
+    /// is not read.
     may_exhaust: bool,
 }
 
@@ -119,9 +122,16 @@ impl Dialect for Mongo {
         probe_request(bytes) == Probe::Yes
     }
 
+    /// Drivers read the header first.
+    fn begins_response(&self, bytes: &[u8], _calls: &Calls<Command>) -> bool {
+        bytes.len() >= HEADER_BYTES && probe_response(bytes) != Probe::No
+    }
+
     fn pushes(&self) -> bool {
         self.may_exhaust
     }
+
+    const PUSHES_IF_ASKED: bool = true;
 
     fn forget_messages(&mut self) {
         self.messages = Default::default();
@@ -140,12 +150,14 @@ impl Mongo {
         if bytes.len() < kept {
             return Step::Need(kept);
         }
-        let content = &bytes[HEADER_BYTES..kept];
-        let Ok(content) = Content::read(header.op, side, content, kept == length) else {
-            return Step::Bad(Cause::ParseError);
-        };
+        let packed = &bytes[HEADER_BYTES..kept];
+        let unpacked = Unpacked::of(header, side, packed, HEAD_BYTES + calls.text_bytes_max);
+        let content = unpacked.as_ref().and_then(|unpacked| unpacked.content(side).ok());
+        let content =
+            content.map_or_else(|| Content::read(header.op, side, packed, kept == length), Ok);
+        let Ok(content) = content else { return Step::Bad(Cause::ParseError) };
         let exhausts = if side == Side::Client { EXHAUST_ALLOWED } else { MORE_TO_COME };
-        self.may_exhaust |= content.flags & exhausts != 0;
+        self.may_exhaust |= content.flags & exhausts != 0 || content.is_compressed;
         let Ok(meaning) = meaning(side, header, &content, calls) else {
             return Step::Bad(Cause::ParseError);
         };
@@ -205,7 +217,7 @@ impl Message {
                 let is_further = calls.oldest().is_some_and(|call| call.asked == Some(asked));
                 let call = if is_further { calls.oldest() } else { calls.keyed(asked) };
                 // A request that was not seen is none of ours.
-                let Some(call) = call else { return };
+                let Some(call) = call else { return calls.is_unpaired() };
                 let asked_first = call.asked.unwrap_or(asked);
                 let further =
                     more_to_come.then(|| Command { asked: Some(asked_first), ..call.clone() });

@@ -115,6 +115,10 @@ impl Dialect for Mux {
         begins(bytes, |part| part == Part::Asks)
     }
 
+    fn begins_response(&self, bytes: &[u8], _calls: &Calls<Exchange>) -> bool {
+        begins(bytes, |_| true)
+    }
+
     fn forget_messages(&mut self) {
         self.frames = [None; 2];
     }
@@ -124,13 +128,6 @@ impl Dialect for Mux {
 fn key(side: Side, tag: u32) -> u64 {
     let asked_by = if side == Side::Server { FROM_SERVER } else { 0 };
     u64::from(tag) | asked_by
-}
-
-const fn other(side: Side) -> Side {
-    match side {
-        Side::Client => Side::Server,
-        Side::Server => Side::Client,
-    }
 }
 
 /// The head of a frame and the first bytes of its body are there.
@@ -165,7 +162,7 @@ fn begin(side: Side, head: Head, body: &[u8], calls: &mut Calls<Exchange>) -> Re
         Part::Replies => {
             // What is not known was asked before the connection was joined, or is the check that
             // comes before a session.
-            let Some(call) = calls.keyed(key(other(side), head.tag)) else { return Ok(()) };
+            let Some(call) = calls.keyed(key(side.other(), head.tag)) else { return Ok(()) };
             let is_error = matches!(head.kind, kind::ERROR | kind::OLD_ERROR);
             let has_status = matches!(-i16::from(head.kind), 1 | 2);
             let is_refused = has_status && body.first().is_some_and(|status| *status != 0);
@@ -185,7 +182,7 @@ fn begin(side: Side, head: Head, body: &[u8], calls: &mut Calls<Exchange>) -> Re
 /// All of a frame is there.
 fn end(side: Side, head: Head, calls: &mut Calls<Exchange>) {
     if head.part() == Part::Replies && !head.goes_on {
-        calls.finish_keyed(key(other(side), head.tag));
+        calls.finish_keyed(key(side.other(), head.tag));
     }
 }
 

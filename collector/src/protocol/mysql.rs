@@ -85,7 +85,10 @@ impl Dialect for Mysql {
         match (outcome, done) {
             (Outcome::Bad(cause), _) => Step::Bad(cause),
             (Outcome::Opaque, _) => Step::Opaque,
-            (Outcome::GoOn, 0) => self.take(side, bytes, calls),
+            (Outcome::GoOn, 0) => {
+                calls.begin_message();
+                self.take(side, bytes, calls)
+            }
             (Outcome::GoOn, done) => Step::Took(done),
         }
     }
@@ -207,7 +210,7 @@ impl Mysql {
         }
         calls.begin(0, command);
         if !has_response {
-            calls.finish_newest();
+            calls.finish_unanswered();
         }
         if ends_commands { Outcome::Opaque } else { Outcome::GoOn }
     }

@@ -3,7 +3,8 @@
 //! Every command of either side is a row of its own: `INFO`, `PUB`, `MSG` and so on. Most have no
 //! answer. In verbose mode, which `CONNECT` turns on, the server answers commands in their order by
 //! `+OK` or `-ERR`; `PING` is always answered by `PONG`. A connection that is joined midway is taken
-//! for one without answers until an `+OK` comes. Payloads are kept up to the limit and skipped
+//! for one without answers until an `+OK` comes. What a server says before the headers of a message
+//! that stands for none (`404 No Messages`) is its `status`. Payloads are kept up to the limit and skipped
 //! beyond. Where the client goes on in TLS, another protocol is spoken.
 
 mod line;
@@ -74,6 +75,9 @@ impl Message {
         let headers = usize::try_from(self.payload.header_bytes).unwrap_or(usize::MAX);
         let (headers, payload) = bytes.split_at(headers.min(bytes.len()));
         if self.payload.header_bytes > 0 {
+            if let Some(status) = line::status(headers) {
+                self.options.insert("status".to_owned(), status.into());
+            }
             self.options.insert("headers".to_owned(), line::headers(headers).into());
         }
         let mut text = String::new();

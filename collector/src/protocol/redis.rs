@@ -160,7 +160,7 @@ impl Redis {
         };
         calls.begin(0, command);
         if is_silent {
-            calls.finish_newest();
+            calls.finish_unanswered();
         }
         Outcome::GoOn
     }
@@ -183,7 +183,7 @@ impl Redis {
     fn reply_done(&mut self, calls: &mut Calls<Command>) -> Outcome {
         let value = self.reply.take();
         let word = value.items.first().map_or("", String::as_str);
-        if self.monitors {
+        if self.monitors && is_monitored(&value) {
             return Outcome::GoOn;
         }
         let subscribes = value.is_aggregate
@@ -209,6 +209,10 @@ impl Redis {
                 self.monitors = true;
                 false
             }
+            "RESET" if !failed => {
+                (self.monitors, self.subscriptions) = (false, [0; 3]);
+                false
+            }
             "PSYNC" | "SYNC" => !failed,
             _ => false,
         };
@@ -223,6 +227,13 @@ impl Redis {
         let subscribed = self.subscriptions.iter().any(|channels| *channels > 0);
         subscribed && value.is_aggregate && matches!(word, "message" | "pmessage" | "smessage")
     }
+}
+
+/// Whether a value is a line of `MONITOR`: a time, and who sent what.
+fn is_monitored(value: &value::Value) -> bool {
+    let (time, rest) = value.text.split_once(' ').unwrap_or_default();
+    let is_time = time.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    !value.is_aggregate && is_time && time.contains('.') && rest.starts_with('[')
 }
 
 /// Index of the subscriptions that a command or reply is about: channels, patterns or shards.

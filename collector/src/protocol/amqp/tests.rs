@@ -207,13 +207,14 @@ fn after_a_gap_either_side_takes_up_again_at_a_method() {
         Sent::Hole(Side::Client, 200),
         client(b"the rest of a body\xce"),
         server(b"the rest of a body\xce"),
+        server([deliver(1, 6), message(1, b"hi", 64)].concat()),
         server([deliver(1, 7), message(1, b"hi", 64)].concat()),
         client(ack(1, 7)),
     ];
     let expected = expect![[r#"
         1: 0.0  -> 60.60 {"consumer_tag":"ctag","delivery_tag":7,"redelivered":true,"exchange":"logs","routing_key":"k","body_size":2} q0
         1: 60.80 {"delivery_tag":7,"multiple":true} -> 0.0  q0
-        lost 1..=20 ring_full"#]];
+        lost 2..=21 ring_full"#]];
     expected.assert_eq(&hear::<Amqp>(&sent, show).join("\n"));
 }
 

@@ -120,17 +120,17 @@ impl<'a> Fields<'a> {
 }
 
 /// What a request asks: its statements, those that were prepared by what `prepared` knows of them.
+///
+/// There is no body where it could not be unpacked.
 pub(super) fn request(
     head: &Head,
-    body: &[u8],
+    body: Option<&[u8]>,
     prepared: impl Fn(&[u8]) -> Option<String>,
 ) -> String {
     if head.opcode == Opcode::AUTH_RESPONSE {
         return REDACTED.to_owned();
     }
-    if head.is_compressed() {
-        return COMPRESSED.to_owned();
-    }
+    let Some(body) = body else { return COMPRESSED.to_owned() };
     let mut fields = Fields(body);
     let text = fields.prologue(head).and_then(|()| match head.opcode {
         Opcode::STARTUP => startup(fields),
@@ -143,20 +143,35 @@ pub(super) fn request(
     without_password(text.unwrap_or_default())
 }
 
-/// Whether a connection is going to compress.
-pub(super) fn wants_compression(head: &Head, body: &[u8]) -> bool {
+/// How a connection compresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Compression {
+    /// A length of four bytes, and a block.
+    Lz4,
+    /// A block that says how long it is.
+    Snappy,
+    /// In another way.
+    Other,
+}
+
+/// How a connection is going to compress, if this is the request that asks for it.
+pub(super) fn compression(head: &Head, body: &[u8]) -> Option<Compression> {
+    if head.opcode != Opcode::STARTUP {
+        return None;
+    }
     let mut fields = Fields(body);
-    let mut has_option = || {
-        fields.prologue(head)?;
-        for _ in 0..fields.short()? {
-            if fields.text()? == "COMPRESSION" {
-                return Some(());
-            }
-            fields.text()?;
+    fields.prologue(head)?;
+    for _ in 0..fields.short()? {
+        let (name, value) = (fields.text()?, fields.text()?);
+        if name == "COMPRESSION" {
+            return Some(match value.to_ascii_lowercase().as_str() {
+                "lz4" => Compression::Lz4,
+                "snappy" => Compression::Snappy,
+                _ => Compression::Other,
+            });
         }
-        None
-    };
-    has_option().is_some()
+    }
+    None
 }
 
 /// Whether a body is that of a request as its head says, as far as it is there.
@@ -232,15 +247,13 @@ fn without_password(mut statement: String) -> String {
 /// What a response says, and the id of the statement that it prepared.
 pub(super) fn response(
     head: &Head,
-    body: &[u8],
+    body: Option<&[u8]>,
     text_bytes_max: usize,
 ) -> (String, Option<Vec<u8>>) {
     if matches!(head.opcode, Opcode::AUTH_CHALLENGE | Opcode::AUTH_SUCCESS) {
         return (REDACTED.to_owned(), None);
     }
-    if head.is_compressed() {
-        return (COMPRESSED.to_owned(), None);
-    }
+    let Some(body) = body else { return (COMPRESSED.to_owned(), None) };
     let mut fields = Fields(body);
     let mut json = Json::new(text_bytes_max);
     let mut prepared = None;

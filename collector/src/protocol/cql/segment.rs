@@ -3,7 +3,7 @@
 //! An envelope may go on in the next segment. Heads are checked by their CRC, payloads are not.
 //! With compression payloads are blocks of LZ4, unless that made them longer.
 
-use super::lz4;
+use super::unpack::lz4;
 
 /// Bytes of a head, with its CRC.
 pub(super) const HEAD_BYTES: usize = 6;
@@ -60,7 +60,7 @@ pub(super) fn unpack(segment: &[u8], unpacked_bytes: usize) -> Option<Vec<u8>> {
     let payload = segment.get(PACKED_HEAD_BYTES..segment.len().checked_sub(TRAILER)?)?;
     match unpacked_bytes {
         0 => Some(payload.to_vec()),
-        bytes => lz4::unpack(payload, bytes),
+        bytes => lz4::whole(payload, bytes),
     }
 }
 

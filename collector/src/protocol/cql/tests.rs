@@ -212,6 +212,62 @@ fn compressed_bodies_are_paired_and_not_read() {
     );
 }
 
+/// A block of LZ4 behind its length, of literals only.
+fn lz4(body: &[u8]) -> Vec<u8> {
+    assert!((15..15 + 255).contains(&body.len()));
+    let size = u32::try_from(body.len()).unwrap().to_be_bytes();
+    [&size[..], &[0xf0, u8::try_from(body.len() - 15).unwrap()], body].concat()
+}
+
+/// A block of Snappy, of one literal only.
+fn snappy(body: &[u8]) -> Vec<u8> {
+    assert!((1..=60).contains(&body.len()));
+    let size = u8::try_from(body.len()).unwrap();
+    [&[size, (size - 1) << 2], body].concat()
+}
+
+#[test]
+fn compressed_bodies_are_read_as_the_client_asked_for_them() {
+    let startup = |how: &str| ask(0, Opcode::STARTUP, &[&[0, 1], &text("COMPRESSION"), &text(how)]);
+    let statement = [&long_text("SELECT name FROM users")[..], &[0, 1, 0]].concat();
+    let rows = [&int(2)[..], &int(5), &int(1), &int(3)].concat();
+    let mut sent = Vec::new();
+    for (how, pack) in [("lz4", lz4 as fn(&[u8]) -> Vec<u8>), ("snappy", snappy)] {
+        sent.extend([
+            startup(how),
+            answer(0, Opcode::READY, &[]),
+            client(envelope(4, 1, 7, Opcode::QUERY, &[&pack(&statement)])),
+            server(envelope(0x84, 1, 7, Opcode::RESULT, &[&pack(&rows)])),
+        ]);
+    }
+    let expected = &expect![[r#"
+        1 {"COMPRESSION":"lz4"} -> 2 {} q0
+        7 SELECT name FROM users -> 8 {"result":"rows","rows":3} q0
+        1 {"COMPRESSION":"snappy"} -> 2 {} q0
+        7 SELECT name FROM users -> 8 {"result":"rows","rows":3} q0"#]];
+    check(&sent, expected);
+    // A connection that is joined midway says nothing of how: what LZ4 has before its blocks does.
+    check(
+        &sent[2..4],
+        &expect![[r#"7 SELECT name FROM users -> 8 {"result":"rows","rows":3} q0"#]],
+    );
+}
+
+#[test]
+fn a_compressed_body_that_is_cut_is_read_as_far_as_it_is_there() {
+    let rows = [&int(2)[..], &int(5), &int(1), &int(3), &[0; 100]].concat();
+    let response = envelope(0x84, 1, 7, Opcode::RESULT, &[&lz4(&rows)]);
+    let sent = [
+        ask(0, Opcode::STARTUP, &[&[0, 1], &text("COMPRESSION"), &text("lz4")]),
+        answer(0, Opcode::READY, &[]),
+        query(7, "SELECT *"),
+        server(&response[..60]),
+        Sent::Hole(Side::Server, response.len() as u64 - 60),
+    ];
+    let shown = hear_keeping::<Cql>(4096, &sent, show);
+    assert_eq!(shown[1], r#"7 SELECT * -> 8 {"result":"rows","rows":3} q1"#);
+}
+
 #[test]
 fn what_comes_before_a_body_is_passed_over() {
     let payload = [&[0, 1][..], &text("proxy"), &int(2), b"me"].concat();

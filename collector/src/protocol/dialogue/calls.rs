@@ -70,11 +70,15 @@ pub struct Calls<C> {
     pub(super) operation: Operation,
     /// When the message at hand began.
     pub(super) message_began_at: u64,
+    /// When the first of the bytes at hand came.
+    pub(super) at_hand_since: u64,
     quality: u8,
     /// Calls that have begun since it was last looked.
     pub(super) begun: u64,
     /// The next call is the first after a gap.
     trial: bool,
+    /// Messages of the server that belong to no call, since it was last looked.
+    unpaired: u64,
 }
 
 impl<C: Call> Calls<C> {
@@ -87,13 +91,16 @@ impl<C: Call> Calls<C> {
             done: Vec::new(),
             operation: Operation::default(),
             message_began_at: 0,
+            at_hand_since: 0,
             quality,
             begun: 0,
             trial: false,
+            unpaired: 0,
         }
     }
 
-    /// A request is complete, or enough of it to know it; responses name it by `key`, if at all.
+    /// A request is complete, or enough of it to know it; responses name it by `key`, if at all. The
+    /// first after a gap is on probation.
     pub fn begin(&mut self, key: u64, call: C) {
         self.begun += 1;
         let bytes = call.heap_bytes() + size_of::<Timed<C>>();
@@ -106,13 +113,23 @@ impl<C: Call> Calls<C> {
             call,
             key,
             bytes,
-            probation: false,
+            probation: std::mem::take(&mut self.trial),
         }));
     }
 
     /// The connection turns out to have been joined midway.
     pub const fn joined_midway(&mut self) {
         self.quality |= QUALITY_MIDSTREAM;
+    }
+
+    /// The server sent what belongs to no call that was seen, and may be a row of its own.
+    pub const fn is_unpaired(&mut self) {
+        self.unpaired += 1;
+    }
+
+    /// Takes how many of those there were.
+    pub(super) const fn take_unpaired(&mut self) -> u64 {
+        std::mem::replace(&mut self.unpaired, 0)
     }
 
     /// When the message at hand began and who sent it.
@@ -137,7 +154,7 @@ impl<C: Call> Calls<C> {
 
     /// A message is over without a byte of its own, and what is at hand begins the next.
     pub const fn begin_message(&mut self) {
-        self.message_began_at = self.operation.at;
+        self.message_began_at = self.at_hand_since;
     }
 
     /// The call that waits for longest.
@@ -162,10 +179,23 @@ impl<C: Call> Calls<C> {
         self.finish_timed(timed)
     }
 
-    /// The call that began last gets no response; false where none waits.
+    /// The call that began last stands for itself: it is complete without a response; false where
+    /// none waits.
     pub fn finish_newest(&mut self) -> bool {
         let timed = self.waiting.pop_back();
         self.finish_timed(timed)
+    }
+
+    /// The call that began last gets no response, so that it proves nothing of those that do: where
+    /// it was on probation the next one is too. False where none waits.
+    pub fn finish_unanswered(&mut self) -> bool {
+        self.trial |= self.waiting.back().is_some_and(|timed| timed.probation);
+        self.finish_newest()
+    }
+
+    /// Whether a call with this key waits.
+    pub fn waits(&self, key: u64) -> bool {
+        self.waiting.iter().any(|timed| timed.key == key)
     }
 
     /// As [`Self::finish_oldest`], of those with this key.
@@ -200,20 +230,16 @@ impl<C: Call> Calls<C> {
         self.trial = true;
     }
 
-    /// Puts the first call after a gap on probation, once it has begun.
-    pub(super) fn try_first(&mut self) {
-        if self.trial
-            && let Some(first) = self.waiting.front_mut()
-        {
-            (first.probation, self.trial) = (true, false);
-        }
+    /// Nothing is paired any more, so that there is nothing to be tried.
+    pub(super) const fn end_trial(&mut self) {
+        self.trial = false;
     }
 
     /// Forgets the calls that wait, because of a gap; how many there were.
     pub(super) fn forget_waiting(&mut self) -> usize {
         let calls = self.waiting.len();
         self.waiting.clear();
-        (self.waiting_bytes, self.trial) = (0, false);
+        self.waiting_bytes = 0;
         calls
     }
 

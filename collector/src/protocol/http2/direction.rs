@@ -39,6 +39,7 @@ pub(super) enum Item<'a> {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Settings {
     pub(super) table_bytes: Option<u32>,
+    pub(super) push: Option<u32>,
     pub(super) payload_bytes: Option<u32>,
 }
 
@@ -109,6 +110,11 @@ impl Direction {
     /// Whether nothing is read, because of a gap.
     pub(super) const fn is_out(&self) -> bool {
         matches!(self.state, State::Out)
+    }
+
+    /// Whether the next byte begins a frame, and no headers go on in it.
+    pub(super) fn is_between_frames(&self) -> bool {
+        self.state == State::Head && self.partial.is_empty() && self.block.is_none()
     }
 
     /// When the first byte of what was read last was seen.
@@ -369,6 +375,7 @@ fn settings(payload: &[u8]) -> Settings {
         let value = value.try_into().ok().map(u32::from_be_bytes);
         match identifier {
             [0, 1] => settings.table_bytes = value,
+            [0, 2] => settings.push = value,
             [0, 5] => settings.payload_bytes = value,
             _ => {}
         }

@@ -160,6 +160,25 @@ fn a_promised_request_is_a_row_of_its_own() {
 }
 
 #[test]
+fn promises_that_are_lost_are_within_the_bounds_unless_the_client_forbids_them() {
+    for (settings, lost) in [
+        (settings(&[(3, 100)]), "lost 2..=7 ring_full"),
+        (settings(&[(2, 0)]), "lost 2..=2 ring_full"),
+    ] {
+        let mut ends = Ends::new();
+        let first = [frame::PREFACE, &settings, &ends.get(1, "/1", END_STREAM)].concat();
+        let talk = [
+            c(first),
+            Sent::Hole(Side::Server, 50),
+            c(ends.get(3, "/3", END_STREAM)),
+            s(ends.ok(3, "/3", END_STREAM)),
+        ];
+        // The second began before responses were read again.
+        assert_eq!(run(&talk), [lost]);
+    }
+}
+
+#[test]
 fn a_reset_ends_a_stream_with_what_was_seen_and_what_comes_after_it_is_ignored() {
     let mut ends = Ends::new();
     let gets = [1, 3, 5].map(|n| ends.get(n, &format!("/{n}"), END_STREAM)).concat();
@@ -300,7 +319,7 @@ fn after_a_gap_in_responses_streams_that_began_before_they_are_read_again_are_lo
     talk.push(s([ends.ok(5, "/1", 0), data(5, b"hi", END_STREAM)].concat()));
     expect![[r#"
         GET /5 {"a":"b"} 0:"" -> 200  {"?":"?"} 2:"hi" q8
-        lost 2..=2 ring_full"#]]
+        lost 2..=4 ring_full"#]]
     .assert_eq(&run(&talk).join("\n"));
 }
 

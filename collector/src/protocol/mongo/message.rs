@@ -1,11 +1,14 @@
 //! Messages of MongoDB: header, sections and documents.
 
 use super::super::dialogue::Side;
+use super::super::unpack;
 use super::bson::{Bytes, Elements, Stop, Value};
 use super::json::{Json, REDACTED};
 
 /// Bytes of a header.
 pub(super) const HEADER_BYTES: usize = 16;
+/// Bytes of a compressed message between its header and what is compressed.
+const COMPRESSION_HEAD_BYTES: usize = 9;
 /// Longest message that a server takes.
 const MESSAGE_BYTES_MAX: u32 = 48_000_000;
 /// Flag of `OP_MSG`: a checksum follows.
@@ -80,6 +83,43 @@ impl Header {
 /// Whether a message may be so long.
 pub(super) fn is_length(length: u32) -> bool {
     (26..=MESSAGE_BYTES_MAX).contains(&length)
+}
+
+/// What a compressed message was before.
+#[derive(Debug)]
+pub(super) struct Unpacked {
+    op: Op,
+    /// The beginning of what follows its header.
+    bytes: Vec<u8>,
+    is_whole: bool,
+}
+
+impl Unpacked {
+    /// Unpacks at most `bytes_max` bytes of a message whose header and what follows it are these;
+    /// none where it is not compressed, or in a way that is not known here.
+    pub(super) fn of(header: Header, side: Side, packed: &[u8], bytes_max: usize) -> Option<Self> {
+        if header.op != Op::Compressed {
+            return None;
+        }
+        let mut fields = Bytes::new(packed, true);
+        let (code, size, compressor) =
+            (fields.u32().ok()?, fields.u32().ok()?, fields.byte().ok()?);
+        let op = Op::of(code, side).filter(|inner| *inner != Op::Compressed)?;
+        let size = usize::try_from(size).ok()?;
+        let bytes_max = size.min(bytes_max);
+        let packed = packed.get(COMPRESSION_HEAD_BYTES..)?;
+        let bytes = match compressor {
+            1 => unpack::snappy(packed, bytes_max)?,
+            2 => unpack::zlib(packed, bytes_max)?,
+            _ => return None,
+        };
+        Some(Self { op, is_whole: bytes.len() == size, bytes })
+    }
+
+    /// What it holds.
+    pub(super) fn content(&self, side: Side) -> Result<Content<'_>, Stop> {
+        Content::read(self.op, side, &self.bytes, self.is_whole)
+    }
 }
 
 /// What a message holds, as far as it was kept.

@@ -231,6 +231,61 @@ fn compressed_messages_are_paired() {
 }
 
 #[test]
+fn messages_that_snappy_or_zlib_compressed_are_unpacked() {
+    let compressed = |ids: [u32; 2], flags: u32, how: u8, elements: &[(&str, Bson)]| {
+        let inner = &op_msg(ids, flags, &document(elements))[16..];
+        let size = u32::try_from(inner.len()).unwrap();
+        let packed = match how {
+            1 => [&[u8::try_from(size).unwrap(), 60 << 2, u8::try_from(size - 1).unwrap()], inner]
+                .concat(),
+            _ => miniz_oxide::deflate::compress_to_vec_zlib(inner, 6),
+        };
+        let head = [2013, size].map(u32::to_le_bytes).concat();
+        message(ids, 2012, &[&head, &[how][..], &packed].concat())
+    };
+    let find = [("find", text("c")), ("filter", text(&"x".repeat(30)))];
+    let done = [("ok", Double(1.0)), ("n", Int(3))];
+    check(
+        &[
+            client(compressed([1, 0], 0, 1, &find)),
+            server(compressed([11, 1], 0, 1, &done)),
+            client(compressed([2, 0], 2, 2, &[("insert", text("c"))])),
+            client(compressed([3, 0], 1 << 16, 2, &[("hello", Int(1))])),
+            server(compressed([13, 3], 2, 2, &done)),
+            server(compressed([14, 13], 0, 2, &done)),
+        ],
+        &expect![[r#"
+            find {"find":"c","filter":"xxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"} -> ok {"ok":1.0,"n":3} q0
+            insert {"insert":"c"} ->   q0
+            hello {"hello":1} -> ok {"ok":1.0,"n":3} q0
+            hello {"hello":1} -> ok {"ok":1.0,"n":3} q0"#]],
+    );
+}
+
+#[test]
+fn replies_to_requests_that_were_not_seen_are_within_the_bounds() {
+    let pong = |ids, flags| server(op_msg(ids, flags, &document(&[("ok", Int(1))])));
+    // Its client allowed that, in what is missing; all further replies are rows that are missing.
+    let sent = [
+        request(1, &[("ping", Int(1))]),
+        reply(1, &[("ok", Int(1))]),
+        Sent::Hole(Side::Client, 60),
+        pong([11, 2], 2),
+        pong([12, 11], 2),
+        pong([13, 12], 2),
+    ];
+    let shown = hear::<Mongo>(&sent, show);
+    assert_eq!(shown[1..], ["lost 0..=6 ring_full"]);
+    // What a server sends to a client that is known not to have is none.
+    let sent = [
+        request(1, &[("ping", Int(1))]),
+        reply(1, &[("ok", Int(1))]),
+        Sent::Hole(Side::Server, 3000),
+    ];
+    assert_eq!(hear::<Mongo>(&sent, show).len(), 1);
+}
+
+#[test]
 fn older_clients_say_hello_by_a_query() {
     let hello = document(&[("ismaster", Int(1)), ("helloOk", Other(8, vec![1]))]);
     let query = [[0; 4].as_slice(), b"admin.$cmd\0", &[0; 4], &[0xff; 4], &hello].concat();

@@ -416,6 +416,53 @@ fn no_pair_spans_a_gap() {
 }
 
 #[test]
+fn a_command_without_a_response_proves_nothing_after_a_gap() {
+    let answer = || answer(&[GOOD]);
+    let close = || command(command::code::STMT_CLOSE, [1, 0, 0, 0]);
+    let sent = after_handshake(&[
+        query("DELETE FROM a"),
+        Sent::Hole(Side::Server, 11),
+        close(),
+        query("DELETE FROM b"),
+        answer(),
+        close(),
+        query("DELETE FROM c"),
+        answer(),
+        command(command::code::QUIT, []),
+    ]);
+    let expected = expect![[r#"
+        25 "" -> None "" q0
+        3 "DELETE FROM c" -> Ok "" q0
+        1 "" -> None "" q0
+        lost 3..=3 ring_full"#]];
+    expected.assert_eq(&hear::<Mysql>(&sent, show).join("\n"));
+    // Nor does the end of a connection.
+    let sent = after_handshake(&[
+        query("DELETE FROM a"),
+        Sent::Hole(Side::Server, 11),
+        command(command::code::QUIT, []),
+    ]);
+    assert_eq!(hear::<Mysql>(&sent, show), ["lost 2..=2 ring_full"]);
+}
+
+#[test]
+fn what_follows_a_long_command_has_its_own_time() {
+    let long = packets(0, &[format!("\x03SET @a = '{}'", "x".repeat(1000)).as_bytes()]);
+    let (first, rest) = long.split_at(500);
+    let both = [rest, &packets(0, &[&[command::code::STMT_CLOSE, 1, 0, 0, 0]])].concat();
+    let times = |finished: &Finished| {
+        let Finished::Mysql(timed) = finished else { return String::new() };
+        format!("{} {}", timed.call.code, timed.requested_at)
+    };
+    let sent = [client(first), client(&both), answer(&[GOOD])];
+    assert_eq!(hear::<Mysql>(&sent, times), ["25 2", "3 1"]);
+    // Nor where it is cut too.
+    let (second, third) = both.split_at(rest.len() + 2);
+    let sent = [client(first), client(second), client(third), answer(&[GOOD])];
+    assert_eq!(hear::<Mysql>(&sent, times), ["25 2", "3 1"]);
+}
+
+#[test]
 fn a_hole_in_a_row_or_a_text_costs_nothing() {
     let row = [&b"\xfd\xa0\x86\x01"[..], "x".repeat(100_000).as_bytes()].concat();
     let answers = packets(1, &[b"\x01", COLUMN, EOF, &row, EOF]);

@@ -197,6 +197,13 @@ pub(super) fn headers(bytes: &[u8]) -> Options {
     pairs.map(kept).collect()
 }
 
+/// What stands behind the version before headers: a code and words, where there is no message.
+pub(super) fn status(headers: &[u8]) -> Option<String> {
+    let line = headers.split(|byte| *byte == b'\r').next()?;
+    let status = line.strip_prefix(b"NATS/1.0")?.trim_ascii();
+    (!status.is_empty()).then(|| String::from_utf8_lossy(status).into_owned())
+}
+
 /// At most the first `bytes_max` bytes of a text.
 pub(super) fn cut(text: &str, bytes_max: usize) -> &str {
     &text[..text.floor_char_boundary(bytes_max)]

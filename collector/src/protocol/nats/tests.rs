@@ -68,6 +68,38 @@ fn in_verbose_mode_answers_come_in_order() {
 }
 
 #[test]
+fn messages_of_jetstream_their_acknowledgements_and_bare_states_are_rows() {
+    let headers = "NATS/1.0\r\nNats-Msg-Id: 77\r\n\r\n";
+    let (header_bytes, bytes) = (headers.len(), headers.len() + 2);
+    let publish = format!("HPUB orders.new _INBOX.x.1 {header_bytes} {bytes}\r\n{headers}{{}}\r\n");
+    let acknowledged = r#"{"stream":"ORDERS","seq":9}"#;
+    let reply = "$JS.ACK.ORDERS.worker.1.9.4.1700000000000000000.0";
+    check(
+        &[
+            client(QUIET),
+            client(publish),
+            server(format!("MSG _INBOX.x.1 1 {}\r\n{acknowledged}\r\n", acknowledged.len())),
+            client(
+                "PUB $JS.API.CONSUMER.MSG.NEXT.ORDERS.worker _INBOX.x.2 11\r\n{\"batch\":1}\r\n",
+            ),
+            server(format!("MSG orders.new 1 {reply} 2\r\n{{}}\r\n")),
+            client(format!("PUB {reply} 4\r\n+ACK\r\n")),
+            server("HMSG _INBOX.x.2 1 28 28\r\nNATS/1.0 404 No Messages\r\n\r\n\r\n"),
+            server("HMSG _INBOX.x.2 1 16 16\r\nNATS/1.0 503\r\n\r\n\r\n"),
+        ],
+        &expect![[r#"
+            CONNECT {"verbose":false} ->  q0
+            HPUB {"subject":"orders.new","reply_to":"_INBOX.x.1","headers":{"Nats-Msg-Id":"77"},"payload":"{}"} ->  q0
+            MSG {"subject":"_INBOX.x.1","sid":"1","payload":"{\"stream\":\"ORDERS\",\"seq\":9}"} ->  q0
+            PUB {"subject":"$JS.API.CONSUMER.MSG.NEXT.ORDERS.worker","reply_to":"_INBOX.x.2","payload":"{\"batch\":1}"} ->  q0
+            MSG {"subject":"orders.new","sid":"1","reply_to":"$JS.ACK.ORDERS.worker.1.9.4.1700000000000000000.0","payload":"{}"} ->  q0
+            PUB {"subject":"$JS.ACK.ORDERS.worker.1.9.4.1700000000000000000.0","payload":"+ACK"} ->  q0
+            HMSG {"subject":"_INBOX.x.2","sid":"1","status":"404 No Messages","headers":{},"payload":""} ->  q0
+            HMSG {"subject":"_INBOX.x.2","sid":"1","status":"503","headers":{},"payload":""} ->  q0"#]],
+    );
+}
+
+#[test]
 fn headers_are_options_and_secrets_are_never_kept() {
     check(
         &[
@@ -158,13 +190,15 @@ fn after_a_gap_either_side_takes_up_again_at_a_message() {
         Sent::Hole(Side::Client, 9),
         server("half of a payload\r\n"),
         server("MSG a 1 3\r\nabc\r\n"),
+        client("the end of it\r\n"),
+        server("MSG b 1 3\r\nabc\r\n"),
         client("PUB b 3\r\nabc\r\n"),
     ];
     let expected = expect![[r#"
         CONNECT {"verbose":false} ->  q0
-        MSG {"subject":"a","sid":"1","payload":"abc"} ->  q0
+        MSG {"subject":"b","sid":"1","payload":"abc"} ->  q0
         PUB {"subject":"b","payload":"abc"} ->  q0
-        lost 0..=6 ring_full"#]];
+        lost 1..=9 ring_full"#]];
     expected.assert_eq(&hear::<Nats>(&sent, show).join("\n"));
 }
 
@@ -203,7 +237,9 @@ fn wild_lengths_and_unknown_commands_end_the_pairing() {
     for wrong in
         ["PUB a 99999999999\r\n", "PUB a -1\r\n", "HPUB a 9 3\r\n", "FETCH a\r\n", "PUB a 1\r\nxyz"]
     {
-        let shown = hear::<Nats>(&[client(QUIET), client(wrong), client("PUB b 1\r\nx\r\n")], show);
+        let publish = |subject: &str| client(format!("PUB {subject} 1\r\nx\r\n"));
+        let shown =
+            hear::<Nats>(&[client(QUIET), client(wrong), publish("trial"), publish("b")], show);
         assert!(shown[1].starts_with("PUB {\"subject\":\"b\""), "{shown:?}");
         assert!(shown[2].ends_with("parse_error"), "{shown:?}");
     }

@@ -128,6 +128,96 @@ fn messages_of_channels_belong_to_no_command() {
 }
 
 #[test]
+fn each_command_of_a_transaction_is_a_row_and_its_results_are_those_of_exec() {
+    check(
+        &[
+            command(&["WATCH", "k"]),
+            server("+OK\r\n"),
+            command(&["MULTI"]),
+            server("+OK\r\n"),
+            client(
+                "*2\r\n$4\r\nINCR\r\n$1\r\nk\r\n*2\r\n$3\r\nGET\r\n$1\r\nk\r\n*1\r\n$4\r\nEXEC\r\n",
+            ),
+            server("+QUEUED\r\n+QUEUED\r\n*2\r\n:8\r\n$1\r\n8\r\n"),
+            command(&["MULTI"]),
+            server("+OK\r\n"),
+            command(&["SETT", "k"]),
+            server("-ERR unknown command 'SETT'\r\n"),
+            command(&["EXEC"]),
+            server("-EXECABORT Transaction discarded because of previous errors.\r\n"),
+            command(&["EXEC"]),
+            server("*-1\r\n"),
+        ],
+        &expect![[r#"
+            WATCH ["k"] -> OK q0
+            MULTI [] -> OK q0
+            INCR ["k"] -> QUEUED q0
+            GET ["k"] -> QUEUED q0
+            EXEC [] -> [8,"8"] q0
+            MULTI [] -> OK q0
+            SETT ["k"] -> -ERR unknown command 'SETT' q0
+            EXEC [] -> -EXECABORT Transaction discarded because of previous errors. q0
+            EXEC [] -> <NULL> q0"#]],
+    );
+}
+
+#[test]
+fn version_3_has_more_kinds_of_values_and_what_is_pushed_comes_at_any_time() {
+    check(
+        &[
+            command(&["HELLO", "3"]),
+            server("%2\r\n$6\r\nserver\r\n$5\r\nredis\r\n$5\r\nproto\r\n:3\r\n"),
+            command(&["SUBSCRIBE", "a"]),
+            server(">3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n"),
+            command(&["HGETALL", "h"]),
+            // A message before the reply, and an attribute of it.
+            server(
+                ">3\r\n$7\r\nmessage\r\n$1\r\na\r\n$2\r\nhi\r\n|1\r\n+ttl\r\n:9\r\n%1\r\n+f\r\n,1.5\r\n",
+            ),
+            client("*1\r\n$4\r\nPING\r\n*2\r\n$8\r\nSMEMBERS\r\n$1\r\ns\r\n"),
+            server("+PONG\r\n>2\r\n$10\r\ninvalidate\r\n*1\r\n$1\r\nk\r\n~2\r\n#t\r\n_\r\n"),
+            command(&["X"]),
+            server("!9\r\nERR wrong\r\n"),
+            command(&["LOLWUT"]),
+            server("=7\r\ntxt:art\r\n"),
+            command(&["BIG"]),
+            server("(3492890328409238509324850943850943825024385\r\n"),
+            command(&["UNSUBSCRIBE"]),
+            server(">3\r\n$11\r\nunsubscribe\r\n$1\r\na\r\n:0\r\n"),
+        ],
+        &expect![[r#"
+            HELLO ["3"] -> ["server","redis","proto",3] q0
+            SUBSCRIBE ["a"] -> ["subscribe","a",1] q0
+            HGETALL ["h"] -> ["f",1.5] q0
+            PING [] -> PONG q0
+            SMEMBERS ["s"] -> [true,<NULL>] q0
+            X [] -> -ERR wrong q0
+            LOLWUT [] -> txt:art q0
+            BIG [] -> 3492890328409238509324850943850943825024385 q0
+            UNSUBSCRIBE [] -> ["unsubscribe","a",0] q0"#]],
+    );
+}
+
+#[test]
+fn what_is_monitored_belongs_to_no_command_and_a_reset_ends_it() {
+    check(
+        &[
+            command(&["MONITOR"]),
+            server("+OK\r\n"),
+            server("+1339518083.107412 [0 127.0.0.1:60866] \"keys\" \"*\"\r\n"),
+            command(&["RESET"]),
+            server("+1339518087.877697 [0 lua] \"get\" \"k\"\r\n+RESET\r\n"),
+            command(&["GET", "k"]),
+            server("+1.5 [\r\n"),
+        ],
+        &expect![[r#"
+            MONITOR [] -> OK q0
+            RESET [] -> RESET q0
+            GET ["k"] -> 1.5 [ q0"#]],
+    );
+}
+
+#[test]
 fn commands_without_a_reply_are_complete_at_once() {
     check(
         &[

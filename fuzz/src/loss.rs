@@ -1,0 +1,140 @@
+//! A conversation with holes in it.
+//!
+//! What must hold of a conversation that a parser reads to its end, and in which no operation that
+//! begins inside a message begins with what looks like one:
+//! * whatever is lost of it (an operation, its beginning or end, several, the first or the last),
+//!   each row is one of those without the loss: its request and response are the same ones;
+//! * how many rows are missing is within the bounds that are told.
+
+use undine_collector::data_stream::Operation;
+use undine_collector::event::Flow;
+use undine_collector::protocol::gap::{Cause, Start};
+use undine_collector::protocol::output::Output;
+use undine_collector::protocol::{ProtocolCode, start};
+use undine_collector::{Mode, Redaction};
+
+use crate::mutation::Mutator;
+use crate::script::{Captured, Script, Step};
+use crate::talk::{Heard, Split, hear_of, times};
+
+/// Most steps of a conversation in which holes are tried.
+const STEPS_MAX: usize = 64;
+/// Most bytes of it.
+const BYTES_MAX: usize = 16 * 1024;
+/// How many conversations with holes are made of one.
+const TRIES: usize = 24;
+/// Most holes of one.
+const HOLES_MAX: usize = 4;
+/// What a debugged row says where bytes of its bodies are missing.
+const INCOMPLETE: &str = "is_incomplete: true";
+
+/// Checks a conversation that came to `whole` with holes in it, the same ones for the same `input`.
+///
+/// # Panics
+/// Where something does not hold.
+pub(crate) fn check(code: ProtocolCode, script: &Script<'_>, whole: &Heard, input: &[u8]) {
+    if !is_plain(code, script, whole) {
+        return;
+    }
+    let mut mutator = Mutator::new(u64::from(crc32fast::hash(input)));
+    let pipelines = whole.pipelines || has_turns_behind_each_other(whole);
+    for _ in 0..TRIES {
+        let (steps, what) = with_holes(&script.steps, &mut mutator);
+        let rest = hear_of(code, &script.with(steps), Split::None, pipelines);
+        compare(whole, &rest, &what);
+    }
+}
+
+/// Whether the conversation is whole and can be told from what it carries.
+fn is_plain(code: ProtocolCode, script: &Script<'_>, whole: &Heard) -> bool {
+    let bytes: usize = script.steps.iter().map(|step| step.bytes.len()).sum();
+    let is_whole = whole.in_step > script.steps.len()
+        && whole.ends_whole
+        && whole.lost == [0; 2]
+        && script.steps.iter().all(|step| step.missing == 0 && !step.bytes.is_empty());
+    is_whole
+        && !script.is_joined_midway()
+        && (1..=STEPS_MAX).contains(&script.steps.len())
+        && bytes <= BYTES_MAX
+        && script.steps.iter().zip(&whole.begins_message).all(|(step, begins_message)| {
+            step.continued || *begins_message || !looks_like_a_beginning(code, step)
+        })
+}
+
+/// Whether a connection that is joined midway would be read from here on.
+fn looks_like_a_beginning(code: ProtocolCode, step: &Step<'_>) -> bool {
+    let joined = Start::AfterGap { cause: Cause::RingFull, request_bytes: 0 };
+    let full = Redaction { headers: Mode::Full, bodies: Mode::Full };
+    let flows = [Flow::Ingress, Flow::Egress];
+    flows.iter().any(|flow| {
+        let mut parser = start(code, Flow::Ingress, joined);
+        let before = parser.is_out_of_step();
+        parser.bytes(*flow, step.bytes, Operation::default(), &mut Output::new(full, 0));
+        before && !parser.is_out_of_step()
+    })
+}
+
+/// Whether a request was sent before the response to one before it was over.
+fn has_turns_behind_each_other(whole: &Heard) -> bool {
+    let mut rows: Vec<_> = whole.rows.iter().filter_map(|(_, row)| times(row)).collect();
+    rows.sort_unstable();
+    rows.windows(2).any(|rows| rows[1][0] < rows[0][1])
+}
+
+/// The same steps with a few holes, and what they are.
+fn with_holes<'a>(steps: &[Step<'a>], mutator: &mut Mutator) -> (Vec<Step<'a>>, String) {
+    let mut steps = steps.to_vec();
+    let mut what = String::new();
+    for _ in 0..=mutator.below(HOLES_MAX) {
+        let at = mutator.below(steps.len());
+        let step = steps[at];
+        if step.missing > 0 {
+            continue;
+        }
+        let cut = mutator.below(step.bytes.len());
+        let lost = Step { captured: Captured::None, bytes: &[], ..step };
+        match mutator.below(3) {
+            0 => {
+                what.push_str(&format!(" step {at} is lost;"));
+                steps[at] = Step { missing: step.bytes.len() as u64, ..lost };
+            }
+            1 => {
+                what.push_str(&format!(" step {at} is cut after {cut} bytes;"));
+                let (bytes, rest) = step.bytes.split_at(cut);
+                steps[at] =
+                    Step { captured: Captured::Some, bytes, missing: rest.len() as u64, ..step };
+            }
+            _ if cut > 0 => {
+                what.push_str(&format!(" step {at} is lost up to its byte {cut};"));
+                let bytes = &step.bytes[cut..];
+                steps[at] = Step { missing: cut as u64, ..lost };
+                steps.insert(at + 1, Step { continued: true, bytes, ..step });
+            }
+            _ => {}
+        }
+    }
+    (steps, what)
+}
+
+fn compare(whole: &Heard, rest: &Heard, what: &str) {
+    let mut true_rows: Vec<_> = whole.rows.iter().filter_map(|(_, row)| times(row)).collect();
+    for (_, row) in &rest.rows {
+        let [from, to] = times(row).unwrap_or_default();
+        let at = true_rows.iter().position(|other| *other == [from, to]).or_else(|| {
+            // Where its end is missing, it ends with what follows that.
+            let is_it =
+                |other: &[u64; 2]| row.contains(INCOMPLETE) && other[0] == from && other[1] <= to;
+            true_rows.iter().position(is_it)
+        });
+        let Some(at) = at else { panic!("{row} is none of {:#?}, where{what}", whole.rows) };
+        true_rows.swap_remove(at);
+    }
+    let missing = true_rows.len() as u64;
+    let [min, max] = rest.lost;
+    assert!(
+        (min..=max).contains(&missing),
+        "{missing} rows are missing, {min} to {max} are said to be, where{what} {:#?} are left of {:#?}",
+        rest.rows,
+        whole.rows
+    );
+}
