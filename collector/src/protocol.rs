@@ -26,6 +26,7 @@ pub mod nats;
 pub mod output;
 pub mod pgsql;
 pub mod redis;
+mod silence;
 pub mod tls;
 mod unpack;
 

@@ -32,7 +32,7 @@ const ROW_CHARS_MAX: usize = 1 << 20;
 const FROM: &str = "requested_at: ";
 const TO: &str = "responded_at: ";
 /// How long a pause is, in nanoseconds.
-pub(crate) const PAUSE_NS: u64 = 10_000_000;
+pub(crate) const PAUSE_NS: u64 = 200_000_000;
 
 /// Checks a conversation that `input` is the script of.
 ///

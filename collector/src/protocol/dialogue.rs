@@ -12,22 +12,26 @@
 //! connection *out of step*: calls that wait are dropped and counted, and nothing is paired until
 //! an operation begins with a request, or with what a server pushes. Where responses do not name
 //! their requests that proves something only for clients that wait for each response, so the
-//! connections of others stay out of step. Where they do, or where servers push, it says nothing of
+//! connections of others stay out of step, and at the client's end the request has to follow on
+//! [`Silence`]. Where they do, or where servers push, it says nothing of
 //! the other side: that one is *unheard* until one of its operations begins with a message too, and
 //! calls whose response it may have sent meanwhile are dropped. The first call after that is a
 //! trial: it is counted, not kept. Hence no pair ever spans a gap.
 
 mod calls;
+mod window;
 
-use std::collections::VecDeque;
 use std::fmt::Debug;
 
 use super::gap::{Cause, GapAccount, LostRows, Start};
+
 use super::output::{Finished, Output, QUALITY_ENDED_BY_CLOSE, QUALITY_MIDSTREAM};
+use super::silence::Silence;
 use super::{Protocol, ProtocolCode};
 use crate::data_stream::{Missing, Operation};
 use crate::event::Flow;
 pub use calls::{Arrival, Calls, Timed};
+use window::Window;
 
 /// Most bytes that a dialect may want to see at once.
 pub const WINDOW_BYTES_MAX: usize = (1 << 20) + 64 * 1024;
@@ -35,10 +39,6 @@ pub const WINDOW_BYTES_MAX: usize = (1 << 20) + 64 * 1024;
 pub const IN_FLIGHT_MAX: usize = 1024;
 /// Most bytes that those calls may hold.
 pub const IN_FLIGHT_BYTES_MAX: usize = 4 << 20;
-
-/// Most operations of which it is known which of the bytes that are gathered they brought; what
-/// more of them bring counts as the last one's.
-const ARRIVALS_MAX: usize = 256;
 
 /// Who sent something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,6 +86,8 @@ pub trait Dialect: Debug + Default + Send {
     /// Whether a connection has one call, whose beginning no other bytes can be: it needs no trial
     /// wherever it comes, and a gap in it leaves nothing to be read.
     const CALLS_ONCE: bool = false;
+    /// Whether a request, and so one that was not seen, may ask a server to push.
+    const PUSHES_IF_ASKED: bool = false;
 
     /// Takes bytes from `side`. With none at hand it finishes what is complete and asks for more.
     fn take(&mut self, side: Side, bytes: &[u8], calls: &mut Calls<Self::Call>) -> Step;
@@ -112,8 +114,6 @@ pub trait Dialect: Debug + Default + Send {
     fn pushes(&self) -> bool {
         Self::CODE.servers_push()
     }
-    /// Whether a request that was not seen may have asked the server to do so.
-    const PUSHES_IF_ASKED: bool = false;
     /// Forgets messages that are on their way, because some of their bytes are not.
     fn forget_messages(&mut self);
     /// Whether the client does not wait for its turn, where so many of its calls wait.
@@ -141,73 +141,6 @@ pub trait Call: Debug + Send + Sized {
     fn heap_bytes(&self) -> usize;
     /// Wraps it for the way to its table.
     fn finished(timed: Box<Timed<Self>>) -> Finished;
-}
-
-/// What came from one side and is not read yet.
-#[derive(Debug, Default)]
-struct Window {
-    partial: Vec<u8>,
-    /// How many of those bytes came when, the first of them first.
-    arrivals: VecDeque<(usize, u64)>,
-    /// How many bytes the dialect wants to see at once.
-    wanted: usize,
-    /// How many of the next bytes are of no interest.
-    skip: u64,
-    message_began_at: u64,
-}
-
-impl Window {
-    /// Discards what is of no interest; the rest of `bytes`.
-    fn skip<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
-        let skipped = usize::try_from(self.skip).unwrap_or(usize::MAX).min(bytes.len());
-        self.skip -= skipped as u64;
-        &bytes[skipped..]
-    }
-
-    /// Adds bytes that came at `at` until there are as many as wanted; the rest of `bytes`.
-    fn gather<'a>(&mut self, bytes: &'a [u8], at: u64) -> &'a [u8] {
-        let room = self.wanted.saturating_sub(self.partial.len()).min(bytes.len());
-        let (more, rest) = bytes.split_at(room);
-        self.keep(more, at);
-        rest
-    }
-
-    /// Keeps bytes that came at `at`.
-    fn keep(&mut self, bytes: &[u8], at: u64) {
-        if bytes.is_empty() {
-            return;
-        }
-        self.partial.extend_from_slice(bytes);
-        let is_full = self.arrivals.len() >= ARRIVALS_MAX;
-        match self.arrivals.back_mut() {
-            Some((count, last)) if *last == at || is_full => *count += bytes.len(),
-            _ => self.arrivals.push_back((bytes.len(), at)),
-        }
-    }
-
-    /// Forgets the first bytes that are kept.
-    fn drop_first(&mut self, mut bytes: usize) {
-        self.partial.drain(..bytes);
-        while let Some((count, _)) = self.arrivals.front_mut() {
-            if *count > bytes {
-                *count -= bytes;
-                break;
-            }
-            bytes -= *count;
-            self.arrivals.pop_front();
-        }
-        self.wanted = 0;
-    }
-
-    /// When the first byte that is kept came, if any is.
-    fn kept_since(&self) -> Option<u64> {
-        self.arrivals.front().map(|(_, at)| *at)
-    }
-
-    fn clear(&mut self) {
-        (self.partial, self.arrivals) = (Vec::new(), VecDeque::new());
-        (self.wanted, self.skip) = (0, 0);
-    }
 }
 
 /// Whether what comes is paired.
@@ -242,6 +175,7 @@ pub struct Dialogue<D: Dialect> {
     resumed: bool,
     /// Some of what the client sent was not read.
     misses_requests: bool,
+    silence: Silence,
     gaps: GapAccount,
 }
 
@@ -261,6 +195,7 @@ impl<D: Dialect> Dialogue<D> {
             unheard: None,
             resumed: false,
             misses_requests: matches!(start, Start::AfterGap { .. }),
+            silence: Silence::default(),
             gaps: GapAccount::new(D::CODE.request_bytes_min(), start),
         }
     }
@@ -272,7 +207,9 @@ impl<D: Dialect> Dialogue<D> {
     /// Starts to pair again where `bytes` begin a request of a client that waits its turn, or what
     /// a server pushes.
     fn resume(&mut self, side: Side, bytes: &[u8], operation: Operation, out: &Output) -> bool {
-        let waits = D::RESPONSES_NAME_REQUESTS || !out.peer_pipelines;
+        let proves_turn = || self.silence.proves_turn(self.requests, operation.at);
+        let waits = D::RESPONSES_NAME_REQUESTS
+            || (!out.peer_pipelines && (D::CODE.servers_push() || proves_turn()));
         let begins = |dialect: &D| match side {
             Side::Client => dialect.begins_request(bytes),
             Side::Server => D::CODE.servers_push() && dialect.begins_push(bytes),
@@ -412,8 +349,7 @@ impl<D: Dialect> Dialogue<D> {
                 return false;
             }
             window.skip = window.skip.saturating_add(ahead);
-            window.partial.clear();
-            window.arrivals.clear();
+            window.drop_all();
         }
         window.skip -= missing;
         let is_over = window.skip == 0;
@@ -545,10 +481,7 @@ impl<D: Dialect> Protocol for Dialogue<D> {
     }
 
     fn memory_bytes(&self) -> usize {
-        let arrivals = size_of::<(usize, u64)>();
-        let bytes =
-            |window: &Window| window.partial.capacity() + window.arrivals.capacity() * arrivals;
-        let windows: usize = self.windows.iter().map(bytes).sum();
+        let windows: usize = self.windows.iter().map(Window::heap_bytes).sum();
         size_of::<Self>() + self.calls.waiting_bytes() + windows + self.dialect.heap_bytes()
     }
 
@@ -557,7 +490,9 @@ impl<D: Dialect> Protocol for Dialogue<D> {
         if self.is_opaque() {
             return;
         }
-        if self.is_out_of_step() && !self.resume(side, bytes, operation, out) {
+        let stays_out = self.is_out_of_step() && !self.resume(side, bytes, operation, out);
+        self.silence.ends(operation.at);
+        if stays_out {
             self.unread(side, bytes.len() as u64);
             return;
         }
@@ -580,6 +515,7 @@ impl<D: Dialect> Protocol for Dialogue<D> {
             return;
         }
         let side = self.side(flow);
+        self.silence.ends(operation.at);
         if self.pairing == Pairing::On {
             if self.stays_unheard(side, &[], missing, true) {
                 return;

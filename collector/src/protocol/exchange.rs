@@ -1,6 +1,7 @@
 //! One HTTP request with its response, as it is put together.
 
 use super::output::Output;
+use super::unpack;
 use crate::event::ProcessKey;
 use crate::redaction::Mode;
 
@@ -51,6 +52,21 @@ impl Body {
     pub(crate) fn take(&mut self, bytes: &[u8], out: &Output) {
         let redacted = out.redaction.bodies == Mode::Redacted;
         self.push(bytes, if redacted { 0 } else { out.body_bytes_max });
+    }
+
+    /// Replaces the first bytes by what they were before `gzip` made them, where `headers` say so.
+    /// The size stays that of what was sent.
+    fn unpack(&mut self, headers: &str, out: &Output) {
+        const CODING: &[u8] = b"\"content-encoding\"";
+        let names_coding = || {
+            headers.as_bytes().windows(CODING.len()).any(|name| name.eq_ignore_ascii_case(CODING))
+        };
+        if self.kept.starts_with(&unpack::GZIP)
+            && names_coding()
+            && let Some(unpacked) = unpack::gzip(&self.kept, out.body_bytes_max)
+        {
+            self.kept = unpacked;
+        }
     }
 
     fn push(&mut self, bytes: &[u8], kept_max: usize) {
@@ -129,6 +145,12 @@ impl Exchange {
         self.probation = false;
     }
 
+    /// It is over: its bodies are shown as they were before they were packed for the way.
+    pub(crate) fn unpack_bodies(&mut self, out: &Output) {
+        self.req_body.unpack(&self.req_headers, out);
+        self.resp_body.unpack(&self.resp_headers, out);
+    }
+
     /// Bytes that it holds.
     pub fn memory_bytes(&self) -> usize {
         size_of::<Self>()
@@ -139,5 +161,31 @@ impl Exchange {
             + self.resp_headers.len()
             + self.req_body.kept.len()
             + self.resp_body.kept.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::redaction::Redaction;
+
+    #[test]
+    fn a_body_is_shown_as_it_was_before_gzip_as_far_as_it_is_kept() {
+        let text = b"one two one two one two";
+        let packed = miniz_oxide::deflate::compress_to_vec(text, 6);
+        let packed = [&unpack::GZIP[..], &[0, 0, 0, 0, 0, 0, 3], &packed, &[0; 8]].concat();
+        let out = Output::new(Redaction { headers: Mode::Full, bodies: Mode::Full }, 9);
+        let body = || Body { kept: packed.clone(), size: 99 };
+        let mut exchange = Exchange {
+            req_body: body(),
+            req_headers: "{\"Content-Type\":\"application/gzip\"}".to_owned(),
+            resp_body: body(),
+            resp_headers: "{\"Content-Encoding\":\"gzip\"}".to_owned(),
+            ..Exchange::default()
+        };
+        exchange.unpack_bodies(&out);
+        assert_eq!(exchange.resp_body, Body { kept: b"one two o".to_vec(), size: 99 });
+        // A file is what was sent.
+        assert_eq!(exchange.req_body, body());
     }
 }

@@ -13,7 +13,7 @@
 //! because clients wait for their responses; the response to it starts with the next byte. The
 //! first exchange after that is a trial: it is counted, not kept. A client that was seen to send
 //! requests without waiting ([`Output::peer_pipelines`]) gives no such proof, so its connections
-//! stay out of step. Hence no pair ever spans a gap.
+//! stay out of step; at the client's end the request has to follow on [`Silence`]. Hence no pair ever spans a gap.
 //!
 //! **Bounds.** Out of step, the exchanges that were dropped are certainly missing rows; the bytes
 //! that went by unread in the direction of requests can hold at most one request per
@@ -30,6 +30,7 @@ use super::headers::headers_into;
 use super::output::{
     Finished, Output, QUALITY_BODY_INCOMPLETE, QUALITY_ENDED_BY_CLOSE, QUALITY_MIDSTREAM,
 };
+use super::silence::Silence;
 use super::{Probe, Protocol, ProtocolCode};
 use crate::data_stream::{Missing, Operation};
 use crate::event::Flow;
@@ -106,6 +107,7 @@ pub struct Http1 {
     /// Pairing was taken up again after a gap.
     resumed: bool,
     midstream: bool,
+    silence: Silence,
     gaps: GapAccount,
 }
 
@@ -127,6 +129,7 @@ impl Http1 {
             trial: false,
             resumed: false,
             midstream: matches!(start, Start::AfterGap { cause: Cause::Midstream, .. }),
+            silence: Silence::default(),
             gaps: GapAccount::new(REQUEST_BYTES_MIN, start),
         }
     }
@@ -168,12 +171,15 @@ impl Protocol for Http1 {
     fn bytes(&mut self, flow: Flow, bytes: &[u8], operation: Operation, out: &mut Output) {
         if flow == self.requests {
             self.heads_in_operation = 0;
-            if matches!(self.step, Step::Out) && !self.resume(bytes, operation, out) {
+            let stays_out = matches!(self.step, Step::Out) && !self.resume(bytes, operation, out);
+            self.silence.ends(operation.at);
+            if stays_out {
                 self.unread(bytes.len());
                 return;
             }
             self.request_bytes(bytes, operation, out);
         } else {
+            self.silence.ends(operation.at);
             self.response_bytes(bytes, operation, out);
         }
     }
@@ -189,6 +195,7 @@ impl Protocol for Http1 {
         if self.is_opaque() {
             return;
         }
+        self.silence.ends(operation.at);
         let is_request = flow == self.requests;
         if matches!(self.step, Step::Out) {
             self.gaps.unread(if is_request { missing } else { 0 });
@@ -233,7 +240,9 @@ impl Protocol for Http1 {
 impl Http1 {
     /// Starts to pair again where `bytes` begin a request and its client is one that waits.
     fn resume(&mut self, bytes: &[u8], operation: Operation, out: &Output) -> bool {
-        if operation.continued || out.peer_pipelines || probe_request(bytes) != Probe::Yes {
+        let proves_turn = self.silence.proves_turn(self.requests, operation.at);
+        let is_alone = proves_turn && !out.peer_pipelines;
+        if operation.continued || !is_alone || probe_request(bytes) != Probe::Yes {
             return false;
         }
         self.step = Step::In;
@@ -541,11 +550,12 @@ impl Http1 {
         }
     }
 
-    fn finish(&mut self, exchange: Box<Exchange>, out: &mut Output) {
+    fn finish(&mut self, mut exchange: Box<Exchange>, out: &mut Output) {
         if exchange.probation {
             self.gaps.lose_row();
             out.recycle_exchange(exchange);
         } else {
+            exchange.unpack_bodies(out);
             out.done.push(Finished::Http(exchange));
         }
     }

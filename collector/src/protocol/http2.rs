@@ -361,6 +361,7 @@ impl Http2 {
 
 fn finish(mut exchange: Box<Exchange>, out: &mut Output) {
     exchange.responded_at = exchange.responded_at.max(exchange.requested_at);
+    exchange.unpack_bodies(out);
     out.done.push(Finished::Http(exchange));
 }
 

@@ -97,6 +97,7 @@ impl Dialect for Mongo {
     type Call = Command;
     const CODE: ProtocolCode = ProtocolCode::Mongo;
     const RESPONSES_NAME_REQUESTS: bool = true;
+    const PUSHES_IF_ASKED: bool = true;
 
     fn take(&mut self, side: Side, bytes: &[u8], calls: &mut Calls<Command>) -> Step {
         match self.messages[side as usize].take() {
@@ -130,8 +131,6 @@ impl Dialect for Mongo {
     fn pushes(&self) -> bool {
         self.may_exhaust
     }
-
-    const PUSHES_IF_ASKED: bool = true;
 
     fn forget_messages(&mut self) {
         self.messages = Default::default();

@@ -1,5 +1,13 @@
+use super::super::Protocol;
+use super::super::dialogue::Dialogue;
 use super::super::dialogue::talk::{Sent, check_any_bytes, check_any_split, client, hear, server};
+use super::super::gap::Start;
+use super::super::output::Output;
+use super::super::silence::SILENT_NS;
 use super::*;
+use crate::data_stream::Operation;
+use crate::event::Flow;
+use crate::redaction::{Mode, Redaction};
 use expect_test::{Expect, expect};
 use proptest::prelude::*;
 
@@ -261,6 +269,41 @@ fn no_pair_spans_a_gap() {
     // Where no operation begins with a whole command, nothing proves which reply is whose.
     let in_bytes = super::super::dialogue::talk::split(&sent, 1);
     assert_eq!(hear::<Redis>(&in_bytes, show), ["lost 1..=21 ring_full"]);
+}
+
+/// The rows of a connection that is joined midway and whose requests go the way of `requests`, with
+/// so many nanoseconds before each operation, and how many are missing.
+fn joined_midway(requests: Flow, apart: u64, sent: &[Sent]) -> (Vec<String>, [u64; 2]) {
+    let full = Redaction { headers: Mode::Full, bodies: Mode::Full };
+    let midway = Start::AfterGap { cause: Cause::Midstream, request_bytes: 0 };
+    let mut parser = Dialogue::<Redis>::new(requests, midway);
+    let (mut out, mut operation) = (Output::new(full, 64), Operation::default());
+    for sent in sent {
+        operation.at += apart;
+        match sent {
+            Sent::Client(bytes) => parser.bytes(requests, bytes, operation, &mut out),
+            Sent::Server(bytes) => parser.bytes(requests.opposite(), bytes, operation, &mut out),
+            Sent::Hole(..) => {}
+        }
+    }
+    let lost = parser.take_lost_rows().map_or([0; 2], |lost| [lost.rows_min, lost.rows_max]);
+    (out.done.iter().map(show).collect(), lost)
+}
+
+#[test]
+fn a_client_that_keeps_two_under_way_is_joined_midway_without_a_wrong_pair() {
+    let get = |key: u8| command(&["GET", &key.to_string()]);
+    let value = |key: u8| server(format!("+{key}\r\n"));
+    // Each request is sent after a response, but that is to the one before the last.
+    let two: Vec<_> = (10..30).flat_map(|key| [get(key), value(key - 1)]).collect();
+    assert_eq!(joined_midway(Flow::Egress, 1000, &two), (Vec::new(), [0, 210]));
+    let one: Vec<_> = (10..14).flat_map(|key| [get(key), value(key)]).collect();
+    let rows = |from: u8| (from..14).map(|key| format!("GET [\"{key}\"] -> {key} q2")).collect();
+    // Without silence the client's end cannot tell; the first after it is a trial.
+    assert_eq!(joined_midway(Flow::Egress, 1000, &one), (Vec::new(), [0, 42]));
+    assert_eq!(joined_midway(Flow::Egress, SILENT_NS, &one), (rows(12), [1, 11]));
+    // A server reads a request when it has answered those before it.
+    assert_eq!(joined_midway(Flow::Ingress, 1000, &one), (rows(11), [1, 1]));
 }
 
 #[test]
