@@ -7,8 +7,6 @@
 
 mod packet_head;
 
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
 use std::net::IpAddr;
 
 use undine_ebpf::{ConnInfo, ConnTotals, PLAINTEXT};
@@ -17,6 +15,7 @@ use crate::conn_stats::AccountKey;
 use crate::data_stream::{DataStreams, Delivery, Missing, Operation, Piece};
 use crate::endpoints::{Role, Tuple};
 use crate::event::{Beginning, Flow, ProcessKey};
+use crate::id_map::IdMap;
 use crate::protocol::gap::{Cause, LostRows, Start};
 use crate::protocol::output::{Exchanges, Output};
 use crate::protocol::{
@@ -693,38 +692,17 @@ fn infer_one(flow: Flow, bytes: &[u8]) -> Verdict {
     }
 }
 
-/// Spreads connection numbers over the table; they count up, so a multiplication does.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct ConnHasher(u64);
-
-impl Hasher for ConnHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.write_u64(u64::from(*byte));
-        }
-    }
-
-    fn write_u64(&mut self, value: u64) {
-        let mixed = (self.0 ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        self.0 = mixed ^ (mixed >> 32);
-    }
-}
-
 /// All connections that are open.
 #[derive(Debug)]
 pub struct ConnTracker {
-    connections: HashMap<u64, Box<Connection>, BuildHasherDefault<ConnHasher>>,
+    connections: IdMap<u64, Box<Connection>>,
     connections_max: usize,
 }
 
 impl ConnTracker {
     /// No connections yet, and never more than `connections_max`.
     pub fn new(connections_max: usize) -> Self {
-        Self { connections: HashMap::default(), connections_max }
+        Self { connections: IdMap::default(), connections_max }
     }
 
     /// The connection `id`.

@@ -14,6 +14,7 @@
 
 pub mod kernel;
 pub mod event;
+pub mod id_map;
 pub mod tls;
 pub mod data_stream;
 pub mod protocol;

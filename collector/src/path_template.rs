@@ -26,14 +26,17 @@ pub fn template_into(path: &str, out: &mut String) {
         out.push_str(path);
         return;
     }
-    for (index, segment) in path[1..].split('/').enumerate() {
+    let mut rest = path;
+    for _ in 0..SEGMENTS_MAX {
+        // What is left begins with a slash, which is one byte of UTF-8.
         out.push('/');
-        if index == SEGMENTS_MAX {
-            out.push('*');
-            return;
-        }
-        fold_segment(segment, out);
+        rest = &rest[1..];
+        let end = rest.bytes().position(|b| b == b'/');
+        fold_segment(&rest[..end.unwrap_or(rest.len())], out);
+        let Some(end) = end else { return };
+        rest = &rest[end..];
     }
+    out.push_str("/*");
 }
 
 /// The template of `path`.
@@ -45,6 +48,9 @@ pub fn template(path: &str) -> String {
 
 /// The path of an absolute-form target, as a proxy is asked.
 fn without_origin(target: &str) -> &str {
+    if target.starts_with('/') {
+        return target;
+    }
     let Some((scheme, rest)) = target.split_once("://") else { return target };
     if scheme.is_empty() || !scheme.bytes().all(|b| b.is_ascii_alphanumeric()) {
         return target;
@@ -53,7 +59,7 @@ fn without_origin(target: &str) -> &str {
 }
 
 fn without_query(path: &str) -> &str {
-    path.find(['?', '#']).map_or(path, |at| &path[..at])
+    path.bytes().position(|b| matches!(b, b'?' | b'#')).map_or(path, |at| &path[..at])
 }
 
 fn fold_segment(segment: &str, out: &mut String) {
@@ -107,6 +113,9 @@ fn is_hex(segment: &str) -> bool {
 }
 
 fn is_email(segment: &str) -> bool {
+    if !segment.bytes().any(|b| matches!(b, b'@' | b'%')) {
+        return false;
+    }
     let at = segment.split_once('@').or_else(|| segment.split_once("%40"));
     at.is_some_and(|(name, host)| !name.is_empty() && host.contains('.'))
 }

@@ -11,6 +11,7 @@ use undine_ebpf::ProcessInfo;
 use undine_schema::Upid;
 
 use crate::event::ProcessKey;
+use crate::id_map::IdMap;
 use crate::service_name::{NamedBy, Place, ServiceRule, service_name};
 
 /// Most processes that are remembered; the longest unused go first.
@@ -168,9 +169,9 @@ pub struct Processes {
     asid: u32,
     rules: Vec<ServiceRule>,
     source: FactSource,
-    known: HashMap<ProcessKey, Process>,
+    known: IdMap<ProcessKey, Process>,
     /// The youngest process of a pid.
-    by_tgid: HashMap<u32, ProcessKey>,
+    by_tgid: IdMap<u32, ProcessKey>,
     /// Those that ended, whose last rows may still come.
     ended: VecDeque<ProcessKey>,
     names: HashMap<String, BTreeSet<u16>>,
@@ -189,8 +190,8 @@ impl Processes {
             asid,
             rules,
             source,
-            known: HashMap::new(),
-            by_tgid: HashMap::new(),
+            known: IdMap::default(),
+            by_tgid: IdMap::default(),
             ended: VecDeque::new(),
             names: HashMap::new(),
             version: 0,

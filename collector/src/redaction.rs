@@ -68,6 +68,17 @@ pub fn target_into(mode: Mode, target: &str, out: &mut String) {
     }
 }
 
+/// What may be kept of a request's target as [`target_into`] has it: the target itself where that is
+/// all of it, otherwise what is put into `room`.
+pub fn target<'a>(mode: Mode, target: &'a str, room: &'a mut String) -> &'a str {
+    if mode == Mode::Full || !target.contains('?') {
+        return target;
+    }
+    room.clear();
+    target_into(mode, target, room);
+    room
+}
+
 /// Appends what may be kept of the value of header `name`. The outcome of a gRPC call is one, and is
 /// kept as the status of a response is.
 pub fn header_value_into(mode: Mode, name: &str, value: &str, out: &mut String) {
@@ -79,41 +90,65 @@ pub fn header_value_into(mode: Mode, name: &str, value: &str, out: &mut String) 
     }
 }
 
+/// What may be kept of a body as [`body_into`] has it: the body itself where that is all of it,
+/// otherwise what is put into `room`.
+pub fn body<'a>(mode: Mode, kept: &'a [u8], size: u64, room: &'a mut String) -> &'a str {
+    if mode == Mode::Full
+        && let Some(text) = text(kept)
+    {
+        return text;
+    }
+    room.clear();
+    body_into(mode, kept, size, room);
+    room
+}
+
 /// Appends what may be kept of a body of `size` bytes, the first of which are `kept`.
 pub fn body_into(mode: Mode, kept: &[u8], size: u64, out: &mut String) {
     if size == 0 {
         return;
     }
-    match (mode, text(kept)) {
-        (Mode::Redacted, _) => marker_into(size, out),
-        (_, None) => {
-            out.push_str("[binary ");
-            decimal_into(size, out);
-            out.push_str(" bytes]");
-        }
-        (Mode::Full, Some(text)) => out.push_str(text),
-        (Mode::Pii, Some(text)) => pii_into(text, out),
+    if mode == Mode::Redacted {
+        return marker_into(size, out);
+    }
+    match text(kept) {
+        None => counted_into("[binary ", size, out),
+        Some(text) if mode == Mode::Pii => pii_into(text, out),
+        Some(text) => out.push_str(text),
     }
 }
 
 /// The marker that stands for a value of `bytes` bytes.
 pub fn marker_into(bytes: u64, out: &mut String) {
     if bytes > 0 {
-        out.push_str("[redacted ");
-        decimal_into(bytes, out);
-        out.push_str(" bytes]");
+        counted_into("[redacted ", bytes, out);
     }
 }
 
-/// Appends `value` in decimal; `write!` takes several times as long, and markers are the most
-/// frequent text of a default installation.
-fn decimal_into(value: u64, out: &mut String) {
-    if value >= 10 {
-        decimal_into(value / 10, out);
+/// Appends `before`, at most [`BEFORE_BYTES_MAX`] bytes, `bytes` in decimal, and ` bytes]`. `write!`
+/// takes several times as long, and markers are the most frequent text of a default installation;
+/// hence also the one piece.
+fn counted_into(before: &str, mut bytes: u64, out: &mut String) {
+    const AFTER: &[u8] = b" bytes]";
+    const LENGTH_MAX: usize = BEFORE_BYTES_MAX + 20 + AFTER.len();
+    let mut text = [0; LENGTH_MAX];
+    let mut at = LENGTH_MAX - AFTER.len();
+    text[at..].copy_from_slice(AFTER);
+    loop {
+        at -= 1;
+        text[at] = b"0123456789"[(bytes % 10) as usize];
+        bytes /= 10;
+        if bytes == 0 {
+            break;
+        }
     }
-    let digit = u8::try_from(value % 10).unwrap_or(0);
-    out.push(char::from(b'0' + digit));
+    let begin = at - before.len();
+    text[begin..at].copy_from_slice(before.as_bytes());
+    out.push_str(std::str::from_utf8(&text[begin..]).unwrap_or_default());
 }
+
+/// Most bytes of a text that is followed by a number.
+const BEFORE_BYTES_MAX: usize = 10;
 
 fn is_secret(name: &str) -> bool {
     SECRET_HEADERS.iter().any(|secret| name.eq_ignore_ascii_case(secret))
@@ -293,6 +328,33 @@ mod tests {
         for mode in [Mode::Redacted, Mode::Pii] {
             let expected = "/a/b?id=7&access_token=[redacted]&[email]&sig=&Key=[redacted]";
             assert_eq!(kept(mode), expected);
+        }
+    }
+
+    #[test]
+    fn a_marker_says_any_size() {
+        for size in [1, 9, 10, 99, 100, 1234, u64::MAX] {
+            let mut out = "-".to_owned();
+            marker_into(size, &mut out);
+            assert_eq!(out, format!("-[redacted {size} bytes]"));
+        }
+    }
+
+    #[test]
+    fn what_is_kept_whole_is_not_copied_and_is_the_same() {
+        let mut room = "left over".to_owned();
+        for mode in [Mode::Full, Mode::Redacted, Mode::Pii] {
+            for text in ["", "/a", "/a?b=c", "/a?token=x", "ann@example.org"] {
+                let mut copied = String::new();
+                target_into(mode, text, &mut copied);
+                assert_eq!(target(mode, text, &mut room), copied);
+            }
+            for bytes in
+                [&b""[..], b"text", b"ann@example.org", b"\xff\xfe", &"grün".as_bytes()[..3]]
+            {
+                let size = bytes.len() as u64;
+                assert_eq!(super::body(mode, bytes, size, &mut room), body(mode, bytes, size));
+            }
         }
     }
 

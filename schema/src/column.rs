@@ -4,8 +4,11 @@
 //! marker fixes the Rust value that a row holds, the Arrow type, the `PxL` type and the semantic
 //! type, so a unit cannot be forgotten.
 
+use std::sync::Arc;
+
 use arrow::array::{
-    BooleanBuilder, FixedSizeBinaryBuilder, Float64Builder, Int64Builder, StringBuilder,
+    Array, ArrayBuilder, ArrayRef, BooleanBuilder, FixedSizeBinaryBuilder, Float64Builder,
+    Int64Builder, StringBuilder,
 };
 use arrow::datatypes::{DataType, Field};
 
@@ -261,11 +264,32 @@ pub trait Column {
     fn builder(rows: usize) -> Self::Builder;
     /// Appends one value.
     fn append(builder: &mut Self::Builder, value: Self::Value<'_>);
+    /// Takes the values, and starts again with room for as many: batches of a table are alike, and
+    /// what has to grow is copied. What is not used of the room is given back.
+    fn finish(builder: &mut Self::Builder, room: Room) -> ArrayRef;
+}
+
+/// How much of the room that a builder began with is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Room {
+    /// Most of it.
+    Used,
+    /// Less than half.
+    Spare,
+}
+
+impl Room {
+    fn fit<A: Array + 'static>(self, mut values: A) -> ArrayRef {
+        if self == Self::Spare {
+            values.shrink_to_fit();
+        }
+        Arc::new(values)
+    }
 }
 
 macro_rules! columns {
     ($($(#[$doc:meta])* $marker:ident: $value:ty, $builder:ty, $pxl:ident, $semantic:ident,
-       |$rows:ident| $new:expr, |$b:ident, $v:ident| $push:expr;)*) => {$(
+       |$rows:ident| $new:expr, |$full:ident| $again:expr, |$b:ident, $v:ident| $push:expr;)*) => {$(
         $(#[$doc])*
         #[derive(Clone, Copy, Debug)]
         pub enum $marker {}
@@ -275,7 +299,13 @@ macro_rules! columns {
             const PXL_TYPE: PxlType = PxlType::$pxl;
             const SEMANTIC: SemanticType = SemanticType::$semantic;
             fn builder($rows: usize) -> Self::Builder { $new }
+            #[inline]
             fn append($b: &mut Self::Builder, $v: Self::Value<'_>) { $push }
+            fn finish(builder: &mut Self::Builder, room: Room) -> ArrayRef {
+                let $full = &*builder;
+                let again = $again;
+                room.fit(std::mem::replace(builder, again).finish())
+            }
         }
     )*};
 }
@@ -284,7 +314,9 @@ macro_rules! text_columns {
     ($($(#[$doc:meta])* $marker:ident $semantic:ident;)*) => { columns! {$(
         $(#[$doc])*
         $marker: &'a str, StringBuilder, String, $semantic,
-        |rows| StringBuilder::with_capacity(rows, rows * 16), |b, v| b.append_value(v);
+        |rows| StringBuilder::with_capacity(rows, rows * 16),
+        |full| StringBuilder::with_capacity(full.len(), full.values_slice().len()),
+        |b, v| b.append_value(v);
     )*} };
 }
 
@@ -292,7 +324,8 @@ macro_rules! integer_columns {
     ($($(#[$doc:meta])* $marker:ident $semantic:ident;)*) => { columns! {$(
         $(#[$doc])*
         $marker: i64, Int64Builder, Int64, $semantic,
-        |rows| Int64Builder::with_capacity(rows), |b, v| b.append_value(v);
+        |rows| Int64Builder::with_capacity(rows), |full| Self::builder(full.len()),
+        |b, v| b.append_value(v);
     )*} };
 }
 
@@ -333,15 +366,18 @@ integer_columns! {
 columns! {
     /// A point in time, nanoseconds since the epoch.
     Time: TimeNs, Int64Builder, Time64Ns, TimeNs,
-    |rows| Int64Builder::with_capacity(rows), |b, v| b.append_value(v.get());
+    |rows| Int64Builder::with_capacity(rows), |full| Self::builder(full.len()),
+    |b, v| b.append_value(v.get());
     /// A process.
     Process: Upid, FixedSizeBinaryBuilder, Uint128, Upid,
-    |rows| FixedSizeBinaryBuilder::with_capacity(rows, 16),
+    |rows| FixedSizeBinaryBuilder::with_capacity(rows, 16), |full| Self::builder(full.len()),
     |b, v| b.append_value(v.as_bytes()).expect("a upid is 16 bytes, the builder's width");
     /// A double without unit.
     Float: f64, Float64Builder, Float64, None,
-    |rows| Float64Builder::with_capacity(rows), |b, v| b.append_value(v);
+    |rows| Float64Builder::with_capacity(rows), |full| Self::builder(full.len()),
+    |b, v| b.append_value(v);
     /// True or false.
     Flag: bool, BooleanBuilder, Boolean, None,
-    |rows| BooleanBuilder::with_capacity(rows), |b, v| b.append_value(v);
+    |rows| BooleanBuilder::with_capacity(rows), |full| Self::builder(full.len()),
+    |b, v| b.append_value(v);
 }

@@ -133,12 +133,14 @@ macro_rules! table {
         pub struct $builder {
             $($column: <$crate::column::$marker as $crate::Column>::Builder,)+
             pushed_rows: usize,
+            /// Rows for which there was room from the beginning.
+            room_rows: usize,
         }
 
         impl $builder {
             /// An empty builder with room for `rows` rows.
             pub fn new(rows: usize) -> Self {
-                Self { $($column: <$crate::column::$marker as $crate::Column>::builder(rows),)+ pushed_rows: 0 }
+                Self { $($column: <$crate::column::$marker as $crate::Column>::builder(rows),)+ pushed_rows: 0, room_rows: rows }
             }
 
             /// Appends a row.
@@ -157,12 +159,14 @@ macro_rules! table {
                 self.pushed_rows == 0
             }
 
-            /// Takes the rows as a batch and starts again empty.
+            /// Takes the rows as a batch and starts again empty, with room for as many.
             pub fn finish(&mut self) -> ::arrow::array::RecordBatch {
-                self.pushed_rows = 0;
+                let rows = ::std::mem::take(&mut self.pushed_rows);
+                let room = ::std::mem::replace(&mut self.room_rows, rows);
+                let room = if rows * 2 < room { $crate::column::Room::Spare } else { $crate::column::Room::Used };
                 ::arrow::array::RecordBatch::try_new(
                     $def.arrow_schema(),
-                    vec![$(::std::sync::Arc::new(self.$column.finish()),)+],
+                    vec![$(<$crate::column::$marker as $crate::Column>::finish(&mut self.$column, room),)+],
                 )
                 .expect("the builders are those of the schema")
             }

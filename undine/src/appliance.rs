@@ -8,6 +8,7 @@
 //! ```
 
 mod settings;
+mod spare_memory;
 mod status;
 
 use std::net::SocketAddr;
@@ -191,6 +192,7 @@ impl Appliance {
             self.store.run(stop).await;
             Ok(())
         }));
+        stages.push(Stage::start("memory", spare_memory::give_back_until));
         let early = tokio::select! {
             () = shutdown.cancelled() => Ok(()),
             early = first_to_end(&mut stages) => early,

@@ -8,6 +8,8 @@ pub const UNKNOWN: &str = "?";
 
 /// A header field.
 pub(super) trait Header {
+    /// Whether names are tokens (RFC 9110, 5.6.2), in which JSON escapes nothing.
+    const NAMES_ARE_TOKENS: bool = false;
     /// Its name; `None` where it is not known.
     fn name(&self) -> Option<&str>;
     /// Its value; `None` where it is not known.
@@ -15,6 +17,9 @@ pub(super) trait Header {
 }
 
 impl Header for httparse::Header<'_> {
+    /// It takes nothing else for a name.
+    const NAMES_ARE_TOKENS: bool = true;
+
     fn name(&self) -> Option<&str> {
         Some(self.name)
     }
@@ -25,6 +30,8 @@ impl Header for httparse::Header<'_> {
 }
 
 impl<H: Header> Header for &H {
+    const NAMES_ARE_TOKENS: bool = H::NAMES_ARE_TOKENS;
+
     fn name(&self) -> Option<&str> {
         (*self).name()
     }
@@ -37,24 +44,25 @@ impl<H: Header> Header for &H {
 /// Writes `headers` as a JSON object, values redacted by `mode` and those of one name joined by
 /// `, `, or by `; ` where they are cookies.
 pub(super) fn headers_into(headers: &[impl Header], mode: Mode, json: &mut String) {
-    json.push('{');
+    let names = Names::of(headers);
     let mut value = String::new();
+    json.push('{');
     for (index, header) in headers.iter().enumerate() {
         let name = name(header);
-        if headers[..index].iter().any(|other| is_named(other, name)) {
+        let may_repeat = names.may_repeat(name);
+        if may_repeat && headers[..index].iter().any(|other| is_named(other, name)) {
             continue;
         }
-        if index > 0 {
-            json.push(',');
-        }
-        json.push('"');
-        escape_into(name, json);
+        json.push_str(if index > 0 { ",\"" } else { "\"" });
+        name_into(header, json);
         json.push_str("\":\"");
         value_into(mode, header, json, &mut value);
-        let between = if name.eq_ignore_ascii_case("cookie") { "; " } else { ", " };
-        for other in headers[index + 1..].iter().filter(|other| is_named(other, name)) {
-            json.push_str(between);
-            value_into(mode, other, json, &mut value);
+        if may_repeat {
+            let between = if name.eq_ignore_ascii_case("cookie") { "; " } else { ", " };
+            for other in headers[index + 1..].iter().filter(|other| is_named(other, name)) {
+                json.push_str(between);
+                value_into(mode, other, json, &mut value);
+            }
         }
         json.push('"');
     }
@@ -100,13 +108,59 @@ fn name(header: &impl Header) -> &str {
     header.name().unwrap_or(UNKNOWN)
 }
 
+fn name_into<H: Header>(header: &H, json: &mut String) {
+    if H::NAMES_ARE_TOKENS {
+        json.push_str(name(header));
+    } else {
+        escape_into(name(header), json);
+    }
+}
+
 fn is_named(header: &impl Header, other: &str) -> bool {
     let name = name(header);
     name.len() == other.len() && name.eq_ignore_ascii_case(other)
 }
 
+/// Tells names that stand once from those that may stand more often, in a few instructions each:
+/// the marks of hardly any two names of a message are equal.
+struct Names {
+    repeated: u64,
+}
+
+impl Names {
+    fn of(headers: &[impl Header]) -> Self {
+        let (mut seen, mut repeated) = (0, 0);
+        for header in headers {
+            let mark = Self::mark(name(header));
+            repeated |= seen & mark;
+            seen |= mark;
+        }
+        Self { repeated }
+    }
+
+    /// False where the name stands once; true says nothing.
+    fn may_repeat(&self, name: &str) -> bool {
+        self.repeated & Self::mark(name) != 0
+    }
+
+    /// The same for every spelling of a name.
+    fn mark(name: &str) -> u64 {
+        let (first, last) = match name.as_bytes() {
+            [] => (0, 0),
+            [first, .., last] => (*first | 0x20, *last | 0x20),
+            [only] => (*only | 0x20, 0),
+        };
+        1 << ((name.len() + 5 * usize::from(first) + 11 * usize::from(last)) % 64)
+    }
+}
+
 fn value_into(mode: Mode, header: &impl Header, json: &mut String, scratch: &mut String) {
     let Some(value) = header.value() else { return json.push_str(UNKNOWN) };
+    if mode == Mode::Full
+        && let Ok(text) = std::str::from_utf8(value)
+    {
+        return escape_into(text, json);
+    }
     // Under a name that is not known may be a secret.
     if mode == Mode::Redacted || (mode == Mode::Pii && header.name().is_none()) {
         marker_into(value.len() as u64, json);
@@ -120,10 +174,15 @@ fn value_into(mode: Mode, header: &impl Header, json: &mut String, scratch: &mut
 
 /// Appends `text` as the inside of a JSON string.
 fn escape_into(text: &str, json: &mut String) {
-    let mut rest = text;
-    while let Some(at) = rest.find(|c: char| c == '"' || c == '\\' || c < ' ') {
-        json.push_str(&rest[..at]);
-        match rest.as_bytes()[at] {
+    if !is_any_escaped(text.as_bytes()) {
+        json.push_str(text);
+        return;
+    }
+    let mut written = 0;
+    for (at, byte) in text.bytes().enumerate().filter(|(_, byte)| is_escaped(*byte)) {
+        json.push_str(&text[written..at]);
+        written = at + 1;
+        match byte {
             b'"' => json.push_str("\\\""),
             b'\\' => json.push_str("\\\\"),
             b'\t' => json.push_str("\\t"),
@@ -136,9 +195,36 @@ fn escape_into(text: &str, json: &mut String) {
                 json.push(char::from(HEX[usize::from(other & 15)]));
             }
         }
-        rest = &rest[at + 1..];
     }
-    json.push_str(rest);
+    json.push_str(&text[written..]);
+}
+
+/// Whether any byte of a text is not itself inside a JSON string; in most texts none is. Eight bytes
+/// are looked at a time.
+fn is_any_escaped(text: &[u8]) -> bool {
+    let (words, rest) = text.as_chunks::<8>();
+    let is_in = |word: &[u8; 8]| is_word_escaped(u64::from_ne_bytes(*word));
+    words.iter().any(is_in)
+        || match text.last_chunk::<8>() {
+            Some(last) if !rest.is_empty() => is_in(last),
+            Some(_) => false,
+            None => rest.iter().any(|byte| is_escaped(*byte)),
+        }
+}
+
+/// [`is_escaped`] for any of eight bytes. A byte below `n <= 0x80` leaves its highest bit set in
+/// `(word - n·ones) & !word`, and where none is below, no bit is.
+fn is_word_escaped(word: u64) -> bool {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    const HIGHEST: u64 = 0x80 * ONES;
+    let below = |word: u64, n: u8| word.wrapping_sub(u64::from(n) * ONES) & !word & HIGHEST;
+    let equal = |byte: u8| below(word ^ (u64::from(byte) * ONES), 1);
+    below(word, b' ') | equal(b'"') | equal(b'\\') != 0
+}
+
+/// Whether a byte of a text is not itself inside a JSON string.
+const fn is_escaped(byte: u8) -> bool {
+    byte < b' ' || byte == b'"' || byte == b'\\'
 }
 
 fn starts_with(text: &[u8], start: &[u8]) -> bool {
@@ -151,6 +237,8 @@ fn ends_with(text: &[u8], end: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     /// A header of which either part may be unknown.
@@ -185,6 +273,36 @@ mod tests {
     fn cookies_are_joined_as_cookies() {
         let headers = [Part(Some("cookie"), Some("a=1")), Part(Some("cookie"), Some("b=2"))];
         assert_eq!(json(Mode::Full, &headers), r#"{"cookie":"a=1; b=2"}"#);
+    }
+
+    #[test]
+    fn names_with_one_mark_are_told_apart_and_spellings_of_one_name_are_not() {
+        assert_eq!(Names::mark("bab"), Names::mark("bbb"));
+        let headers = [("bab", "1"), ("bbb", "2"), ("BAB", "3")];
+        let headers = headers.map(|(name, value)| Part(Some(name), Some(value)));
+        assert_eq!(json(Mode::Full, &headers), r#"{"bab":"1, 3","bbb":"2"}"#);
+    }
+
+    proptest! {
+        #[test]
+        fn looking_at_many_bytes_at_a_time_finds_what_looking_at_each_does(
+            mut text in proptest::collection::vec(b' '.., 0..40),
+            odd in proptest::option::of((any::<proptest::sample::Index>(), any::<u8>())),
+        ) {
+            if let Some((at, byte)) = odd && !text.is_empty() {
+                let at = at.index(text.len());
+                text[at] = byte;
+            }
+            prop_assert_eq!(is_any_escaped(&text), text.iter().any(|byte| is_escaped(*byte)));
+        }
+    }
+
+    #[test]
+    fn what_json_does_not_allow_in_a_text_is_escaped() {
+        let headers = [Part(Some("a\"b"), Some("\u{1}q\"\\\t\n\r\u{1f} grün \u{7f}"))];
+        let expected = r#"{"a\"b":"\u0001q\"\\\t\n\r\u001f grün "#.to_owned() + "\u{7f}\"}";
+        assert_eq!(json(Mode::Full, &headers), expected);
+        assert!(serde_json::from_str::<serde_json::Value>(&expected).is_ok());
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::protocol::dialogue::Timed;
 use crate::protocol::exchange::Exchange;
 use crate::protocol::output::Finished;
 use crate::protocol::{amqp, cql, dns, kafka, mongo, mux, mysql, nats, pgsql, redis, tls};
-use crate::redaction::{Redaction, body_into, target_into};
+use crate::redaction::{self, Redaction, body_into};
 
 /// Texts of the row at hand, as far as they may be kept.
 #[derive(Debug, Default)]
@@ -29,24 +29,10 @@ pub(super) struct Texts {
 impl Texts {
     /// Puts what may be kept of a request and a response, with their full sizes, where rows find it.
     fn keep(&mut self, redaction: Redaction, request: (&str, u64), response: (&str, u64)) {
-        let request = (request.0.as_bytes(), request.1);
-        self.keep_bytes(redaction, request, (response.0.as_bytes(), response.1));
-    }
-
-    /// As [`Self::keep`], of what may be no text.
-    fn keep_bytes(&mut self, redaction: Redaction, request: (&[u8], u64), response: (&[u8], u64)) {
         self.request.clear();
         self.response.clear();
-        body_into(redaction.bodies, request.0, request.1, &mut self.request);
-        body_into(redaction.bodies, response.0, response.1, &mut self.response);
-    }
-
-    /// Puts what may be kept of a path, and the template that it is of, where rows find it.
-    fn keep_path(&mut self, redaction: Redaction, path: &str) {
-        self.template.clear();
-        self.target.clear();
-        template_into(path, &mut self.template);
-        target_into(redaction.headers, path, &mut self.target);
+        body_into(redaction.bodies, request.0.as_bytes(), request.1, &mut self.request);
+        body_into(redaction.bodies, response.0.as_bytes(), response.1, &mut self.response);
     }
 }
 
@@ -85,14 +71,14 @@ impl Rows {
     }
 
     fn http_event(&mut self, exchange: &Exchange, place: &Place<'_>) {
-        let redaction = place.origin.redaction;
+        let Redaction { headers, bodies } = place.origin.redaction;
         let (request, response) = (&exchange.req_body, &exchange.resp_body);
-        self.texts.keep_path(redaction, &exchange.path);
-        self.texts.keep_bytes(
-            redaction,
-            (&request.kept, request.size),
-            (&response.kept, response.size),
-        );
+        let Texts { template, target: path, request: asked, response: answered } = &mut self.texts;
+        template.clear();
+        template_into(&exchange.path, template);
+        let path = redaction::target(headers, &exchange.path, path);
+        let asked = redaction::body(bodies, &request.kept, request.size, asked);
+        let answered = redaction::body(bodies, &response.kept, response.size, answered);
         let (requested_at, responded_at) = (exchange.requested_at, exchange.responded_at);
         self.http_events.push(&request_row!(HttpEvent at place, {
             time_: place.wall(responded_at),
@@ -101,16 +87,16 @@ impl Rows {
             content_type: exchange.content_type as i64,
             req_headers: &exchange.req_headers,
             req_method: &exchange.method,
-            req_path: &self.texts.target,
-            req_body: &self.texts.request,
-            req_body_size: signed(exchange.req_body.size),
+            req_path: path,
+            req_body: asked,
+            req_body_size: signed(request.size),
             resp_headers: &exchange.resp_headers,
             resp_status: i64::from(exchange.resp_status),
             resp_message: &exchange.resp_message,
-            resp_body: &self.texts.response,
-            resp_body_size: signed(exchange.resp_body.size),
+            resp_body: answered,
+            resp_body_size: signed(response.size),
             latency: signed(responded_at.saturating_sub(requested_at)),
-            req_path_template: &self.texts.template,
+            req_path_template: template,
             quality: i64::from(exchange.quality),
         }));
     }
