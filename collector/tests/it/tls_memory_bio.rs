@@ -1,7 +1,5 @@
 //! Programs that move the ciphertext themselves, so that their TLS library never touches a socket.
 
-use std::path::Path;
-
 use undine_collector::Cgroup;
 
 use super::kernel::alone;
@@ -28,7 +26,7 @@ http2.createSecureServer(options, (request, response) => {
 /// one.
 const NODE_CLIENT: &str = r#"
 const https = require("https"), http2 = require("http2");
-const [port, what] = process.argv.slice(1);
+const [port, factor] = process.argv.slice(1);
 const agent = new https.Agent({keepAlive: true, maxSockets: 4, rejectUnauthorized: false});
 const ask = (path) => new Promise((done, fail) => {
   https.get({host: "127.0.0.1", port, path, agent}, (response) => {
@@ -44,8 +42,8 @@ const askAtOnce = async (paths) => {
 };
 process.stdin.once("data", async () => {
   const numbers = [...Array(100).keys()];
-  await Promise.all(numbers.map((number) => ask(`/of/node/${what(number)}`)));
-  await askAtOnce(numbers.map((number) => `/of/http2/${what(number)}`));
+  await Promise.all(numbers.map((number) => ask(`/of/node/${number * number * factor}`)));
+  await askAtOnce(numbers.map((number) => `/of/http2/${number * number * factor + 1}`));
   agent.destroy();
   process.exit(0);
 });
@@ -96,17 +94,11 @@ asyncio.run(ask_all())
 
 const PYTHON: &str = "/usr/bin/python3";
 
-/// Whether there is a Node, and a private copy of it, since it may have its TLS library in itself.
+/// Makes a private copy of Node, since it may have its TLS library in itself.
 fn copy_node(scene: &Scene) {
     let found = scene.place.run("sh", &["-c", "command -v node"]);
     let real = std::fs::canonicalize(found.trim()).unwrap();
     std::fs::copy(real, scene.path("node")).unwrap();
-}
-
-/// [`NODE_CLIENT`], which asks for what the text of a function says.
-fn node_client(what: &str) -> String {
-    NODE_CLIENT.replace("const [port, what] = process.argv.slice(1);", "const [port] = process.argv.slice(1);")
-        .replace("what(number)", what)
 }
 
 /// What of Node is probed: its own library, or Debian's.
@@ -136,9 +128,9 @@ async fn node_is_read_as_server_and_as_client() {
     is_listening(&scene);
     let (memory, stats, truth) = scene
         .watch(RING_BYTES, |scene, memory| {
-            let client = node_client("${number * number * 11}");
             let mut command = scene.command(&node);
-            run_probed(command.args(["-e", &client, PORT]), memory, probed_of_node(scene));
+            let client = command.args(["-e", NODE_CLIENT, PORT, "11"]);
+            run_probed(client, memory, probed_of_node(scene));
             scene.run("curl", &["-sk", "--http1.1", &Scene::url("/of/curl/[1-100]")]);
             let parallel = ["-sk", "--http2", "--parallel", "--parallel-max", "8"];
             scene.run("curl", &[&parallel[..], &[&Scene::url("/of/curl2/[1-100]")]].concat());
@@ -190,9 +182,9 @@ async fn clients_that_move_the_ciphertext_are_read_where_the_server_is_not_watch
     let _nginx = scene.nginx_by(command);
     let (memory, stats, truth) = scene
         .watch(RING_BYTES, |scene, memory| {
-            let mut command = scene.command(Path::new(&scene.path("node")).to_str().unwrap());
-            let client = node_client("${number}");
-            run_probed(command.args(["-e", &client, PORT]), memory, probed_of_node(scene));
+            let mut command = scene.command(&scene.text("node"));
+            let client = command.args(["-e", NODE_CLIENT, PORT, "1"]);
+            run_probed(client, memory, probed_of_node(scene));
             let mut command = scene.command(PYTHON);
             let client = command.args(["-c", ASYNCIO_CLIENT, PORT, "1"]);
             run_probed(client, memory, "libssl.so.3");
