@@ -5,13 +5,15 @@
 //! file, for whoever maps it; the kernel programs send nothing about those that are not in scope.
 //!
 //! ```text
-//! maps of a process ─► mappings ─► library (functions) ─► placement ─► Control: uprobes
+//! maps of a process ─► mappings ─► library (functions, objects) ─► placement ─► Control: uprobes
 //!   ▲ finder: when to look again                                         │
 //!   └── pipeline: Exec, TLS without plaintext         RING: Tls, Data, Close ─► unbound ─► pipeline
 //! ```
 
 pub mod unbound;
 pub mod placement;
+pub mod object_layout;
+pub mod go_functions;
 pub mod library;
 pub(crate) mod mappings;
 pub(crate) mod finder;

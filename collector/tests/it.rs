@@ -29,5 +29,8 @@ mod it {
     mod tcp_health;
     mod tls;
     mod tls_events;
+    mod tls_boringssl;
+    mod tls_go;
+    mod tls_memory_bio;
     mod watch;
 }

@@ -246,7 +246,8 @@ pub struct Settings {
     /// 1 where a connection ends when its socket is closed, since the program that sees the socket
     /// go is not there.
     pub end_when_closed: u32,
-    /// Not 0 once calls of a TLS library are seen, so that before there is nothing to look for.
+    /// A sum of `TLS_OF_…`: calls of a TLS library are seen. 0 before, when there is nothing to look
+    /// for.
     pub tls: u32,
 }
 
@@ -371,8 +372,71 @@ pub const COOKIE_LIBRARY_SHIFT: u32 = 8;
 /// Most libraries that are probed; further ones are reported as not.
 pub const TLS_LIBRARIES_MAX: u32 = 1024;
 
-/// Most threads that are in a call of a TLS library at a time.
+/// Bits of a TLS call's cookie while it is under way: the buffer is on a goroutine's stack, which
+/// may move, so its address is kept as the distance to that stack's end.
+pub const COOKIE_ON_STACK: u64 = 8;
+/// Bits of a TLS call's cookie while it is under way: there is a call of another object around it.
+pub const COOKIE_HAS_OUTER: u64 = 16;
+
+/// [`Settings::tls`]: calls of a library in C are seen.
+pub const TLS_OF_C: u32 = 1;
+/// [`Settings::tls`]: calls of Go's `crypto/tls` are seen.
+pub const TLS_OF_GO: u32 = 2;
+
+/// Most threads that have been in a call of a TLS library and have not ended; calls of further ones
+/// are not seen, and counted.
 pub const TLS_CALLS_MAX: u32 = 16 * 1024;
+
+/// Most goroutines that are in a call of `crypto/tls` at a time, most of them because they wait for
+/// what they will read; calls of further ones are not seen, and counted.
+pub const GO_CALLS_MAX: u32 = 32 * 1024;
+
+/// Most beginnings of TLS handshakes that are remembered so that the object which has the same
+/// random bytes is found; the one that was used longest ago is forgotten.
+pub const TLS_HELLOS_MAX: u32 = 16 * 1024;
+
+/// In a [`TlsLibrary`]: there is no such place.
+pub const NO_PLACE: u32 = u32::MAX;
+
+/// Value of the map `TLS_LIBRARIES`: a library that is probed, and where its objects keep what
+/// tells them apart.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TlsLibrary {
+    /// When all its probes were in place, `CLOCK_MONOTONIC`; 0 while they are not.
+    pub probed_since_ns: u64,
+    /// Where the object has the address of what `random_at` is in; [`NO_PLACE`] where that is the
+    /// object itself.
+    pub random_via: u32,
+    /// Where the client's random bytes of the handshake are; [`NO_PLACE`] where that is not known.
+    pub random_at: u32,
+    /// Where the object says that it is the server's; [`NO_PLACE`] where that is not known.
+    pub server_at: u32,
+    /// Which bits of the word there say so.
+    pub server_bits: u32,
+}
+
+/// Key of the map `TLS_HELLOS`: a TLS handshake that began on a socket of a process.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct TlsHello {
+    /// The client's random bytes.
+    pub random: [u64; 4],
+    /// Process id as the host sees it.
+    pub tgid: u32,
+    /// [`crate::EGRESS`] where the process is the client.
+    pub direction: u32,
+}
+
+/// Value of the map `TLS_HELLOS`: the connection on which it began.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TlsHelloAt {
+    /// Address of its socket.
+    pub sock: u64,
+    /// Its number.
+    pub conn: u64,
+}
 
 /// Key of the map `TLS_STREAMS`: the library's object for a connection.
 #[repr(C)]
@@ -397,7 +461,9 @@ pub struct TlsStream {
     /// Address of that connection's socket.
     pub sock: u64,
     /// Index of the library in the map `TLS_LIBRARIES`.
-    pub library: u64,
+    pub library: u32,
+    /// How often that connection was looked for by the handshake.
+    pub lookups: u32,
     /// The calls that move plaintext now, by direction.
     pub progress: [TlsProgress; 2],
 }

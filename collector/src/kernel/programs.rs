@@ -199,7 +199,7 @@ pub(super) fn load(config: &Config) -> Result<Loaded, BuildError> {
         }
         probes.push(report);
     }
-    if config.tls == Tls::Read && hooks == Hooks::SocketLength {
+    if config.tls == Tls::Read && config.object.reads_tls_with(hooks) {
         programs.load_tls(&mut probes);
     }
     programs.set_datagram_ports(&DATAGRAM_PORTS).map_err(not_built)?;
@@ -313,8 +313,10 @@ fn load_object(config: &Config) -> Result<(Programs, RingBuf<MapData>, ReasonNam
         end_when_closed: false,
         tls: TlsProbes {
             streams: take(&mut ebpf, "TLS_STREAMS")?,
-            since: take(&mut ebpf, "TLS_LIBRARIES")?,
+            known: take(&mut ebpf, "TLS_LIBRARIES")?,
+            go_calls: take(&mut ebpf, "GO_CALLS")?,
             libraries: 0,
+            of: 0,
             is_loaded: false,
         },
         ebpf,
@@ -653,8 +655,8 @@ impl Programs {
         });
         let watch_others = u32::from(self.default == ScopeDefault::WholeHost);
         let end_when_closed = u32::from(self.end_when_closed);
-        let tls = u32::from(self.tls.libraries > 0);
-        let settings = Plain(Settings { watch_others, kinds, end_when_closed, tls });
+        let settings = Settings { watch_others, kinds, end_when_closed, tls: self.tls.of };
+        let settings = Plain(settings);
         self.settings.set(0, settings, 0).map_err(unusable("SETTINGS"))
     }
 

@@ -10,7 +10,9 @@ use aya::{
         uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLinkId, UProbeScope},
     },
 };
-use undine_ebpf::load::{COOKIE_LIBRARY_SHIFT, TLS_LIBRARIES_MAX, TlsKey, TlsStream};
+use undine_ebpf::load::{
+    COOKIE_LIBRARY_SHIFT, TLS_LIBRARIES_MAX, TLS_OF_C, TLS_OF_GO, TlsKey, TlsLibrary, TlsStream,
+};
 
 use super::{
     ConnectionState, ControlError, Outcome, process_tree,
@@ -20,14 +22,19 @@ use super::{
 use crate::tls::library::{Library, Site};
 
 /// The programs, each with what is lost without it.
-pub(super) const PROGRAMS: [&str; 3] = ["tls_enter", "tls_exit", "tls_free"];
+pub(super) const PROGRAMS: [&str; 5] =
+    ["tls_enter", "tls_exit", "tls_free", "go_tls_enter", "go_tls_exit"];
 
 /// Probes of TLS libraries.
 pub(super) struct TlsProbes {
     pub(super) streams: HashMap<MapData, Plain<TlsKey>, Plain<TlsStream>>,
-    pub(super) since: Array<MapData, u64>,
+    pub(super) known: Array<MapData, Plain<TlsLibrary>>,
+    /// Calls that goroutines are in; only the keys are of interest here.
+    pub(super) go_calls: HashMap<MapData, Plain<TlsKey>, [u64; 6]>,
     /// Libraries that are probed.
     pub(super) libraries: u32,
+    /// A sum of `TLS_OF_…`.
+    pub(super) of: u32,
     /// Whether the programs are in the kernel.
     pub(super) is_loaded: bool,
 }
@@ -37,7 +44,7 @@ impl TlsProbes {
     pub(super) fn load(
         &mut self,
         ebpf: &mut Ebpf,
-    ) -> [(&'static str, Result<(), ProgramError>); 3] {
+    ) -> [(&'static str, Result<(), ProgramError>); 5] {
         let loaded = PROGRAMS.map(|name| (name, program(ebpf, name).and_then(UProbe::load)));
         self.is_loaded = loaded.iter().all(|(_, result)| result.is_ok());
         loaded
@@ -46,7 +53,7 @@ impl TlsProbes {
     /// Probes a library's functions.
     pub(super) fn probe(&mut self, ebpf: &mut Ebpf, path: &Path, library: &Library) -> Outcome {
         if !self.is_loaded {
-            let why = "the kernel does not take the programs, or lacks sock_send_length (6.3)";
+            let why = "the kernel does not take the programs, which need Linux 5.17";
             return Outcome::Refused(why.to_owned());
         }
         if self.libraries >= TLS_LIBRARIES_MAX {
@@ -58,11 +65,24 @@ impl TlsProbes {
             cookie: site.cookie | u64::from(index) << COOKIE_LIBRARY_SHIFT,
             ..*site
         };
+        let layout = &library.layout;
+        let mut known = TlsLibrary {
+            probed_since_ns: 0,
+            random_via: layout.random_via,
+            random_at: layout.random_at,
+            server_at: layout.server_at,
+            server_bits: layout.server_bits,
+        };
+        if let Err(error) = self.known.set(index, Plain(known), 0) {
+            return Outcome::Refused(error.to_string());
+        }
         let mut links = Vec::new();
         for (name, sites) in [
             ("tls_exit", &library.calls),
             ("tls_free", &library.ends),
             ("tls_enter", &library.calls),
+            ("go_tls_exit", &library.go_returns),
+            ("go_tls_enter", &library.go_entries),
         ] {
             for site in sites.iter().map(with_index) {
                 match attach(ebpf, name, path, site) {
@@ -74,8 +94,10 @@ impl TlsProbes {
                 }
             }
         }
-        let now = ring::clock_ns(libc::CLOCK_MONOTONIC).cast_unsigned();
-        if let Err(error) = self.since.set(index, now, 0) {
+        self.of |= if library.calls.is_empty() { 0 } else { TLS_OF_C };
+        self.of |= if library.go_entries.is_empty() { 0 } else { TLS_OF_GO };
+        known.probed_since_ns = ring::clock_ns(libc::CLOCK_MONOTONIC).cast_unsigned();
+        if let Err(error) = self.known.set(index, Plain(known), 0) {
             tracing::warn!(%error, "a TLS library's plaintexts will all count as joined midway");
         }
         Outcome::Attached
@@ -93,7 +115,7 @@ impl TlsProbes {
         Ok(open)
     }
 
-    /// Forgets plaintexts of processes that have ended, of which no connection's end tells.
+    /// Forgets plaintexts and calls of processes that have ended, of which nothing else tells.
     pub(super) fn forget_ended(&mut self) -> Result<(), ControlError> {
         let mut ended = Vec::new();
         for entry in &self.streams {
@@ -105,6 +127,18 @@ impl TlsProbes {
         for key in ended {
             if let Err(error) = self.streams.remove(&Plain(key)) {
                 tracing::debug!(%error, "an ended process's plaintext is gone already");
+            }
+        }
+        let mut ended = Vec::new();
+        for key in self.go_calls.keys() {
+            let Plain(key) = key.map_err(unusable("GO_CALLS"))?;
+            if !process_tree::is_process(key.tgid) {
+                ended.push(key);
+            }
+        }
+        for key in ended {
+            if let Err(error) = self.go_calls.remove(&Plain(key)) {
+                tracing::debug!(%error, "an ended process's call is gone already");
             }
         }
         Ok(())

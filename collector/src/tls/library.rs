@@ -9,6 +9,8 @@ use object::read::ReadCache;
 use object::{Architecture, Object, ObjectSegment, ObjectSymbol};
 use undine_ebpf::load::COOKIE_EGRESS;
 
+use super::go_functions::{self, GoError, GoFunction};
+use super::object_layout::ObjectLayout;
 use super::placement::{self, Count, Manner, Place};
 
 /// Most bytes of a function's code that are looked at.
@@ -34,6 +36,12 @@ const FUNCTIONS: [Function; 6] = [
 /// Functions that end an object.
 const ENDS: [&str; 2] = ["SSL_free", "gnutls_deinit"];
 
+/// Functions that tell the client's random bytes of a handshake.
+const RANDOM: [&str; 2] = ["SSL_get_client_random", "gnutls_session_get_random"];
+
+/// The function that tells whether an object is the server's.
+const SERVER: &str = "SSL_is_server";
+
 /// A place in a file for a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Site {
@@ -50,6 +58,12 @@ pub struct Library {
     pub calls: Vec<Site>,
     /// Where objects end.
     pub ends: Vec<Site>,
+    /// Where calls of Go's functions begin, and where they return.
+    pub go_entries: Vec<Site>,
+    /// See `go_entries`.
+    pub go_returns: Vec<Site>,
+    /// Where objects keep what tells them apart.
+    pub layout: ObjectLayout,
     /// How each function's probe is placed.
     pub manners: BTreeMap<&'static str, Manner>,
 }
@@ -66,6 +80,9 @@ pub enum LibraryError {
     /// Its code is for another machine.
     #[error("its code is not for x86-64, which is all that TLS is read of")]
     Architecture,
+    /// It is a Go program that is not understood.
+    #[error("it speaks TLS in Go, but cannot be read")]
+    Go(#[source] GoError),
 }
 
 impl Library {
@@ -78,13 +95,18 @@ impl Library {
         let cache = ReadCache::new(file);
         let elf = object::File::parse(&cache).map_err(LibraryError::Elf)?;
         let addresses = addresses(&elf);
-        if addresses.is_empty() {
+        let go = go_functions::functions(&elf).map_err(LibraryError::Go)?;
+        if addresses.is_empty() && go.is_empty() {
             return Ok(None);
         }
         if elf.architecture() != Architecture::X86_64 {
             return Err(LibraryError::Architecture);
         }
         let mut library = Self::default();
+        let code_of = |name| addresses.get(name).and_then(|address| code(&elf, *address));
+        let random = RANDOM.into_iter().find_map(code_of);
+        library.layout = ObjectLayout::of_code(random, code_of(SERVER));
+        library.add_go(&elf, go);
         for function in &FUNCTIONS {
             if let Some(address) = addresses.get(function.name) {
                 let place =
@@ -102,7 +124,19 @@ impl Library {
                 }
             }
         }
-        Ok((!library.calls.is_empty()).then_some(library))
+        let is_known = !library.calls.is_empty() || !library.go_entries.is_empty();
+        Ok(is_known.then_some(library))
+    }
+
+    fn add_go(&mut self, elf: &Elf<'_>, functions: Vec<GoFunction>) {
+        for function in functions {
+            let cookie = if function.egress { COOKIE_EGRESS } else { 0 };
+            let site = |address| offset(elf, address).map(|offset| Site { offset, cookie });
+            let Some(entry) = site(function.entry) else { continue };
+            self.manners.insert(function.name, function.manner);
+            self.go_entries.push(entry);
+            self.go_returns.extend(function.returns.into_iter().filter_map(site));
+        }
     }
 
     fn add_call(&mut self, elf: &Elf<'_>, name: &'static str, place: Place, egress: u64) {
@@ -126,7 +160,8 @@ fn addresses(elf: &Elf<'_>) -> BTreeMap<&'static str, u64> {
             continue;
         }
         let Ok(name) = symbol.name_bytes() else { continue };
-        let known = FUNCTIONS.iter().map(|function| function.name).chain(ENDS);
+        let known = FUNCTIONS.iter().map(|function| function.name);
+        let known = known.chain(ENDS).chain(RANDOM).chain([SERVER]);
         if let Some(known) = known.into_iter().find(|known| known.as_bytes() == name) {
             found.entry(known).or_insert(symbol.address());
         }

@@ -37,7 +37,7 @@ impl Mapping {
 
 /// Whether TLS libraries are called so.
 pub(crate) fn is_library_name(name: &str) -> bool {
-    ["libssl.so", "libssl-", "libgnutls.so", "libboringssl", "libnetty_tcnative"]
+    ["libssl.so", "libssl-", "libgnutls.so", "libboringssl", "libnetty_tcnative", "libnode.so"]
         .iter()
         .any(|start| name.starts_with(start))
 }

@@ -10,9 +10,9 @@ use undine_ebpf::{
     Counter,
     load::{
         ASKERS_MAX, BORN_MAX, CALLERS_MAX, CLOSED_MAX, COUNTERS as COUNTERS_LEN, Connection,
-        LISTEN_PORTS_MAX, ListenKey, OFFSETS as OFFSETS_LEN, Offset, PORT_WORDS, ProcessVerdict,
-        Scratch, Settings, TARGETS_MAX, TLS_CALLS_MAX, TLS_LIBRARIES_MAX, TcpBudget, TlsKey,
-        TlsStream, UNTOLD_MAX, Untold, UntoldKey,
+        GO_CALLS_MAX, LISTEN_PORTS_MAX, ListenKey, OFFSETS as OFFSETS_LEN, Offset, PORT_WORDS, ProcessVerdict,
+        Scratch, Settings, TARGETS_MAX, TLS_CALLS_MAX, TLS_HELLOS_MAX, TLS_LIBRARIES_MAX, TcpBudget,
+        TlsHello, TlsHelloAt, TlsKey, TlsLibrary, TlsStream, UNTOLD_MAX, Untold, UntoldKey,
     },
 };
 
@@ -86,14 +86,21 @@ pub(crate) static UNTOLD: HashMap<UntoldKey, Untold> = HashMap::with_max_entries
 /// How many events of TCP a CPU has told of in this second.
 #[map]
 pub(crate) static TCP_BUDGET: PerCpuArray<TcpBudget> = PerCpuArray::with_max_entries(1, 0);
-/// The call of a TLS library that a thread is in, by its process and thread id.
+/// The call of a TLS library that a thread is in, by its id in place of the object. An entry stays
+/// until the thread ends, since to enter and remove one costs more than the call's other work.
 #[map]
-pub(crate) static TLS_CALLS: LruHashMap<u64, TlsCall> =
-    LruHashMap::with_max_entries(TLS_CALLS_MAX, 0);
+pub(crate) static TLS_CALLS: HashMap<TlsKey, TlsCall> = HashMap::with_max_entries(TLS_CALLS_MAX, 0);
 /// The call around that one, where TLS goes through TLS.
 #[map]
-pub(crate) static TLS_OUTER_CALLS: LruHashMap<u64, TlsCall> =
-    LruHashMap::with_max_entries(TLS_CALLS_MAX, 0);
+pub(crate) static TLS_OUTER_CALLS: LruHashMap<TlsKey, TlsCall> =
+    LruHashMap::with_max_entries(CALLERS_MAX, 0);
+/// The call of `crypto/tls` that a goroutine is in, by its address in place of the object.
+#[map]
+pub(crate) static GO_CALLS: HashMap<TlsKey, TlsCall> = HashMap::with_max_entries(GO_CALLS_MAX, 0);
+/// TLS handshakes that began.
+#[map]
+pub(crate) static TLS_HELLOS: LruHashMap<TlsHello, TlsHelloAt> =
+    LruHashMap::with_max_entries(TLS_HELLOS_MAX, 0);
 /// Plaintexts by the library's object.
 #[map]
 pub(crate) static TLS_STREAMS: HashMap<TlsKey, TlsStream> = HashMap::with_max_entries(1024, 0);
@@ -103,9 +110,9 @@ pub(crate) static TLS_CARRIERS: HashMap<u64, TlsKey> = HashMap::with_max_entries
 /// A plaintext of which nothing is known yet; never written.
 #[map]
 pub(crate) static TLS_FRESH: Array<TlsStream> = Array::with_max_entries(1, 0);
-/// When all probes of a library were in place, by its index; 0 while they are not.
+/// Libraries that are probed, by their index.
 #[map]
-pub(crate) static TLS_LIBRARIES: Array<u64> = Array::with_max_entries(TLS_LIBRARIES_MAX, 0);
+pub(crate) static TLS_LIBRARIES: Array<TlsLibrary> = Array::with_max_entries(TLS_LIBRARIES_MAX, 0);
 
 #[unsafe(no_mangle)]
 static OFFSETS: [u32; OFFSETS_LEN] = [0; OFFSETS_LEN];

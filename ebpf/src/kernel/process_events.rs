@@ -8,10 +8,11 @@ use undine_ebpf::{
 
 use super::{
     fields::read,
-    maps::{SCOPE_TGID, SETTINGS},
+    maps::{SCOPE_TGID, SETTINGS, TLS_CALLS},
     ring,
     scope::watches,
     task::{self, Current},
+    tls_calls::call_key,
 };
 
 /// A message about a process.
@@ -61,6 +62,10 @@ pub(crate) fn sched_process_exec(_ctx: RawTracePointContext) -> i32 {
 #[raw_tracepoint]
 pub(crate) fn sched_process_exit(_ctx: RawTracePointContext) -> i32 {
     let current = Current::get();
+    if SETTINGS.get(0).is_some_and(|settings| settings.tls != 0) {
+        let ids = u64::from(current.tgid) << 32 | u64::from(current.tid);
+        let _ = TLS_CALLS.remove(call_key(ids));
+    }
     // Only with its last thread a process ends.
     let signal = read(current.as_address(), Offset::TaskSignal);
     if read::<u32>(signal, Offset::SignalLive) != 0 {

@@ -1,7 +1,9 @@
-//! Calls of TLS libraries: what a program hands them to encrypt, and what they decrypted for it.
+//! Calls of TLS libraries in C: what a program hands them to encrypt, and what they decrypted for
+//! it.
 //!
 //! The entry remembers where the bytes are, the return sends them, since only then is it known how
-//! many they are: none where the call would have had to wait, and then it is made again.
+//! many they are: none where the call would have had to wait, and then it is made again. Only then
+//! it is looked whether the process is watched, too.
 //!
 //! These programs may be interrupted by each other, so they share no scratch memory and change
 //! counters atomically.
@@ -16,24 +18,17 @@ use aya_ebpf::{
 };
 use undine_ebpf::{
     Counter,
-    load::{COOKIE_WRITTEN_R8, COOKIE_WRITTEN_RCX, TlsKey},
+    load::{COOKIE_HAS_OUTER, COOKIE_WRITTEN_R8, COOKIE_WRITTEN_RCX, TlsKey},
 };
 
 use super::{
     maps::{TLS_CALLS, TLS_OUTER_CALLS, TLS_STREAMS, count},
-    scope::watches,
-    task::Current,
-    tls_calls::{TlsCall, end, stream_of},
-    tls_output::send,
+    tls_calls::{TlsCall, call_key, end, moved},
 };
 
 /// A function that takes the object, a buffer and its length begins.
 #[uprobe]
 pub(crate) fn tls_enter(ctx: ProbeContext) -> u32 {
-    let current = Current::get();
-    if !watches(current, || current.netns()) {
-        return 0;
-    }
     // SAFETY: the helper only wants the context; registers are those of the process.
     let (cookie, registers) = unsafe { (bpf_get_attach_cookie(ctx.as_ptr()), &*ctx.regs) };
     // Both are read first: the verifier wants to see which register it is.
@@ -56,15 +51,24 @@ pub(crate) fn tls_enter(ctx: ProbeContext) -> u32 {
         stack: registers.rsp,
         cookie,
     };
-    let thread = bpf_get_current_pid_tgid();
-    // SAFETY: copied at once; only the thread itself changes its entry.
-    if let Some(outer) = unsafe { TLS_CALLS.get(thread) }.copied() {
-        if outer.object != call.object && outer.stack > call.stack {
-            let _ = TLS_OUTER_CALLS.insert(thread, outer, 0);
+    let thread = call_key(bpf_get_current_pid_tgid());
+    let Some(entry) = TLS_CALLS.get_ptr_mut(thread) else {
+        if TLS_CALLS.insert(thread, call, 0).is_err() {
+            count(Counter::ConnMapFull, 1);
         }
-    }
-    if TLS_CALLS.insert(thread, call, 0).is_err() {
-        count(Counter::ConnMapFull, 1);
+        return 0;
+    };
+    // SAFETY: a map value that only the thread itself changes.
+    unsafe {
+        let outer = *entry;
+        entry.write(call);
+        if outer.object != 0
+            && outer.object != call.object
+            && outer.stack > call.stack
+            && TLS_OUTER_CALLS.insert(thread, outer, 0).is_ok()
+        {
+            (*entry).cookie = cookie | COOKIE_HAS_OUTER;
+        }
     }
     0
 }
@@ -72,46 +76,40 @@ pub(crate) fn tls_enter(ctx: ProbeContext) -> u32 {
 /// Such a function returns.
 #[uretprobe]
 pub(crate) fn tls_exit(ctx: RetProbeContext) -> u32 {
-    let thread = bpf_get_current_pid_tgid();
-    // SAFETY: copied at once; only the thread itself changes its entry.
-    let Some(call) = unsafe { TLS_CALLS.get(thread) }.copied() else { return 0 };
-    let _ = TLS_CALLS.remove(thread);
+    let thread = call_key(bpf_get_current_pid_tgid());
+    let Some(entry) = TLS_CALLS.get_ptr_mut(thread) else { return 0 };
     // SAFETY: as above.
-    if let Some(outer) = unsafe { TLS_OUTER_CALLS.get(thread) }.copied() {
+    let call = unsafe { *entry };
+    if call.object == 0 {
+        return 0;
+    }
+    // SAFETY: as above.
+    unsafe { (*entry).object = 0 };
+    if call.cookie & COOKIE_HAS_OUTER != 0
+        // SAFETY: copied at once; only the thread itself changes it.
+        && let Some(outer) = unsafe { TLS_OUTER_CALLS.get(thread) }.copied()
+    {
         let _ = TLS_OUTER_CALLS.remove(thread);
-        let _ = TLS_CALLS.insert(thread, outer, 0);
+        // SAFETY: as above.
+        unsafe { entry.write(outer) };
     }
     let result = ctx.ret::<u64>() as i32;
     if result <= 0 {
         return 0;
     }
-    let moved = if call.written == 0 {
+    let len = if call.written == 0 {
         result as u64
     } else {
         // SAFETY: the helper checks the address in the process.
         match unsafe { bpf_probe_read_user(call.written as *const u64) } {
-            Ok(moved) => moved,
+            Ok(len) => len,
             Err(_) => {
                 count(Counter::Faults, 1);
                 return 0;
             }
         }
     };
-    // A library never moves more than it was asked to; 4 GiB in one call do not fit a message.
-    if moved == 0 || moved > (call.wanted & 0xffff_ffff) {
-        return 0;
-    }
-    let current = Current::get();
-    let Some(stream) = stream_of(&call, current) else {
-        count(Counter::Operations, 1);
-        count(Counter::OperationBytes, moved);
-        count(Counter::TlsOperations, 1);
-        count(Counter::TlsBytes, moved);
-        count(Counter::DroppedOperations, 1);
-        count(Counter::DroppedBytes, moved);
-        return 0;
-    };
-    send(stream, &call, moved, current);
+    moved(&call, len);
     0
 }
 

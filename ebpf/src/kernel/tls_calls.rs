@@ -1,31 +1,37 @@
-//! Which connection carries a plaintext: the one on which a thread does something while it is in a
-//! call of the TLS library.
+//! Which connection carries a plaintext: the one on which a thread or goroutine does something while
+//! it is in a call of the TLS library.
 //!
 //! Other operations may fall into that time too, such as those of a callback. So what moves has to
-//! look like a TLS record, and the stack has to be one that the call can have.
+//! look like a TLS record, and the stack has to be one that the call can have. Where a library never
+//! does anything on a socket, [`super::tls_hello`] knows more.
 
 use aya_ebpf::{bindings::BPF_NOEXIST, helpers::bpf_probe_read_user};
 use undine_ebpf::{
     Counter, Header, Kind, PLAINTEXT, TlsInfo,
-    load::{COOKIE_LIBRARY_SHIFT, Connection, SECURED_ANNOUNCED, SECURED_KNOWN, TlsKey, TlsStream},
+    load::{
+        COOKIE_LIBRARY_SHIFT, Connection, SECURED_ANNOUNCED, SECURED_KNOWN, TLS_OF_GO, TlsKey,
+        TlsStream,
+    },
 };
 
 use super::{
     buffer::Buffer,
     connection::{Sock, describe, find, say_that_it_ends},
     maps::{
-        NEXT_CONN, SETTINGS, TLS_CALLS, TLS_CARRIERS, TLS_FRESH, TLS_LIBRARIES, TLS_STREAMS, add,
-        count,
+        GO_CALLS, NEXT_CONN, SETTINGS, TLS_CALLS, TLS_CARRIERS, TLS_FRESH, TLS_LIBRARIES,
+        TLS_STREAMS, add, count,
     },
     ring,
+    scope::watches,
     task::Current,
+    tls_hello, tls_output,
 };
 
 /// A call of a TLS library that has begun.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub(crate) struct TlsCall {
-    /// Address of the library's object for the connection.
+    /// Address of the library's object for the connection; 0 where the call is over.
     pub(crate) object: u64,
     /// Where the plaintext is or will be.
     pub(crate) buffer: u64,
@@ -41,6 +47,15 @@ pub(crate) struct TlsCall {
 
 /// Index of the stack pointer in `struct pt_regs` of x86-64.
 const RSP: usize = 19;
+/// Index of the register that has the goroutine, where the program is one in Go.
+const R14: usize = 1;
+
+/// The key of a thread's call: its id stands where a key has the object. `ids` as the kernel gives
+/// them.
+#[inline(always)]
+pub(crate) fn call_key(ids: u64) -> TlsKey {
+    TlsKey { object: ids & 0xffff_ffff, tgid: (ids >> 32) as u32, reserved: 0 }
+}
 
 /// Takes note that `current` did something on `sock`, with the bytes in `buffer`.
 #[inline(always)]
@@ -51,17 +66,54 @@ pub(crate) fn note_operation(
     current: Current,
 ) {
     let Some(settings) = SETTINGS.get(0) else { return };
-    if settings.tls == 0 {
+    let tls = settings.tls;
+    if tls == 0 {
         return;
     }
-    let thread = (u64::from(current.tgid) << 32) | u64::from(current.tid);
-    // SAFETY: only the thread itself changes its entry.
-    let Some(call) = (unsafe { TLS_CALLS.get(thread) }) else { return };
+    let mut key = TlsKey { object: u64::from(current.tid), tgid: current.tgid, reserved: 0 };
+    // SAFETY: a map value.
+    let mut call = TLS_CALLS.get_ptr(key).filter(|call| unsafe { (**call).object } != 0);
+    if call.is_none() && tls & TLS_OF_GO != 0 {
+        let registers = current.user_registers();
+        if !registers.is_null() {
+            // SAFETY: the kernel gave this `struct pt_regs`; the index is inside it.
+            key.object = unsafe { *registers.add(R14) };
+            call = GO_CALLS.get_ptr(key);
+        }
+    }
+    let Some(call) = call else { return };
     let mut first = buffer;
     if first.len == 0 {
         first.advance();
     }
-    is_in_call(sock.0, connection, first.base, call, current.tgid);
+    // SAFETY: a map value; only the thread or goroutine itself changes its entry.
+    is_in_call(sock.0, connection, first.base, unsafe { &*call }, current.tgid);
+}
+
+/// A call moved `len` bytes: sends them, where the process is watched.
+#[inline(always)]
+pub(crate) fn moved(call: &TlsCall, len: u64) {
+    // A library never moves more than it was asked to; 4 GiB in one call do not fit a message.
+    if len == 0 || len > (call.wanted & 0xffff_ffff) {
+        return;
+    }
+    let current = Current::get();
+    if !watches(current, || current.netns()) {
+        return;
+    }
+    let Some(stream) = stream_of(call, current) else {
+        count(Counter::Operations, 1);
+        count(Counter::OperationBytes, len);
+        count(Counter::TlsOperations, 1);
+        count(Counter::TlsBytes, len);
+        count(Counter::DroppedOperations, 1);
+        count(Counter::DroppedBytes, len);
+        return;
+    };
+    if tls_hello::is_sought(stream) {
+        tls_hello::seek(stream, call.object);
+    }
+    tls_output::send(stream, call, len, current);
 }
 
 /// `current`'s thread does something on `sock` while it is in `call`. Not inlined, since it is
@@ -127,7 +179,7 @@ fn is_record(bytes: u64) -> bool {
 
 /// The plaintext that `call` belongs to.
 #[inline(always)]
-pub(crate) fn stream_of(call: &TlsCall, current: Current) -> Option<*mut TlsStream> {
+fn stream_of(call: &TlsCall, current: Current) -> Option<*mut TlsStream> {
     let key = TlsKey { object: call.object, tgid: current.tgid, reserved: 0 };
     match TLS_STREAMS.get_ptr_mut(key) {
         Some(stream) => Some(stream),
@@ -149,7 +201,7 @@ fn enter(key: &TlsKey, call: &TlsCall, current: Current) -> Option<*mut TlsStrea
     unsafe {
         (*stream).connection.process_start_ns = current.process_start_ns();
         (*stream).connection.tgid = current.tgid;
-        (*stream).library = call.cookie >> COOKIE_LIBRARY_SHIFT;
+        (*stream).library = (call.cookie >> COOKIE_LIBRARY_SHIFT) as u32;
         (*stream).connection.conn = add(next, 1) | PLAINTEXT;
     }
     Some(stream)
@@ -162,11 +214,17 @@ struct TlsMessage {
     info: TlsInfo,
 }
 
+/// Says which connection carries a plaintext. Where the ring is full, the next occasion tries again.
 #[inline(always)]
-fn announce(sock: Sock, stream: *mut TlsStream, carrier: *mut Connection, current: Current) {
+pub(crate) fn announce(
+    sock: Sock,
+    stream: *mut TlsStream,
+    carrier: *mut Connection,
+    current: Current,
+) {
     // SAFETY: `stream` and `carrier` are map values.
     let library = unsafe { (*stream).library };
-    let probed_since_ns = TLS_LIBRARIES.get(library as u32).copied().unwrap_or(0);
+    let probed_since_ns = TLS_LIBRARIES.get(library).map_or(0, |library| library.probed_since_ns);
     let sent = ring::send::<TlsMessage>(|message| {
         // SAFETY: as above, and `message` is in the ring.
         unsafe {
