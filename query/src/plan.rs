@@ -221,17 +221,23 @@ fn shared(roots: &[Arc<Relation>]) -> Vec<Arc<Relation>> {
         *readers.entry(input.id()).or_default() += 1;
     }
     let mut depths: HashMap<usize, usize> = HashMap::new();
+    // Those that are an aggregate, a join or a union, or filters and maps on top of one, unless computed.
+    let mut heavy: HashSet<usize> = HashSet::new();
     let mut chosen = Vec::new();
     for relation in order {
         let below = relation.inputs().iter().filter_map(|i| depths.get(&i.id())).max();
         let depth = below.copied().unwrap_or(0) + 1;
-        let heavy = matches!(relation.op, Op::Aggregate { .. } | Op::Join(_) | Op::Union { .. });
-        let read_twice = heavy && readers.get(&relation.id()).is_some_and(|&n| n > 1);
-        if read_twice || depth == PLAN_DEPTH_MAX {
+        let is_heavy = matches!(relation.op, Op::Aggregate { .. } | Op::Join(_) | Op::Union { .. })
+            || relation.inputs().iter().any(|input| heavy.contains(&input.id()));
+        let is_read_twice = readers.get(&relation.id()).is_some_and(|&n| n > 1);
+        if (is_heavy && is_read_twice) || depth == PLAN_DEPTH_MAX {
             depths.insert(relation.id(), 0);
             chosen.push(relation);
         } else {
             depths.insert(relation.id(), depth);
+            if is_heavy {
+                heavy.insert(relation.id());
+            }
         }
     }
     chosen
