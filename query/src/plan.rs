@@ -14,6 +14,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
+use arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::catalog::TableProvider;
 use datafusion::common::TableReference;
 use datafusion::common::{Column, DataFusionError, Result};
@@ -147,8 +148,12 @@ impl Planner {
     pub(crate) async fn share(&mut self, roots: &[Arc<Relation>]) -> Result<(), Fault> {
         for relation in shared(roots) {
             let Planned { plan, origin } = self.lower(&relation, None)?;
-            let schema = Arc::clone(plan.schema().inner());
+            let schema = nullable(plan.schema().as_arrow());
             let batches = self.execute(plan).await?;
+            let batches = batches
+                .into_iter()
+                .map(|batch| RecordBatch::try_new(Arc::clone(&schema), batch.columns().to_vec()))
+                .collect::<Result<_, _>>()?;
             let table = MemTable::try_new(schema, vec![batches])?;
             self.computed.insert(relation.id(), (Arc::new(table), origin));
         }
@@ -201,6 +206,14 @@ impl Planner {
     pub(crate) fn snapshot(&mut self, table: &'static TableDef) -> Arc<undine_store::Snapshot> {
         self.sources.snapshot(table)
     }
+}
+
+/// The schema without a word about nulls: what a plan says of them and what its batches say differs, for
+/// instance after outer joins, and there are none in either.
+fn nullable(schema: &Schema) -> SchemaRef {
+    let fields = schema.fields().iter();
+    let fields = fields.map(|field| Field::new(field.name(), field.data_type().clone(), true));
+    Arc::new(Schema::new(fields.collect::<Vec<_>>()))
 }
 
 /// A column by its bare name.

@@ -213,3 +213,30 @@ async fn lists_within_lists_are_taken_apart_level_by_level() {
     )
     .await;
 }
+
+#[tokio::test]
+async fn what_stands_on_an_outer_join_can_be_read_twice() {
+    check(
+        "df = px.DataFrame('http_events', start_time='-5m')\n\
+         df.service = df.ctx['service']\n\
+         df = df.groupby(['service', 'resp_status']).agg(n=('latency', px.count))\n\
+         all = df.agg(all=('n', px.sum))\n\
+         df = df.merge(all, how='outer', left_on=[], right_on=[])\n\
+         df.share = df.n / df.all\n\
+         df.name = df.service + '!'\n\
+         df = df[df.share > 0.0]\n\
+         px.display(df['name', 'resp_status', 'share'], 'one')\n\
+         px.display(df.groupby('name').agg(share=('share', px.sum)), 'two')",
+        &expect![[r"
+            one: name | resp_status | share
+            front! | 200 | 0.4583333333333333
+            front! | 500 | 0.041666666666666664
+            shop! | 200 | 0.4583333333333333
+            shop! | 500 | 0.041666666666666664
+            two: name | share
+            front! | 0.5
+            shop! | 0.5
+        "]],
+    )
+    .await;
+}
