@@ -2,7 +2,13 @@
 
 use expect_test::{Expect, expect};
 
-use super::fixture::fixture;
+use undine_schema::tables::{
+    HTTP_EVENTS, HttpEvent, HttpEvents, NETWORK_STATS, NetworkStat, NetworkStats, PROCESSES,
+    ProcessVersion, Processes,
+};
+use undine_schema::{Frame, TimeNs, Upid};
+
+use super::fixture::{START, fixture};
 
 async fn check(script: &str, expected: &Expect) {
     let fixture = fixture(256 << 20, None);
@@ -239,4 +245,58 @@ async fn what_stands_on_an_outer_join_can_be_read_twice() {
         "]],
     )
     .await;
+}
+
+/// Where a cgroup's path names a pod, rows and processes have its UID for a name.
+#[tokio::test]
+async fn a_pod_is_known_by_its_processes() {
+    let fixture = fixture(64 << 20, None);
+    let mut processes = Processes::new(0);
+    for (pid, service, pod) in [(1, "web", "uid-1"), (2, "log", "uid-1"), (3, "cron", "")] {
+        processes.push(&ProcessVersion {
+            time_: TimeNs::new(START),
+            upid: Upid::new(1, pid, 7),
+            service,
+            pod,
+            node: "node-1",
+            ..ProcessVersion::default()
+        });
+    }
+    let mut requests = HttpEvents::new(0);
+    for (pid, service, pod) in [(1, "web", "uid-1"), (3, "cron", "")] {
+        let upid = Upid::new(1, pid, 7);
+        let time_ = TimeNs::new(START);
+        requests.push(&HttpEvent { time_, upid, service, pod, ..HttpEvent::default() });
+    }
+    let mut moved = NetworkStats::new(0);
+    moved.push(&NetworkStat {
+        time_: TimeNs::new(START),
+        pod_id: "uid-1",
+        pod: "uid-1",
+        rx_bytes: 7,
+        ..NetworkStat::default()
+    });
+    fixture.append(Frame::captured(&PROCESSES, processes.finish()));
+    fixture.append(Frame::captured(&HTTP_EVENTS, requests.finish()));
+    fixture.append(Frame::captured(&NETWORK_STATS, moved.finish()));
+    let answer = fixture
+        .sorted(
+            "import px\n\
+             df = px.DataFrame('http_events')\n\
+             df.pod_id = df.ctx['pod_id']\n\
+             df = df.groupby('pod_id').agg(n=('latency', px.count))\n\
+             df.pod = df.ctx['pod']\n\
+             df.service = df.ctx['service']\n\
+             df.node = df.ctx['node']\n\
+             moved = px.DataFrame('network_stats')\n\
+             df = df.merge(moved, how='left', left_on='pod_id', right_on='pod_id', suffixes=['', '_x'])\n\
+             px.display(df['pod_id', 'pod', 'service', 'node', 'n', 'rx_bytes'])",
+        )
+        .await;
+    expect![[r#"
+        output: pod_id | pod | service | node | n | rx_bytes
+         |  |  |  | 1 | 0
+        uid-1 | uid-1 | ["log","web"] | node-1 | 1 | 7
+    "#]]
+    .assert_eq(&answer);
 }
