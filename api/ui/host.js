@@ -259,7 +259,7 @@ export class Host {
         draw: (rows) => grid("Undine's own probes", [
           ["tracepoint", "Probe", (value) => h("code", {}, value)], ["program", "Program", String],
           ["status", "State", (value, row) => h("span", { class: `tag ${number(value) ? "is-warn" : "is-good"}`, title: row.error }, STATUS[number(value)] ?? `status ${value}`)],
-          ["runs", "Runs per second", or(count), true], ["run_ns", "Of each", or(duration), true], ["cpu", "Of a CPU", or(percent), true],
+          ["runs", "Runs per second, at most", or(count), true], ["run_ns", "Each", or(duration), true], ["cpu", "Of a CPU", or(percent), true],
         ], rows.sort((a, b) => number(b.cpu_ppm) - number(a.cpu_ppm) || number(b.status) - number(a.status))),
       }),
       panel({

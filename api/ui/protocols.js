@@ -1,6 +1,6 @@
 // The protocols of which requests become rows, and the scripts that ask all of them at once.
 
-/** Protocol by table: its name, what a failure is, and where its latency is. */
+/** Protocol by table: its name, and what a failure is where the table does not mark it. */
 export const PROTOCOLS = {
   "http_events": { name: "HTTP", failed: "df.resp_status >= 500 or df.resp_status == 0" },
   "mysql_events": { name: "MySQL" },
@@ -30,8 +30,7 @@ export function spoken(tables) {
 export function overProtocols(tables, { range, title, each, output }) {
   const parts = tables.map((table, at) => `df = px.DataFrame('${table}', start_time='-${range}')
 df.failed = ${PROTOCOLS[table].failed ?? "df.ctx['failed'] == 1"}
-df.latency = ${table === "nats_events.beta" ? "df.ctx['latency']" : "df.latency"}
-p${at} = requests(df, '${PROTOCOLS[table].name}')
+${table === "nats_events.beta" ? "df.latency = df.ctx['latency']\n" : ""}p${at} = requests(df, '${PROTOCOLS[table].name}')
 `);
   const others = tables.slice(1).map((_, at) => `p${at + 1}`);
   return `import px

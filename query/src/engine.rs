@@ -24,7 +24,7 @@ use crate::diagnostics::Diagnostics;
 use crate::eval::{self, FunctionCall, PluginWindow, Program, Sink, Surroundings};
 use crate::expr::TypedKind;
 use crate::functions::Needs;
-use crate::functions::environment::{Environment, Process};
+use crate::functions::environment::{self, Environment, Process};
 use crate::otel::{self, Endpoint, Export};
 use crate::parse::{self, Limits};
 use crate::plan::{Fault, Moment, Origin, Planned, Planner, bare};
@@ -318,6 +318,7 @@ impl Engine {
                 .map(|period| i64::try_from(period.as_millis()).unwrap_or(i64::MAX)),
             tables: Vec::new(),
             processes: HashMap::new(),
+            pods: HashMap::new(),
         }
     }
 
@@ -325,6 +326,7 @@ impl Engine {
         let mut environment = self.environment();
         if program.sinks.iter().any(|sink| needs_processes(sink.relation())) {
             environment.processes = self.processes(moment).await?;
+            environment.pods = environment::pods(&environment.processes);
         }
         if program.sinks.iter().any(|sink| lists_tables(sink.relation())) {
             environment.tables = self.inner.config.store.stats().tables;

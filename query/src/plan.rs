@@ -14,6 +14,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
+use arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::catalog::TableProvider;
 use datafusion::common::TableReference;
 use datafusion::common::{Column, DataFusionError, Result};
@@ -147,8 +148,12 @@ impl Planner {
     pub(crate) async fn share(&mut self, roots: &[Arc<Relation>]) -> Result<(), Fault> {
         for relation in shared(roots) {
             let Planned { plan, origin } = self.lower(&relation, None)?;
-            let schema = Arc::clone(plan.schema().inner());
+            let schema = nullable(plan.schema().as_arrow());
             let batches = self.execute(plan).await?;
+            let batches = batches
+                .into_iter()
+                .map(|batch| RecordBatch::try_new(Arc::clone(&schema), batch.columns().to_vec()))
+                .collect::<Result<_, _>>()?;
             let table = MemTable::try_new(schema, vec![batches])?;
             self.computed.insert(relation.id(), (Arc::new(table), origin));
         }
@@ -203,6 +208,14 @@ impl Planner {
     }
 }
 
+/// The schema without a word about nulls: what a plan says of them and what its batches say differs, for
+/// instance after outer joins, and there are none in either.
+fn nullable(schema: &Schema) -> SchemaRef {
+    let fields = schema.fields().iter();
+    let fields = fields.map(|field| Field::new(field.name(), field.data_type().clone(), true));
+    Arc::new(Schema::new(fields.collect::<Vec<_>>()))
+}
+
 /// A column by its bare name.
 pub(crate) fn bare(name: &str) -> Expr {
     Expr::Column(Column::new_unqualified(name))
@@ -221,17 +234,23 @@ fn shared(roots: &[Arc<Relation>]) -> Vec<Arc<Relation>> {
         *readers.entry(input.id()).or_default() += 1;
     }
     let mut depths: HashMap<usize, usize> = HashMap::new();
+    // Those that are an aggregate, a join or a union, or filters and maps on top of one, unless computed.
+    let mut heavy: HashSet<usize> = HashSet::new();
     let mut chosen = Vec::new();
     for relation in order {
         let below = relation.inputs().iter().filter_map(|i| depths.get(&i.id())).max();
         let depth = below.copied().unwrap_or(0) + 1;
-        let heavy = matches!(relation.op, Op::Aggregate { .. } | Op::Join(_) | Op::Union { .. });
-        let read_twice = heavy && readers.get(&relation.id()).is_some_and(|&n| n > 1);
-        if read_twice || depth == PLAN_DEPTH_MAX {
+        let is_heavy = matches!(relation.op, Op::Aggregate { .. } | Op::Join(_) | Op::Union { .. })
+            || relation.inputs().iter().any(|input| heavy.contains(&input.id()));
+        let is_read_twice = readers.get(&relation.id()).is_some_and(|&n| n > 1);
+        if (is_heavy && is_read_twice) || depth == PLAN_DEPTH_MAX {
             depths.insert(relation.id(), 0);
             chosen.push(relation);
         } else {
             depths.insert(relation.id(), depth);
+            if is_heavy {
+                heavy.insert(relation.id());
+            }
         }
     }
     chosen

@@ -311,3 +311,31 @@ fn print_bytes(bytes: &[u8]) -> Result<()> {
 fn note(text: &str) {
     eprintln!("{text}");
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_is_its_only_script_with_the_view_beside_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
+        let why = |read: Result<Source>| read.err().map(|error| error.to_string());
+        assert!(why(folder_of(&folder)).unwrap().contains("holds 0 files that end in .pxl"));
+        write("data.pxl", "import px\n");
+        assert!(matches!(folder_of(&folder), Ok(Source::Text(text)) if text == "import px\n"));
+        write("vis.json", "{\"widgets\": []}");
+        assert!(matches!(
+            folder_of(&folder),
+            Ok(Source::Folder { vis, .. }) if vis == json!({"widgets": []})
+        ));
+        write("vis.json", "{");
+        assert!(why(folder_of(&folder)).unwrap().ends_with("vis.json is not JSON"));
+        write("other.pxl", "import px\n");
+        assert!(why(folder_of(&folder)).unwrap().contains("holds 2 files that end in .pxl"));
+    }
+
+    fn folder_of(folder: &tempfile::TempDir) -> Result<Source> {
+        source(None, Some(folder.path()))
+    }
+}

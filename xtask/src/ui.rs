@@ -41,7 +41,7 @@ struct Demo(Child);
 impl Demo {
     /// Starts a demo and waits until it names its page.
     fn start(address: &str) -> Result<Self> {
-        let mut process = built("undine", &["demo", "--seconds", "60", "--listen", address])?
+        let mut process = built("undine", &["demo", "--seconds", "100", "--listen", address])?
             .stdout(Stdio::piped())
             .spawn()
             .context("cannot start the demo; build it first")?;

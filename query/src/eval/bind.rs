@@ -117,6 +117,8 @@ impl Evaluator<'_> {
     fn bind_context(&mut self, name: &str, range: Range, relation: &Relation) -> Eval<Typed> {
         let known = CONTEXT.iter().find(|key| key.names.contains(&name));
         let names = known.map_or(std::slice::from_ref(&name), |key| key.names);
+        // A pod's name is its id here.
+        let names = if names == ["pod_id"] { &["pod_id", "pod"] } else { names };
         if let Some(column) = names.iter().find_map(|name| relation.context(name)) {
             return Ok(Typed {
                 kind: TypedKind::Column(Arc::clone(&column.name)),

@@ -1,6 +1,6 @@
 //! What functions may know beyond their arguments, the same all through one run.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use undine_store::TableStats;
 
@@ -16,6 +16,37 @@ pub(crate) struct Process {
     pub(crate) container_id: String,
 }
 
+/// What is known of a pod by its processes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Pod {
+    pub(crate) services: BTreeSet<String>,
+    pub(crate) node: String,
+}
+
+/// The pods of `processes` by their name, which is their UID as long as nobody tells another.
+pub(crate) fn pods(processes: &HashMap<[u8; 16], Process>) -> HashMap<String, Pod> {
+    let mut pods: HashMap<String, Pod> = HashMap::new();
+    for process in processes.values().filter(|process| !process.pod.is_empty()) {
+        let pod = pods.entry(process.pod.clone()).or_default();
+        pod.node.clone_from(&process.node);
+        if !process.service.is_empty() {
+            pod.services.insert(process.service.clone());
+        }
+    }
+    pods
+}
+
+impl Pod {
+    /// One service by its name, several as a JSON list.
+    pub(crate) fn service(&self) -> String {
+        match (self.services.len(), self.services.first()) {
+            (0, _) | (_, None) => String::new(),
+            (1, Some(service)) => service.clone(),
+            (_, Some(_)) => serde_json::Value::from_iter(self.services.iter().cloned()).to_string(),
+        }
+    }
+}
+
 /// The surroundings of a run.
 #[derive(Debug, Default)]
 pub(crate) struct Environment {
@@ -28,6 +59,8 @@ pub(crate) struct Environment {
     pub(crate) tables: Vec<TableStats>,
     /// By upid; empty unless the script asks about processes.
     pub(crate) processes: HashMap<[u8; 16], Process>,
+    /// By name, of those processes.
+    pub(crate) pods: HashMap<String, Pod>,
 }
 
 impl Environment {

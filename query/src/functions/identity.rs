@@ -1,12 +1,13 @@
 //! Who a process, a pod or an address is.
 //!
-//! On a bare host there is no Kubernetes to ask: lookups by pod, service or container id give the
-//! empty text, as upstream does for what it does not know. Processes are looked up in the table
-//! `processes`; where a row still carries its own context, `df.ctx[…]` uses that instead.
+//! There is no Kubernetes API to ask. A pod is known by its processes alone, and its name is its UID;
+//! other lookups by address, service or container id give the empty text, as upstream does for what it
+//! does not know, and so do all on a bare host. Processes are looked up in the table `processes`; where
+//! a row still carries its own context, `df.ctx[…]` uses that instead.
 
 use undine_schema::SemanticType as St;
 
-use super::environment::{Environment, Process};
+use super::environment::{Environment, Pod, Process};
 use super::json::has_service_name;
 use super::kernel::{self as k, Kernel, ambient, lookup, one, two};
 use super::{B, Body, I, Meaning, Needs, Registry, S, T, U};
@@ -62,12 +63,30 @@ fn processes(r: &mut Registry) {
     declare("upid_to_container_name", St::ContainerName, |process| &process.container);
     declare("upid_to_container_id", St::None, |process| &process.container_id);
     declare("upid_to_hostname", St::None, |process| &process.node);
+    declare("upid_to_pod_id", St::None, |process| &process.pod);
+    pods(r);
+}
+
+/// By a pod's id or name, which are the same here.
+fn pods(r: &mut Registry) {
+    r.tagged("pod_id_to_pod_name", &[S], S, St::PodName, one::<k::S, k::S>(str::to_owned));
+    r.plain("pod_name_to_pod_id", &[S], S, one::<k::S, k::S>(str::to_owned));
+    let mut declare = |name, semantic, field: fn(&Pod) -> String| {
+        let kernel = lookup::<k::S, k::S>(move |environment: &Environment, pod| {
+            environment.pods.get(pod).map_or_else(String::new, field)
+        });
+        let meaning = Meaning::Is(semantic);
+        r.add_needing(Needs::Processes, name, &[S], S, meaning, Body::Kernel(kernel));
+    };
+    declare("pod_id_to_service_name", St::ServiceName, Pod::service);
+    declare("pod_name_to_service_name", St::ServiceName, Pod::service);
+    declare("pod_id_to_node_name", St::NodeName, |pod| pod.node.clone());
+    declare("pod_name_to_node_name", St::NodeName, |pod| pod.node.clone());
 }
 
 /// What only a Kubernetes API server could tell.
 fn unknown(r: &mut Registry) {
     for (name, semantic) in [
-        ("upid_to_pod_id", St::None),
         ("upid_to_service_id", St::None),
         ("upid_to_deployment_name", St::None),
         ("upid_to_deployment_id", St::None),
@@ -95,24 +114,18 @@ fn unknown(r: &mut Registry) {
     }
 }
 
-const UNKNOWN_BY_TEXT: [(&str, St); 38] = [
+const UNKNOWN_BY_TEXT: [(&str, St); 32] = [
     ("ip_to_pod_id", St::None),
     ("ip_to_service_id", St::None),
-    ("pod_id_to_pod_name", St::PodName),
-    ("pod_id_to_service_name", St::ServiceName),
     ("pod_id_to_service_id", St::None),
-    ("pod_id_to_node_name", St::NodeName),
     ("pod_id_to_namespace", St::NamespaceName),
     ("pod_id_to_deployment_name", St::None),
     ("pod_id_to_deployment_id", St::None),
     ("pod_id_to_replicaset_name", St::None),
     ("pod_id_to_replicaset_id", St::None),
     ("pod_id_to_container_name", St::ContainerName),
-    ("pod_name_to_pod_id", St::None),
     ("pod_name_to_pod_ip", St::IpAddress),
-    ("pod_name_to_service_name", St::ServiceName),
     ("pod_name_to_service_id", St::None),
-    ("pod_name_to_node_name", St::NodeName),
     ("pod_name_to_deployment_name", St::None),
     ("pod_name_to_deployment_id", St::None),
     ("pod_name_to_replicaset_name", St::None),

@@ -18,13 +18,15 @@ pub(crate) fn declare(r: &mut Registry) {
 struct Recogniser {
     mark: &'static str,
     pattern: Regex,
-    /// How many bytes of what has the form are meant, 0 for none.
-    accepts: fn(&str) -> usize,
+    accepts: Accepts,
 }
+
+/// How many bytes of what has the form are meant, 0 for none.
+type Accepts = fn(&str) -> usize;
 
 /// In this order: an e-mail address may hold an address, an address the form of another number.
 static RECOGNISERS: LazyLock<Vec<Recogniser>> = LazyLock::new(|| {
-    let known: [(&str, &str, fn(&str) -> usize); 8] = [
+    let known: [(&str, &str, Accepts); 8] = [
         (
             "<REDACTED_EMAIL>",
             r"[A-Za-z0-9._%+*-]+(?:@|%40)[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*",
