@@ -27,9 +27,9 @@ const CLIENTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/clients");
 const PYTHON: &str = "/usr/bin/python3";
 /// Lists of requests, each of which is worked through on a connection of its own.
 const LISTS: u32 = 4;
-/// Programs that move the ciphertext themselves, whose end is not read; `data_loss` says what that may
-/// cost, although the server's end is read and so nothing is missing.
-const UNREAD: [&str; 1] = ["node"];
+/// Programs whose own end is not read, since they move the ciphertext themselves or have a TLS of their
+/// own. `data_loss` says what that may cost, although the server's end is read and nothing is missing.
+const UNREAD: [&str; 2] = ["node", "go"];
 /// nginx knows the time in milliseconds, as of when it last asked the kernel for events.
 const RESOLUTION: Resolution = Resolution(Duration::from_millis(1));
 
@@ -131,8 +131,12 @@ fn observe(client: &Client, requests: u32, report: &mut Report) -> Result<()> {
     let wrong_pairs = http1::wrong_pairs(&seen)?;
     report.same(format!("{name}: responses paired with another request"), wrong_pairs, 0);
     // Where the client is read too, each row is seen twice and kept once.
-    report.count(format!("{name}_rows_of_the_client_too"), seen.stats.pipeline.rows_of_other_end);
+    let twice = seen.stats.pipeline.rows_of_other_end;
+    report.count(format!("{name}_rows_of_the_client_too"), twice);
     if !UNREAD.contains(&client.program) {
+        let asked = truth.len() as u64;
+        let read = format!("{name}: rows that the client's end gives too");
+        report.check(read, twice, format!(">= {asked}"), twice >= asked);
         return truth::nothing_lost(report, name, &seen);
     }
     let missing = &seen.stats.missing_rows;
