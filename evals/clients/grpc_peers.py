@@ -1,6 +1,6 @@
 """A gRPC server that records what it answered, and clients that ask it.
 
-    grpc_peers.py serve PORT RECORD   writes a line of JSON for each call
+    grpc_peers.py serve PORT RECORD   writes `serving` and then a line of JSON for each call
     grpc_peers.py call PORT CALLS     prints the number of each call and how many nanoseconds it took
 
 A request begins with its number; the sizes of messages follow from it.
@@ -81,7 +81,8 @@ class Calls:
 
 
 def serve(port, record):
-    calls = Calls(open(record, "w"))
+    record = open(record, "w")
+    calls = Calls(record)
     handlers = {
         "Echo": grpc.unary_unary_rpc_method_handler(calls.echo),
         "Fail": grpc.unary_unary_rpc_method_handler(calls.fail),
@@ -92,6 +93,7 @@ def serve(port, record):
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
     server.add_insecure_port(f"127.0.0.1:{port}")
     server.start()
+    print("serving", file=record, flush=True)
     server.wait_for_termination()
 
 

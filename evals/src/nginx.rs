@@ -136,10 +136,18 @@ fn config(dir: &Path, serving: Serving, tls: &str) -> String {
         AccessLog::On => format!("{dir}/access.log truth"),
         AccessLog::Off => "off".to_owned(),
     };
+    // Over HTTP/2 an answer may be whole before the body came, which then is none of what was
+    // exchanged; who passes a request on waits for its body. A Unix socket is not watched.
+    let (echo, behind) = if tls.is_empty() {
+        (ECHO.to_owned(), String::new())
+    } else {
+        let passed = format!("proxy_pass http://unix:{dir}/echo:; proxy_hide_header X-Request-Id;");
+        (passed, format!("server {{ listen unix:{dir}/echo; access_log off; {ECHO} }}"))
+    };
     // What nginx calls $body_bytes_sent counts the bytes of chunk framing too, so the one chunked
     // location has a body of a known size and is logged with it.
     format!(
-        r#"daemon off; master_process off; pid {dir}/nginx.pid; error_log {dir}/error.log;
+        r"daemon off; master_process off; pid {dir}/nginx.pid; error_log {dir}/error.log;
 user root;
 events {{ worker_connections 1024; }}
 http {{
@@ -153,14 +161,18 @@ http {{
   add_header X-Request-Id $http_x_request_id always;
   server {{
     listen {ADDRESS} backlog=1024 {tls}; root {dir}/www;
-    location = /echo {{ return 201 "$request_method took $content_length bytes\n"; }}
+    location = /echo {{ {echo} }}
     location = /empty {{ return 204; }}
     location = /chunked {{ ssi on; ssi_types text/plain; try_files /chunk.txt =500; }}
   }}
+  {behind}
 }}
-"#
+"
     )
 }
+
+/// What answers a request with what was sent.
+const ECHO: &str = r#"return 201 "$request_method took $content_length bytes\n";"#;
 
 /// Size of the body at `/chunked`.
 pub(crate) const CHUNKED_BODY_SIZE: usize = 4096;

@@ -9,13 +9,13 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::scene::{Scene, Wire};
-use crate::place::{Server, python};
+use crate::place::{Server, python, wait_until};
 use crate::report::Report;
 use crate::truth::{self, Conversations, Latency, Resolution};
 
 pub(super) const MODULES: [&str; 1] = ["grpc"];
 
-const PORT: u16 = 18097;
+const PORT: &str = "18097";
 const PEERS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/clients/grpc_peers.py");
 /// What `content_type` says of gRPC.
 const GRPC: &str = "2";
@@ -39,12 +39,14 @@ struct Told {
 pub(super) fn run(requests: u32, report: &mut Report) -> Result<()> {
     let scene = Scene::new(Wire::Plain)?;
     let record = scene.file("record");
-    let port = PORT.to_string();
     let act = || {
         let mut server = scene.command(python());
-        let _server = Server::start(server.args([PEERS, "serve", &port, &record]))?;
-        scene.place.wait_for_listener(PORT)?;
-        let took = scene.run(&python(), &[PEERS, "call", &port, &requests.to_string()])?;
+        let _server = Server::start(server.args([PEERS, "serve", PORT, &record]))?;
+        wait_until(
+            "the server",
+            || Ok(fs::read_to_string(&record).is_ok_and(|it| !it.is_empty())),
+        )?;
+        let took = scene.run(&python(), &[PEERS, "call", PORT, &requests.to_string()])?;
         Ok((fs::read_to_string(&record)?, took))
     };
     let (seen, (told, took)) = scene.watch().during(&scene.place.cgroup, act)?;
@@ -86,7 +88,8 @@ fn told_of(server: &str, client: &str) -> Result<Conversations> {
     });
     let took: HashMap<u32, Duration> = took.collect::<Result<_>>()?;
     let mut truth = Conversations::default();
-    for line in server.lines() {
+    // The first line says that it serves.
+    for line in server.lines().skip(1) {
         let told: Told = serde_json::from_str(line)?;
         let client = *took.get(&told.id).context("a call that the client does not know")?;
         let Told { port, path, sent, received, status, message, .. } = told;

@@ -114,7 +114,10 @@ impl<'a> Mariadb<'a> {
             .args(["--long-query-time=0", "--max-allowed-packet=64M"])
             .arg("--innodb-buffer-pool-size=32M");
         if scene.is_tls() {
-            server.args([at("ssl-key", "key.pem"), at("ssl-cert", "certificate.pem")]);
+            // It asks for the certificate that sysbench has, so it has to know who signed that.
+            let files =
+                [("ssl-key", "key"), ("ssl-cert", "certificate"), ("ssl-ca", "certificate")];
+            server.args(files.map(|(option, file)| at(option, &format!("{file}.pem"))));
             // Where sysbench looks for its own.
             for (name, file) in [("client-key", "key"), ("client-cert", "certificate")] {
                 fs::copy(scene.file(&format!("{file}.pem")), scene.file(&format!("{name}.pem")))?;
