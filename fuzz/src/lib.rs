@@ -14,7 +14,7 @@
 //! | `text` | text of a client or a user | what is derived from it is bounded |
 
 pub mod event;
-mod loss;
+pub mod loss;
 pub mod machine;
 pub mod mutation;
 pub mod recording;

@@ -9,7 +9,7 @@
 use undine_collector::data_stream::Operation;
 use undine_collector::event::Flow;
 use undine_collector::protocol::gap::{Cause, Start};
-use undine_collector::protocol::output::Output;
+use undine_collector::protocol::output::{Output, QUALITY_BODY_INCOMPLETE};
 use undine_collector::protocol::{ProtocolCode, start};
 use undine_collector::{Mode, Redaction};
 
@@ -27,6 +27,14 @@ const TRIES: usize = 24;
 const HOLES_MAX: usize = 4;
 /// What a debugged row says where bytes of its bodies are missing.
 const INCOMPLETE: &str = "is_incomplete: true";
+/// What is before a debugged row's quality.
+const QUALITY: &str = "quality: ";
+
+/// Whether holes are tried in the conversation that `input` is the script of.
+pub fn tries(code: ProtocolCode, input: &[u8]) -> bool {
+    let script = Script::read(input);
+    is_plain(code, &script, &hear_of(code, &script, Split::None, false))
+}
 
 /// Checks a conversation that came to `whole` with holes in it, the same ones for the same `input`.
 ///
@@ -41,7 +49,7 @@ pub(crate) fn check(code: ProtocolCode, script: &Script<'_>, whole: &Heard, inpu
     for _ in 0..TRIES {
         let (steps, what) = with_holes(&script.steps, &mut mutator);
         let rest = hear_of(code, &script.with(steps), Split::None, pipelines);
-        compare(whole, &rest, &what);
+        compare(code, whole, &rest, &what);
     }
 }
 
@@ -116,16 +124,10 @@ fn with_holes<'a>(steps: &[Step<'a>], mutator: &mut Mutator) -> (Vec<Step<'a>>, 
     (steps, what)
 }
 
-fn compare(whole: &Heard, rest: &Heard, what: &str) {
-    let mut true_rows: Vec<_> = whole.rows.iter().filter_map(|(_, row)| times(row)).collect();
+fn compare(code: ProtocolCode, whole: &Heard, rest: &Heard, what: &str) {
+    let mut true_rows: Vec<_> = whole.rows.iter().map(|(_, row)| row).collect();
     for (_, row) in &rest.rows {
-        let [from, to] = times(row).unwrap_or_default();
-        let at = true_rows.iter().position(|other| *other == [from, to]).or_else(|| {
-            // Where its end is missing, it ends with what follows that.
-            let is_it =
-                |other: &[u64; 2]| row.contains(INCOMPLETE) && other[0] == from && other[1] <= to;
-            true_rows.iter().position(is_it)
-        });
+        let at = true_rows.iter().position(|other| is_same(code, row, other));
         let Some(at) = at else { panic!("{row} is none of {:#?}, where{what}", whole.rows) };
         true_rows.swap_remove(at);
     }
@@ -137,4 +139,33 @@ fn compare(whole: &Heard, rest: &Heard, what: &str) {
         rest.rows,
         whole.rows
     );
+}
+
+/// Whether a row is another one, as far as it can be known where something is missing.
+fn is_same(code: ProtocolCode, row: &str, other: &str) -> bool {
+    let (Some([from, to]), Some([other_from, other_to])) = (times(row), times(other)) else {
+        return false;
+    };
+    if row.contains(INCOMPLETE) || quality(row) & QUALITY_BODY_INCOMPLETE > 0 {
+        // Where its end is missing, it ends with what follows that.
+        return from == other_from && to >= other_to;
+    }
+    // These refer to what was said before: statements by their names, and headers by their places.
+    let refers = matches!(
+        code,
+        ProtocolCode::Mysql | ProtocolCode::Pgsql | ProtocolCode::Cql | ProtocolCode::Http2
+    );
+    [from, to] == [other_from, other_to] && (refers || shown(row) == shown(other))
+}
+
+/// A row without its quality.
+fn shown(row: &str) -> [&str; 2] {
+    let (before, after) = row.split_once(QUALITY).unwrap_or((row, ""));
+    [before, after.trim_start_matches(|c: char| c.is_ascii_digit())]
+}
+
+fn quality(row: &str) -> u8 {
+    let after = row.split_once(QUALITY).map_or("", |(_, after)| after);
+    let digits = after.bytes().take_while(u8::is_ascii_digit).count();
+    after[..digits].parse().unwrap_or(0)
 }

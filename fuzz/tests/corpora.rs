@@ -7,7 +7,9 @@ mod corpora {
     use std::thread;
 
     use fuzz::Target;
+    use fuzz::loss::tries;
     use fuzz::mutation::Mutator;
+    use undine_collector::protocol::ProtocolCode;
 
     /// Mutated inputs for each target: a few seconds of a core in a release build, which CI's is.
     const MUTATIONS: usize = if cfg!(debug_assertions) { 500 } else { 20_000 };
@@ -62,6 +64,20 @@ mod corpora {
             }
         }
         assert!(bytes_of_all <= CORPORA_BYTES_MAX, "{bytes_of_all} bytes are committed");
+    }
+
+    #[test]
+    fn every_protocol_has_conversations_in_which_holes_are_tried() {
+        for target in Target::all() {
+            // A handshake of TLS ends with what is another protocol, so it is never whole.
+            let Target::Talk(code) = target else { continue };
+            if code == ProtocolCode::Tls {
+                continue;
+            }
+            let tried = corpus(target).iter().filter(|(_, input)| tries(code, input)).count();
+            println!("{} {tried}", target.name());
+            assert!(tried > 0, "holes are tried in no conversation of {}", target.name());
+        }
     }
 
     #[test]
