@@ -312,8 +312,9 @@ pub struct Connection {
     pub resets_sent: u32,
     /// Resets that it received.
     pub resets_received: u32,
-    /// Reserved, 0.
-    pub reserved: u32,
+    /// The process whose plaintext it carries, where it carries one: a child may go on with a copy of
+    /// the library's object.
+    pub secured_tgid: u32,
     /// One of `SECURED_…`.
     pub secured: u64,
     /// Exact counts so far.
@@ -377,6 +378,10 @@ pub const TLS_LIBRARIES_MAX: u32 = 1024;
 pub const COOKIE_ON_STACK: u64 = 8;
 /// Bits of a TLS call's cookie while it is under way: there is a call of another object around it.
 pub const COOKIE_HAS_OUTER: u64 = 16;
+
+/// Bits of a TLS call's cookie while it is under way: the process is watched, as an operation on a
+/// socket since it began, or its beginning, has shown.
+pub const COOKIE_WATCHED: u64 = 32;
 
 /// [`Settings::tls`]: calls of a library in C are seen.
 pub const TLS_OF_C: u32 = 1;

@@ -15,7 +15,7 @@ use aya_ebpf::{
 };
 use undine_ebpf::{
     Counter,
-    load::{COOKIE_ON_STACK, TlsKey},
+    load::{COOKIE_ON_STACK, COOKIE_WATCHED, TlsKey},
 };
 
 use super::{
@@ -49,7 +49,7 @@ pub(crate) fn go_tls_enter(ctx: ProbeContext) -> u32 {
         written: 0,
         // A stack that may move says nothing.
         stack: u64::MAX,
-        cookie,
+        cookie: cookie | COOKIE_WATCHED,
     };
     if let Some(end) = stack_end(goroutine, call.buffer) {
         call.buffer = end - call.buffer;

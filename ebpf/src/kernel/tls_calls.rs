@@ -9,8 +9,8 @@ use aya_ebpf::{bindings::BPF_NOEXIST, helpers::bpf_probe_read_user};
 use undine_ebpf::{
     Counter, Header, Kind, PLAINTEXT, TlsInfo,
     load::{
-        COOKIE_LIBRARY_SHIFT, Connection, SECURED_ANNOUNCED, SECURED_KNOWN, TLS_OF_GO, TlsKey,
-        TlsStream,
+        COOKIE_LIBRARY_SHIFT, COOKIE_WATCHED, Connection, SECURED_ANNOUNCED, SECURED_KNOWN,
+        TLS_OF_GO, TlsKey, TlsStream,
     },
 };
 
@@ -57,7 +57,7 @@ pub(crate) fn call_key(ids: u64) -> TlsKey {
     TlsKey { object: ids & 0xffff_ffff, tgid: (ids >> 32) as u32, reserved: 0 }
 }
 
-/// Takes note that `current` did something on `sock`, with the bytes in `buffer`.
+/// Takes note that `current`, which is watched, did something on `sock`, with the bytes in `buffer`.
 #[inline(always)]
 pub(crate) fn note_operation(
     sock: Sock,
@@ -72,21 +72,30 @@ pub(crate) fn note_operation(
     }
     let mut key = TlsKey { object: u64::from(current.tid), tgid: current.tgid, reserved: 0 };
     // SAFETY: a map value.
-    let mut call = TLS_CALLS.get_ptr(key).filter(|call| unsafe { (**call).object } != 0);
+    let mut call = TLS_CALLS.get_ptr_mut(key).filter(|call| unsafe { (**call).object } != 0);
     if call.is_none() && tls & TLS_OF_GO != 0 {
         let registers = current.user_registers();
         if !registers.is_null() {
             // SAFETY: the kernel gave this `struct pt_regs`; the index is inside it.
             key.object = unsafe { *registers.add(R14) };
-            call = GO_CALLS.get_ptr(key);
+            call = GO_CALLS.get_ptr_mut(key);
         }
     }
     let Some(call) = call else { return };
+    // SAFETY: map values; only the thread or goroutine itself changes its entry.
+    unsafe {
+        (*call).cookie |= COOKIE_WATCHED;
+        // What it carries was said, and that ends before anything else can be inside.
+        let is_said = (*connection).secured == SECURED_ANNOUNCED;
+        if is_said && (*connection).secured_tgid == current.tgid {
+            return;
+        }
+    }
     let mut first = buffer;
     if first.len == 0 {
         first.advance();
     }
-    // SAFETY: a map value; only the thread or goroutine itself changes its entry.
+    // SAFETY: as above.
     is_in_call(sock.0, connection, first.base, unsafe { &*call }, current.tgid);
 }
 
@@ -98,7 +107,7 @@ pub(crate) fn moved(call: &TlsCall, len: u64) {
         return;
     }
     let current = Current::get();
-    if !watches(current, || current.netns()) {
+    if call.cookie & COOKIE_WATCHED == 0 && !watches(current, || current.netns()) {
         return;
     }
     let Some(stream) = stream_of(call, current) else {
@@ -159,6 +168,7 @@ fn is_in_call(sock: u64, connection: *mut Connection, bytes: u64, call: &TlsCall
             (*stream).connection.netns = (*connection).netns;
             (*stream).connection.role = (*connection).role;
             (*connection).secured = SECURED_KNOWN;
+            (*connection).secured_tgid = tgid;
             let _ = TLS_CARRIERS.insert(conn, key, 0);
         }
         if (*stream).connection.announced == 0 {

@@ -97,6 +97,7 @@ pub(crate) fn seek(stream: *mut TlsStream, object: u64) {
             (*stream).connection.netns = (*connection).netns;
             (*stream).connection.role = (*connection).role;
             (*connection).secured = SECURED_KNOWN;
+            (*connection).secured_tgid = tgid;
             let key = TlsKey { object, tgid, reserved: 0 };
             let _ = TLS_CARRIERS.insert(at.conn, key, 0);
         }
