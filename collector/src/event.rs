@@ -5,8 +5,8 @@
 
 use undine_ebpf::{
     BEGINNING_MISSED, BEGINNING_SEEN, ConnInfo, ConnTotals, Direction, EGRESS, FLAG_BYPASSED,
-    FLAG_CONTINUED, FLAG_ELIDED, FLAG_FAULT, FLAG_SHED, FLAG_TRUNCATED, Header, Kind, PAYLOAD_BYTES_MAX,
-    ProcessInfo, TcpEvent, TcpEventKind, TcpStats, TlsInfo,
+    FLAG_CONTINUED, FLAG_ELIDED, FLAG_FAULT, FLAG_SHED, FLAG_TRUNCATED, Header, Kind,
+    PAYLOAD_BYTES_MAX, ProcessInfo, TcpEvent, TcpEventKind, TcpStats, TlsInfo,
 };
 
 /// Bytes of a message's header.

@@ -232,7 +232,8 @@ impl LossLedger {
     }
 
     fn write_kernel(&mut self, rows: &mut DataLosses, time: TimeNs) {
-        let since = |of: fn(&KernelTotals) -> u64| of(&self.kernel).saturating_sub(of(&self.reported));
+        let since =
+            |of: fn(&KernelTotals) -> u64| of(&self.kernel).saturating_sub(of(&self.reported));
         let unadmitted = since(|totals| totals.unadmitted_operations);
         let unadmitted_bytes = since(|totals| totals.unadmitted_bytes);
         let operations = since(|totals| totals.dropped_operations).saturating_sub(unadmitted);
@@ -315,7 +316,8 @@ impl LossLedger {
         }
         self.unattributed_reported = sure;
         // What no connection had room for none will ever account for.
-        let never = self.kernel.unadmitted_bytes.saturating_sub(self.unadmitted_reported).min(fresh);
+        let never =
+            self.kernel.unadmitted_bytes.saturating_sub(self.unadmitted_reported).min(fresh);
         self.unadmitted_reported += never;
         let in_flight = settled.unwrap_or(0);
         for (reason, bytes) in [("conn_map_full", never), ("ring_full", fresh - never)] {

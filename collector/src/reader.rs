@@ -114,17 +114,16 @@ impl Reader {
         clock: Arc<dyn Clock>,
     ) -> Self {
         let error_rows = CollectorErrors::new(0);
-        let mut work =
-            Work {
-                pipeline,
-                writer,
-                recorder,
-                undecodable: 0,
-                errors,
-                error_rows,
-                dropped: 0,
-                shed: [0; 3],
-            };
+        let mut work = Work {
+            pipeline,
+            writer,
+            recorder,
+            undecodable: 0,
+            errors,
+            error_rows,
+            dropped: 0,
+            shed: [0; 3],
+        };
         if let Source::Kernel(kernel) = &source {
             work.pipeline.set_tcp_reasons(Reasons::of(kernel.control().reason_names()));
         }
@@ -592,11 +591,7 @@ fn replayed(pipeline: &mut Pipeline, recorder: &mut Option<Recorder>, entry: Ent
 }
 
 /// What `probe_status.info` says of a probe.
-fn probe_info(
-    probe: &ProbeReport,
-    cost: Option<&CostSample>,
-    shed: [u64; 3],
-) -> serde_json::Value {
+fn probe_info(probe: &ProbeReport, cost: Option<&CostSample>, shed: [u64; 3]) -> serde_json::Value {
     let standby = matches!(probe.outcome, Outcome::Standby);
     let mut info = serde_json::json!({ "program": probe.probe, "standby": standby });
     // Of all hooks together, since they share the ring.

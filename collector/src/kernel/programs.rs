@@ -14,8 +14,8 @@ use aya::{
     util::KernelVersion,
 };
 use undine_ebpf::load::{
-    COUNTERS, Connection, DATAGRAM_PORTS_MAX, EPOCH_STEP, KIND_CGROUP, KIND_COMM, KIND_NETNS, KIND_TGID,
-    ListenKey, PORT_WORDS, ProcessVerdict, SCRATCH_PER_CPU, Settings, Untold, UntoldKey,
+    COUNTERS, Connection, DATAGRAM_PORTS_MAX, EPOCH_STEP, KIND_CGROUP, KIND_COMM, KIND_NETNS,
+    KIND_TGID, ListenKey, PORT_WORDS, ProcessVerdict, SCRATCH_PER_CPU, Settings, Untold, UntoldKey,
     VERDICT_EXCLUDE, VERDICT_INCLUDE,
 };
 

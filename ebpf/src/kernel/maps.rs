@@ -11,8 +11,9 @@ use undine_ebpf::{
     load::{
         ASKERS_MAX, BORN_MAX, CALLERS_MAX, CLOSED_MAX, COUNTERS as COUNTERS_LEN, Connection,
         LISTEN_PORTS_MAX, ListenKey, OFFSETS as OFFSETS_LEN, Offset, PORT_WORDS, Pressure,
-        ProcessVerdict, RememberedVerdict, Scratch, Settings, TARGETS_MAX, TLS_CALLS_MAX, TLS_LIBRARIES_MAX, TcpBudget, TlsKey,
-        TlsStream, UNTOLD_MAX, Untold, UntoldKey, VERDICTS_PER_CPU,
+        ProcessVerdict, RememberedVerdict, Scratch, Settings, TARGETS_MAX, TLS_CALLS_MAX,
+        TLS_LIBRARIES_MAX, TcpBudget, TlsKey, TlsStream, UNTOLD_MAX, Untold, UntoldKey,
+        VERDICTS_PER_CPU,
     },
 };
 

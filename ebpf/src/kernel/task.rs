@@ -135,7 +135,6 @@ impl Current {
 }
 
 impl Current {
-
     /// Name of its process.
     #[inline(always)]
     pub(crate) fn comm(self) -> [u64; 2] {

@@ -16,18 +16,19 @@ fn a_ring_that_fills_cuts_operations_before_it_loses_any() {
     let include = vec![Target::Cgroup(cgroup.path().to_path_buf())];
     let mut kernel = only(include, None, 64 * 1024).build().unwrap();
     // Nobody reads, so the ring fills; but not to its end.
-    program.tell(&format!("many 40 {BYTES}"));
+    program.tell(&format!("many 20 {BYTES}"));
     let sent = program.hear("done")[0];
     let mut messages = Vec::new();
     let counters = drain(&mut kernel, &mut messages);
     assert_eq!((counters.dropped, counters.faults), (0, 0), "{counters:?}");
-    assert_eq!((counters.operations, counters.operation_bytes), (80, 2 * sent));
+    assert_eq!((counters.operations, counters.operation_bytes), (40, 2 * sent));
     let data: Vec<_> = messages.iter().filter(|message| message.kind() == Kind::Data).collect();
     assert!(data.iter().all(|message| message.header.len == BYTES as u32));
     // The longer the ring is not read, the less of an operation is sent.
     let captured: Vec<_> = data.iter().map(|message| u64::from(message.header.captured)).collect();
     assert!(captured.is_sorted_by(|one, next| one >= next), "{captured:?}");
-    for (rung, (bytes, cut)) in RUNG_PAYLOAD_BYTES.iter().zip(counters.shed_operations).enumerate() {
+    for (rung, (bytes, cut)) in RUNG_PAYLOAD_BYTES.iter().zip(counters.shed_operations).enumerate()
+    {
         let sent = captured.iter().filter(|captured| *captured == bytes).count();
         assert!(sent > 0 && sent as u64 == cut, "rung {rung} of {captured:?}: {counters:?}");
     }
