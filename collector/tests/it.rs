@@ -29,5 +29,6 @@ mod it {
     mod tcp_health;
     mod tls;
     mod tls_events;
+    mod trace;
     mod watch;
 }

@@ -21,3 +21,4 @@ mod tcp_stream;
 mod tls;
 mod tls_calls;
 mod tls_output;
+mod trace;
