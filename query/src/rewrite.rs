@@ -182,6 +182,7 @@ fn inline(relation: &Relation) -> Result<Chain, NeedsRows> {
             Ok(Chain { columns, ..chain })
         }
         Op::Listing(_)
+        | Op::Traced(_)
         | Op::Aggregate { .. }
         | Op::Join(_)
         | Op::Head { .. }

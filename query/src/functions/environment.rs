@@ -1,6 +1,9 @@
 //! What functions may know beyond their arguments, the same all through one run.
 
 use std::collections::HashMap;
+use std::sync::Arc;
+
+use undine_schema::trace::{TraceColumn, TraceStatus, TraceTable};
 
 /// What is known of a process.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -22,6 +25,12 @@ pub(crate) struct Environment {
     pub(crate) cpus: i64,
     /// By upid; empty unless the script asks about processes.
     pub(crate) processes: HashMap<[u8; 16], Process>,
+    /// The tables of tracepoints that the script reads.
+    pub(crate) traces: HashMap<String, TraceTable>,
+    /// The columns of all tables of tracepoints.
+    pub(crate) trace_columns: Vec<(String, Arc<[TraceColumn]>)>,
+    /// All tracepoints; empty unless the script asks about them.
+    pub(crate) tracepoints: Vec<TraceStatus>,
 }
 
 impl Environment {

@@ -73,6 +73,7 @@ fn engine(store: &Store, clock: &Arc<ManualClock>) -> Engine {
         depth_max: 100,
         nodes_max: 4000,
         partitions: 1,
+        tracer: None,
     }
     .build()
     .unwrap()
