@@ -140,6 +140,8 @@ pub(crate) struct Evaluator<'a> {
     sinks: Vec<Sink>,
     mutations: Vec<Mutation>,
     awaits_tables: bool,
+    /// Tables that the script's tracepoints make.
+    made_tables: Vec<String>,
     mistakes: Vec<Diagnostic>,
     steps: usize,
 }
@@ -161,6 +163,7 @@ impl<'a> Evaluator<'a> {
             sinks: Vec::new(),
             mutations: Vec::new(),
             awaits_tables: false,
+            made_tables: Vec::new(),
             mistakes: Vec::new(),
             steps: 0,
         }

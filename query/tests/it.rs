@@ -7,4 +7,5 @@ mod it {
     mod diagnostics;
     mod otel;
     mod tiers;
+    mod trace;
 }

@@ -131,6 +131,8 @@ impl Evaluator<'_> {
         let mut bound = args.bind(self, "UpsertTracepoint", names, 5)?;
         let range = bound.range;
         let (name, table) = (bound.text(self, 0)?.to_string(), bound.text(self, 1)?.to_string());
+        // Known also where what follows is wrong, so that its readers are not blamed.
+        self.made_tables.push(table.clone());
         let (probe, probe_range) = bound.required(2);
         let (target, ttl) = (bound.required(3), bound.required(4));
         let (function, outputs) = self.probe(probe, probe_range)?;
@@ -297,9 +299,7 @@ impl Evaluator<'_> {
         name_range: Range,
         mut bound: Bound<4>,
     ) -> Eval<Value> {
-        let is_own = self.mutations.iter().any(|mutation| {
-            matches!(mutation, Mutation::Upsert(tracepoint, _) if tracepoint.table == name)
-        });
+        let is_own = self.made_tables.iter().any(|made| made == name);
         if is_own && !self.surroundings.is_deployed {
             self.awaits_tables = true;
             return Err(Raised);
