@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
+use undine_schema::trace::Tracer;
 use undine_schema::{Append, Clock};
 
 use crate::error_log::ErrorLog;
@@ -26,6 +27,7 @@ use crate::replay::{Pace, Replay};
 use crate::rows::RowCounts;
 use crate::service_name::ServiceRule;
 use crate::tls::finder::Finder;
+use crate::trace::Tracing;
 use crate::writer::Writer;
 
 /// Longest time between two writes: a row must be visible within a second.
@@ -176,6 +178,7 @@ pub struct Handle {
     cost: Arc<Mutex<CostSample>>,
     errors: Arc<ErrorLog>,
     control: Option<Control>,
+    tracing: Option<Tracing>,
 }
 
 impl Config {
@@ -229,6 +232,10 @@ impl Config {
                 Some(Recorder::create(&path, &header)?)
             }
         };
+        let tracing = control.as_ref().map(|control| {
+            let clock = Arc::clone(&self.clock);
+            Tracing::new(control.clone(), self.asid, self.redaction.bodies, clock)
+        });
         let mut pipeline = Pipeline::new(Settings {
             node: self.node,
             asid: self.asid,
@@ -240,6 +247,9 @@ impl Config {
             facts,
         });
         pipeline.set_wall_minus_mono_ns(wall);
+        if let Some(tracing) = &tracing {
+            pipeline.set_tracing(tracing.clone());
+        }
         let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
         let stats = Arc::new(Mutex::new(Stats::default()));
         let cost = Arc::new(Mutex::new(CostSample::default()));
@@ -250,6 +260,7 @@ impl Config {
             cost: Arc::clone(&cost),
             errors: Arc::clone(&errors),
             control,
+            tracing: tracing.clone(),
         };
         let writer = Writer::new(append);
         let flush_interval = self.flush_interval;
@@ -260,6 +271,7 @@ impl Config {
             writer,
             recorder,
             profiler,
+            tracing,
             receiver,
             stats,
             cost,
@@ -416,6 +428,12 @@ impl Handle {
     /// Where the kernel's map cannot be written.
     pub fn remove_target(&self, target: &Target) -> Result<(), ControlError> {
         self.control.as_ref().map_or(Ok(()), |control| control.remove_target(target))
+    }
+
+    /// Where scripts have functions traced; `None` in a replay.
+    pub fn tracer(&self) -> Option<Arc<dyn Tracer>> {
+        let tracing = self.tracing.clone()?;
+        Some(Arc::new(tracing))
     }
 
     /// The running kernel programs; `None` in a replay.

@@ -7,6 +7,7 @@ use undine_ebpf::{
     BEGINNING_MISSED, BEGINNING_SEEN, ConnInfo, ConnTotals, Direction, EGRESS, FLAG_BYPASSED,
     FLAG_CONTINUED, FLAG_ELIDED, FLAG_FAULT, FLAG_SHED, FLAG_TRUNCATED, Header, Kind,
     PAYLOAD_BYTES_MAX, ProcessInfo, TcpEvent, TcpEventKind, TcpStats, TlsInfo,
+    trace::{TEXT_BYTES_MAX, TEXTS_MAX, TraceInfo},
 };
 
 /// Bytes of a message's header.
@@ -88,6 +89,13 @@ pub enum Body<'a> {
     Exit(ProcessInfo),
     /// Something that a TCP connection's bytes do not tell.
     Tcp(TcpEventKind, TcpEvent),
+    /// A function that a script asked for was called.
+    Trace {
+        /// What was read of the call.
+        info: TraceInfo,
+        /// Its texts, each in [`TEXT_BYTES_MAX`] bytes.
+        texts: &'a [u8],
+    },
 }
 
 /// Whether a connection was known before its first byte.
@@ -170,6 +178,10 @@ impl<'a> Event<'a> {
                 let kind = TcpEventKind::from_raw(event.event);
                 Body::Tcp(kind.ok_or(DecodeError::TcpEvent(event.event))?, event)
             }
+            Kind::Trace => {
+                let info = cursor.trace_info()?;
+                Body::Trace { info, texts: cursor.trace_texts(&header, &info)? }
+            }
         };
         Ok(Self { header, body })
     }
@@ -192,6 +204,10 @@ impl<'a> Event<'a> {
             }
             Body::Fork(info) | Body::Exec(info) | Body::Exit(info) => put_process_info(out, info),
             Body::Tcp(_, event) => put_tcp_event(out, event),
+            Body::Trace { info, texts } => {
+                put_trace_info(out, info);
+                out.extend_from_slice(texts);
+            }
         }
     }
 
@@ -407,6 +423,32 @@ impl<'a> Cursor<'a> {
         })
     }
 
+    fn trace_info(&mut self) -> Result<TraceInfo, DecodeError> {
+        self.need(size_of::<TraceInfo>())?;
+        let mut info = TraceInfo {
+            slot: self.u32(),
+            generation: self.u32(),
+            entered_ns: self.u64(),
+            faults: self.u32(),
+            texts: self.u32(),
+            ..TraceInfo::default()
+        };
+        for value in &mut info.values {
+            *value = self.u64();
+        }
+        Ok(info)
+    }
+
+    fn trace_texts(&mut self, header: &Header, info: &TraceInfo) -> Result<&'a [u8], DecodeError> {
+        let texts = info.texts as usize;
+        let captured = header.captured as usize;
+        if texts > TEXTS_MAX || captured != texts * TEXT_BYTES_MAX {
+            return Err(DecodeError::Captured { len: header.len, captured: header.captured });
+        }
+        self.need(captured)?;
+        Ok(&self.rest[..captured])
+    }
+
     fn process_info(&mut self) -> Result<ProcessInfo, DecodeError> {
         self.need(size_of::<ProcessInfo>())?;
         Ok(ProcessInfo {
@@ -498,6 +540,17 @@ fn put_tcp_event(out: &mut Vec<u8>, event: &TcpEvent) {
     }
 }
 
+fn put_trace_info(out: &mut Vec<u8>, info: &TraceInfo) {
+    out.extend_from_slice(&info.slot.to_ne_bytes());
+    out.extend_from_slice(&info.generation.to_ne_bytes());
+    out.extend_from_slice(&info.entered_ns.to_ne_bytes());
+    out.extend_from_slice(&info.faults.to_ne_bytes());
+    out.extend_from_slice(&info.texts.to_ne_bytes());
+    for value in &info.values {
+        out.extend_from_slice(&value.to_ne_bytes());
+    }
+}
+
 fn put_process_info(out: &mut Vec<u8>, info: &ProcessInfo) {
     out.extend_from_slice(&info.cgroup.to_ne_bytes());
     out.extend_from_slice(&info.parent_tgid.to_ne_bytes());
@@ -559,6 +612,27 @@ mod tests {
     }
 
     #[test]
+    fn a_call_is_decoded_with_the_texts_that_it_has() {
+        let texts = vec![b'x'; 2 * TEXT_BYTES_MAX];
+        let captured = u32::try_from(texts.len()).unwrap();
+        let header =
+            Header { kind: Kind::Trace as u8, len: captured, captured, ..Header::default() };
+        let mut info = TraceInfo { slot: 3, texts: 2, faults: 1, ..TraceInfo::default() };
+        info.values[15] = u64::MAX;
+        let event = Event { header, body: Body::Trace { info, texts: &texts } };
+        let mut bytes = Vec::new();
+        event.encode(&mut bytes);
+        assert_eq!(Event::decode(&bytes), Ok(event));
+        for cut in 0..bytes.len() {
+            assert!(Event::decode(&bytes[..cut]).is_err(), "cut at {cut}");
+        }
+        let more = TraceInfo { texts: 3, ..info };
+        let mut bytes = Vec::new();
+        Event { header, body: Body::Trace { info: more, texts: &texts } }.encode(&mut bytes);
+        assert!(matches!(Event::decode(&bytes), Err(DecodeError::Captured { .. })));
+    }
+
+    #[test]
     fn a_message_that_claims_more_than_it_may_is_refused() {
         assert_eq!(
             Event::decode(&data(b"abcd", 3)),
@@ -580,7 +654,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300), kind in 0_u8..12) {
+        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300), kind in 0_u8..14) {
             let mut bytes = bytes;
             if let Some(first) = bytes.first_mut() { *first = kind; }
             let _outcome = Event::decode(&bytes);

@@ -25,6 +25,7 @@ mod programs;
 mod ring;
 mod scope;
 mod tls_probes;
+mod trace_probes;
 mod untold;
 #[cfg(test)]
 mod tests;
@@ -36,7 +37,10 @@ use std::{
     time::Duration,
 };
 
-use undine_ebpf::{ConnTotals, load};
+use undine_ebpf::{
+    ConnTotals, load,
+    trace::{Plan, Totals},
+};
 
 pub use cost::{CostSample, ProgramCost, of_running as cost_of_running};
 pub use counters::Counters;
@@ -55,6 +59,7 @@ pub use scope::{Scope, ScopeDefault, ScopeError, ScopeGuard, Target, TargetParse
 
 pub(crate) use cost::CostMeter;
 pub(crate) use ring::do_not_interrupt;
+pub(crate) use trace_probes::TraceSite;
 
 use crate::tls::library::Library;
 use programs::Programs;
@@ -354,6 +359,25 @@ impl Control {
     /// watched.
     pub(crate) fn probe_tls(&self, path: &Path, library: &Library) -> Outcome {
         self.programs().probe_tls(path, library)
+    }
+
+    /// Puts what is read of the calls of a function into `slot` and probes it. Gives the plan's
+    /// generation, which messages of it carry.
+    ///
+    /// # Errors
+    /// Why the kernel does not do it, in words.
+    pub(crate) fn trace(&self, slot: u32, plan: &Plan, sites: &[TraceSite]) -> Result<u32, String> {
+        self.programs().trace(slot, plan, sites)
+    }
+
+    /// Takes the probes of `slot` away.
+    pub(crate) fn untrace(&self, slot: u32) -> Result<(), ControlError> {
+        self.programs().untrace(slot)
+    }
+
+    /// What became of the calls of the plan that is or was last in `slot`.
+    pub(crate) fn trace_totals(&self, slot: u32) -> Result<Totals, ControlError> {
+        self.programs().trace_totals(slot)
     }
 
     /// Forgets plaintexts of processes that have ended. Call it now and then.

@@ -6,6 +6,7 @@
 //!            └► recording     └► datagrams ───► protocol ──┘
 //! /proc, cgroups ─► host (of those that the kernel side watches) ───────► writer ─► Append
 //! kernel ─► profiler, on a thread of its own ─► reader
+//! scripts ─► trace ─► kernel ─► reader ─► tables of their own
 //! ```
 //!
 //! [`pipeline`] is what leads events along this way, without clock, thread or I/O; it knows the ends
@@ -34,6 +35,7 @@ pub mod rows;
 mod exits;
 mod stack_rows;
 pub mod profiler;
+pub mod trace;
 pub mod pipeline;
 pub mod recording;
 pub mod replay;

@@ -47,6 +47,7 @@ use crate::service_name::ServiceRule;
 use crate::stack_rows::StackRows;
 use crate::tcp_health::{Reasons, Seen as TcpSeen, TcpHealth};
 use crate::tls::unbound::{Held, Unbound};
+use crate::trace::Tracing;
 
 /// How long a connection's last messages may come after its end, in nanoseconds.
 pub const CLOSING_NS_MAX: u64 = 50_000_000;
@@ -163,6 +164,8 @@ pub struct Pipeline {
     unbound: Unbound,
     /// Processes whose libraries should be looked at.
     to_look_at: Vec<LookAt>,
+    /// Where calls of traced functions go; none in a replay.
+    tracing: Option<Tracing>,
 }
 
 impl Pipeline {
@@ -197,7 +200,13 @@ impl Pipeline {
             unannounced: false,
             unbound: Unbound::default(),
             to_look_at: Vec::new(),
+            tracing: None,
         }
+    }
+
+    /// Sets where calls of traced functions go.
+    pub(crate) fn set_tracing(&mut self, tracing: Tracing) {
+        self.tracing = Some(tracing);
     }
 
     /// Sets how monotonic times become wall-clock times from here on.
@@ -247,6 +256,11 @@ impl Pipeline {
                 self.look_at(LookAt::Ended(process.tgid));
             }
             Body::Tcp(kind, tcp) => self.tcp(event, *kind, tcp),
+            Body::Trace { info, texts } => {
+                if let Some(tracing) = &self.tracing {
+                    tracing.call(&event.header, info, texts, &self.origin);
+                }
+            }
         }
         self.watermark = self.watermark.max(event.header.time_mono_ns);
         if self.watermark >= self.deadlines_at {

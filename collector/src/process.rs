@@ -75,6 +75,13 @@ impl Facts {
     }
 }
 
+/// The process that has `pid` now.
+pub(crate) fn running(pid: u32) -> Option<ProcessKey> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, _, start_ticks) = parse_stat(&stat)?;
+    Some(ProcessKey { tgid: pid, start_ns: start_ticks * TICK_NS })
+}
+
 /// Whether the process `key` still runs, so that what `/proc` says of its pid is of it.
 pub(crate) fn is_running(key: ProcessKey) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", key.tgid)).unwrap_or_default();

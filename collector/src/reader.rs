@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 use undine_ebpf::load::RUNG_PAYLOAD_BYTES;
 use undine_schema::tables::{COLLECTOR_ERRORS, CollectorErrors, ProbeStatus};
+use undine_schema::trace::TraceState;
 use undine_schema::{Clock, TimeNs};
 
 use crate::collector::{RunError, Stats};
@@ -24,6 +25,7 @@ use crate::replay::{Progress, Replay};
 use crate::tcp_health::{self, Reasons};
 use crate::tls::LibraryReport;
 use crate::tls::finder::{Finder, FinderThread};
+use crate::trace::Tracing;
 use crate::writer::Writer;
 
 /// How long the thread waits at a time for what is not in the ring.
@@ -73,6 +75,7 @@ pub(crate) struct Reader {
     work: Work,
     profiler: Option<Profiler>,
     profile: Option<ProfileLink>,
+    tracing: Option<Tracing>,
     commands: mpsc::Receiver<Command>,
     stats: Arc<Mutex<Stats>>,
     cost: Arc<Mutex<CostSample>>,
@@ -106,6 +109,7 @@ impl Reader {
         writer: Writer,
         recorder: Option<Recorder>,
         profiler: Option<Profiler>,
+        tracing: Option<Tracing>,
         commands: mpsc::Receiver<Command>,
         stats: Arc<Mutex<Stats>>,
         cost: Arc<Mutex<CostSample>>,
@@ -134,6 +138,7 @@ impl Reader {
             work,
             profiler,
             profile: None,
+            tracing,
             commands,
             stats,
             cost,
@@ -379,6 +384,7 @@ impl Reader {
         }
         let found = self.finder.as_ref().map(FinderThread::take_reports).unwrap_or_default();
         self.write_library_status(&found);
+        self.write_trace_status();
         self.work.pipeline.write_losses(self.clock.now(), false);
         self.work.write_errors(self.clock.now(), false);
     }
@@ -417,6 +423,37 @@ impl Reader {
                 tracepoint: &format!("uprobe:{}", library.name),
                 status,
                 error,
+                info: &info.to_string(),
+            });
+        }
+    }
+
+    /// Ends tracepoints whose time is over, and writes how they fare.
+    fn write_trace_status(&mut self) {
+        let Some(tracing) = &self.tracing else { return };
+        let now = self.clock.now();
+        let told = tracing.keep_house(now);
+        for (name, calls) in told.lost {
+            let text = format!("calls of the function of tracepoint {name} are not told");
+            self.work.errors.report("dynamic_trace", Status::Exhausted, &text, calls);
+        }
+        let upid = own_process().map(|own| self.work.pipeline.upid(own)).unwrap_or_default();
+        for change in told.changes {
+            let info = serde_json::json!({
+                "state": change.state.name(),
+                "table": change.table,
+                "expires": change.expires.get(),
+                "calls": change.counts.calls,
+                "rows": change.counts.rows,
+            });
+            let is_failure = change.state == TraceState::Failed;
+            self.work.pipeline.probe_status(&ProbeStatus {
+                time_: now,
+                upid,
+                source_connector: "dynamic_trace",
+                tracepoint: &change.name,
+                status: if is_failure { Status::Unavailable as i64 } else { 0 },
+                error: if is_failure { &change.reason } else { "" },
                 info: &info.to_string(),
             });
         }

@@ -32,5 +32,6 @@ mod it {
     mod tls_boringssl;
     mod tls_go;
     mod tls_memory_bio;
+    mod trace;
     mod watch;
 }

@@ -23,3 +23,4 @@ mod tls;
 mod tls_calls;
 mod tls_hello;
 mod tls_output;
+mod trace;

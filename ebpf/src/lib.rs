@@ -24,6 +24,7 @@
 
 pub mod load;
 pub mod profile;
+pub mod trace;
 
 /// Changes whenever a layout here changes.
 pub const ABI_VERSION: u32 = 2;
@@ -59,6 +60,8 @@ pub enum Kind {
     /// It became known which connection carries a plaintext; a [`TlsInfo`] follows. [`Header::conn`]
     /// is the plaintext's number.
     Tls = 10,
+    /// A function that a script asked for was called; a [`trace::TraceInfo`] follows, then texts.
+    Trace = 12,
 }
 
 impl Kind {
@@ -74,6 +77,7 @@ impl Kind {
             7 => Self::Datagram,
             8 => Self::Tcp,
             10 => Self::Tls,
+            12 => Self::Trace,
             _ => return None,
         })
     }

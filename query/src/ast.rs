@@ -59,6 +59,8 @@ pub(crate) enum Target {
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Def {
+    /// What stands behind `@` above it.
+    pub(crate) decorator: Option<ExprAt>,
     pub(crate) name: Name,
     pub(crate) params: Vec<Param>,
     pub(crate) body: Vec<At<Stmt>>,

@@ -16,12 +16,13 @@ use datafusion::prelude::{SessionConfig, SessionContext};
 use tokio::sync::{Semaphore, oneshot};
 use tracing::Instrument;
 use undine_schema::column::{PXL_TYPE_KEY, SEMANTIC_TYPE_KEY};
+use undine_schema::trace::{TraceError, Tracer};
 use undine_schema::{Clock, tables};
 use undine_store::Store;
 
 use crate::answer::{Answer, Note, ResultTable};
-use crate::diagnostics::Diagnostics;
-use crate::eval::{self, FunctionCall, PluginWindow, Program, Sink, Surroundings};
+use crate::diagnostics::{Diagnostic, Diagnostics, Range};
+use crate::eval::{self, FunctionCall, Mutation, PluginWindow, Program, Sink, Surroundings};
 use crate::expr::TypedKind;
 use crate::functions::Needs;
 use crate::functions::environment::{self, Environment, Process};
@@ -68,6 +69,8 @@ pub struct Config {
     pub nodes_max: usize,
     /// Threads that one run may keep busy. With 1, rows stay in the order of their arrival.
     pub partitions: usize,
+    /// Who traces functions for scripts; without one, such scripts are refused.
+    pub tracer: Option<Arc<dyn Tracer>>,
 }
 
 /// Why an engine cannot be built.
@@ -233,7 +236,17 @@ impl Engine {
         let surroundings = self.surroundings(&request);
         let now = surroundings.now;
         let (source, rows_max) = (request.script.clone(), self.inner.config.rows_max);
-        let (program, pragmas) = compile_elsewhere(source, surroundings, rows_max).await?;
+        let (mut program, mut pragmas) =
+            compile_elsewhere(source.clone(), surroundings, rows_max).await?;
+        if !program.mutations.is_empty() {
+            self.mutate(&request.script, std::mem::take(&mut program.mutations)).await?;
+        }
+        if program.awaits_tables {
+            // Now its tables are there.
+            let surroundings =
+                Surroundings { now, is_deployed: true, ..self.surroundings(&request) };
+            (program, pragmas) = compile_elsewhere(source, surroundings, rows_max).await?;
+        }
         let moment = Moment { now, since: self.inner.since, strict: request.strict };
         let mut run = Run {
             engine: self,
@@ -269,6 +282,33 @@ impl Engine {
         Ok(answer)
     }
 
+    /// Deploys tracepoints, and ends them, in the order of the script.
+    async fn mutate(&self, source: &str, mutations: Vec<Mutation>) -> Result<(), Error> {
+        let tracer = self.inner.config.tracer.clone();
+        // It reads files and waits for the kernel.
+        let made = tokio::task::spawn_blocking(move || {
+            let make = |mutation: Mutation| match (&tracer, mutation) {
+                (None, Mutation::Upsert(_, range) | Mutation::Delete(_, range)) => {
+                    let message = "functions cannot be traced here";
+                    Err(Diagnostic::new(range, message, "nothing is captured by this engine")
+                        .help("run the script where `undine up` captures from the kernel"))
+                }
+                (Some(tracer), Mutation::Upsert(tracepoint, range)) => {
+                    tracer.upsert(tracepoint).map_err(|error| refusal(error, range))
+                }
+                (Some(tracer), Mutation::Delete(name, range)) => {
+                    tracer.delete(&name).map_err(|error| refusal(error, range))
+                }
+            };
+            mutations.into_iter().filter_map(|mutation| make(mutation).err()).collect::<Vec<_>>()
+        });
+        match made.await {
+            Ok(refused) if refused.is_empty() => Ok(()),
+            Ok(refused) => Err(Error::Script(Diagnostics::new(source, refused))),
+            Err(_panicked) => Err(Error::Compiler),
+        }
+    }
+
     fn surroundings(&self, request: &Request) -> Surroundings {
         let config = &self.inner.config;
         Surroundings {
@@ -281,6 +321,8 @@ impl Engine {
                 depth_max: config.depth_max,
             },
             nodes_max: config.nodes_max,
+            traces: config.tracer.as_ref().map(|tracer| tracer.tables()).unwrap_or_default(),
+            is_deployed: false,
         }
     }
 
@@ -319,6 +361,9 @@ impl Engine {
             tables: Vec::new(),
             processes: HashMap::new(),
             pods: HashMap::new(),
+            traces: HashMap::new(),
+            trace_columns: Vec::new(),
+            tracepoints: Vec::new(),
         }
     }
 
@@ -330,6 +375,9 @@ impl Engine {
         }
         if program.sinks.iter().any(|sink| lists_tables(sink.relation())) {
             environment.tables = self.inner.config.store.stats().tables;
+        }
+        if let Some(tracer) = &self.inner.config.tracer {
+            trace_environment(&mut environment, tracer.as_ref(), program);
         }
         let environment = Arc::new(environment);
         Ok(Planner::new(self.session(), self.sources(), environment, moment))
@@ -523,6 +571,35 @@ fn on_large_stack<T: Send>(work: impl FnOnce() -> T + Send) -> Option<T> {
             .ok()?;
         thread.join().ok()
     })
+}
+
+fn refusal(error: TraceError, range: Range) -> Diagnostic {
+    let help = (!error.help.is_empty()).then_some(error.help);
+    Diagnostic::new(range, error.reason, "refused").maybe_help(help)
+}
+
+/// What a program needs to know of tracepoints.
+fn trace_environment(environment: &mut Environment, tracer: &dyn Tracer, program: &Program) {
+    let mut seen = std::collections::HashSet::new();
+    let mut stack: Vec<_> = program.sinks.iter().map(Sink::relation).collect();
+    while let Some(relation) = stack.pop() {
+        if !seen.insert(relation.id()) {
+            continue;
+        }
+        match &relation.op {
+            Op::Traced(traced) => {
+                if let Some(table) = tracer.table(&traced.table) {
+                    environment.traces.insert(traced.table.to_string(), table);
+                }
+            }
+            Op::Listing(Listing::Tracepoints) => environment.tracepoints = tracer.statuses(),
+            Op::Listing(Listing::Tables | Listing::Schemas) => {
+                environment.trace_columns = tracer.tables();
+            }
+            _ => {}
+        }
+        stack.extend(relation.inputs());
+    }
 }
 
 /// Whether anything below asks about processes by upid.

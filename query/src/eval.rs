@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use undine_schema::TimeNs;
+use undine_schema::trace::{TraceColumn, Tracepoint};
 
 mod value;
 mod arguments;
@@ -16,6 +17,7 @@ mod module;
 mod natives;
 mod export;
 mod library;
+mod trace;
 
 use arguments::Arguments;
 use value::{Entry, Frame, Method, Module, Native, TYPES, UserFunction, Value};
@@ -57,12 +59,27 @@ pub(crate) struct Surroundings {
     pub(crate) functions: Vec<FunctionCall>,
     pub(crate) parse_limits: parse::Limits,
     pub(crate) nodes_max: usize,
+    /// The tables of tracepoints, and their columns.
+    pub(crate) traces: Vec<(String, Arc<[TraceColumn]>)>,
+    /// Whether the tracepoints of the script are deployed, so that their tables are there.
+    pub(crate) is_deployed: bool,
 }
 
 /// What a script asks for.
 #[derive(Debug)]
 pub(crate) struct Program {
     pub(crate) sinks: Vec<Sink>,
+    /// What is to be traced, or no longer, in order.
+    pub(crate) mutations: Vec<Mutation>,
+    /// Whether it reads a table that is not there before these have been made.
+    pub(crate) awaits_tables: bool,
+}
+
+/// A change to what is traced.
+#[derive(Debug)]
+pub(crate) enum Mutation {
+    Upsert(Tracepoint, Range),
+    Delete(String, Range),
 }
 
 #[derive(Debug)]
@@ -87,14 +104,16 @@ pub(crate) fn evaluate(
     let mut evaluator = Evaluator::new(surroundings);
     evaluator.run(&script.body);
     evaluator.call_functions();
-    if evaluator.sinks.is_empty() && evaluator.mistakes.is_empty() {
+    let does_nothing = evaluator.sinks.is_empty() && evaluator.mutations.is_empty();
+    if does_nothing && evaluator.mistakes.is_empty() {
         evaluator.mistakes.push(
             Diagnostic::new(Range::default(), "the script outputs nothing", "nothing to show")
                 .help("end it with `px.display(df)` or `px.export(df, …)`"),
         );
     }
     if evaluator.mistakes.is_empty() {
-        Ok(Program { sinks: evaluator.sinks })
+        let Evaluator { sinks, mutations, awaits_tables, .. } = evaluator;
+        Ok(Program { sinks, mutations, awaits_tables })
     } else {
         Err(evaluator.mistakes)
     }
@@ -120,6 +139,10 @@ pub(crate) struct Evaluator<'a> {
     /// What a script assigned to attributes of modules.
     attributes: HashMap<(&'static str, Arc<str>), Value>,
     sinks: Vec<Sink>,
+    mutations: Vec<Mutation>,
+    awaits_tables: bool,
+    /// Tables that the script's tracepoints make.
+    made_tables: Vec<String>,
     mistakes: Vec<Diagnostic>,
     steps: usize,
     /// The functions of `pxviews`, once it was imported.
@@ -143,6 +166,9 @@ impl<'a> Evaluator<'a> {
             locals: Vec::new(),
             attributes: HashMap::new(),
             sinks: Vec::new(),
+            mutations: Vec::new(),
+            awaits_tables: false,
+            made_tables: Vec::new(),
             mistakes: Vec::new(),
             steps: 0,
             views: None,
@@ -246,7 +272,7 @@ impl<'a> Evaluator<'a> {
     fn import(&mut self, module: &Name) -> Eval<Module> {
         let help = match &*module.node {
             "px" => return Ok(Module::Px),
-            "pxtrace" => "dynamic tracing is not part of Undine yet",
+            "pxtrace" => return Ok(Module::Trace),
             "pxviews" => return self.import_views(module.range),
             "pxconfig" => "Undine has no settings that a script could change",
             _ => "write `import px`",
@@ -283,7 +309,12 @@ impl<'a> Evaluator<'a> {
         });
         let in_library = self.library_call.is_some();
         let function = UserFunction { def: Arc::clone(def), around, annotations, in_library };
-        self.set(&def.name.node, Value::Function(Arc::new(function)));
+        let function = Arc::new(function);
+        let value = match &def.decorator {
+            None => Value::Function(function),
+            Some(decorator) => self.decorate(decorator, function)?,
+        };
+        self.set(&def.name.node, value);
         Ok(())
     }
 

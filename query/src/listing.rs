@@ -86,18 +86,37 @@ pub(crate) fn rows(
 ) -> Result<RecordBatch, ArrowError> {
     let schema = answer_schema(&columns(listing));
     let arrays = match listing {
-        Listing::Tables => texts(tables::ALL.iter().map(|t| [t.name.into(), t.doc.trim().into()])),
-        Listing::Schemas => texts(tables::ALL.iter().flat_map(|table| {
-            table.visible_columns().map(|column| {
-                [
-                    table.name.to_owned(),
-                    column.name.to_owned(),
-                    column.pxl_type.name().to_owned(),
-                    pattern(column.role).to_owned(),
-                    column.doc.trim().to_owned(),
-                ]
-            })
-        })),
+        Listing::Tables => {
+            let own = tables::ALL.iter().map(|t| [t.name.into(), t.doc.trim().into()]);
+            let traced = environment.trace_columns.iter();
+            texts(own.chain(traced.map(|(name, _)| [name.clone(), TRACED_DOC.to_owned()])))
+        }
+        Listing::Schemas => texts(
+            tables::ALL
+                .iter()
+                .flat_map(|table| {
+                    table.visible_columns().map(|column| {
+                        [
+                            table.name.to_owned(),
+                            column.name.to_owned(),
+                            column.pxl_type.name().to_owned(),
+                            pattern(column.role).to_owned(),
+                            column.doc.trim().to_owned(),
+                        ]
+                    })
+                })
+                .chain(environment.trace_columns.iter().flat_map(|(table, columns)| {
+                    columns.iter().map(|column| {
+                        [
+                            table.clone(),
+                            column.name.to_string(),
+                            column.pxl_type.name().to_owned(),
+                            "GENERAL".to_owned(),
+                            String::new(),
+                        ]
+                    })
+                })),
+        ),
         Listing::Functions => {
             let public = functions::all().filter(|overload| !overload.function.starts_with('_'));
             texts(public.map(|overload| {
@@ -140,8 +159,23 @@ pub(crate) fn rows(
         }
         Listing::TableInfo => table_info(environment),
         Listing::Tracepoints => {
-            let mut arrays = texts(std::iter::empty::<[String; 4]>());
-            arrays.insert(0, uuids(&[])?);
+            let points = &environment.tracepoints;
+            let mut arrays = texts(points.iter().map(|point| {
+                let status = json!({
+                    "message": point.reason,
+                    "expires": point.expires.get(),
+                    "calls": point.counts.calls,
+                    "rows": point.counts.rows,
+                    "limited": point.counts.limited,
+                    "dropped": point.counts.dropped,
+                    "unreadable": point.counts.unreadable,
+                    "evicted_rows": point.counts.evicted_rows,
+                });
+                let tables = json!([point.table]).to_string();
+                [point.name.clone(), point.state.name().to_owned(), status.to_string(), tables]
+            }));
+            let ids: Vec<_> = points.iter().map(|point| point.id).collect();
+            arrays.insert(0, uuids(&ids)?);
             arrays
         }
     };
@@ -151,6 +185,9 @@ pub(crate) fn rows(
 /// Programs of the kernel are built once for all kernels and need their types only, never their
 /// headers; a kernel without types is refused at the start.
 const HAS_KERNEL_TYPES: bool = true;
+
+/// What `GetTables` says of a tracepoint's table.
+const TRACED_DOC: &str = "Calls of a function, made by a tracepoint.";
 
 const LISTED: [(&str, Listing); 9] = [
     ("GetAgentStatus", Listing::Agents),

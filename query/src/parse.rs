@@ -258,9 +258,10 @@ impl Reader {
         if def.is_async {
             self.refuse(def.range, "`async`", "write a plain `def`");
         }
-        for decorator in &def.decorator_list {
-            self.refuse(decorator.range, "decorator here", "leave it out");
+        for decorator in def.decorator_list.iter().skip(1) {
+            self.refuse(decorator.range, "second decorator", "leave it out");
         }
+        let decorator = def.decorator_list.first().map(|first| self.expr(&first.expression));
         let parameters = &def.parameters;
         for variadic in parameters.vararg.iter().chain(&parameters.kwarg) {
             self.refuse(variadic.range, "`*args` or `**kwargs`", "name each parameter");
@@ -286,7 +287,7 @@ impl Reader {
             self.block(&def.body, Block::Function)
         };
         self.depth -= 1;
-        Stmt::Def(Arc::new(Def { name: identifier(&def.name), params, body }))
+        Stmt::Def(Arc::new(Def { decorator, name: identifier(&def.name), params, body }))
     }
 
     fn expr(&mut self, expr: &py::Expr) -> ExprAt {

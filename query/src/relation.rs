@@ -76,7 +76,7 @@ impl Relation {
 
     pub(crate) fn inputs(&self) -> Vec<&Arc<Self>> {
         match &self.op {
-            Op::Scan(_) | Op::Listing(_) => Vec::new(),
+            Op::Scan(_) | Op::Listing(_) | Op::Traced(_) => Vec::new(),
             Op::Map { input, .. }
             | Op::Filter { input, .. }
             | Op::Aggregate { input, .. }
@@ -93,6 +93,8 @@ pub(crate) enum Op {
     Scan(Scan),
     /// Rows that describe Undine itself.
     Listing(Listing),
+    /// Rows of a tracepoint's table.
+    Traced(Traced),
     /// New visible columns; hidden ones stay.
     Map {
         input: Arc<Relation>,
@@ -133,6 +135,16 @@ impl Hash for Scan {
     fn hash<H: Hasher>(&self, state: &mut H) {
         (self.table.name, &self.columns, self.start, self.end).hash(state);
     }
+}
+
+/// Rows of a tracepoint's table whose time lies in a range.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Traced {
+    pub(crate) table: Arc<str>,
+    /// First time, included.
+    pub(crate) start: Option<i64>,
+    /// Last time, included.
+    pub(crate) end: Option<i64>,
 }
 
 /// Which description of Undine itself.
@@ -328,6 +340,15 @@ impl Relations {
         range: Range,
     ) -> Result<Arc<Relation>, TooMany> {
         self.make(Op::Listing(listing), columns, Vec::new(), range)
+    }
+
+    pub(crate) fn traced(
+        &mut self,
+        traced: Traced,
+        columns: Vec<Column>,
+        range: Range,
+    ) -> Result<Arc<Relation>, TooMany> {
+        self.make(Op::Traced(traced), columns, Vec::new(), range)
     }
 
     /// Consecutive maps become one where that repeats no computation.

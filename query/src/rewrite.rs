@@ -184,6 +184,7 @@ fn inline(relation: &Relation) -> Result<Chain, NeedsRows> {
             Ok(Chain { columns, ..chain })
         }
         Op::Listing(_)
+        | Op::Traced(_)
         | Op::Aggregate { .. }
         | Op::Join(_)
         | Op::Head { .. }

@@ -10,4 +10,5 @@ mod it {
     mod tiers;
     mod scripts;
     mod upstream_names;
+    mod trace;
 }

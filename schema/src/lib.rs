@@ -16,6 +16,7 @@ mod request_table;
 pub mod tables;
 pub mod append;
 pub mod feed;
+pub mod trace;
 
 pub use append::{Append, AppendError, Durability, Frame, Part, Pending, RetryKey};
 pub use column::{Column, ColumnDef, DataClass, PxlType, Role, SemanticType};

@@ -112,7 +112,6 @@ impl Appliance {
         let store = settings::store(config, &node, &clock).build()?;
         let append: Arc<dyn Append> = Arc::new(store.clone());
         let feed: Arc<dyn Feed> = Arc::new(store.clone());
-        let engine = settings::query(config, &store, &node, &clock).build()?;
         let model = config
             .model
             .enabled
@@ -132,6 +131,8 @@ impl Appliance {
             })
             .transpose()?;
         let handle = collector.as_ref().map(Collector::handle);
+        let tracer = handle.as_ref().and_then(Handle::tracer);
+        let engine = settings::query(config, &store, &node, &clock, tracer).build()?;
         let host = handle
             .as_ref()
             .and_then(|collector| settings::host(config, &node, &clock, collector))

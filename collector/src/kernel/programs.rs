@@ -18,6 +18,7 @@ use undine_ebpf::load::{
     KIND_TGID, ListenKey, PORT_WORDS, ProcessVerdict, SCRATCH_PER_CPU, Settings, Untold, UntoldKey,
     VERDICT_EXCLUDE, VERDICT_INCLUDE,
 };
+use undine_ebpf::trace::{Plan, Totals};
 
 use super::{
     BuildError, Config, ConnectionState, ControlError, Counters, DATAGRAM_PORTS, Hooks, Object,
@@ -33,6 +34,7 @@ use super::{
     ring,
     scope::Resolved,
     tls_probes::{self, TlsProbes},
+    trace_probes::{self, TraceProbes, TraceSite},
     untold::UntoldSeen,
 };
 use crate::tls::library::Library;
@@ -156,7 +158,7 @@ pub(super) fn refusals(reports: &[ProbeReport]) -> String {
 #[derive(Clone, Copy)]
 pub(super) struct Plain<T: Copy>(pub(super) T);
 
-// SAFETY: only used with the types of `undine_ebpf::load` and `undine_ebpf::profile`, which are
+// SAFETY: only used with the types of `undine_ebpf`'s `load`, `profile` and `trace`, which are
 // `repr(C)` integers without padding throughout.
 unsafe impl<T: Copy + 'static> Pod for Plain<T> {}
 
@@ -192,6 +194,7 @@ pub(super) struct Programs {
     /// Whether the end of a socket is not seen, but only that it is closed.
     end_when_closed: bool,
     tls: TlsProbes,
+    trace: TraceProbes,
 }
 
 impl fmt::Debug for Programs {
@@ -219,6 +222,7 @@ pub(super) fn load(config: &Config) -> Result<Loaded, BuildError> {
     if config.tls == Tls::Read && config.object.reads_tls_with(hooks) {
         programs.load_tls(&mut probes);
     }
+    programs.load_trace(&mut probes);
     programs.set_datagram_ports(&DATAGRAM_PORTS).map_err(not_built)?;
     programs.set_scope(&config.scope).map_err(not_built)?;
     programs.seed_listeners();
@@ -277,6 +281,7 @@ pub(super) fn probe_report_of(object: Object) -> Result<Vec<ProbeReport>, BuildE
     let frames = profile::too_few_frames();
     reports.push(frames.unwrap_or_else(|| profile::try_load(&mut programs.ebpf)));
     programs.load_tls(&mut reports);
+    programs.load_trace(&mut reports);
     Ok(reports)
 }
 
@@ -351,6 +356,13 @@ fn load_object(config: &Config) -> Result<(Programs, RingBuf<MapData>, ReasonNam
             libraries: 0,
             of: 0,
             is_loaded: false,
+        },
+        trace: TraceProbes {
+            plans: take(&mut ebpf, "TRACE_PLANS")?,
+            totals: take(&mut ebpf, "TRACE_TOTALS")?,
+            links: Default::default(),
+            generation: 0,
+            refusal: None,
         },
         ebpf,
     };
@@ -449,6 +461,36 @@ impl Programs {
         }
         profile::detach(&mut self.ebpf);
         tls_probes::unload(&mut self.ebpf);
+        trace_probes::unload(&mut self.ebpf);
+    }
+
+    fn load_trace(&mut self, probes: &mut Vec<ProbeReport>) {
+        let loaded = self.trace.load(&mut self.ebpf, object::has_loop());
+        for (probe, outcome) in loaded {
+            let probe = Probe { name: probe, without: "scripts cannot trace functions" };
+            let attach_point = format!("uprobe:{}", probe.name);
+            probes.push(ProbeReport { attach_point, ..report(&probe, outcome) });
+        }
+    }
+
+    /// Puts what is read of the calls of a function into `slot` and probes it.
+    pub(super) fn trace(
+        &mut self,
+        slot: u32,
+        plan: &Plan,
+        sites: &[TraceSite],
+    ) -> Result<u32, String> {
+        self.trace.attach(&mut self.ebpf, slot, plan, sites)
+    }
+
+    /// Takes the probes of `slot` away.
+    pub(super) fn untrace(&mut self, slot: u32) -> Result<(), ControlError> {
+        self.trace.detach(&mut self.ebpf, slot)
+    }
+
+    /// What became of the calls of the plan in `slot`.
+    pub(super) fn trace_totals(&self, slot: u32) -> Result<Totals, ControlError> {
+        self.trace.totals(slot)
     }
 
     fn load_tls(&mut self, probes: &mut Vec<ProbeReport>) {

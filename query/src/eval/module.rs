@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::value::{CASTS, LISTINGS, Module, Native, Value};
+use super::value::{CASTS, LISTINGS, Module, Native, TraceFunction, Value};
 use super::{Eval, Evaluator};
 use crate::ast::Name;
 use crate::diagnostics::{Diagnostic, did_you_mean};
@@ -48,6 +48,10 @@ impl Evaluator<'_> {
             },
             Module::Plugin => return self.plugin_attribute(attr),
             Module::Views => self.view(name).cloned(),
+            Module::Trace => TraceFunction::ALL
+                .iter()
+                .find(|(known, _)| *known == name)
+                .map(|(_, function)| Value::Native(Native::Trace(*function))),
         };
         found.map_or_else(|| Err(self.no_attribute(module, attr)), Ok)
     }
@@ -82,6 +86,7 @@ impl Evaluator<'_> {
             Module::OtelTrace => SPAN_KINDS.iter().map(|(kind, _)| *kind).chain(["Span"]).collect(),
             Module::Plugin => vec!["start_time", "end_time"],
             Module::Views => self.view_names(),
+            Module::Trace => TraceFunction::ALL.iter().map(|(name, _)| *name).collect(),
         };
         let help = did_you_mean(&attr.node, known);
         self.fail(Diagnostic::new(attr.range, message, "unknown function").maybe_help(help))

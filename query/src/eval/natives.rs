@@ -88,6 +88,7 @@ impl Evaluator<'_> {
             Native::OtelGauge => self.otel_gauge(args),
             Native::OtelSummary => self.otel_summary(args),
             Native::OtelSpan => self.otel_span(args),
+            Native::Trace(function) => self.trace(function, args),
         }
     }
 
@@ -114,7 +115,7 @@ impl Evaluator<'_> {
         let mut bound = args.bind(self, "DataFrame", names, 1)?;
         let name = bound.text(self, 0)?;
         let Some(table) = tables::find(&name) else {
-            return Err(self.no_table(&name, table_range));
+            return self.traced_frame(&name, table_range, bound);
         };
         let columns = self.selected(table, &mut bound)?;
         let start = match bound.optional(2) {
@@ -129,10 +130,12 @@ impl Evaluator<'_> {
         self.made(made, bound.range).map(Value::Frame)
     }
 
-    fn no_table(&mut self, name: &str, range: Range) -> super::Raised {
+    pub(super) fn no_table(&mut self, name: &str, range: Range) -> super::Raised {
         let message = format!("there is no table `{name}`");
-        let known = tables::ALL.map(|table| table.name);
-        let help = did_you_mean(name, known)
+        let own = tables::ALL.iter().map(|table| table.name);
+        let traced = self.surroundings.traces.iter().map(|(name, _)| name.as_str());
+        let known: Vec<_> = own.chain(traced).collect();
+        let help = did_you_mean(name, known.iter().copied())
             .unwrap_or_else(|| format!("the tables are {}", known.join(", ")));
         self.fail(Diagnostic::new(range, message, "unknown table").help(help))
     }
@@ -167,7 +170,7 @@ impl Evaluator<'_> {
     }
 
     /// A point in time: text, nanoseconds or a time.
-    fn point(&mut self, value: &Value, range: Range) -> Eval<i64> {
+    pub(super) fn point(&mut self, value: &Value, range: Range) -> Eval<i64> {
         match value {
             Value::Scalar(Scalar { value: Const::Int(ns) | Const::Time(ns), .. }) => Ok(*ns),
             Value::Scalar(Scalar { value: Const::Str(text), .. }) => {
@@ -183,7 +186,7 @@ impl Evaluator<'_> {
         }
     }
 
-    fn no_time(&mut self, text: &str, error: TimeError, range: Range) -> super::Raised {
+    pub(super) fn no_time(&mut self, text: &str, error: TimeError, range: Range) -> super::Raised {
         let diagnostic = Diagnostic::new(range, format!("`{text}` is no time: {error}"), "here");
         self.fail(diagnostic.help("units are ms, s, m, h and d, as in '-5m'"))
     }

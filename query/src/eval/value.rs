@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use undine_schema::trace::{TraceTarget, TraceValue};
 use undine_schema::{PxlType, SemanticType};
 
 use crate::ast::Def;
@@ -50,8 +51,29 @@ pub(crate) enum Value {
     Endpoint(Arc<Endpoint>),
     Signal(Arc<(Signal, Range)>),
     Export(Arc<ExportSpec>),
+    /// `@pxtrace.probe(…)`
+    Decorator(Arc<str>),
+    /// A function whose result says what is kept of each call of the function that it names.
+    Probe(Arc<str>, Arc<UserFunction>),
+    /// `pxtrace.ArgExpr(…)` and its like
+    Traced(Arc<TraceValue>),
+    /// Whose calls are traced.
+    Target(Arc<Target>),
+    /// A program in another language.
+    TraceProgram(Arc<str>),
     /// What came of a mistake that is reported already.
     Poison,
+}
+
+/// Whose calls are traced.
+#[derive(Clone, Debug)]
+pub(crate) enum Target {
+    /// Processes.
+    Processes(TraceTarget),
+    /// The kernel itself.
+    Kernel,
+    /// Pods by their labels.
+    Labels,
 }
 
 #[derive(Clone, Debug)]
@@ -133,6 +155,7 @@ pub(crate) enum Module {
     OtelTrace,
     Plugin,
     Views,
+    Trace,
 }
 
 impl Module {
@@ -144,6 +167,7 @@ impl Module {
             Self::OtelTrace => "px.otel.trace",
             Self::Plugin => "px.plugin",
             Self::Views => "pxviews",
+            Self::Trace => "pxtrace",
         }
     }
 }
@@ -170,6 +194,41 @@ pub(crate) enum Native {
     OtelGauge,
     OtelSummary,
     OtelSpan,
+    Trace(TraceFunction),
+}
+
+/// Functions of the module `pxtrace`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TraceFunction {
+    Probe,
+    ArgExpr,
+    RetExpr,
+    FunctionLatency,
+    UpsertTracepoint,
+    DeleteTracepoint,
+    SharedObject,
+    PodProcess,
+    ProcessTarget,
+    LabelSelector,
+    KProbe,
+    TraceProgram,
+}
+
+impl TraceFunction {
+    pub(crate) const ALL: [(&'static str, Self); 12] = [
+        ("ArgExpr", Self::ArgExpr),
+        ("DeleteTracepoint", Self::DeleteTracepoint),
+        ("FunctionLatency", Self::FunctionLatency),
+        ("LabelSelector", Self::LabelSelector),
+        ("PodProcess", Self::PodProcess),
+        ("ProcessTarget", Self::ProcessTarget),
+        ("RetExpr", Self::RetExpr),
+        ("SharedObject", Self::SharedObject),
+        ("TraceProgram", Self::TraceProgram),
+        ("UpsertTracepoint", Self::UpsertTracepoint),
+        ("kprobe", Self::KProbe),
+        ("probe", Self::Probe),
+    ];
 }
 
 impl Native {
@@ -268,6 +327,11 @@ impl Value {
             Self::Endpoint(_) => "an endpoint".to_owned(),
             Self::Signal(_) => "a metric or span".to_owned(),
             Self::Export(_) => "an export target".to_owned(),
+            Self::Decorator(_) => "a decorator".to_owned(),
+            Self::Probe(..) => "a probe".to_owned(),
+            Self::Traced(_) => "a value of a call".to_owned(),
+            Self::Target(_) => "a target".to_owned(),
+            Self::TraceProgram(_) => "a bpftrace program".to_owned(),
             Self::Poison => "nothing".to_owned(),
         }
     }

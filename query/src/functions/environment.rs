@@ -1,7 +1,9 @@
 //! What functions may know beyond their arguments, the same all through one run.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 
+use undine_schema::trace::{TraceColumn, TraceStatus, TraceTable};
 use undine_store::TableStats;
 
 /// What is known of a process.
@@ -61,6 +63,12 @@ pub(crate) struct Environment {
     pub(crate) processes: HashMap<[u8; 16], Process>,
     /// By name, of those processes.
     pub(crate) pods: HashMap<String, Pod>,
+    /// The tables of tracepoints that the script reads.
+    pub(crate) traces: HashMap<String, TraceTable>,
+    /// The columns of all tables of tracepoints.
+    pub(crate) trace_columns: Vec<(String, Arc<[TraceColumn]>)>,
+    /// All tracepoints; empty unless the script asks about them.
+    pub(crate) tracepoints: Vec<TraceStatus>,
 }
 
 impl Environment {

@@ -42,6 +42,7 @@ impl Planner {
                 let plan = self.scan_of(Arc::new(table))?.project(names)?.build()?;
                 Ok(Planned { plan, origin: Origin::default() })
             }
+            Op::Traced(traced) => self.lower_traced(relation, traced),
             Op::Filter { input, predicate } => {
                 let Planned { plan, origin } = self.lower(input, reason)?;
                 let predicate = self.expr(predicate);

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use datafusion::datasource::MemTable;
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, cast, lit};
+use undine_schema::trace::arrow_schema;
 use undine_schema::{PxlType, Seq, TableDef, TimeNs};
 use undine_store::Snapshot;
 
@@ -11,7 +12,7 @@ use super::{Fault, Origin, Planned, Planner, bare};
 use crate::answer::{Note, SourceUse, Tier};
 use crate::diagnostics::{Diagnostic, Range};
 use crate::provider::{Span, hot_rows};
-use crate::relation::{Relation, Scan};
+use crate::relation::{Relation, Scan, Traced};
 use crate::time_text::show;
 
 /// Why single rows are needed, where nothing says more.
@@ -32,6 +33,27 @@ impl Planner {
         });
         let plan = LogicalPlanBuilder::from(plan).project(columns)?.build()?;
         Ok(Planned { plan, origin })
+    }
+
+    /// The rows of a tracepoint's table. They are in memory only, and older ones make room.
+    pub(super) fn lower_traced(
+        &mut self,
+        relation: &Arc<Relation>,
+        traced: &Traced,
+    ) -> Result<Planned, Fault> {
+        let Some(table) = self.environment.traces.get(&*traced.table) else {
+            let message = format!("the tracepoint of table `{}` has just ended", traced.table);
+            let diagnostic = Diagnostic::new(relation.range, message, "its rows are gone");
+            return Err(Fault::Script(diagnostic.help("deploy it again, for longer")));
+        };
+        let schema = arrow_schema(&table.columns);
+        let memory = MemTable::try_new(schema, vec![table.batches.clone()])?;
+        let until = traced.end.map_or(i64::MAX, |end| end.saturating_add(1));
+        let span = Span { from: traced.start.unwrap_or(i64::MIN), until };
+        let columns = relation.columns.iter().map(|column| bare(&column.name).alias(&*column.name));
+        let rows = self.scan_of(Arc::new(memory))?.filter(within("time_", span))?;
+        let plan = rows.project(columns)?.build()?;
+        Ok(Planned { plan, origin: Origin::default() })
     }
 
     /// All columns of the rows that a scan asks for, by their own names.

@@ -11,6 +11,7 @@ use undine_schema::tables::{
     ALL, CONN_STATS, ConnStat, ConnStats, HTTP_EVENTS, HttpEvent, HttpEvents, PROCESSES,
     ProcessVersion, Processes,
 };
+use undine_schema::trace::Tracer;
 use undine_schema::{Append, Frame, ManualClock, TimeNs, Upid};
 use undine_store::Store;
 
@@ -29,7 +30,16 @@ pub(crate) fn fixture(hot_bytes_max: usize, raw_for: Option<Duration>) -> Fixtur
     let dir = tempfile::tempdir().unwrap();
     let clock = Arc::new(ManualClock::new(TimeNs::new(START + 600 * SECOND)));
     let store = store(dir.path(), hot_bytes_max, raw_for, &clock);
-    let engine = engine(&store, &clock);
+    let engine = engine(&store, &clock, None);
+    Fixture { store, engine, _dir: dir }
+}
+
+/// An empty store, and an engine that has functions traced by `tracer`.
+pub(crate) fn fixture_with_tracer(tracer: Option<Arc<dyn Tracer>>) -> Fixture {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Arc::new(ManualClock::new(TimeNs::new(START + 600 * SECOND)));
+    let store = store(dir.path(), 4 << 20, None, &clock);
+    let engine = engine(&store, &clock, tracer);
     Fixture { store, engine, _dir: dir }
 }
 
@@ -59,7 +69,7 @@ fn store(
     .unwrap()
 }
 
-fn engine(store: &Store, clock: &Arc<ManualClock>) -> Engine {
+fn engine(store: &Store, clock: &Arc<ManualClock>, tracer: Option<Arc<dyn Tracer>>) -> Engine {
     Config {
         store: store.clone(),
         clock: Arc::<ManualClock>::clone(clock),
@@ -74,6 +84,7 @@ fn engine(store: &Store, clock: &Arc<ManualClock>) -> Engine {
         depth_max: 100,
         nodes_max: 4000,
         partitions: 1,
+        tracer,
     }
     .build()
     .unwrap()

@@ -16,6 +16,7 @@ use undine_collector::{
     Tls, profiler,
 };
 use undine_query::Engine;
+use undine_schema::trace::Tracer;
 use undine_schema::{Clock, SystemClock, tables};
 use undine_store::Store;
 
@@ -66,6 +67,7 @@ pub(super) fn query(
     store: &Store,
     node: &str,
     clock: &Arc<dyn Clock>,
+    tracer: Option<Arc<dyn Tracer>>,
 ) -> undine_query::Config {
     undine_query::Config {
         store: store.clone(),
@@ -82,6 +84,7 @@ pub(super) fn query(
         depth_max: 64,
         nodes_max: 10_000,
         partitions: 1,
+        tracer,
     }
 }
 
@@ -91,7 +94,7 @@ pub(super) fn query(
 /// Where the defaults cannot be used.
 pub fn engine(store: &Store, node: &str) -> Result<Engine> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    Ok(query(&config::load(None, Vec::new())?, store, node, &clock).build()?)
+    Ok(query(&config::load(None, Vec::new())?, store, node, &clock, None).build()?)
 }
 
 /// A run of a script as it is.

@@ -307,6 +307,7 @@ fn engine(store: &Store, clock: &Arc<dyn Clock>) -> undine_query::Engine {
         depth_max: 100,
         nodes_max: 1000,
         partitions: 1,
+        tracer: None,
     }
     .build()
     .unwrap()
