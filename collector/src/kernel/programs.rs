@@ -250,7 +250,13 @@ pub(super) fn probe_report_of(object: Object) -> Result<Vec<ProbeReport>, BuildE
     let (mut programs, _ring, _reason_names) = load_object(&config)?;
     let mut reports: Vec<_> =
         SOCKET_LENGTH.iter().chain(&OTHERS).map(|probe| programs.attach(probe)).collect();
-    reports.extend(programs.try_functions(Attempt::Load));
+    let functions = socket_functions::attempt(&mut programs.ebpf, Attempt::Load);
+    let unsuited = || socket_functions::unsuited(programs.trampolines_wait);
+    // What the kernel refuses anyway is of no use for another reason too.
+    match functions.iter().all(|of| of.outcome == Outcome::Standby).then(unsuited).flatten() {
+        Some(why) => reports.extend(socket_functions::refused(&why)),
+        None => reports.extend(functions),
+    }
     for probe in &SYS_EXIT {
         let outcome =
             programs.load(probe).map_or_else(|error| outcome_of(&error), |()| Outcome::Standby);
@@ -359,7 +365,7 @@ impl Programs {
                 Hooks::SocketFunctions if wanted.is_some() => {
                     socket_functions::attempt(&mut self.ebpf, Attempt::Attach)
                 }
-                Hooks::SocketFunctions => self.try_functions(Attempt::Attach),
+                Hooks::SocketFunctions => self.attach_functions(),
             };
             if reports.iter().all(|report| report.outcome == Outcome::Attached) {
                 probes.append(&mut reports);
@@ -379,11 +385,11 @@ impl Programs {
         wanted.iter().map(|probe| self.attach(probe)).collect()
     }
 
-    /// Tries programs on functions, unless there is a reason not to.
-    fn try_functions(&mut self, attempt: Attempt) -> Vec<ProbeReport> {
+    /// Attaches programs to functions, unless there is a reason not to.
+    fn attach_functions(&mut self) -> Vec<ProbeReport> {
         match socket_functions::unsuited(self.trampolines_wait) {
             Some(why) => socket_functions::refused(&why),
-            None => socket_functions::attempt(&mut self.ebpf, attempt),
+            None => socket_functions::attempt(&mut self.ebpf, Attempt::Attach),
         }
     }
 
@@ -784,5 +790,24 @@ fn by_code(error: &io::Error, text: String) -> Outcome {
         Some(libc::EPERM | libc::EACCES) if !text.contains("processed") => Outcome::Denied(text),
         Some(libc::ENOENT) => Outcome::Missing(text),
         _ => Outcome::Refused(text),
+    }
+}
+
+#[cfg(test)]
+pub(super) fn measure(config: &Config) {
+    let (mut programs, _ring, _) = load_object(config).unwrap();
+    for name in ["inet_sendmsg", "inet_recvmsg", "inet_sendpage"] {
+        let start = std::time::Instant::now();
+        let result = if name.starts_with("inet") {
+            let btf = aya::Btf::from_sys_fs().unwrap();
+            let p: &mut aya::programs::FExit = programs.ebpf.program_mut(name).unwrap().try_into().unwrap();
+            p.load(name, &btf)
+        } else {
+            let p: &mut RawTracePoint = programs.ebpf.program_mut(name).unwrap().try_into().unwrap();
+            p.load()
+        };
+        let result = result.map_err(|e| outcome_of(&e));
+        let info = programs.ebpf.program(name).unwrap().info().map(|i| i.verified_instruction_count());
+        println!("MEASURE {name} {:?} {result:?} {info:?}", start.elapsed());
     }
 }

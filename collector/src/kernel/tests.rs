@@ -618,6 +618,16 @@ fn every_probe_runs_or_says_why_not() {
 }
 
 #[test]
+#[ignore = "measure"]
+fn measure_verifier() {
+    let config = only(vec![], None, 1 << 20);
+    drop(config);
+    for object in [Object::Fitting] {
+        super::programs::measure(&Config { object, ..only(vec![], None, 1 << 20) });
+    }
+}
+
+#[test]
 fn a_message_has_room_for_what_one_may_carry() {
     assert_eq!(PAYLOAD_BYTES_MAX, 16 * 1024);
     for object in [object::usual(), object::before_5_17()] {

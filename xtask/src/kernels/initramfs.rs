@@ -26,8 +26,9 @@ pub(crate) const UP: &str = "undine-guest up";
 /// The line after the last test.
 pub(crate) const DONE: &str = "undine-guest done";
 
-/// Builds the tests and packs them. Gives the archive.
-pub(crate) fn build(folder: &Path, optimised: bool) -> Result<PathBuf> {
+/// Builds the tests and packs them, to run those whose name has `only` in it, or all of [`TESTS`].
+/// Gives the archive.
+pub(crate) fn build(folder: &Path, optimised: bool, only: Option<&str>) -> Result<PathBuf> {
     let tests = test_binaries(optimised)?;
     let root = folder.join("root");
     if root.exists() {
@@ -43,7 +44,8 @@ pub(crate) fn build(folder: &Path, optimised: bool) -> Result<PathBuf> {
         let place = Path::new("tests").join(name.trim_end_matches('-'));
         run(Command::new("strip").arg("-o").arg(root.join(&place)).arg(program))?;
         add_libraries(&root, program)?;
-        script += &format!("/{} --test-threads=1 --show-output {filter} 2>&1\n", place.display());
+        let filter = only.unwrap_or(filter);
+        script += &format!("/{} --test-threads=1 --show-output '{filter}' 2>&1\n", place.display());
     }
     script += &format!("echo {DONE}\npoweroff -f\n");
     let init = root.join("init");
