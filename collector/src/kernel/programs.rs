@@ -792,22 +792,3 @@ fn by_code(error: &io::Error, text: String) -> Outcome {
         _ => Outcome::Refused(text),
     }
 }
-
-#[cfg(test)]
-pub(super) fn measure(config: &Config) {
-    let (mut programs, _ring, _) = load_object(config).unwrap();
-    for name in ["inet_sendmsg", "inet_recvmsg", "inet_sendpage"] {
-        let start = std::time::Instant::now();
-        let result = if name.starts_with("inet") {
-            let btf = aya::Btf::from_sys_fs().unwrap();
-            let p: &mut aya::programs::FExit = programs.ebpf.program_mut(name).unwrap().try_into().unwrap();
-            p.load(name, &btf)
-        } else {
-            let p: &mut RawTracePoint = programs.ebpf.program_mut(name).unwrap().try_into().unwrap();
-            p.load()
-        };
-        let result = result.map_err(|e| outcome_of(&e));
-        let info = programs.ebpf.program(name).unwrap().info().map(|i| i.verified_instruction_count());
-        println!("MEASURE {name} {:?} {result:?} {info:?}", start.elapsed());
-    }
-}

@@ -135,7 +135,6 @@ async fn every_request_is_a_row_through_the_end_of_system_calls() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_request_is_a_row_through_the_programs_for_older_kernels() {
     every_request_is_a_row(Hooks::SysExit, Object::Before5_17).await;
-    every_request_is_a_row(Hooks::SocketFunctions, Object::Before5_17).await;
 }
 
 /// Where nginx listens, in a network of its own.
