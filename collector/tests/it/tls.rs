@@ -646,8 +646,7 @@ async fn what_reading_tls_costs_a_request() {
     let nginx = scene.nginx();
     let load = |scene: &Scene| {
         let before = cpu_ns(&nginx);
-        scene
-            .run("h2load", &["--h1", "-n", "8000", "-c", "8", "-t", "1", &Scene::url("/of/much")]);
+        scene.run("h2load", &["--h1", "-n", "8000", "-c", "8", "-t", "1", &Scene::url("/of/much")]);
         (cpu_ns(&nginx) - before) / 8000
     };
     let least = |scene: &Scene| (0..4).map(|_| load(scene)).min().unwrap();

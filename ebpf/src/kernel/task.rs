@@ -1,12 +1,12 @@
 //! The task on whose behalf a program runs, and others.
 
+#[cfg(not(feature = "before-5-17"))]
+use aya_ebpf::helpers::generated::{bpf_get_current_task_btf, bpf_task_pt_regs};
 #[cfg(feature = "before-5-17")]
 use aya_ebpf::helpers::{
     bpf_get_current_pid_tgid,
     generated::{bpf_get_current_cgroup_id, bpf_get_current_task, bpf_probe_read_kernel},
 };
-#[cfg(not(feature = "before-5-17"))]
-use aya_ebpf::helpers::generated::{bpf_get_current_task_btf, bpf_task_pt_regs};
 use undine_ebpf::load::Offset;
 
 use super::fields::read;
@@ -138,7 +138,6 @@ impl Current {
         // SAFETY: the helper has no preconditions.
         unsafe { bpf_get_current_cgroup_id() }
     }
-
 }
 
 impl Current {
