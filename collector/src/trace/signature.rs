@@ -192,13 +192,11 @@ pub(crate) fn returned(types: &dyn Types, of: TypeRef) -> Place {
 /// Where argument `place` is, as far as that can be said without debug information: as if it and
 /// all before it were integers.
 pub(crate) fn plain_argument(place: usize, registers: &[u8]) -> Place {
-    match registers.get(place) {
-        Some(register) => Place::Registers(vec![Piece { offset: 0, register: Some(*register) }]),
-        None => {
-            let above = i32::try_from(place - registers.len()).unwrap_or(i32::MAX / 8);
-            Place::Stack(above.saturating_mul(8).saturating_add(8))
-        }
+    if let Some(register) = registers.get(place) {
+        return Place::Registers(vec![Piece { offset: 0, register: Some(*register) }]);
     }
+    let above = i32::try_from(place - registers.len()).unwrap_or(i32::MAX / 8);
+    Place::Stack(above.saturating_mul(8).saturating_add(8))
 }
 
 /// The register of the stack's pointer.
@@ -233,7 +231,7 @@ pub(crate) fn bytes_of(types: &dyn Types, of: &Type) -> u64 {
 fn classes(types: &dyn Types, of: &Type) -> Option<Vec<Class>> {
     match of {
         Type::Float { bytes: 4 | 8 } => Some(vec![Class::Float]),
-        Type::Float { .. } => None,
+        Type::Float { .. } | Type::Array { .. } => None,
         Type::Integer { bytes: 16, .. } => Some(vec![Class::Integer; 2]),
         Type::Integer { .. } | Type::Character | Type::Boolean { .. } | Type::Pointer(_) => {
             Some(vec![Class::Integer])
@@ -247,7 +245,6 @@ fn classes(types: &dyn Types, of: &Type) -> Option<Vec<Class>> {
             merge(types, of, 0, &mut classes, DEPTH_MAX);
             Some(classes)
         }
-        Type::Array { .. } => None,
     }
 }
 
@@ -304,14 +301,10 @@ pub(crate) mod tests {
     }
 
     fn places(types: Vec<Type>, parameters_of: &[usize], returned: Option<usize>) -> Vec<Place> {
-        let parameters = parameters_of.iter().map(|of| (String::new(), TypeRef(*of))).collect();
+        let taken = parameters_of.iter().map(|of| (String::new(), TypeRef(*of))).collect();
         let returned = returned.map(TypeRef);
-        let signature = Signature { parameters, returned, large_by_reference: false };
-        parameters_at(&Listed(types), &signature)
-    }
-
-    fn parameters_at(types: &Listed, signature: &Signature) -> Vec<Place> {
-        super::parameters(types, signature)
+        let signature = Signature { parameters: taken, returned, large_by_reference: false };
+        parameters(&Listed(types), &signature)
     }
 
     fn in_register(register: u8) -> Place {
