@@ -105,7 +105,7 @@ impl<'a> DebugInfo<'a> {
         let described = self.referred(&own, dw::DW_AT_abstract_origin).unwrap_or(own);
         let mut parameters = Vec::new();
         for parameter in self.children(described.offset(), &[dw::DW_TAG_formal_parameter]) {
-            if parameter.has_attr(dw::DW_AT_variable_parameter) && self.flag(&parameter) {
+            if Self::is_result(&parameter) {
                 // What Go gives back.
                 continue;
             }
@@ -121,7 +121,7 @@ impl<'a> DebugInfo<'a> {
         Some(Signature { parameters, returned, large_by_reference: self.is_rust() })
     }
 
-    fn flag(&self, entry: &Entry<'a>) -> bool {
+    fn is_result(entry: &Entry<'a>) -> bool {
         matches!(entry.attr_value(dw::DW_AT_variable_parameter), Some(AttributeValue::Flag(true)))
     }
 

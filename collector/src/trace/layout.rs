@@ -385,14 +385,14 @@ fn typed(types: &dyn Types, value: Value, of: Type) -> Result<Reading, LayoutErr
         Type::Array { .. } => {
             Err(wrong("it is an array", "read one element, such as `+8($arg1):u32`"))
         }
-        Type::Record(record) => match counted(&record) {
-            Some(offset) => counted_text(value, offset),
-            None => {
-                let known = record.members.iter().map(|member| member.name.as_str());
-                let why = format!("it is the record `{}` and no single value", record.name);
-                Err(wrong(why, listed("name a member; they are", known)))
+        Type::Record(record) => {
+            if let Some(offset) = counted(&record) {
+                return counted_text(value, offset);
             }
-        },
+            let known = record.members.iter().map(|member| member.name.as_str());
+            let why = format!("it is the record `{}` and no single value", record.name);
+            Err(wrong(why, listed("name a member; they are", known)))
+        }
         Type::Other(name) => {
             Err(wrong(format!("it is of type `{name}`, which is not read"), "name another"))
         }

@@ -53,7 +53,8 @@ pub(crate) struct Rows {
     cells: Vec<Cells>,
     waiting: usize,
     batches: VecDeque<RecordBatch>,
-    rows: usize,
+    /// Rows in them.
+    finished: usize,
     bytes: usize,
     /// Rows that were made since the beginning.
     pub(crate) made: u64,
@@ -100,7 +101,7 @@ impl Rows {
             cells,
             waiting: 0,
             batches: VecDeque::new(),
-            rows: 0,
+            finished: 0,
             bytes: 0,
             made: 0,
             evicted: 0,
@@ -143,12 +144,12 @@ impl Rows {
         arrays.extend(self.cells.iter_mut().map(Cells::finish));
         let batch = RecordBatch::try_new(Arc::clone(&self.schema), arrays)
             .expect("the builders are those of the schema");
-        self.rows += batch.num_rows();
+        self.finished += batch.num_rows();
         self.bytes += batch.get_array_memory_size();
         self.batches.push_back(batch);
-        while self.rows > ROWS_MAX || self.bytes > BYTES_MAX {
+        while self.finished > ROWS_MAX || self.bytes > BYTES_MAX {
             let Some(oldest) = self.batches.pop_front() else { break };
-            self.rows -= oldest.num_rows();
+            self.finished -= oldest.num_rows();
             self.bytes = self.bytes.saturating_sub(oldest.get_array_memory_size());
             self.evicted += oldest.num_rows() as u64;
         }
