@@ -159,6 +159,8 @@ await check("the editor runs a script with Ctrl+Enter and shows rows", async () 
   await page.locator("nav [data-page=query]").click();
   await page.locator("textarea").fill("import px\n\ndf = px.DataFrame('http_events', start_time='-15m')\ndf.service = df.ctx['service']\ndf = df[['time_', 'service', 'req_method', 'req_path', 'resp_status', 'latency']]\npx.display(df.head(50), 'newest')\n");
   await page.keyboard.press("Control+Enter");
+  // What a panel's script answered may still be shown.
+  await page.locator("[data-result] thead th", { hasText: "req_path" }).waitFor();
   await page.locator("[data-result] tbody tr").first().waitFor();
   const heads = await page.locator("[data-result] thead th").allInnerTexts();
   if (heads.join() !== "time_,service,req_method,req_path,resp_status,latency") return `the columns are ${heads}`;

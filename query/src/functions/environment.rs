@@ -44,7 +44,10 @@ impl Pod {
         match (self.services.len(), self.services.first()) {
             (0, _) | (_, None) => String::new(),
             (1, Some(service)) => service.clone(),
-            (_, Some(_)) => serde_json::Value::from_iter(self.services.iter().cloned()).to_string(),
+            (_, Some(_)) => {
+                let list: serde_json::Value = self.services.iter().cloned().collect();
+                list.to_string()
+            }
         }
     }
 }
