@@ -5,10 +5,13 @@
 
 mod capture;
 mod client;
+mod compiled;
+mod flavours;
 mod loss;
 mod nginx;
 mod overhead;
 mod place;
+mod profile;
 mod report;
 mod scripts;
 mod stage;
@@ -45,6 +48,14 @@ enum Command {
         /// Requests of each protocol, or about as many.
         #[arg(long, default_value_t = 20_000)]
         requests: u32,
+    },
+    /// Every flavour of call that moves bytes, under each way to see them: bytes exact.
+    Flavours,
+    /// A program with a known use of the CPU: shares of its functions within 3 points.
+    Profile {
+        /// Seconds of CPU time that are profiled in each case.
+        #[arg(long, default_value_t = 4)]
+        seconds: u32,
     },
     /// Where something is lost, at any stage: operations and bytes exact, rows within the bounds.
     Loss {
@@ -95,6 +106,8 @@ fn main() -> Result<ExitCode> {
             return Ok(ExitCode::SUCCESS);
         }
         Command::Capture { protocol, requests } => capture::run(&protocol, requests)?,
+        Command::Flavours => flavours::run()?,
+        Command::Profile { seconds } => profile::run(seconds)?,
         Command::Talker(args) => {
             talker::run(&args)?;
             return Ok(ExitCode::SUCCESS);
@@ -114,6 +127,8 @@ fn main() -> Result<ExitCode> {
 
 const LIST: &str = "\
 capture   of every protocol: what its server or client recorded itself = rows
+flavours  every flavour of call that moves bytes: bytes exact, what passes by is named
+profile   shares of functions in CPU profiles, of programs with and without frame pointers
 loss      forced at each stage: operations and bytes exact, missing rows within the bounds
 overhead  watched and unwatched windows in turn: what it costs the server, other calls, the collector
 tiers     one answer before, during and after sealing, and after a restart

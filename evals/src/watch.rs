@@ -11,7 +11,7 @@ use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use undine::appliance::{bare_collector, cgroup_source};
-use undine_collector::{Cgroup, Handle, Hooks, SourceConfig, Stats};
+use undine_collector::{Cgroup, Handle, Hooks, SourceConfig, Stats, Tls, profiler};
 use undine_schema::{Append, Feed, Seq, tables};
 use undine_store::Store;
 
@@ -35,6 +35,10 @@ pub(crate) struct Watch {
     pub(crate) flush_interval: Duration,
     /// Which hooks; `None` takes the best.
     pub(crate) hooks: Option<Hooks>,
+    /// Whether TLS libraries are probed.
+    pub(crate) tls: Tls,
+    /// How to profile, if at all.
+    pub(crate) profiler: Option<profiler::Config>,
     /// Where to record the kernel's messages.
     pub(crate) recording: Option<PathBuf>,
 }
@@ -48,6 +52,8 @@ impl Watch {
             connections_max: 128 * 1024,
             flush_interval: Duration::from_millis(200),
             hooks: None,
+            tls: Tls::Leave,
+            profiler: None,
             recording: None,
         }
     }
@@ -55,14 +61,14 @@ impl Watch {
     /// The collector's configuration for `cgroup`.
     pub(crate) fn config(&self, cgroup: &Cgroup) -> undine_collector::Config {
         let mut source = cgroup_source(cgroup.path(), self.ring_bytes);
-        if let SourceConfig::Kernel { hooks, .. } = &mut source {
-            *hooks = self.hooks;
+        if let SourceConfig::Kernel { hooks, tls, .. } = &mut source {
+            (*hooks, *tls) = (self.hooks, self.tls);
         }
         undine_collector::Config {
             connections_max: self.connections_max,
             body_bytes_max: self.text_bytes_max,
             flush_interval: self.flush_interval,
-            profiler: None,
+            profiler: self.profiler.clone(),
             recording: self.recording.clone(),
             ..bare_collector(source)
         }
@@ -148,9 +154,14 @@ impl Seen {
                 .map(|name| batch.column_by_name(name).with_context(|| format!("no column {name}")))
                 .collect::<Result<Vec<_>>>()?;
             for row in 0..batch.num_rows() {
-                let cell = |array: &&Arc<dyn Array>| match array.as_string_opt::<i32>() {
-                    Some(texts) => texts.value(row).to_owned(),
-                    None => array.as_primitive::<Int64Type>().value(row).to_string(),
+                let cell = |array: &&Arc<dyn Array>| {
+                    if let Some(texts) = array.as_string_opt::<i32>() {
+                        return texts.value(row).to_owned();
+                    }
+                    match array.as_boolean_opt() {
+                        Some(flags) => flags.value(row).to_string(),
+                        None => array.as_primitive::<Int64Type>().value(row).to_string(),
+                    }
                 };
                 let cells: Vec<_> = arrays.iter().map(cell).collect();
                 let Ok(cells) = cells.try_into() else { continue };

@@ -1,0 +1,166 @@
+//! CPU profiles of a program whose use of the CPU is known, through the whole product: what a script
+//! finds in `stack_traces.beta` is what the program measured of itself.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use arrow::array::AsArray;
+use arrow::datatypes::Int64Type;
+use undine::appliance::question;
+use undine_collector::{Cgroup, profiler};
+
+use crate::compiled::compile;
+use crate::report::Report;
+use crate::require_scope;
+use crate::stage;
+use crate::watch::{Watch, Watched};
+
+/// How a compiler keeps track of frames.
+struct Case {
+    name: &'static str,
+    flags: &'static [&'static str],
+}
+
+const CASES: [Case; 2] = [
+    // Without the second, compilers leave frames out of functions that call no other, so that their
+    // callers are missed.
+    Case {
+        name: "frame_pointers",
+        flags: &["-fno-omit-frame-pointer", "-mno-omit-leaf-frame-pointer"],
+    },
+    Case { name: "no_frame_pointers", flags: &["-fomit-frame-pointer"] },
+];
+/// The functions whose shares the program says, in this order.
+const FUNCTIONS: [&str; 3] = ["spin_sixty", "spin_thirty", "spin_ten"];
+/// Ten times what is usual, so that a few seconds give enough samples; no divisor of anything that
+/// the program does.
+const FREQUENCY_HZ: u32 = 499;
+/// How far a share may be from the truth.
+const SHARE_ERROR_MAX: f64 = 0.03;
+/// The share of the samples that the CPU time calls for that must be there: a clock that several
+/// programs share may take one a little later or not at all.
+const SAMPLES_SHARE_MIN: f64 = 0.9;
+/// The share of the stacks that must reach the outermost function.
+const WHOLE_SHARE_MIN: f64 = 0.95;
+
+const SCRIPT: &str = "\
+import px
+df = px.DataFrame('stack_traces.beta', start_time='-1h')
+df.pid = px.upid_to_pid(df.upid)
+df = df.groupby(['pid', 'stack_trace']).agg(samples=('count', px.sum))
+px.display(df)
+";
+
+/// Samples by stack.
+type Stacks = BTreeMap<String, u64>;
+
+pub(crate) fn run(seconds: u32) -> Result<Report> {
+    require_scope()?;
+    let mut report = Report::new("profile");
+    CASES.iter().try_for_each(|case| observe(case, seconds, &mut report).context(case.name))?;
+    Ok(report)
+}
+
+fn observe(case: &Case, seconds: u32, report: &mut Report) -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let flags = [&["-fno-optimize-sibling-calls"], case.flags].concat();
+    let program = compile("spin", &flags, dir.path())?;
+    let cgroup = Cgroup::create("undine-evals")?;
+    let interval = Duration::from_secs(1);
+    let profiler =
+        profiler::Config { frequency_hz: FREQUENCY_HZ, interval, kernel_stacks_max: None };
+    let watch = Watch { profiler: Some(profiler), ..Watch::roomy() };
+    let act = |watched: &Watched<'_>| {
+        let (pid, told) = spin(&cgroup, &program, seconds)?;
+        watched.drain()?;
+        Ok((pid, told, ask(watched)?))
+    };
+    let (seen, (pid, told, stacks)) = watch.through(&cgroup, |store| store, || Ok(()), act)?;
+    let told = told.split_whitespace().map(str::parse).collect::<Result<Vec<f64>, _>>()?;
+    let [sixty, thirty, ten, cpu_seconds] = told[..] else {
+        anyhow::bail!("the program says {told:?}");
+    };
+    let profile = &seen.stats.profile;
+    let all: u64 = stacks.values().flat_map(Stacks::values).sum();
+    report.same(format!("{}: samples in rows = samples taken", case.name), all, profile.samples);
+    let kernel = &profile.kernel;
+    report.same(format!("{}: samples without room in the kernel", case.name), kernel.map_full, 0);
+    let stacks = stacks.get(&i64::from(pid)).context("the program was not sampled")?;
+    judge(case.name, stacks, cpu_seconds, [sixty, thirty, ten], report);
+    Ok(())
+}
+
+/// Runs the program for so much CPU time; its process and what it says.
+fn spin(cgroup: &Cgroup, program: &Path, seconds: u32) -> Result<(u32, String)> {
+    let mut command = cgroup.command(program);
+    command.args(["shares", &seconds.to_string()]).stdin(Stdio::null()).stdout(Stdio::piped());
+    let child = command.spawn().context("cannot start the program")?;
+    let pid = child.id();
+    let output = child.wait_with_output()?;
+    ensure!(output.status.success(), "the program ended with {}", output.status);
+    Ok((pid, String::from_utf8(output.stdout)?))
+}
+
+/// The stacks of each process, as a script finds them.
+fn ask(watched: &Watched<'_>) -> Result<BTreeMap<i64, Stacks>> {
+    let engine = stage::engine(watched.store)?;
+    let answer = watched.runtime.block_on(engine.run(question(SCRIPT)))?;
+    let table = answer.tables.first().context("the script displayed nothing")?;
+    let mut all: BTreeMap<i64, Stacks> = BTreeMap::new();
+    for batch in &table.batches {
+        let column =
+            |name: &str| batch.column_by_name(name).with_context(|| format!("no column {name}"));
+        let pids = column("pid")?.as_primitive::<Int64Type>();
+        let (stacks, samples) = (column("stack_trace")?, column("samples")?);
+        let (stacks, samples) = (stacks.as_string::<i32>(), samples.as_primitive::<Int64Type>());
+        for row in 0..batch.num_rows() {
+            let samples = u64::try_from(samples.value(row))?;
+            let of = all.entry(pids.value(row)).or_default();
+            *of.entry(stacks.value(row).to_owned()).or_default() += samples;
+        }
+    }
+    Ok(all)
+}
+
+fn judge(name: &str, stacks: &Stacks, cpu_seconds: f64, shares: [f64; 3], report: &mut Report) {
+    let samples = exact(stacks.values().sum());
+    let share = |function: &str| {
+        let with = stacks.iter().filter(|(stack, _)| stack.split(';').any(|it| it == function));
+        exact(with.map(|(_, count)| count).sum()) / samples
+    };
+    let expected = cpu_seconds * f64::from(FREQUENCY_HZ);
+    report.figure(format!("{name}_samples"), samples);
+    report.figure(format!("{name}_samples_share"), samples / expected);
+    report.check(
+        format!("{name}: samples of what the CPU time calls for"),
+        format!("{samples:.0} of {expected:.0}"),
+        format!(">= {:.0} %", SAMPLES_SHARE_MIN * 100.0),
+        samples >= SAMPLES_SHARE_MIN * expected,
+    );
+    for (function, truth) in FUNCTIONS.iter().zip(shares) {
+        let seen = share(function);
+        report.figure(format!("{name}_{function}_share"), seen);
+        report.figure(format!("{name}_{function}_share_error"), (seen - truth).abs());
+        report.check(
+            format!("{name}: share of {function}"),
+            format!("{:.2} %", seen * 100.0),
+            format!("{:.2} % +- {:.0}", truth * 100.0, SHARE_ERROR_MAX * 100.0),
+            (seen - truth).abs() <= SHARE_ERROR_MAX,
+        );
+    }
+    let whole = share("main");
+    report.check(
+        format!("{name}: stacks that reach main"),
+        format!("{:.1} %", whole * 100.0),
+        format!(">= {:.0} %", WHOLE_SHARE_MIN * 100.0),
+        whole >= WHOLE_SHARE_MIN,
+    );
+}
+
+#[expect(clippy::cast_precision_loss, reason = "some thousand samples")]
+fn exact(count: u64) -> f64 {
+    count as f64
+}
