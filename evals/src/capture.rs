@@ -4,10 +4,13 @@
 //! Each protocol has a server and a load of its own in a place that is watched from before they
 //! start, and a record that one of them keeps for its own purposes. Required are the same count, the
 //! same fields, the same order on each connection, the latencies where the record has any, and that
-//! nothing is lost.
+//! nothing is lost. The same is required inside TLS of those protocols whose names say so.
 
+mod scene;
 mod http1;
 mod http2;
+mod https;
+mod grpc;
 mod mysql;
 mod pgsql;
 mod redis;
@@ -18,6 +21,7 @@ mod counted;
 
 use anyhow::{Context, Result, bail};
 
+use self::scene::Wire;
 use crate::place::{missing, missing_modules};
 use crate::report::Report;
 use crate::require_scope;
@@ -33,12 +37,18 @@ struct Subject {
     run: fn(u32, &mut Report) -> Result<()>,
 }
 
-static SUBJECTS: [Subject; 11] = [
+static SUBJECTS: [Subject; 17] = [
     Subject { name: "http1", lacks: || missing(&http1::PROGRAMS), run: http1::run },
-    Subject { name: "http2", lacks: || missing(&http2::PROGRAMS), run: http2::run },
-    Subject { name: "mysql", lacks: || missing(&mysql::PROGRAMS), run: mysql::run },
-    Subject { name: "pgsql", lacks: pgsql_lacks, run: pgsql::run },
-    Subject { name: "redis", lacks: || missing(&redis::PROGRAMS), run: redis::run },
+    Subject { name: "https", lacks: https_lacks, run: https::run },
+    Subject { name: "http2", lacks: http2_lacks, run: |n, to| http2::run(Wire::Plain, n, to) },
+    Subject { name: "http2s", lacks: http2s_lacks, run: http2s },
+    Subject { name: "grpc", lacks: || missing_modules(&grpc::MODULES), run: grpc::run },
+    Subject { name: "mysql", lacks: mysql_lacks, run: |n, to| mysql::run(Wire::Plain, n, to) },
+    Subject { name: "mysql-tls", lacks: mysql_lacks, run: |n, to| mysql::run(Wire::Tls, n, to) },
+    Subject { name: "pgsql", lacks: pgsql_lacks, run: |n, to| pgsql::run(Wire::Plain, n, to) },
+    Subject { name: "pgsql-tls", lacks: pgsql_lacks, run: |n, to| pgsql::run(Wire::Tls, n, to) },
+    Subject { name: "redis", lacks: redis_lacks, run: |n, to| redis::run(Wire::Plain, n, to) },
+    Subject { name: "redis-tls", lacks: redis_lacks, run: |n, to| redis::run(Wire::Tls, n, to) },
     Subject { name: "dns", lacks: || missing(&dns::PROGRAMS), run: dns::run },
     Subject { name: "nats", lacks: || missing(&nats::PROGRAMS), run: nats::run },
     Subject { name: "kafka", lacks: || missing_modules(&kafka::MODULES), run: kafka::run },
@@ -47,11 +57,43 @@ static SUBJECTS: [Subject; 11] = [
     Subject { name: "cql", lacks: cql_lacks, run: counted::cql::run },
 ];
 
+/// What makes the certificates of those that can talk inside TLS.
+const OPENSSL: [&str; 1] = ["openssl"];
+
+fn http2s(requests: u32, report: &mut Report) -> Result<()> {
+    http2::run(Wire::Tls, requests, report)?;
+    https::run_http2(requests, report)
+}
+
+fn https_lacks() -> Vec<String> {
+    missing(&[&https::PROGRAMS[..], &OPENSSL].concat())
+}
+
+fn http2_lacks() -> Vec<String> {
+    missing(&http2::PROGRAMS)
+}
+
+fn http2s_lacks() -> Vec<String> {
+    [https_lacks(), http2_lacks()].concat()
+}
+
+fn mysql_lacks() -> Vec<String> {
+    missing(&[&mysql::PROGRAMS[..], &OPENSSL].concat())
+}
+
+fn redis_lacks() -> Vec<String> {
+    missing(&[&redis::PROGRAMS[..], &OPENSSL].concat())
+}
+
 /// The name that stands for all protocols whose programs are installed.
 pub(crate) const ALL: &str = "all";
 
 fn pgsql_lacks() -> Vec<String> {
-    if pgsql::programs().is_some() { Vec::new() } else { vec!["postgres with pgbench".to_owned()] }
+    let mut lacks = missing(&OPENSSL);
+    if pgsql::programs().is_none() {
+        lacks.push("postgres with pgbench".to_owned());
+    }
+    lacks
 }
 
 fn mongodb_lacks() -> Vec<String> {

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -62,6 +63,25 @@ pub(crate) fn shown(method: &str, path: &str, status: &str, sent: &str, size: &s
 impl Nginx {
     /// Starts nginx in `place` with its files in `dir` and waits until it listens.
     pub(crate) fn start(place: &Place, dir: &Path, serving: Serving) -> Result<Self> {
+        Self::run(place.command(program()?), place, dir, &config(dir, serving, ""))
+    }
+
+    /// The same by `command`, for HTTP/1 and 2 inside TLS with the key and certificate in two files.
+    pub(crate) fn start_tls(
+        command: Command,
+        place: &Place,
+        dir: &Path,
+        serving: Serving,
+        [key, certificate]: [&str; 2],
+    ) -> Result<Self> {
+        let tls = format!(
+            "ssl http2; ssl_protocols TLSv1.2 TLSv1.3;
+    ssl_certificate_key {key}; ssl_certificate {certificate}"
+        );
+        Self::run(command, place, dir, &config(dir, serving, &tls))
+    }
+
+    fn run(mut command: Command, place: &Place, dir: &Path, config: &str) -> Result<Self> {
         let log = dir.join("access.log");
         fs::create_dir_all(dir.join("www/file"))?;
         for size in FILE_SIZES {
@@ -69,8 +89,7 @@ impl Nginx {
         }
         fs::write(dir.join("www/chunk.txt"), vec![b'c'; CHUNKED_BODY_SIZE])?;
         let conf = dir.join("nginx.conf");
-        fs::write(&conf, config(dir, serving))?;
-        let mut command = place.command(program()?);
+        fs::write(&conf, config)?;
         let server = Server::start(command.arg("-c").arg(&conf).arg("-p").arg(dir))?;
         place.wait_for_listener(PORT)?;
         Ok(Self { server, log })
@@ -109,17 +128,26 @@ fn program() -> Result<PathBuf> {
     find("nginx").context("nginx is not installed; install it with: apt-get install nginx-light")
 }
 
-fn config(dir: &Path, serving: Serving) -> String {
+/// Its settings; `tls` is what follows an address where it is for TLS.
+fn config(dir: &Path, serving: Serving, tls: &str) -> String {
     let dir = dir.display();
     let sendfile = if serving.sendfile == Sendfile::On { "on" } else { "off" };
     let log = match serving.log {
         AccessLog::On => format!("{dir}/access.log truth"),
         AccessLog::Off => "off".to_owned(),
     };
+    // Over HTTP/2 an answer may be whole before the body came, which then is none of what was
+    // exchanged; who passes a request on waits for its body. A Unix socket is not watched.
+    let (echo, behind) = if tls.is_empty() {
+        (ECHO.to_owned(), String::new())
+    } else {
+        let passed = format!("proxy_pass http://unix:{dir}/echo:; proxy_hide_header X-Request-Id;");
+        (passed, format!("server {{ listen unix:{dir}/echo; access_log off; {ECHO} }}"))
+    };
     // What nginx calls $body_bytes_sent counts the bytes of chunk framing too, so the one chunked
     // location has a body of a known size and is logged with it.
     format!(
-        r#"daemon off; master_process off; pid {dir}/nginx.pid; error_log {dir}/error.log;
+        r"daemon off; master_process off; pid {dir}/nginx.pid; error_log {dir}/error.log;
 user root;
 events {{ worker_connections 1024; }}
 http {{
@@ -132,15 +160,19 @@ http {{
   client_body_in_single_buffer on;
   add_header X-Request-Id $http_x_request_id always;
   server {{
-    listen {ADDRESS} backlog=1024; root {dir}/www;
-    location = /echo {{ return 201 "$request_method took $content_length bytes\n"; }}
+    listen {ADDRESS} backlog=1024 {tls}; root {dir}/www;
+    location = /echo {{ {echo} }}
     location = /empty {{ return 204; }}
     location = /chunked {{ ssi on; ssi_types text/plain; try_files /chunk.txt =500; }}
   }}
+  {behind}
 }}
-"#
+"
     )
 }
+
+/// What answers a request with what was sent.
+const ECHO: &str = r#"return 201 "$request_method took $content_length bytes\n";"#;
 
 /// Size of the body at `/chunked`.
 pub(crate) const CHUNKED_BODY_SIZE: usize = 4096;

@@ -111,7 +111,7 @@ fn send(place: &Place, first: u32, requests: u32, case: &Case) -> Result<HashMap
 }
 
 /// What was seen of each connection.
-fn rows(seen: &Seen) -> Result<Conversations> {
+pub(super) fn rows(seen: &Seen) -> Result<Conversations> {
     let mut rows = Conversations::default();
     let columns = [
         "remote_port",

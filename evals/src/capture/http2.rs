@@ -1,16 +1,15 @@
-//! HTTP/2: the streams that nghttpd tells of are the rows of `http_events`.
+//! HTTP/2, plain and inside TLS: the streams that nghttpd tells of are the rows of `http_events`.
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::place::{Place, Server, said, wait_until};
+use super::scene::{Scene, Wire};
+use crate::place::{Server, said, wait_until};
 use crate::report::Report;
 use crate::truth::{self, Conversations, Latency, Resolution};
-use crate::watch::Watch;
 
 pub(super) const PROGRAMS: [&str; 3] = ["nghttpd", "nghttp", "h2load"];
 
@@ -22,15 +21,15 @@ const CONNECTIONS: u32 = 4;
 /// What nghttpd's log rounds a time to, at the beginning and at the end of a stream.
 const RESOLUTION: Resolution = Resolution(Duration::from_millis(1));
 
-pub(super) fn run(requests: u32, report: &mut Report) -> Result<()> {
-    let dir = tempfile::tempdir()?;
-    let place = Place::new("undine-evals")?;
-    let (seen, truth) =
-        Watch::roomy().during(&place.cgroup, || load(&place, dir.path(), requests))?;
+pub(super) fn run(wire: Wire, requests: u32, report: &mut Report) -> Result<()> {
+    let scene = Scene::new(wire)?;
+    let nghttpd = Nghttpd::start(&scene)?;
+    let (seen, truth) = scene.watch().during(&scene.place.cgroup, || nghttpd.load(requests))?;
     let mut rows = Conversations::default();
     let columns = [
         "remote_port",
         "trace_role",
+        "encrypted",
         "major_version",
         "req_method",
         "req_path",
@@ -41,58 +40,77 @@ pub(super) fn run(requests: u32, report: &mut Report) -> Result<()> {
         "quality",
     ];
     for row in seen.rows("http_events", columns)? {
-        let [port, role, version, method, path, sent, status, size, latency, quality] = row;
+        let [port, role, encrypted, version, method, path, sent, status, size, latency, quality] =
+            row;
         ensure!(role == "2", "a row of role {role}");
+        ensure!(encrypted == scene.encrypted(), "a row whose encrypted is {encrypted}");
         ensure!(version == "2" && quality == "0", "version {version}, quality {quality}");
         let latency = Latency::Server(Duration::from_nanos(latency.parse()?));
         rows.push(&port, format!("{method} {path} {sent} {status} {size}"), Some(latency));
     }
-    truth::compare(report, "http2", &truth.nameless(), &rows.nameless(), RESOLUTION);
-    truth::nothing_lost(report, "http2", &seen)
+    let name = scene.subject("http2");
+    truth::compare(report, &name, &truth.nameless(), &rows.nameless(), RESOLUTION);
+    truth::nothing_lost(report, &name, &seen)
 }
 
-fn load(place: &Place, dir: &Path, requests: u32) -> Result<Conversations> {
-    let files = dir.join("files");
-    fs::create_dir(&files)?;
-    for size in FILE_SIZES {
-        fs::write(files.join(size.to_string()), vec![b'.'; size as usize])?;
-    }
-    let record = dir.join("nghttpd.log");
-    let mut server = place.command("nghttpd");
-    server.args(["--no-tls", "--address=127.0.0.1", "--verbose", "--htdocs"]);
-    let server = Server::logging(server.arg(&files).arg(PORT.to_string()), &record)?;
-    place.wait_for_listener(PORT)?;
+/// A server that runs.
+struct Nghttpd<'a> {
+    scene: &'a Scene,
+    server: Server,
+    /// What it tells.
+    record: String,
+}
 
-    // On each connection every request has a path of its own.
-    let url = |size: u32, id: u32| format!("http://127.0.0.1:{PORT}/{size}?id={id}\n");
-    let urls: String = (0..requests / CONNECTIONS / 2)
-        .map(|id| match id % 6 {
-            5 => format!("http://127.0.0.1:{PORT}/missing?id={id}\n"),
-            at => url(FILE_SIZES[at as usize], id),
-        })
-        .collect();
-    let list = dir.join("urls");
-    fs::write(&list, urls)?;
-    let number = (requests / CONNECTIONS / 2 * CONNECTIONS).to_string();
-    let mut asked = 0;
-    for streams in ["1", "10"] {
-        let mut load = place.command("h2load");
-        load.args(["-n", &number, "-c", &CONNECTIONS.to_string(), "-m", streams, "-i"]).arg(&list);
-        let told = said(&mut load)?;
-        ensure!(told.contains(&format!(" {number} done")), "h2load says {told}");
-        asked += number.parse::<usize>()?;
+impl<'a> Nghttpd<'a> {
+    fn start(scene: &'a Scene) -> Result<Self> {
+        let (files, record) = (scene.file("files"), scene.file("nghttpd.log"));
+        fs::create_dir(&files)?;
+        for size in FILE_SIZES {
+            fs::write(format!("{files}/{size}"), vec![b'.'; size as usize])?;
+        }
+        let mut server = scene.command("nghttpd");
+        server.args(["--address=127.0.0.1", "--verbose", "--htdocs", &files]);
+        server.arg(PORT.to_string());
+        if scene.is_tls() {
+            server.args([scene.key(), scene.certificate()]);
+        } else {
+            server.arg("--no-tls");
+        }
+        let server = Server::logging(&mut server, record.as_ref())?;
+        scene.place.wait_for_listener(PORT)?;
+        Ok(Self { scene, server, record })
     }
-    for size in [1, 16_384, 50_000] {
-        let mut upload = place.command("nghttp");
-        upload.arg("-n").arg("-d").arg(files.join(size.to_string()));
-        said(upload.arg(url(1234, size).trim()))?;
-        asked += 1;
+
+    fn load(self, requests: u32) -> Result<Conversations> {
+        let scheme = if self.scene.is_tls() { "https" } else { "http" };
+        let url = |path: String| format!("{scheme}://127.0.0.1:{PORT}/{path}");
+        // On each connection every request has a path of its own.
+        let urls = (0..requests / CONNECTIONS / 2).map(|id| match id % 6 {
+            5 => url(format!("missing?id={id}\n")),
+            at => url(format!("{}?id={id}\n", FILE_SIZES[at as usize])),
+        });
+        let list = self.scene.file("urls");
+        fs::write(&list, urls.collect::<String>())?;
+        let number = (requests / CONNECTIONS / 2 * CONNECTIONS).to_string();
+        let mut asked = 0;
+        for streams in ["1", "10"] {
+            let mut load = self.scene.command("h2load");
+            load.args(["-n", &number, "-c", &CONNECTIONS.to_string(), "-m", streams, "-i", &list]);
+            let told = said(&mut load)?;
+            ensure!(told.contains(&format!(" {number} done")), "h2load says {told}");
+            asked += number.parse::<usize>()?;
+        }
+        for size in [1, 16_384, 50_000] {
+            let body = self.scene.file(&format!("files/{size}"));
+            self.scene.run("nghttp", &["-n", "-d", &body, &url(format!("1234?id={size}"))])?;
+            asked += 1;
+        }
+        wait_until("nghttpd's log", || {
+            Ok(fs::read_to_string(&self.record)?.matches(" closed\n").count() >= asked)
+        })?;
+        drop(self.server);
+        logged(&fs::read_to_string(&self.record)?)
     }
-    wait_until("nghttpd's log", || {
-        Ok(fs::read_to_string(&record)?.matches(" closed\n").count() >= asked)
-    })?;
-    drop(server);
-    logged(&fs::read_to_string(&record)?)
 }
 
 /// A stream as far as the log has told of it.

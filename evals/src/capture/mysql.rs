@@ -1,15 +1,15 @@
-//! MySQL: the commands in MariaDB's general log are the rows of `mysql_events` at both ends, and its
-//! slow log knows how long they took.
+//! MySQL, plain and inside TLS: the commands in MariaDB's general log are the rows of `mysql_events` at
+//! both ends, and its slow log knows how long they took.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs;
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::place::{Place, Server, said, wait_until};
+use super::scene::{Scene, Wire};
+use crate::place::{Server, said, wait_until};
 use crate::report::Report;
 use crate::truth::{self, Conversations, Latency, Resolution};
 use crate::watch::Watch;
@@ -19,7 +19,7 @@ pub(super) const PROGRAMS: [&str; 5] =
 
 const PORT: &str = "13306";
 /// What MariaDB's own clients have to be told.
-const CLIENT: [&str; 6] = ["--no-defaults", "--skip-ssl", "-h127.0.0.1", "-P", PORT, "-uroot"];
+const CLIENT: [&str; 5] = ["--no-defaults", "-h127.0.0.1", "-P", PORT, "-uroot"];
 /// What the general log calls the commands that it logs, with their command bytes.
 const LOGGED: [(&str, &str); 7] = [
     ("Quit", "1"),
@@ -49,19 +49,27 @@ select sleep(0.2);
 select 'after';
 ";
 
-pub(super) fn run(requests: u32, report: &mut Report) -> Result<()> {
-    let dir = tempfile::tempdir()?;
-    let place = Place::new("undine-evals")?;
-    let server = Mariadb::start(&place, dir.path())?;
-    let watch = Watch { text_bytes_max: TEXT_BYTES_MAX, ..Watch::roomy() };
-    let (seen, truth) = watch.during(&place.cgroup, || server.load(requests))?;
-    let columns =
-        ["trace_role", "local_port", "remote_port", "req_cmd", "req_body", "resp_body", "latency"];
+pub(super) fn run(wire: Wire, requests: u32, report: &mut Report) -> Result<()> {
+    let scene = Scene::new(wire)?;
+    let server = Mariadb::start(&scene)?;
+    let watch = Watch { text_bytes_max: TEXT_BYTES_MAX, ..scene.watch() };
+    let (seen, truth) = watch.during(&scene.place.cgroup, || server.load(requests))?;
+    let columns = [
+        "trace_role",
+        "encrypted",
+        "local_port",
+        "remote_port",
+        "req_cmd",
+        "req_body",
+        "resp_body",
+        "latency",
+    ];
     let (mut clients, mut servers) = (Conversations::default(), Conversations::default());
     let mut wrong_pairs = 0;
-    for [role, local, remote, code, body, response, latency] in
+    for [role, encrypted, local, remote, code, body, response, latency] in
         seen.rows("mysql_events", columns)?
     {
+        ensure!(encrypted == scene.encrypted(), "a row whose encrypted is {encrypted}");
         let Some((name, _)) = LOGGED.iter().find(|(_, logged)| *logged == code) else { continue };
         if let Some(rows) = body.strip_prefix("select seq from seq_1_to_") {
             wrong_pairs += usize::from(response != format!("Resultset rows = {rows}"));
@@ -75,27 +83,28 @@ pub(super) fn run(requests: u32, report: &mut Report) -> Result<()> {
         }
     }
     let (truth, resolution) = (truth.nameless(), Resolution(Duration::from_micros(1)));
-    truth::compare(report, "mysql", &truth, &servers.nameless(), resolution);
-    truth::compare(report, "mysql_client_end", &truth, &clients.nameless(), resolution);
-    report.same("mysql: numbered queries paired with another's result", wrong_pairs, 0);
-    truth::nothing_lost(report, "mysql", &seen)
+    let name = scene.subject("mysql");
+    truth::compare(report, &name, &truth, &servers.nameless(), resolution);
+    let client_end = format!("{name}_client_end");
+    truth::compare(report, &client_end, &truth, &clients.nameless(), resolution);
+    report.same(format!("{name}: numbered queries paired with another's result"), wrong_pairs, 0);
+    truth::nothing_lost(report, &name, &seen)
 }
 
 /// A server that runs. It writes both logs into its folder.
 struct Mariadb<'a> {
-    place: &'a Place,
-    dir: &'a Path,
+    scene: &'a Scene,
     _server: Server,
 }
 
 impl<'a> Mariadb<'a> {
-    fn start(place: &'a Place, dir: &'a Path) -> Result<Self> {
-        let at = |option: &str, file: &str| format!("--{option}={}", dir.join(file).display());
+    fn start(scene: &'a Scene) -> Result<Self> {
+        let at = |option: &str, file: &str| format!("--{option}={}", scene.file(file));
         let data = at("datadir", "data");
         let own = ["--no-defaults", "--user=root", "--innodb-use-native-aio=0", &data];
         let install = ["--skip-test-db", "--auth-root-authentication-method=normal"];
-        said(place.command("mariadb-install-db").args(own).args(install))?;
-        let mut server = place.command("mariadbd");
+        said(scene.place.command("mariadb-install-db").args(own).args(install))?;
+        let mut server = scene.command("mariadbd");
         server
             .args(own)
             .args(["--bind-address=127.0.0.1", &format!("--port={PORT}")])
@@ -104,13 +113,24 @@ impl<'a> Mariadb<'a> {
             .args([&at("slow-query-log-file", "slow.log"), "--slow-query-log=1"])
             .args(["--long-query-time=0", "--max-allowed-packet=64M"])
             .arg("--innodb-buffer-pool-size=32M");
-        let server = Self { place, dir, _server: Server::start(&mut server)? };
-        place.wait_for("mariadb-admin", &[&CLIENT[..], &["ping"]].concat())?;
+        if scene.is_tls() {
+            // It asks for the certificate that sysbench has, so it has to know who signed that.
+            let files =
+                [("ssl-key", "key"), ("ssl-cert", "certificate"), ("ssl-ca", "certificate")];
+            server.args(files.map(|(option, file)| at(option, &format!("{file}.pem"))));
+            // Where sysbench looks for its own.
+            for (name, file) in [("client-key", "key"), ("client-cert", "certificate")] {
+                fs::copy(scene.file(&format!("{file}.pem")), scene.file(&format!("{name}.pem")))?;
+            }
+            fs::copy(scene.certificate(), scene.file("cacert.pem"))?;
+        }
+        let server = Self { scene, _server: Server::start(&mut server)? };
+        scene.place.wait_for("mariadb-admin", &[&CLIENT[..], &["--skip-ssl", "ping"]].concat())?;
         said(server.client("mariadb", &["-e", "create database it"]).stdout(Stdio::null()))?;
         server.wait_for_ends()?;
         // What was said until here was not watched.
         for log in ["general.log", "slow.log"] {
-            fs::write(dir.join(log), "")?;
+            fs::write(scene.file(log), "")?;
         }
         Ok(server)
     }
@@ -126,7 +146,7 @@ impl<'a> Mariadb<'a> {
         said(&mut self.sysbench(&["--threads=4", "--time=60", &events, "run"]))?;
         self.wait_for_ends()?;
         let read = |log: &str| -> Result<String> {
-            Ok(String::from_utf8_lossy(&fs::read(self.dir.join(log))?).into_owned())
+            Ok(String::from_utf8_lossy(&fs::read(self.scene.file(log))?).into_owned())
         };
         logged(&read("general.log")?, slow(&read("slow.log")?))
     }
@@ -134,7 +154,7 @@ impl<'a> Mariadb<'a> {
     /// Waits until the general log says of every connection that it ended.
     fn wait_for_ends(&self) -> Result<()> {
         wait_until("the end of every connection", || {
-            let log = fs::read(self.dir.join("general.log"))?;
+            let log = fs::read(self.scene.file("general.log"))?;
             let log = String::from_utf8_lossy(&log);
             let count = |command| {
                 log.lines().filter_map(entry).filter(|(_, name, _)| *name == command).count()
@@ -144,14 +164,15 @@ impl<'a> Mariadb<'a> {
     }
 
     fn client(&self, program: &str, args: &[&str]) -> Command {
-        let mut command = self.place.command(program);
-        command.args(CLIENT).args(args);
+        let mut command = self.scene.command(program);
+        command.args(CLIENT).arg(if self.scene.is_tls() { "--ssl" } else { "--skip-ssl" });
+        command.args(args);
         command
     }
 
     /// Sends statements through `mariadb`, on so many connections at a time.
     fn send(&self, clients: u32, sql: &str) -> Result<()> {
-        let file = self.dir.join("statements.sql");
+        let file = self.scene.file("statements.sql");
         fs::write(&file, sql)?;
         let mut running: Vec<Child> = Vec::new();
         for _ in 0..clients {
@@ -166,11 +187,13 @@ impl<'a> Mariadb<'a> {
     }
 
     fn sysbench(&self, args: &[&str]) -> Command {
-        let mut command = self.place.command("sysbench");
+        let mut command = self.scene.command("sysbench");
+        let ssl = if self.scene.is_tls() { "--mysql-ssl=on" } else { "--mysql-ssl=off" };
         command
+            .current_dir(self.scene.dir())
             .args(["oltp_read_write", "--db-driver=mysql", "--mysql-host=127.0.0.1"])
             .args(["--mysql-user=root", &format!("--mysql-port={PORT}"), "--mysql-db=it"])
-            .args(["--mysql-ssl=off", "--tables=2", "--table-size=1000"])
+            .args([ssl, "--tables=2", "--table-size=1000"])
             .args(args);
         command
     }

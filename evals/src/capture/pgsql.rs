@@ -1,19 +1,19 @@
-//! PostgreSQL: the statements in its own JSON log are the rows of `pgsql_events`, with the durations
-//! that it logs.
+//! PostgreSQL, plain and inside TLS: the statements in its own JSON log are the rows of `pgsql_events`,
+//! with the durations that it logs.
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::place::{Place, Server, said};
+use super::scene::{Scene, Wire};
+use crate::place::{Server, said};
 use crate::report::Report;
 use crate::truth::{self, Conversations, Latency, Resolution};
-use crate::watch::Watch;
 
 /// Where Debian puts the programs of each version.
 const VERSIONS: &str = "/usr/lib/postgresql";
@@ -42,38 +42,41 @@ pub(super) fn programs() -> Option<PathBuf> {
     programs.filter(|dir| dir.join("postgres").exists() && dir.join("pgbench").exists()).max()
 }
 
-pub(super) fn run(requests: u32, report: &mut Report) -> Result<()> {
+pub(super) fn run(wire: Wire, requests: u32, report: &mut Report) -> Result<()> {
     let programs = programs().with_context(|| format!("there is no PostgreSQL in {VERSIONS}"))?;
-    let dir = tempfile::tempdir()?;
-    let place = Place::new("undine-evals")?;
-    let server = Postgres { programs, dir: dir.path(), place: &place };
-    let (seen, truth) = Watch::roomy().during(&place.cgroup, || server.load(requests))?;
+    let scene = Scene::new(wire)?;
+    let postgres = Postgres { programs, scene: &scene };
+    let server = postgres.start()?;
+    let act = || postgres.load(server, requests);
+    let (seen, truth) = scene.watch().during(&scene.place.cgroup, act)?;
     let mut rows = Conversations::default();
-    let columns = ["remote_port", "trace_role", "req_cmd", "req", "resp", "failed", "latency"];
+    let columns =
+        ["remote_port", "trace_role", "encrypted", "req_cmd", "req", "resp", "failed", "latency"];
     let mut secrets = 0;
     for row in seen.rows("pgsql_events", columns)? {
         secrets += usize::from(row.concat().contains(PASSWORD));
-        let [port, role, command, request, response, failed, latency] = row;
+        let [port, role, encrypted, command, request, response, failed, latency] = row;
         ensure!(role == "2", "a row of role {role}");
+        ensure!(encrypted == scene.encrypted(), "a row whose encrypted is {encrypted}");
         let failed = if failed == "1" { response.as_str() } else { "" };
         let latency = Latency::Server(Duration::from_nanos(latency.parse()?));
         rows.push(&port, format!("{command} {request} {failed}"), Some(latency));
     }
-    truth::compare(report, "pgsql", &truth, &rows, Resolution(Duration::from_micros(1)));
-    report.same("pgsql: rows with the password", secrets, 0);
-    truth::nothing_lost(report, "pgsql", &seen)
+    let name = scene.subject("pgsql");
+    truth::compare(report, &name, &truth, &rows, Resolution(Duration::from_micros(1)));
+    report.same(format!("{name}: rows with the password"), secrets, 0);
+    truth::nothing_lost(report, &name, &seen)
 }
 
-/// A server that is to be run.
+/// A server and its clients.
 struct Postgres<'a> {
     programs: PathBuf,
-    dir: &'a Path,
-    place: &'a Place,
+    scene: &'a Scene,
 }
 
 impl Postgres<'_> {
-    fn load(&self, requests: u32) -> Result<Conversations> {
-        let server = self.start()?;
+    /// Lets clients do what they do, and ends the server.
+    fn load(&self, server: Server, requests: u32) -> Result<Conversations> {
         let mut session = self.client("psql");
         session.args(["--no-psqlrc", "--quiet"]);
         for statement in STATEMENTS {
@@ -88,16 +91,16 @@ impl Postgres<'_> {
             said(self.client("pgbench").args(["-n", "-c", "4", "-t", &transactions, "-M", mode]))?;
         }
         server.end("INT")?;
-        let log = fs::read_to_string(self.dir.join("data/log/all.json"))?;
+        let log = fs::read_to_string(self.scene.dir().join("data/log/all.json"))?;
         logged(&log)
     }
 
     /// Makes a database and serves it.
     fn start(&self) -> Result<Server> {
-        let secret = self.dir.join("password");
+        let secret = self.scene.dir().join("password");
         fs::write(&secret, PASSWORD)?;
-        said(Command::new("chown").args(["-R", "postgres:"]).arg(self.dir))?;
-        let data = self.dir.join("data");
+        said(Command::new("chown").args(["-R", "postgres:"]).arg(self.scene.dir()))?;
+        let data = self.scene.dir().join("data");
         let mut init = self.as_postgres("initdb");
         init.args(["-N", "-A", "scram-sha-256", "-U", "me", "-D"]).arg(&data);
         said(init.arg(format!("--pwfile={}", secret.display())))?;
@@ -117,24 +120,30 @@ impl Postgres<'_> {
         ] {
             server.args(["-c", setting]);
         }
+        if self.scene.is_tls() {
+            let key = format!("ssl_key_file={}", self.scene.key());
+            let certificate = format!("ssl_cert_file={}", self.scene.certificate());
+            server.args(["-c", "ssl=on", "-c", &key, "-c", &certificate]);
+        }
         let server = Server::start(&mut server)?;
         let ready = self.programs.join("pg_isready");
         let ready = ready.to_str().context("a path that is no text")?;
-        self.place.wait_for(ready, &["-h", "127.0.0.1", "-p", PORT])?;
+        self.scene.place.wait_for(ready, &["-h", "127.0.0.1", "-p", PORT])?;
         Ok(server)
     }
 
     /// One of the programs as the user that the server insists on.
     fn as_postgres(&self, program: &str) -> Command {
-        let mut command = self.place.command("setpriv");
+        let mut command = self.scene.command("setpriv");
         command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups"]);
         command.arg(self.programs.join(program));
         command
     }
 
     fn client(&self, program: &str) -> Command {
-        let mut command = self.place.command(self.programs.join(program));
+        let mut command = self.scene.command(self.programs.join(program));
         command.args(["-h", "127.0.0.1", "-p", PORT, "-U", "me"]);
+        command.env("PGSSLMODE", if self.scene.is_tls() { "require" } else { "disable" });
         command.env("PGPASSWORD", PASSWORD).env("PGDATABASE", "postgres");
         command
     }

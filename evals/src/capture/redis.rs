@@ -1,17 +1,17 @@
-//! Redis: what `MONITOR` shows is what `redis_events` has, and `SLOWLOG` knows how long it took.
+//! Redis, plain and inside TLS: what `MONITOR` shows is what `redis_events` has, and `SLOWLOG` knows
+//! how long it took.
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::place::{Place, Server, wait_until};
+use super::scene::{Scene, Wire};
+use crate::place::{Server, wait_until};
 use crate::report::Report;
 use crate::truth::{self, Conversations, Latency, Resolution};
-use crate::watch::Watch;
 
 pub(super) const PROGRAMS: [&str; 3] = ["redis-server", "redis-cli", "redis-benchmark"];
 
@@ -23,16 +23,18 @@ const UNMONITORED: [&str; 2] = ["CONFIG", "SLOWLOG"];
 /// Connections that send marked commands, one after the other.
 const MARKED_CONNECTIONS: u32 = 4;
 
-pub(super) fn run(requests: u32, report: &mut Report) -> Result<()> {
-    let dir = tempfile::tempdir()?;
-    let place = Place::new("undine-evals")?;
-    let (seen, truth) =
-        Watch::roomy().during(&place.cgroup, || load(&place, dir.path(), requests))?;
+pub(super) fn run(wire: Wire, requests: u32, report: &mut Report) -> Result<()> {
+    let scene = Scene::new(wire)?;
+    let redis = Redis::start(&scene)?;
+    let (seen, truth) = scene.watch().during(&scene.place.cgroup, || redis.load(requests))?;
     let mut rows = Conversations::default();
     let mut wrong_pairs = 0;
-    let columns = ["remote_port", "trace_role", "req_cmd", "req_args", "resp", "latency"];
-    for [port, role, command, args, response, latency] in seen.rows("redis_events", columns)? {
+    let columns =
+        ["remote_port", "trace_role", "encrypted", "req_cmd", "req_args", "resp", "latency"];
+    for row in seen.rows("redis_events", columns)? {
+        let [port, role, encrypted, command, args, response, latency] = row;
         ensure!(role == "2", "a row of role {role}");
+        ensure!(encrypted == scene.encrypted(), "a row whose encrypted is {encrypted}");
         if UNMONITORED.contains(&command.as_str()) {
             continue;
         }
@@ -41,58 +43,86 @@ pub(super) fn run(requests: u32, report: &mut Report) -> Result<()> {
         let latency = Latency::Server(Duration::from_nanos(latency.parse()?));
         rows.push(&port, format!("{command} {args:?}"), Some(latency));
     }
-    truth::compare(report, "redis", &truth, &rows, Resolution(Duration::from_micros(1)));
-    report.same("redis: markers paired with another's reply", wrong_pairs, 0);
-    truth::nothing_lost(report, "redis", &seen)
+    let name = scene.subject("redis");
+    truth::compare(report, &name, &truth, &rows, Resolution(Duration::from_micros(1)));
+    report.same(format!("{name}: markers paired with another's reply"), wrong_pairs, 0);
+    truth::nothing_lost(report, &name, &seen)
 }
 
-fn load(place: &Place, dir: &Path, requests: u32) -> Result<Conversations> {
-    let socket = dir.join("socket");
-    let socket = socket.to_str().context("the folder's name is no text")?;
-    let mut server = place.command("redis-server");
-    server.args(["--port", PORT, "--save", "", "--unixsocket", socket, "--dir"]).arg(dir);
-    let slow = ["--slowlog-log-slower-than", "0", "--slowlog-max-len", "10000000"];
-    let _server = Server::start(server.args(slow))?;
-    // By a Unix socket, which is not watched.
-    place.wait_for("redis-cli", &["-s", socket, "ping"])?;
-    let record = dir.join("monitor");
-    let mut monitor = place.command("redis-cli");
-    let _monitor = Server::logging(monitor.args(["-s", socket, "monitor"]), &record)?;
-    wait_until("MONITOR", || Ok(fs::read_to_string(&record)?.starts_with("OK")))?;
-
-    mark(place, dir, requests / MARKED_CONNECTIONS)?;
-    let number = requests.to_string();
-    let load = ["-p", PORT, "-q", "-n", &number, "-c", "8", "-r", "10000", "-t"];
-    place.run("redis-benchmark", &[&load[..], &["set,get,incr,lpush,mset"]].concat())?;
-    let slow = place.run("redis-cli", &["-s", socket, "--json", "slowlog", "get", "-1"])?;
-    place.run("redis-benchmark", &[&load[..], &["set,get", "-P", "16"]].concat())?;
-
-    place.run("redis-cli", &["-s", socket, "echo", END])?;
-    wait_until("the end of MONITOR", || Ok(fs::read_to_string(&record)?.contains(END)))?;
-    let mut truth = monitored(&fs::read_to_string(&record)?)?;
-    add_latencies(&mut truth, &slow)?;
-    Ok(truth)
+/// A server that runs, and the command that shows what it is asked.
+struct Redis<'a> {
+    scene: &'a Scene,
+    /// By which it is asked what is not to be watched.
+    socket: String,
+    /// What the command shows.
+    record: String,
+    _programs: [Server; 2],
 }
 
-/// Sends numbered commands on several connections at a time.
-fn mark(place: &Place, dir: &Path, commands: u32) -> Result<()> {
-    let mut clients: Vec<Child> = Vec::new();
-    for client in 0..MARKED_CONNECTIONS {
-        let lines = (0..commands).map(|at| match at % 4 {
-            0 => format!("SET marker:{client} \"{at} \\\"quoted\\\" and more\"\n"),
-            1 => format!("HSET markers:{client} field{at} {at}\n"),
-            _ => format!("ECHO marker-{client}-{at}\n"),
-        });
-        let file = dir.join(format!("commands{client}"));
-        fs::write(&file, lines.collect::<String>())?;
-        let mut command = place.command("redis-cli");
-        command.args(["-p", PORT]).stdin(fs::File::open(&file)?).stdout(Stdio::null());
-        clients.push(command.spawn()?);
+impl<'a> Redis<'a> {
+    fn start(scene: &'a Scene) -> Result<Self> {
+        let (socket, record) = (scene.file("socket"), scene.file("monitor"));
+        let mut server = scene.command("redis-server");
+        server.args(["--save", "", "--unixsocket", &socket, "--dir"]).arg(scene.dir());
+        if scene.is_tls() {
+            server.args(["--port", "0", "--tls-port", PORT, "--tls-auth-clients", "no"]);
+            server.args(["--tls-key-file", &scene.key(), "--tls-cert-file", &scene.certificate()]);
+            server.args(["--tls-ca-cert-file", &scene.certificate()]);
+        } else {
+            server.args(["--port", PORT]);
+        }
+        let slow = ["--slowlog-log-slower-than", "0", "--slowlog-max-len", "10000000"];
+        let server = Server::start(server.args(slow))?;
+        scene.place.wait_for("redis-cli", &["-s", &socket, "ping"])?;
+        let mut monitor = scene.command("redis-cli");
+        let monitor = monitor.args(["-s", &socket, "monitor"]);
+        let monitor = Server::logging(monitor, record.as_ref())?;
+        wait_until("MONITOR", || Ok(fs::read_to_string(&record)?.starts_with("OK")))?;
+        Ok(Self { scene, socket, record, _programs: [server, monitor] })
     }
-    for mut client in clients {
-        ensure!(client.wait()?.success(), "redis-cli failed");
+
+    fn load(&self, requests: u32) -> Result<Conversations> {
+        self.mark(requests / MARKED_CONNECTIONS)?;
+        let number = requests.to_string();
+        let load = ["-q", "-n", &number, "-c", "8", "-r", "10000", "-t"];
+        let load = [&self.to()[..], &load].concat();
+        let (run, socket) = (|program, args: &[&str]| self.scene.run(program, args), &*self.socket);
+        run("redis-benchmark", &[&load[..], &["set,get,incr,lpush,mset"]].concat())?;
+        let slow = run("redis-cli", &["-s", socket, "--json", "slowlog", "get", "-1"])?;
+        run("redis-benchmark", &[&load[..], &["set,get", "-P", "16"]].concat())?;
+        run("redis-cli", &["-s", socket, "echo", END])?;
+        wait_until("the end of MONITOR", || Ok(fs::read_to_string(&self.record)?.contains(END)))?;
+        let mut truth = monitored(&fs::read_to_string(&self.record)?)?;
+        add_latencies(&mut truth, &slow)?;
+        Ok(truth)
     }
-    Ok(())
+
+    /// What clients are told of it.
+    fn to(&self) -> Vec<&'static str> {
+        let tls: &[_] = if self.scene.is_tls() { &["--tls", "--insecure"] } else { &[] };
+        [&["-p", PORT], tls].concat()
+    }
+
+    /// Sends numbered commands on several connections at a time.
+    fn mark(&self, commands: u32) -> Result<()> {
+        let mut clients: Vec<Child> = Vec::new();
+        for client in 0..MARKED_CONNECTIONS {
+            let lines = (0..commands).map(|at| match at % 4 {
+                0 => format!("SET marker:{client} \"{at} \\\"quoted\\\" and more\"\n"),
+                1 => format!("HSET markers:{client} field{at} {at}\n"),
+                _ => format!("ECHO marker-{client}-{at}\n"),
+            });
+            let file = self.scene.file(&format!("commands{client}"));
+            fs::write(&file, lines.collect::<String>())?;
+            let mut command = self.scene.command("redis-cli");
+            command.args(self.to()).stdin(fs::File::open(&file)?).stdout(Stdio::null());
+            clients.push(command.spawn()?);
+        }
+        for mut client in clients {
+            ensure!(client.wait()?.success(), "redis-cli failed");
+        }
+        Ok(())
+    }
 }
 
 /// The commands of each client that has a port, as `TIME [DB ADDRESS:PORT] "COMMAND" "ARGUMENT" …`.
@@ -141,20 +171,23 @@ fn add_latencies(truth: &mut Conversations, slow: &str) -> Result<()> {
     type Entry = (u64, u64, u64, Vec<String>, String, String);
     let mut entries: Vec<Entry> = serde_json::from_str(slow).context("SLOWLOG")?;
     entries.reverse();
-    let mut took: BTreeMap<String, Vec<Duration>> = BTreeMap::new();
+    let mut took: BTreeMap<String, Vec<(String, Duration)>> = BTreeMap::new();
     for (_, _, micros, words, address, _) in entries {
-        let is_monitored =
-            words.first().is_some_and(|name| !UNMONITORED.contains(&name.to_uppercase().as_str()));
+        let name = words.first().context("SLOWLOG has no command")?.to_uppercase();
         if let Some((_, port)) = address.rsplit_once("127.0.0.1:")
-            && is_monitored
+            && !UNMONITORED.contains(&name.as_str())
         {
-            took.entry(port.to_owned()).or_default().push(Duration::from_micros(micros));
+            took.entry(port.to_owned()).or_default().push((name, Duration::from_micros(micros)));
         }
     }
     for (port, took) in took {
         let exchanges = truth.of(&port);
-        ensure!(exchanges.len() == took.len(), "SLOWLOG and MONITOR differ on port {port}");
-        for (exchange, took) in exchanges.iter_mut().zip(took) {
+        // A port that is used again later, when SLOWLOG has been read, has more.
+        let (all, slow) = (exchanges.len(), took.len());
+        ensure!(slow <= all, "SLOWLOG has {slow} commands of port {port}, MONITOR has {all}");
+        for (exchange, (name, took)) in exchanges.iter_mut().zip(took) {
+            let is_it = exchange.what.split(' ').next() == Some(&name);
+            ensure!(is_it, "SLOWLOG has {name} for '{}' on port {port}", exchange.what);
             exchange.latency = Some(Latency::Server(took));
         }
     }
