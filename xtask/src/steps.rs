@@ -32,7 +32,8 @@ pub(crate) fn test() -> Vec<Step> {
         Step { name: "clippy", minutes_max: 7, check: clippy },
         Step { name: "capture", minutes_max: 2, check: capture },
         Step { name: "loss", minutes_max: 1, check: || eval(&["loss"]) },
-        Step { name: "tiers", minutes_max: 2, check: || eval(&["tiers"]) },
+        Step { name: "exact", minutes_max: 1, check: exact },
+        Step { name: "tiers", minutes_max: 1, check: || eval(&["tiers"]) },
         Step { name: "scripts", minutes_max: 1, check: || eval(&["scripts"]) },
         Step { name: "demo", minutes_max: 4, check: demo },
         Step { name: "page", minutes_max: 2, check: || ui::check() },
@@ -141,8 +142,15 @@ fn clippy() -> Result<Outcome> {
 
 /// Of every protocol whose server `x` installs, so few requests that two cores are done in time.
 fn capture() -> Result<Outcome> {
-    let protocols = "http1,http2,mysql,pgsql,redis,dns,nats";
-    eval(&["capture", "--protocol", protocols, "--requests", "2000"])
+    let plain = "http1,http2,mysql,pgsql,redis,dns,nats";
+    let tls = "https,http2s,mysql-tls,pgsql-tls,redis-tls";
+    eval(&["capture", "--protocol", &format!("{plain},{tls}"), "--requests", "2000"])
+}
+
+/// Bytes by every call that moves any, and shares of the CPU's time.
+fn exact() -> Result<Outcome> {
+    eval(&["flavours"])?;
+    eval(&["profile"])
 }
 
 fn eval(args: &[&str]) -> Result<Outcome> {
