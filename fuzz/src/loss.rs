@@ -27,6 +27,8 @@ const TRIES: usize = 24;
 const HOLES_MAX: usize = 4;
 /// What a debugged row says where bytes of its bodies are missing.
 const INCOMPLETE: &str = "is_incomplete: true";
+/// What it says where it has no response.
+const UNANSWERED: &str = "response_size: 0,";
 /// What is before a debugged row's quality.
 const QUALITY: &str = "quality: ";
 
@@ -147,8 +149,9 @@ fn is_same(code: ProtocolCode, row: &str, other: &str) -> bool {
         return false;
     };
     if row.contains(INCOMPLETE) || quality(row) & QUALITY_BODY_INCOMPLETE > 0 {
-        // Where its end is missing, it ends with what follows that.
-        return from == other_from && to >= other_to;
+        // Where its end is missing, it ends with what follows that, or there if that is not waited
+        // for.
+        return from == other_from && (to >= other_to || row.contains(UNANSWERED));
     }
     // These refer to what was said before: statements by their names, and headers by their places.
     let refers = matches!(

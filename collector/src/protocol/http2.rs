@@ -287,6 +287,9 @@ impl Http2 {
                 // Trailers of a request that was not seen, or a request of which nothing is known.
                 self.gaps.unread(REQUEST_BYTES_MIN);
             }
+        } else if stream::role(fields) == Role::Request {
+            // Numbers of streams count up, so there is something wrong with one of them.
+            self.gaps.unread(REQUEST_BYTES_MIN);
         }
     }
 

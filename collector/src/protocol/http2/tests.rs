@@ -160,6 +160,20 @@ fn a_promised_request_is_a_row_of_its_own() {
 }
 
 #[test]
+fn a_request_on_a_stream_before_the_last_is_no_row_and_counted() {
+    let mut ends = Ends::new();
+    let talk = [
+        c([preface(), ends.get(7, "/7", END_STREAM)].concat()),
+        s(ends.ok(7, "/7", END_STREAM)),
+        c(ends.get(5, "/5", END_STREAM)),
+        s(ends.ok(5, "/5", END_STREAM)),
+    ];
+    let shown = run(&talk);
+    assert_eq!(shown.len(), 2, "{shown:?}");
+    assert_eq!(shown[1], "lost 0..=1 parse_error");
+}
+
+#[test]
 fn promises_that_are_lost_are_within_the_bounds_unless_the_client_forbids_them() {
     for (settings, lost) in [
         (settings(&[(3, 100)]), "lost 2..=7 ring_full"),
