@@ -122,9 +122,9 @@ impl Operation {
                 count(Counter::ElidedBytes, len);
             }
             Output { scratch, totals }.send(len);
-            // Older kernels run no programs that look for it.
+            // Kernels before 5.17 run no programs that look for it.
             if cfg!(not(feature = "before-5-17")) && (*connection).secured == 0 {
-                note_hello(scratch, self.sock, connection);
+                note_hello(scratch, self.sock);
             }
             if now.wrapping_sub((*connection).stats_at) > tcp_stats_interval_ns() {
                 (*connection).stats_at = now;

@@ -23,6 +23,7 @@ use super::{
     },
     ring,
     scope::watches,
+    socket_length::locate,
     task::Current,
     tls_hello, tls_output,
 };
@@ -95,8 +96,26 @@ pub(crate) fn note_operation(
     if first.len == 0 {
         first.advance();
     }
-    // SAFETY: as above.
-    is_in_call(sock.0, connection, first.base, unsafe { &*call }, current.tgid);
+    tls_is_in_call(sock.0, first.base, key.object);
+}
+
+/// As [`note_operation`], at the end of system call `number`; also a function of numbers only.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn tls_note_exit(
+    sock: u64,
+    number: u64,
+    second: u64,
+    third: u64,
+    direction: u64,
+) -> u64 {
+    let buffer = locate(number, (direction & 1) as u8, second, third, 1);
+    if let Some(buffer) = buffer
+        && let Some(connection) = find(Sock(sock))
+    {
+        note_operation(Sock(sock), connection, buffer, Current::get());
+    }
+    0
 }
 
 /// A call moved `len` bytes: sends them, where the process is watched.
@@ -125,11 +144,28 @@ pub(crate) fn moved(call: &TlsCall, len: u64) {
     tls_output::send(stream, call, len, current);
 }
 
-/// `current`'s thread does something on `sock` while it is in `call`. Not inlined, since it is
-/// needed wherever bytes move.
+/// The current thread or goroutine, `caller`, does something on `sock` while it is in a call, with
+/// the bytes at `bytes`. A function of numbers only, so that the verifier goes through it once and
+/// not wherever bytes move.
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn is_in_call(sock: u64, connection: *mut Connection, bytes: u64, call: &TlsCall, tgid: u32) {
+extern "C" fn tls_is_in_call(sock: u64, bytes: u64, caller: u64) -> u64 {
     let current = Current::get();
+    let caller = TlsKey { object: caller, tgid: current.tgid, reserved: 0 };
+    // SAFETY: copied at once; only the thread or goroutine itself changes its entry.
+    let call = unsafe { TLS_CALLS.get(caller).or_else(|| GO_CALLS.get(caller)) }.copied();
+    if let Some(call) = call
+        && let Some(connection) = find(Sock(sock))
+    {
+        bind(sock, connection, bytes, &call, current);
+    }
+    0
+}
+
+/// Binds the plaintext of `call` to `connection`, if what moves on it is of that call.
+#[inline(always)]
+fn bind(sock: u64, connection: *mut Connection, bytes: u64, call: &TlsCall, current: Current) {
+    let tgid = current.tgid;
     let registers = current.user_registers();
     // SAFETY: the kernel gave this `struct pt_regs`; the index is inside it.
     if registers.is_null() || unsafe { *registers.add(RSP) } >= call.stack {
