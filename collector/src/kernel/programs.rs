@@ -199,7 +199,7 @@ pub(super) fn load(config: &Config) -> Result<Loaded, BuildError> {
         }
         probes.push(report);
     }
-    if config.tls == Tls::Read && config.object.reads_tls_with(hooks) {
+    if config.tls == Tls::Read && hooks == Hooks::SocketLength {
         programs.load_tls(&mut probes);
     }
     programs.set_datagram_ports(&DATAGRAM_PORTS).map_err(not_built)?;

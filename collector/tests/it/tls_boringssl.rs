@@ -9,7 +9,7 @@ use undine_collector::Cgroup;
 use super::kernel::alone;
 use super::place::{skip, succeed};
 use super::tls::{
-    RING_BYTES, Scene, can_run, check_nothing_is_lost, http_rows_of, run_probed, PORT,
+    PORT, RING_BYTES, Scene, can_run, check_nothing_is_lost, http_rows_of, run_probed,
 };
 
 /// Asks on a socket that the library has, or moves the ciphertext itself.

@@ -10,9 +10,10 @@ use undine_ebpf::{
     Counter,
     load::{
         ASKERS_MAX, BORN_MAX, CALLERS_MAX, CLOSED_MAX, COUNTERS as COUNTERS_LEN, Connection,
-        GO_CALLS_MAX, LISTEN_PORTS_MAX, ListenKey, OFFSETS as OFFSETS_LEN, Offset, PORT_WORDS, ProcessVerdict,
-        Scratch, Settings, TARGETS_MAX, TLS_CALLS_MAX, TLS_HELLOS_MAX, TLS_LIBRARIES_MAX, TcpBudget,
-        TlsHello, TlsHelloAt, TlsKey, TlsLibrary, TlsStream, UNTOLD_MAX, Untold, UntoldKey,
+        GO_CALLS_MAX, LISTEN_PORTS_MAX, ListenKey, OFFSETS as OFFSETS_LEN, Offset, PORT_WORDS,
+        ProcessVerdict, Scratch, Settings, TARGETS_MAX, TLS_CALLS_MAX, TLS_HELLOS_MAX,
+        TLS_LIBRARIES_MAX, TcpBudget, TlsHello, TlsHelloAt, TlsKey, TlsLibrary, TlsStream,
+        UNTOLD_MAX, Untold, UntoldKey,
     },
 };
 

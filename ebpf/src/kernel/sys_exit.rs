@@ -24,7 +24,6 @@ use super::{
         register,
     },
     task::Current,
-    tls_calls::tls_note_exit,
 };
 
 const S_IFMT: u16 = 0o170_000;
@@ -106,12 +105,8 @@ fn observe(registers: u64, descriptor: u64, direction: u8, result: u64) {
     let copied = direction == EGRESS || flags & (MSG_TRUNC | MSG_OOB) == 0;
     let buffer: Option<Buffer> =
         if copied { locate(number, direction, second, third, u64::from(moved)) } else { None };
-    let is_copied = buffer.is_some();
     Operation { sock, direction, len: moved, syscall: number as u16, buffer }
         .record(current, find(sock));
-    if cfg!(not(feature = "before-5-17")) && is_copied {
-        tls_note_exit(sock.0, number, second, third, u64::from(direction));
-    }
 }
 
 /// The flags of a call that receives.

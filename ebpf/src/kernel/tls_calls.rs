@@ -23,7 +23,6 @@ use super::{
     },
     ring,
     scope::watches,
-    socket_length::locate,
     task::Current,
     tls_hello, tls_output,
 };
@@ -63,6 +62,7 @@ pub(crate) fn call_key(ids: u64) -> TlsKey {
 pub(crate) fn note_operation(
     sock: Sock,
     connection: *mut Connection,
+    direction: u8,
     buffer: Buffer,
     current: Current,
 ) {
@@ -70,6 +70,10 @@ pub(crate) fn note_operation(
     let tls = settings.tls;
     if tls == 0 {
         return;
+    }
+    // SAFETY: a map value.
+    if unsafe { (*connection).secured } == 0 {
+        tls_hello::tls_note_hello(sock.0, u64::from(direction));
     }
     let mut key = TlsKey { object: u64::from(current.tid), tgid: current.tgid, reserved: 0 };
     // SAFETY: a map value.
@@ -97,25 +101,6 @@ pub(crate) fn note_operation(
         first.advance();
     }
     tls_is_in_call(sock.0, first.base, key.object);
-}
-
-/// As [`note_operation`], at the end of system call `number`; also a function of numbers only.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub(crate) extern "C" fn tls_note_exit(
-    sock: u64,
-    number: u64,
-    second: u64,
-    third: u64,
-    direction: u64,
-) -> u64 {
-    let buffer = locate(number, (direction & 1) as u8, second, third, 1);
-    if let Some(buffer) = buffer
-        && let Some(connection) = find(Sock(sock))
-    {
-        note_operation(Sock(sock), connection, buffer, Current::get());
-    }
-    0
 }
 
 /// A call moved `len` bytes: sends them, where the process is watched.

@@ -9,7 +9,7 @@ use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_probe_read_user};
 use undine_ebpf::{
     EGRESS, FLAG_CONTINUED, INGRESS,
     load::{
-        NO_PLACE, SCRATCH_PER_CPU, SECURED_KNOWN, Scratch, TlsHello, TlsHelloAt, TlsKey, TlsLibrary,
+        NO_PLACE, SCRATCH_PER_CPU, SECURED_KNOWN, TlsHello, TlsHelloAt, TlsKey, TlsLibrary,
         TlsStream,
     },
 };
@@ -32,22 +32,12 @@ const RANDOM_END: u32 = RANDOM_AT as u32 + 32;
 const HANDSHAKE: u8 = 22;
 const CLIENT_HELLO: u8 = 1;
 
-/// Remembers the connection of `sock`, where the operation whose message is in `scratch` begins a
-/// handshake.
-#[inline(always)]
-pub(crate) fn note_hello(scratch: *mut Scratch, sock: Sock) {
-    // SAFETY: `scratch` is a map value.
-    let (first, direction) = unsafe { ((*scratch).payload[0], (*scratch).header.direction) };
-    if first == HANDSHAKE {
-        tls_note_hello(sock.0, u64::from(direction));
-    }
-}
-
-/// As [`note_hello`], of an operation in `direction` that this CPU is at. A function of numbers only,
-/// so that the verifier goes through it once.
+/// Remembers the connection of `sock`, where the operation in `direction` that this CPU has just
+/// recorded begins a handshake: its message is still in the scratch memory. A function of numbers
+/// only, so that the verifier goes through it once and not wherever bytes move.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn tls_note_hello(sock: u64, direction: u64) -> u64 {
+pub(crate) extern "C" fn tls_note_hello(sock: u64, direction: u64) -> u64 {
     let slot = ring::cpu() * SCRATCH_PER_CPU + (direction as u32 & 1);
     let Some(scratch) = SCRATCH.get_ptr_mut(slot) else { return 0 };
     let Some(connection) = find(Sock(sock)) else { return 0 };
