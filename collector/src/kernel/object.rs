@@ -11,8 +11,6 @@ use aya::{
     util::KernelVersion,
 };
 
-use super::Hooks;
-
 /// The first kernel with `bpf_loop`.
 const BPF_LOOP: KernelVersion = KernelVersion::new(5, 17, 0);
 
@@ -42,18 +40,6 @@ impl Object {
             Self::Usual => Cow::Borrowed(usual()),
             Self::Fitting | Self::Before5_17 => Cow::Borrowed(before_5_17()),
             Self::Given(bytes) => Cow::Borrowed(bytes),
-        }
-    }
-}
-
-impl Object {
-    /// Whether its programs find out what carries a plaintext where `hooks` see the bytes.
-    pub(super) fn reads_tls_with(&self, hooks: Hooks) -> bool {
-        match self {
-            _ if hooks == Hooks::SocketLength => true,
-            Self::Fitting | Self::Given(_) => has_loop(),
-            Self::Usual => true,
-            Self::Before5_17 => false,
         }
     }
 }

@@ -222,7 +222,7 @@ pub(super) fn load(config: &Config) -> Result<Loaded, BuildError> {
         }
         probes.push(report);
     }
-    if config.tls == Tls::Read && config.object.reads_tls_with(hooks) {
+    if config.tls == Tls::Read && hooks != Hooks::SysExit {
         programs.load_tls(&mut probes);
     }
     programs.load_trace(&mut probes);

@@ -53,7 +53,7 @@ impl TlsProbes {
     /// Probes a library's functions.
     pub(super) fn probe(&mut self, ebpf: &mut Ebpf, path: &Path, library: &Library) -> Outcome {
         if !self.is_loaded {
-            let why = "the kernel does not take the programs, which need Linux 5.17";
+            let why = "the kernel does not take the programs, or lacks sock_send_length (6.3)";
             return Outcome::Refused(why.to_owned());
         }
         if self.libraries >= TLS_LIBRARIES_MAX {

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use undine_collector::{Config, Hooks, SourceConfig, Stats, Tls};
+use undine_collector::{Config, SourceConfig, Stats, Tls};
 
 use super::kernel::{alone, config, may_load};
 use super::memory::Memory;
@@ -141,22 +141,12 @@ impl Scene {
         ring_bytes: u32,
         act: impl FnOnce(&Self, &Memory) -> T,
     ) -> (Arc<Memory>, Stats, T) {
-        self.watch_by(None, ring_bytes, act).await
-    }
-
-    /// As [`Self::watch`], by hooks that are not always the best.
-    async fn watch_by<T>(
-        &self,
-        chosen: Option<Hooks>,
-        ring_bytes: u32,
-        act: impl FnOnce(&Self, &Memory) -> T,
-    ) -> (Arc<Memory>, Stats, T) {
         let memory = Arc::new(Memory::default());
         let append = Arc::clone(&memory);
         let mut config =
             Config { body_bytes_max: 64, ..config(&self.place.cgroup, ring_bytes, None) };
-        if let SourceConfig::Kernel { tls, hooks, .. } = &mut config.source {
-            (*tls, *hooks) = (Tls::Read, chosen);
+        if let SourceConfig::Kernel { tls, .. } = &mut config.source {
+            *tls = Tls::Read;
         }
         let collector = config.build(append).unwrap();
         let handle = collector.handle();
@@ -263,29 +253,6 @@ async fn every_request_that_nginx_logged_is_a_row_also_inside_tls() {
     let wire = memory.rows("conn_stats", &["trace_role", "protocol", "ssl", "conn_open"]);
     let wire: Vec<_> = wire.iter().filter(served).collect();
     assert!(!wire.is_empty() && wire.iter().all(|row| row[2] == "true"), "{wire:?}");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn tls_is_read_where_system_calls_are_seen_at_their_end() {
-    let _alone = alone().await;
-    if !can_run(&["nginx", "curl"]) {
-        return;
-    }
-    let scene = Scene::new("undine-tls-sys-exit");
-    let _nginx = scene.nginx();
-    let (memory, stats, truth) = scene
-        .watch_by(Some(Hooks::SysExit), RING_BYTES, |scene, _| {
-            for path in ["/0", "/20000", "/400000"] {
-                scene.run("curl", &["-sk", "--http1.1", "-o", "/dev/null", &Scene::url(path)]);
-            }
-            scene.run("curl", &["-sk", "--http1.1", &Scene::url("/of/many/[1-100]")]);
-            scene.run("curl", &["-sk", "--http2", &Scene::url("/of/h2/[1-50]")]);
-            scene.access_log()
-        })
-        .await;
-    assert_eq!(http_rows(&memory), truth);
-    assert_eq!(truth.values().sum::<usize>(), 153);
-    check_nothing_is_lost(&memory, &stats);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -80,7 +80,8 @@ pub(crate) fn go_tls_exit(ctx: ProbeContext) -> u32 {
         };
         call.buffer = end.wrapping_sub(call.buffer);
     }
-    moved(&call, result);
+    // The entry is only made where the process is watched.
+    moved(&call, result, Current::get());
     0
 }
 

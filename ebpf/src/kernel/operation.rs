@@ -18,7 +18,6 @@ use super::{
     task::Current,
     tcp_health::tell_stats,
     tcp_stream::{begins, catch_up, is_behind},
-    tls_hello::note_hello,
 };
 
 /// Most steps for one operation; each goes to the next run of a vectored operation or copies a
@@ -123,10 +122,6 @@ impl Operation {
                 count(Counter::ElidedBytes, len);
             }
             Output { scratch, totals }.send(len);
-            // Older kernels run no programs that look for it.
-            if cfg!(not(feature = "before-5-17")) && (*connection).secured == 0 {
-                note_hello(scratch, self.sock, connection);
-            }
             if now.wrapping_sub((*connection).stats_at) > tcp_stats_interval_ns() {
                 (*connection).stats_at = now;
                 tell_stats(self.sock.0, connection, 0);

@@ -120,7 +120,7 @@ pub(crate) fn observe(ctx: &RawTracePointContext, direction: u8) {
     if let Some(connection) = operation.record(current, known)
         && let Some(buffer) = buffer
     {
-        tls_calls::note_operation(sock, connection, buffer, current);
+        tls_calls::note_operation(sock, connection, direction, buffer, current);
     }
 }
 

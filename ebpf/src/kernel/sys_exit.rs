@@ -113,12 +113,8 @@ fn observe(registers: u64, descriptor: u64, direction: u8, result: u64) {
     let copied = direction == EGRESS || flags & (MSG_TRUNC | MSG_OOB) == 0;
     let buffer: Option<Buffer> =
         if copied { locate(number, direction, second, third, u64::from(moved)) } else { None };
-    let operation = Operation { sock, direction, len: moved, syscall: number as u16, buffer };
-    let _connection = operation.record(current, known);
-    #[cfg(not(feature = "before-5-17"))]
-    if let (Some(connection), Some(buffer)) = (_connection, buffer) {
-        super::tls_calls::note_operation(sock, connection, buffer, current);
-    }
+    Operation { sock, direction, len: moved, syscall: number as u16, buffer }
+        .record(current, known);
 }
 
 /// The flags of a call that receives.

@@ -3,7 +3,7 @@
 //!
 //! The entry remembers where the bytes are, the return sends them, since only then is it known how
 //! many they are: none where the call would have had to wait, and then it is made again. Only then
-//! it is looked whether the process is watched, too.
+//! it is looked whether the process is watched, too, before anything of its memory is read.
 //!
 //! These programs may be interrupted by each other, so they share no scratch memory and change
 //! counters atomically.
@@ -23,7 +23,8 @@ use undine_ebpf::{
 
 use super::{
     maps::{TLS_CALLS, TLS_OUTER_CALLS, TLS_STREAMS, count},
-    tls_calls::{TlsCall, call_key, end, moved},
+    task::Current,
+    tls_calls::{TlsCall, call_key, end, is_watched, moved},
 };
 
 /// A function that takes the object, a buffer and its length begins.
@@ -97,6 +98,10 @@ pub(crate) fn tls_exit(ctx: RetProbeContext) -> u32 {
     if result <= 0 {
         return 0;
     }
+    let current = Current::get();
+    if !is_watched(&call, current) {
+        return 0;
+    }
     let len = if call.written == 0 {
         result as u64
     } else {
@@ -109,7 +114,7 @@ pub(crate) fn tls_exit(ctx: RetProbeContext) -> u32 {
             }
         }
     };
-    moved(&call, len);
+    moved(&call, len, current);
     0
 }
 

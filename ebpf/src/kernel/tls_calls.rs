@@ -62,6 +62,7 @@ pub(crate) fn call_key(ids: u64) -> TlsKey {
 pub(crate) fn note_operation(
     sock: Sock,
     connection: *mut Connection,
+    direction: u8,
     buffer: Buffer,
     current: Current,
 ) {
@@ -69,6 +70,10 @@ pub(crate) fn note_operation(
     let tls = settings.tls;
     if tls == 0 {
         return;
+    }
+    // SAFETY: a map value.
+    if unsafe { (*connection).secured } == 0 {
+        tls_hello::tls_note_hello(sock.0, u64::from(direction));
     }
     let mut key = TlsKey { object: u64::from(current.tid), tgid: current.tgid, reserved: 0 };
     // SAFETY: a map value.
@@ -95,19 +100,20 @@ pub(crate) fn note_operation(
     if first.len == 0 {
         first.advance();
     }
-    // SAFETY: as above.
-    is_in_call(sock.0, connection, first.base, unsafe { &*call }, current.tgid);
+    tls_is_in_call(sock.0, first.base, key.object);
 }
 
-/// A call moved `len` bytes: sends them, where the process is watched.
+/// Whether the process that makes `call` is watched, which an operation within it may have told.
 #[inline(always)]
-pub(crate) fn moved(call: &TlsCall, len: u64) {
+pub(crate) fn is_watched(call: &TlsCall, current: Current) -> bool {
+    call.cookie & COOKIE_WATCHED != 0 || watches(current, || current.netns())
+}
+
+/// A call of a watched process moved `len` bytes: sends them.
+#[inline(always)]
+pub(crate) fn moved(call: &TlsCall, len: u64, current: Current) {
     // A library never moves more than it was asked to; 4 GiB in one call do not fit a message.
     if len == 0 || len > (call.wanted & 0xffff_ffff) {
-        return;
-    }
-    let current = Current::get();
-    if call.cookie & COOKIE_WATCHED == 0 && !watches(current, || current.netns()) {
         return;
     }
     let Some(stream) = stream_of(call, current) else {
@@ -125,11 +131,28 @@ pub(crate) fn moved(call: &TlsCall, len: u64) {
     tls_output::send(stream, call, len, current);
 }
 
-/// `current`'s thread does something on `sock` while it is in `call`. Not inlined, since it is
-/// needed wherever bytes move.
+/// The current thread or goroutine, `caller`, does something on `sock` while it is in a call, with
+/// the bytes at `bytes`. A function of numbers only, so that the verifier goes through it once and
+/// not wherever bytes move.
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn is_in_call(sock: u64, connection: *mut Connection, bytes: u64, call: &TlsCall, tgid: u32) {
+extern "C" fn tls_is_in_call(sock: u64, bytes: u64, caller: u64) -> u64 {
     let current = Current::get();
+    let caller = TlsKey { object: caller, tgid: current.tgid, reserved: 0 };
+    // SAFETY: copied at once; only the thread or goroutine itself changes its entry.
+    let call = unsafe { TLS_CALLS.get(caller).or_else(|| GO_CALLS.get(caller)) }.copied();
+    if let Some(call) = call
+        && let Some(connection) = find(Sock(sock))
+    {
+        bind(sock, connection, bytes, &call, current);
+    }
+    0
+}
+
+/// Binds the plaintext of `call` to `connection`, if what moves on it is of that call.
+#[inline(always)]
+fn bind(sock: u64, connection: *mut Connection, bytes: u64, call: &TlsCall, current: Current) {
+    let tgid = current.tgid;
     let registers = current.user_registers();
     // SAFETY: the kernel gave this `struct pt_regs`; the index is inside it.
     if registers.is_null() || unsafe { *registers.add(RSP) } >= call.stack {

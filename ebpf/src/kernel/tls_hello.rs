@@ -9,14 +9,15 @@ use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_probe_read_user};
 use undine_ebpf::{
     EGRESS, FLAG_CONTINUED, INGRESS,
     load::{
-        Connection, NO_PLACE, SECURED_KNOWN, Scratch, TlsHello, TlsHelloAt, TlsKey, TlsLibrary,
+        NO_PLACE, SCRATCH_PER_CPU, SECURED_KNOWN, TlsHello, TlsHelloAt, TlsKey, TlsLibrary,
         TlsStream,
     },
 };
 
 use super::{
     connection::{Sock, find},
-    maps::{SETTINGS, TLS_CARRIERS, TLS_HELLOS, TLS_LIBRARIES},
+    maps::{SCRATCH, SETTINGS, TLS_CARRIERS, TLS_HELLOS, TLS_LIBRARIES},
+    ring,
     task::Current,
     tls_calls::announce,
 };
@@ -27,43 +28,41 @@ const LOOKUPS_MAX: u32 = 2;
 /// version (RFC 8446, sections 4 and 5.1).
 const RANDOM_AT: usize = 11;
 const RANDOM_END: u32 = RANDOM_AT as u32 + 32;
+/// Type of a record of the handshake, and of the client's first message.
+const HANDSHAKE: u8 = 22;
+const CLIENT_HELLO: u8 = 1;
 
-/// Remembers `connection`, where the operation whose message is in `scratch` begins a handshake.
-#[inline(always)]
-pub(crate) fn note_hello(scratch: *mut Scratch, sock: Sock, connection: *mut Connection) {
-    // SAFETY: `scratch` is a map value.
-    let is_hello = unsafe {
-        let (header, payload) = (&(*scratch).header, &(*scratch).payload);
-        payload[0] == 22
-            && payload[1] == 3
-            && payload[5] == 1
-            && header.captured >= RANDOM_END
-            && header.flags & FLAG_CONTINUED == 0
-    };
-    if is_hello {
-        remember(scratch, sock.0, connection);
-    }
-}
-
-/// Not inlined, since it is rare.
+/// Remembers the connection of `sock`, where the operation in `direction` that this CPU has just
+/// recorded begins a handshake: its message is still in the scratch memory. A function of numbers
+/// only, so that the verifier goes through it once and not wherever bytes move.
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn remember(scratch: *mut Scratch, sock: u64, connection: *mut Connection) {
-    let Some(settings) = SETTINGS.get(0) else { return };
-    if settings.tls == 0 {
-        return;
-    }
+pub(crate) extern "C" fn tls_note_hello(sock: u64, direction: u64) -> u64 {
+    let slot = ring::cpu() * SCRATCH_PER_CPU + (direction as u32 & 1);
+    let Some(scratch) = SCRATCH.get_ptr_mut(slot) else { return 0 };
+    let Some(connection) = find(Sock(sock)) else { return 0 };
+    let Some(settings) = SETTINGS.get(0) else { return 0 };
     // SAFETY: map values; the bytes are inside the payload.
-    let (hello, at) = unsafe {
-        let random = (&raw const (*scratch).payload).cast::<u8>().add(RANDOM_AT);
-        let header = &(*scratch).header;
+    unsafe {
+        let (header, payload) = (&(*scratch).header, &(*scratch).payload);
+        let is_hello = payload[0] == HANDSHAKE
+            && payload[1] == 3
+            && payload[5] == CLIENT_HELLO
+            && header.captured >= RANDOM_END
+            && header.flags & FLAG_CONTINUED == 0;
+        if !is_hello || settings.tls == 0 {
+            return 0;
+        }
+        let random = payload.as_ptr().add(RANDOM_AT);
         let hello = TlsHello {
             random: random.cast::<[u64; 4]>().read_unaligned(),
             tgid: header.tgid,
             direction: u32::from(header.direction),
         };
-        (hello, TlsHelloAt { sock, conn: (*connection).conn })
-    };
-    let _ = TLS_HELLOS.insert(hello, at, 0);
+        let at = TlsHelloAt { sock, conn: (*connection).conn };
+        let _ = TLS_HELLOS.insert(hello, at, 0);
+    }
+    0
 }
 
 /// Whether it makes sense to look for what carries `stream`, or to say it.
