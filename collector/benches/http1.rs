@@ -231,7 +231,7 @@ fn round(load: &Load, redaction: Redaction, store: &SyncSender<Batches>) -> Dura
                 rows += take(&mut pipeline, store);
             }
         }
-        took += cpu_time() - before;
+        took += cpu_time().saturating_sub(before);
         ring.bytes.clear();
     }
     rows += take(&mut pipeline, store);

@@ -17,36 +17,38 @@
 //! twice, and none is missing without its gap being counted. Of protocols whose
 //! [`ProtocolCode::both_ends_keep`] every end keeps its own rows instead, told apart by their role.
 
+mod deadlines;
+mod keeping;
+mod plaintexts;
+mod streams;
+
 use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
-use undine_ebpf::{
-    ConnInfo, ConnTotals, Header, PLAINTEXT, ProcessInfo, TcpEvent, TcpEventKind, TlsInfo,
-};
+use undine_ebpf::{ConnInfo, ConnTotals, Header, ProcessInfo, TcpEvent, TcpEventKind};
 use undine_schema::tables::{ProbeStatus, STACK_TRACES};
 use undine_schema::{TableDef, TimeNs};
 
 use crate::conn_stats::Accounts;
-use crate::conn_tracker::{ConnTracker, Connection, Decided, Keeper, dropped_bytes};
-use crate::data_stream::{Operation, Piece, REORDER_NS_MAX};
+use crate::conn_tracker::ConnTracker;
 use crate::datagrams::{Datagram, Datagrams};
 use crate::endpoints::{Endpoints, Role};
 use crate::event::{Beginning, Body, DecodeError, Event, Flow, ProcessKey};
 use crate::exits::Exits;
 use crate::loss::{KernelTotals, LossLedger, RowBounds};
-use crate::peers::{PeerKey, PipeliningPeers};
+use crate::peers::PipeliningPeers;
 use crate::process::{FactSource, Facts, Identity, Processes, Seen};
 use crate::profiler::{Batch, ProfileCounts};
 use crate::protocol::ProtocolCode;
 use crate::protocol::gap::{Cause, LostRows};
-use crate::protocol::output::{Exchanges, Output};
+use crate::protocol::output::Output;
 use crate::redaction::Redaction;
 use crate::rows::{Origin, RowCounts, Rows};
 use crate::service_name::ServiceRule;
 use crate::stack_rows::StackRows;
 use crate::tcp_health::{Reasons, Seen as TcpSeen, TcpHealth};
-use crate::tls::unbound::{Held, Unbound};
+use crate::tls::unbound::Unbound;
 use crate::trace::Tracing;
 
 /// How long a connection's last messages may come after its end, in nanoseconds.
@@ -461,166 +463,6 @@ impl Pipeline {
         self.decide_waiting(id);
     }
 
-    /// Two connections are the ends of one.
-    fn link(&mut self, id: u64, peer: u64) {
-        let Some(this_process) = self.tracker.get(id).map(|conn| conn.process) else { return };
-        let Some(other) = self.tracker.get_mut(peer) else { return };
-        (other.peer, other.peer_process) = (Some(id), Some(this_process));
-        let other_process = other.process;
-        if let Some(conn) = self.tracker.get_mut(id) {
-            (conn.peer, conn.peer_process) = (Some(peer), Some(other_process));
-        }
-        self.agree(id, peer);
-    }
-
-    /// Lets two ends agree on which keeps the rows, as far as that can be told.
-    fn agree(&mut self, id: u64, peer: u64) {
-        let (Some(this), Some(other)) = (self.tracker.get(id), self.tracker.get(peer)) else {
-            return;
-        };
-        let both_keep = match (this.both_ends_keep(), other.both_ends_keep()) {
-            (Some(this), Some(other)) => this && other,
-            (one, other) => one.or(other).unwrap_or(false),
-        };
-        let keeper = match (this.keeper, other.keeper) {
-            _ if both_keep => Keeper::This,
-            (Keeper::This, _) | (_, Keeper::Other) => Keeper::This,
-            (Keeper::Other, _) | (_, Keeper::This) => Keeper::Other,
-            (Keeper::Undecided, Keeper::Undecided) => match (server(this), server(other)) {
-                (Some(Decided::Spoken), _) | (_, Some(Decided::Opaque)) => Keeper::This,
-                (_, Some(Decided::Spoken)) | (Some(Decided::Opaque), _) => Keeper::Other,
-                _ => return,
-            },
-        };
-        let opposite = match keeper {
-            Keeper::This if !both_keep => Keeper::Other,
-            _ => Keeper::This,
-        };
-        for (conn, keeper) in [(id, keeper), (peer, opposite)] {
-            if let Some(conn) = self.tracker.get_mut(conn) {
-                conn.keeper = keeper;
-            }
-            self.write_waiting(conn);
-        }
-    }
-
-    fn data(&mut self, event: &Event<'_>, flow: Flow, payload: &[u8]) {
-        let header = &event.header;
-        let id = header.conn;
-        let len = u64::from(header.len);
-        self.counts.operations += u64::from(!event.is_continued());
-        self.counts.bytes += len;
-        if id & PLAINTEXT != 0 {
-            self.counts.tls_operations += u64::from(!event.is_continued());
-            if self.tracker.get(id).is_none() && !self.evicted.contains(&id) {
-                self.unbound.hold(event, flow, payload);
-                while self.unbound.is_full() {
-                    let oldest = self.unbound.give_up(None);
-                    self.went_unbound(oldest.unwrap_or_default());
-                }
-                return;
-            }
-        }
-        self.stream(event, flow, payload);
-    }
-
-    /// Takes bytes of a connection, or of a plaintext that need not wait.
-    fn stream(&mut self, event: &Event<'_>, flow: Flow, payload: &[u8]) {
-        let header = &event.header;
-        let id = header.conn;
-        let len = u64::from(header.len);
-        let uncaptured = event.uncaptured();
-        if let Some(why) = uncaptured {
-            self.loss.uncaptured(why, len - payload.len() as u64);
-        }
-        let process = event.process();
-        if !self.enter(id, process, header.time_mono_ns) {
-            let code = ProtocolCode::Unknown;
-            self.loss.evicted(code, len.div_ceil(code.request_bytes_min()));
-            return;
-        }
-        let operation =
-            Operation { at: header.time_mono_ns, process, continued: event.is_continued() };
-        let piece = Piece { flow, pos: header.pos, len, payload, uncaptured, operation };
-        let beginning = event.beginning();
-        let mut was_tls = true;
-        let mut is_tls = true;
-        self.with(id, |conn, out| {
-            was_tls = conn.is_tls();
-            conn.begins(beginning);
-            conn.data(piece, out);
-            is_tls = conn.is_tls();
-        });
-        if is_tls && !was_tls {
-            self.look_at(LookAt::Speaks(process.tgid));
-        }
-        self.after_data(id);
-    }
-
-    /// It became known which connection carries a plaintext.
-    fn tls(&mut self, header: &Header, process: ProcessKey, tls: &TlsInfo) {
-        let (id, carrier) = (header.conn, tls.carrier);
-        let mut info = tls.info;
-        let mut inside = None;
-        let mut from_its_beginning = false;
-        self.with(carrier, |conn, out| {
-            (inside, from_its_beginning) = conn.secure(tls.probed_since_ns, out);
-        });
-        if !from_its_beginning {
-            // As with any connection that was there before.
-            info.role = 0;
-        }
-        let held = self.unbound.take(id);
-        if self.enter(id, process, header.time_mono_ns)
-            && let Some(conn) = self.tracker.get_mut(id)
-        {
-            conn.carrier = Some(carrier);
-            if let Some(inside) = inside
-                && from_its_beginning
-            {
-                conn.go_on(inside);
-            }
-        }
-        let beginning = if from_its_beginning { Beginning::Seen } else { Beginning::Missed };
-        self.open(id, process, header.time_mono_ns, beginning, &info);
-        if self.tracker.get(id).is_some_and(|conn| conn.decided() != Decided::NotYet) {
-            self.decided(id);
-        }
-        self.take_held(held);
-    }
-
-    fn take_held(&mut self, held: Vec<Held>) {
-        for held in held {
-            let event = held.event();
-            if let Body::Data { flow, payload } = event.body {
-                self.stream(&event, flow, payload);
-            }
-        }
-    }
-
-    /// Goes on with plaintexts of which it has not become known what carries them, all of them or
-    /// those that have waited too long at `now`: their rows are counted as missing.
-    fn give_up_unbound(&mut self, now: Option<u64>) {
-        while let Some(held) = self.unbound.give_up(now) {
-            self.went_unbound(held);
-        }
-    }
-
-    fn went_unbound(&mut self, held: Vec<Held>) {
-        self.counts.tls_unbound += 1;
-        if let Some(first) = held.first() {
-            let event = first.event();
-            self.enter(event.header.conn, event.process(), event.header.time_mono_ns);
-        }
-        self.take_held(held);
-    }
-
-    fn look_at(&mut self, what: LookAt) {
-        if self.to_look_at.len() < LOOK_AT_MAX {
-            self.to_look_at.push(what);
-        }
-    }
-
     fn datagram(&mut self, event: &Event<'_>, flow: Flow, info: &ConnInfo, payload: &[u8]) {
         let header = &event.header;
         let len = u64::from(header.len);
@@ -669,312 +511,6 @@ impl Pipeline {
         let seen = TcpSeen { at, process, peer };
         self.tcp_health.push(&seen, kind, tcp, &mut self.processes, &self.origin);
     }
-
-    fn after_data(&mut self, id: u64) {
-        let Some(conn) = self.tracker.get_mut(id) else { return };
-        if let Some(at) = conn.gap_since()
-            && !conn.gap_queued
-        {
-            conn.gap_queued = true;
-            self.gaps.push_back((at, id));
-        }
-        if conn.is_complete() {
-            self.finish(id, self.watermark);
-        }
-        if self.held_bytes > HELD_BYTES_MAX
-            && let Some((_, oldest)) = self.gaps.pop_front()
-        {
-            self.declare_gaps(oldest, None);
-        }
-    }
-
-    /// Makes sure that the connection is in the table; whether it may be.
-    fn enter(&mut self, id: u64, process: ProcessKey, at: u64) -> bool {
-        let Some(conn) = self.tracker.get_mut(id) else {
-            if self.evicted.contains(&id) {
-                return false;
-            }
-            if let Some(oldest) = self.tracker.must_evict(id) {
-                self.evict(oldest);
-            }
-            let conn = self.tracker.enter(id);
-            (conn.process, conn.entered_at, conn.used_at) = (process, at, at);
-            self.counts.connections_opened += 1;
-            self.unannounced = true;
-            self.processes.meet(process);
-            return true;
-        };
-        if conn.process != process {
-            conn.process = process;
-            self.processes.meet(process);
-        }
-        true
-    }
-
-    /// Does something with a connection and takes up what came of it.
-    fn with(&mut self, id: u64, act: impl FnOnce(&mut Connection, &mut Output)) {
-        let Some(conn) = self.tracker.get_mut(id) else { return };
-        let spoken = (conn.decided(), conn.protocol());
-        let held = conn.held_bytes();
-        if conn.is_out_of_step() {
-            self.out.peer_pipelines = self.peers.contains(&peer_key(conn));
-        }
-        act(conn, &mut self.out);
-        self.held_bytes = (self.held_bytes + conn.held_bytes()).saturating_sub(held);
-        if conn.lost_bytes > conn.attributed_bytes {
-            self.loss.attribute(conn.lost_bytes - conn.attributed_bytes);
-            conn.attributed_bytes = conn.lost_bytes;
-        }
-        // Taken out first: what follows may write the exchanges of other connections.
-        let done = std::mem::take(&mut self.out.done);
-        let lost = !conn.is_out_of_step() && conn.has_lost_rows();
-        if std::mem::take(&mut self.out.pipelining_seen) {
-            self.peers.insert(peer_key(conn));
-        }
-        if (conn.decided(), conn.protocol()) != spoken {
-            self.decided(id);
-        }
-        if lost {
-            self.tell_lost_rows(id);
-        }
-        if done.is_empty() {
-            self.out.done = done;
-        } else {
-            self.write_done(id, done);
-        }
-    }
-
-    /// A connection's protocol was found out, or it goes over to another.
-    fn decided(&mut self, id: u64) {
-        let Some(conn) = self.tracker.get(id) else { return };
-        self.loss.speaks(conn.protocol());
-        let (peer, speaks) = (conn.peer, conn.speaks());
-        if let Some(carrier) = conn.carrier
-            && let Some(carrier) = self.tracker.get_mut(carrier)
-        {
-            carrier.carries = Some(speaks);
-        }
-        let Some(conn) = self.tracker.get(id) else { return };
-        if conn.decided() == Decided::Spoken
-            && conn.role() == Role::Server
-            && let Some(ends) = &conn.ends
-        {
-            self.processes.serves(conn.process, ends.tuple.local_port);
-        }
-        if let Some(peer) = peer {
-            self.agree(id, peer);
-        }
-    }
-
-    /// Writes the exchanges that are complete, or lets them wait.
-    fn write_done(&mut self, id: u64, mut done: Exchanges) {
-        let Some(conn) = self.tracker.get_mut(id) else { return };
-        if conn.keeper == Keeper::Undecided && conn.ends.is_some() {
-            // The server's end keeps; the client's where no other end is observed. What a server
-            // sends first, its client may have before the message about it is here.
-            let young = conn.used_at.saturating_sub(conn.entered_at) < REORDER_NS_MAX;
-            let too_early = young && conn.protocol().servers_push();
-            let alone = conn.peer.is_none() && !too_early;
-            if alone || conn.role() == Role::Server {
-                conn.keeper = Keeper::This;
-            }
-        }
-        match conn.keeper {
-            Keeper::This if conn.ends.is_some() => {
-                for finished in done.drain(..) {
-                    self.rows.finished(&finished, conn, &mut self.processes, &self.origin);
-                    self.out.recycle(finished);
-                }
-            }
-            Keeper::Other => {
-                self.counts.rows_of_other_end += done.len() as u64;
-                done.drain(..).for_each(|finished| self.out.recycle(finished));
-            }
-            Keeper::This | Keeper::Undecided => self.wait(id, &mut done),
-        }
-        if self.out.done.capacity() == 0 {
-            self.out.done = done;
-        }
-    }
-
-    fn wait(&mut self, id: u64, done: &mut Exchanges) {
-        let Some(conn) = self.tracker.get_mut(id) else { return };
-        if conn.waiting.is_empty() {
-            self.waitings.push_back((self.watermark.max(conn.used_at), id));
-        }
-        conn.waiting.append(done);
-        if conn.waiting.len() > WAITING_ROWS_MAX {
-            self.decide_waiting(id);
-        }
-    }
-
-    /// Writes the exchanges of a connection that waited to know which end keeps them.
-    fn write_waiting(&mut self, id: u64) {
-        let Some(conn) = self.tracker.get_mut(id) else { return };
-        if !conn.waiting.is_empty() {
-            let waiting = std::mem::take(&mut conn.waiting);
-            self.write_done(id, waiting);
-        }
-    }
-
-    /// Ends the wait: what can be told is told, otherwise this end keeps the rows.
-    fn decide_waiting(&mut self, id: u64) {
-        let Some(conn) = self.tracker.get_mut(id) else { return };
-        if conn.waiting.is_empty() {
-            return;
-        }
-        if conn.ends.is_none() {
-            let rows = conn.waiting.len() as u64;
-            for finished in conn.waiting.drain(..) {
-                self.out.recycle(finished);
-            }
-            self.loss.unannounced(conn.protocol(), rows);
-            return;
-        }
-        if conn.keeper == Keeper::Undecided {
-            conn.keeper = Keeper::This;
-        }
-        match conn.peer {
-            Some(peer) => self.agree(id, peer),
-            None => self.write_waiting(id),
-        }
-    }
-
-    fn tell_lost_rows(&mut self, id: u64) {
-        let Some(conn) = self.tracker.get_mut(id) else { return };
-        let Some(mut lost) = conn.take_lost_rows() else { return };
-        match conn.keeper {
-            // Its other end keeps the rows.
-            Keeper::Other => return,
-            // Its other end may.
-            Keeper::Undecided if conn.ends.is_none() || conn.peer.is_some() => lost.rows_min = 0,
-            Keeper::This | Keeper::Undecided => {}
-        }
-        self.loss.out_of_step(id, conn.protocol(), conn.process, lost);
-    }
-
-    fn declare_gaps(&mut self, id: u64, watermark: Option<u64>) {
-        let Some(conn) = self.tracker.get_mut(id) else { return };
-        conn.gap_queued = false;
-        self.with(id, |conn, out| conn.declare_gaps(watermark, out));
-        self.after_data(id);
-    }
-
-    fn meet_deadlines(&mut self) {
-        let now = self.watermark;
-        self.deadlines_at = now.saturating_add(DEADLINES_NS);
-        while let Some(&(at, id)) = self.gaps.front()
-            && at.saturating_add(REORDER_NS_MAX) <= now
-        {
-            self.gaps.pop_front();
-            self.declare_gaps(id, Some(now));
-        }
-        while let Some(&(at, id)) = self.closings.front()
-            && at.saturating_add(CLOSING_NS_MAX) <= now
-        {
-            self.closings.pop_front();
-            self.finish(id, at);
-        }
-        while let Some(&(at, id)) = self.waitings.front()
-            && at.saturating_add(WAITING_NS_MAX) <= now
-        {
-            self.waitings.pop_front();
-            self.decide_waiting(id);
-        }
-        self.give_up_unbound(Some(now));
-        self.datagrams.expire(now);
-        self.write_lookups();
-        if now >= self.conn_stats_at {
-            self.conn_stats_at = now.saturating_add(self.conn_stats_interval_ns);
-            self.give_up_unannounced();
-            self.write_conn_stats();
-        }
-    }
-
-    fn write_conn_stats(&mut self) {
-        let now = self.watermark;
-        for conn in self.tracker.iter_mut() {
-            self.accounts.update(conn, now);
-        }
-        let time = self.origin.wall(now);
-        for (key, account) in self.accounts.take_changed() {
-            self.rows.conn_stat(&key, &account, time, &mut self.processes, &self.origin);
-        }
-    }
-
-    /// Ends connections that were never announced, of which nobody will say that they ended.
-    fn give_up_unannounced(&mut self) {
-        if !std::mem::take(&mut self.unannounced) {
-            return;
-        }
-        let now = self.watermark;
-        let mut silent = Vec::new();
-        for conn in self.tracker.iter_mut().filter(|conn| conn.ends.is_none()) {
-            self.unannounced = true;
-            if conn.used_at.saturating_add(UNANNOUNCED_NS_MAX) <= now {
-                silent.push(conn.id);
-            }
-        }
-        for id in silent {
-            self.finish(id, now);
-        }
-    }
-
-    fn evict(&mut self, id: u64) {
-        self.counts.connections_evicted += 1;
-        if self.evicted.len() >= EVICTED_MAX {
-            self.evicted.clear();
-        }
-        self.evicted.insert(id);
-        if let Some(conn) = self.tracker.get(id) {
-            self.loss.evicted(conn.protocol(), conn.in_flight() as u64);
-        }
-        self.tell_lost_rows(id);
-        self.decide_waiting(id);
-        self.leave(id);
-    }
-
-    /// A connection is gone, and everything of it that will come has.
-    fn finish(&mut self, id: u64, at: u64) {
-        let Some(conn) = self.tracker.get(id) else { return };
-        let totals = conn.closing;
-        let at = at.max(conn.used_at);
-        if let Some(totals) = totals {
-            self.with(id, |conn, out| conn.reconcile(&totals, at, out));
-            if let Some(conn) = self.tracker.get_mut(id) {
-                // An opaque connection declares no holes.
-                conn.lost_bytes = conn.lost_bytes.max(dropped_bytes(&totals));
-            }
-        }
-        self.with(id, |conn, out| conn.close(at, out));
-        self.decide_waiting(id);
-        self.tell_lost_rows(id);
-        self.leave(id);
-    }
-
-    /// Takes a connection out of all tables.
-    fn leave(&mut self, id: u64) {
-        let Some(mut conn) = self.tracker.remove(id) else { return };
-        self.counts.late_bytes += conn.take_late_bytes();
-        self.held_bytes = self.held_bytes.saturating_sub(conn.held_bytes());
-        self.accounts.close(&mut conn);
-        if let Some(ends) = &conn.ends {
-            self.endpoints.leave(id, ends.tuple);
-        }
-        let Some(peer) = conn.peer.and_then(|peer| self.tracker.get_mut(peer)) else { return };
-        peer.peer = None;
-        let peer = peer.id;
-        self.decide_waiting(peer);
-    }
-}
-
-/// What is decided of a connection's protocol, where it may be the server's end.
-fn server(conn: &Connection) -> Option<Decided> {
-    (conn.role() != Role::Client).then(|| conn.decided())
-}
-
-fn peer_key(conn: &Connection) -> PeerKey {
-    (conn.process, conn.ends.as_ref().map(|ends| ends.tuple.remote))
 }
 
 #[cfg(test)]

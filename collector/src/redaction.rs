@@ -112,7 +112,11 @@ pub fn body_into(mode: Mode, kept: &[u8], size: u64, out: &mut String) {
         return marker_into(size, out);
     }
     match text(kept) {
-        None => counted_into("[binary ", size, out),
+        None => {
+            out.push_str("[binary ");
+            decimal_into(size, out);
+            out.push_str(" bytes]");
+        }
         Some(text) if mode == Mode::Pii => pii_into(text, out),
         Some(text) => out.push_str(text),
     }
@@ -121,34 +125,21 @@ pub fn body_into(mode: Mode, kept: &[u8], size: u64, out: &mut String) {
 /// The marker that stands for a value of `bytes` bytes.
 pub fn marker_into(bytes: u64, out: &mut String) {
     if bytes > 0 {
-        counted_into("[redacted ", bytes, out);
+        out.push_str("[redacted ");
+        decimal_into(bytes, out);
+        out.push_str(" bytes]");
     }
 }
 
-/// Appends `before`, at most [`BEFORE_BYTES_MAX`] bytes, `bytes` in decimal, and ` bytes]`. `write!`
-/// takes several times as long, and markers are the most frequent text of a default installation;
-/// hence also the one piece.
-fn counted_into(before: &str, mut bytes: u64, out: &mut String) {
-    const AFTER: &[u8] = b" bytes]";
-    const LENGTH_MAX: usize = BEFORE_BYTES_MAX + 20 + AFTER.len();
-    let mut text = [0; LENGTH_MAX];
-    let mut at = LENGTH_MAX - AFTER.len();
-    text[at..].copy_from_slice(AFTER);
-    loop {
-        at -= 1;
-        text[at] = b"0123456789"[(bytes % 10) as usize];
-        bytes /= 10;
-        if bytes == 0 {
-            break;
-        }
+/// Appends `value` in decimal; `write!` takes several times as long, and markers are the most
+/// frequent text of a default installation.
+fn decimal_into(value: u64, out: &mut String) {
+    if value >= 10 {
+        decimal_into(value / 10, out);
     }
-    let begin = at - before.len();
-    text[begin..at].copy_from_slice(before.as_bytes());
-    out.push_str(std::str::from_utf8(&text[begin..]).unwrap_or_default());
+    let digit = u8::try_from(value % 10).unwrap_or(0);
+    out.push(char::from(b'0' + digit));
 }
-
-/// Most bytes of a text that is followed by a number.
-const BEFORE_BYTES_MAX: usize = 10;
 
 fn is_secret(name: &str) -> bool {
     SECRET_HEADERS.iter().any(|secret| name.eq_ignore_ascii_case(secret))

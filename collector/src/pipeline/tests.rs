@@ -9,6 +9,7 @@ use proptest::prelude::*;
 use undine_ebpf::{Direction, EGRESS, Header, Kind, ProcessInfo};
 
 use super::*;
+use crate::data_stream::REORDER_NS_MAX;
 use crate::redaction::Mode;
 
 const REQUEST: &str = "GET /users/7?x=1 HTTP/1.1\r\nHost: shop\r\n\r\n";
