@@ -524,6 +524,10 @@ impl<D: Dialect> Protocol for Dialogue<D> {
             if self.does_without(side, missing, out) {
                 return;
             }
+            if D::CALLS_ONCE && side == Side::Client && self.calls.is_empty() {
+                // It may be that of the only call, of which nothing that follows is counted.
+                self.gaps.unread(D::CODE.request_bytes_min());
+            }
             self.fall_out_of_step(Cause::of(why));
         }
         self.unread(side, missing);
