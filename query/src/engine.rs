@@ -290,8 +290,9 @@ impl Engine {
             let make = |mutation: Mutation| match (&tracer, mutation) {
                 (None, Mutation::Upsert(_, range) | Mutation::Delete(_, range)) => {
                     let message = "functions cannot be traced here";
-                    Err(Diagnostic::new(range, message, "nothing is captured by this engine")
-                        .help("run the script where `undine up` captures from the kernel"))
+                    Err(Diagnostic::new(range, message, "nothing is captured by this engine").help(
+                        "run it where `undine up` captures and `capture.trace_functions` is set",
+                    ))
                 }
                 (Some(tracer), Mutation::Upsert(tracepoint, range)) => {
                     tracer.upsert(tracepoint).map_err(|error| refusal(error, range))

@@ -131,7 +131,8 @@ impl Appliance {
             })
             .transpose()?;
         let handle = collector.as_ref().map(Collector::handle);
-        let tracer = handle.as_ref().and_then(Handle::tracer);
+        let may_trace = config.capture.trace_functions;
+        let tracer = handle.as_ref().filter(|_| may_trace).and_then(Handle::tracer);
         let engine = settings::query(config, &store, &node, &clock, tracer).build()?;
         let host = handle
             .as_ref()

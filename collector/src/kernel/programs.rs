@@ -225,7 +225,6 @@ pub(super) fn load(config: &Config) -> Result<Loaded, BuildError> {
     if config.tls == Tls::Read && hooks != Hooks::SysExit {
         programs.load_tls(&mut probes);
     }
-    programs.load_trace(&mut probes);
     programs.set_datagram_ports(&DATAGRAM_PORTS).map_err(not_built)?;
     programs.set_scope(&config.scope).map_err(not_built)?;
     programs.seed_listeners();
@@ -374,7 +373,7 @@ fn load_object(config: &Config) -> Result<(Programs, RingBuf<MapData>, ReasonNam
             totals: take(&mut ebpf, "TRACE_TOTALS")?,
             links: Default::default(),
             generation: 0,
-            refusal: None,
+            state: trace_probes::State::Unused,
         },
         ebpf,
     };
@@ -488,11 +487,12 @@ impl Programs {
         OTHERS.iter().for_each(|probe| self.unload(probe));
         profile::detach(&mut self.ebpf);
         tls_probes::unload(&mut self.ebpf);
-        trace_probes::unload(&mut self.ebpf);
+        self.trace.unload(&mut self.ebpf);
     }
 
+    /// Loads what otherwise is loaded when the first function is traced.
     fn load_trace(&mut self, probes: &mut Vec<ProbeReport>) {
-        let loaded = self.trace.load(&mut self.ebpf, object::has_loop());
+        let loaded = self.trace.load(&mut self.ebpf);
         for (probe, outcome) in loaded {
             let probe = Probe { name: probe, without: "scripts cannot trace functions" };
             let attach_point = format!("uprobe:{}", probe.name);

@@ -14,7 +14,7 @@ use aya::{
 use undine_ebpf::trace::{PLANS_MAX, Plan, Totals, cookie};
 
 use super::{
-    ControlError, Outcome,
+    ControlError, Outcome, object,
     programs::{Plain, outcome_of, unusable},
 };
 
@@ -44,14 +44,25 @@ pub(super) struct TraceProbes {
     pub(super) links: [Vec<(&'static str, UProbeLinkId)>; PLANS_MAX as usize],
     /// How many plans there have been.
     pub(super) generation: u32,
-    /// Why the programs are not in the kernel, where they are not.
-    pub(super) refusal: Option<String>,
+    /// Whether the programs are in the kernel.
+    pub(super) state: State,
+}
+
+/// Whether the programs are in the kernel.
+pub(super) enum State {
+    /// Nobody has asked for them.
+    Unused,
+    Loaded,
+    /// They are not and will not be.
+    Refused(String),
 }
 
 impl TraceProbes {
     /// Loads the programs; they run once a function is traced.
-    pub(super) fn load(&mut self, ebpf: &mut Ebpf, has_loop: bool) -> Vec<(&'static str, Outcome)> {
+    pub(super) fn load(&mut self, ebpf: &mut Ebpf) -> Vec<(&'static str, Outcome)> {
+        let has_loop = object::has_loop();
         let mut outcomes = Vec::new();
+        self.state = State::Loaded;
         for name in PROGRAMS {
             let outcome = if has_loop {
                 match program(ebpf, name).and_then(UProbe::load) {
@@ -62,7 +73,7 @@ impl TraceProbes {
                 Outcome::Missing(TOO_OLD.to_owned())
             };
             if let Outcome::Missing(why) | Outcome::Denied(why) | Outcome::Refused(why) = &outcome {
-                self.refusal = Some(why.clone());
+                self.state = State::Refused(why.clone());
             }
             outcomes.push((name, outcome));
         }
@@ -77,7 +88,10 @@ impl TraceProbes {
         plan: &Plan,
         sites: &[TraceSite],
     ) -> Result<u32, String> {
-        if let Some(why) = &self.refusal {
+        if matches!(self.state, State::Unused) {
+            self.load(ebpf);
+        }
+        if let State::Refused(why) = &self.state {
             return Err(format!("the kernel does not take the programs: {why}"));
         }
         self.detach(ebpf, slot).map_err(|error| error.to_string())?;
@@ -124,6 +138,19 @@ impl TraceProbes {
         self.plans.set(slot, Plain(Plan::default()), 0).map_err(unusable("TRACE_PLANS"))
     }
 
+    /// Takes the programs out of the kernel for good, with all their probes.
+    pub(super) fn unload(&mut self, ebpf: &mut Ebpf) {
+        self.state = State::Refused("the collector has stopped".to_owned());
+        for name in PROGRAMS {
+            if let Ok(program) = program(ebpf, name)
+                && let Err(error) = program.unload()
+                && !matches!(error, ProgramError::NotLoaded)
+            {
+                tracing::warn!(name, %error, "a kernel program could not be unloaded");
+            }
+        }
+    }
+
     /// What became of the calls of the plan in `slot`.
     pub(super) fn totals(&self, slot: u32) -> Result<Totals, ControlError> {
         let Plain(totals) = self.totals.get(&slot, 0).map_err(unusable("TRACE_TOTALS"))?;
@@ -154,18 +181,6 @@ fn take_away(ebpf: &mut Ebpf, links: Vec<(&'static str, UProbeLinkId)>) {
     for (name, link) in links {
         if let Err(error) = program(ebpf, name).and_then(|program| program.detach(link)) {
             tracing::warn!(name, %error, "a probe could not be taken away");
-        }
-    }
-}
-
-/// Takes the programs out of the kernel, with all their probes.
-pub(super) fn unload(ebpf: &mut Ebpf) {
-    for name in PROGRAMS {
-        if let Ok(program) = program(ebpf, name)
-            && let Err(error) = program.unload()
-            && !matches!(error, ProgramError::NotLoaded)
-        {
-            tracing::warn!(name, %error, "a kernel program could not be unloaded");
         }
     }
 }

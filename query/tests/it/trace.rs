@@ -102,7 +102,7 @@ impl Tracer for Known {
     }
 }
 
-fn engine(tracer: &Arc<Known>) -> (Engine, impl Sized) {
+fn engine(tracer: &Arc<Known>) -> (Engine, impl Sized + use<>) {
     let tracer: Arc<dyn Tracer> = Arc::<Known>::clone(tracer);
     let fixture = fixture_with_tracer(Some(tracer));
     (fixture.engine.clone(), fixture)

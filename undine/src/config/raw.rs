@@ -53,6 +53,7 @@ pub(crate) struct Capture {
     pub(crate) exclude: Vec<String>,
     pub(crate) hooks: Hooks,
     pub(crate) tls: bool,
+    pub(crate) trace_functions: bool,
     pub(crate) ring_size: ByteSize,
     pub(crate) body_size_max: ByteSize,
     pub(crate) headers: Mode,
