@@ -51,10 +51,10 @@ const TCP_STATS_INTERVAL_NS: u64 = if cfg!(test) { 1_000_000 } else { 10_000_000
 /// How often the kernel programs together look how full the ring is while one ring's bytes are sent.
 const LOOKS_PER_RING: u32 = 64;
 
-/// How full the ring is, in eighths, when a rung of [`undine_ebpf::load::RUNG_PAYLOAD_BYTES`] begins, and how empty
+/// How full the ring is, in sixteenths, when a rung of [`undine_ebpf::load::RUNG_PAYLOAD_BYTES`] begins, and how empty
 /// when it ends. The reader is woken long before the first begins.
-const RUNGS_UP: [u64; 3] = [4, 6, 7];
-const RUNGS_DOWN: [u64; 3] = [2, 4, 6];
+const RUNGS_UP: [u64; 3] = [12, 14, 15];
+const RUNGS_DOWN: [u64; 3] = [6, 10, 12];
 
 /// A program of the object and where it belongs.
 struct Probe {
@@ -309,7 +309,7 @@ fn load_object(config: &Config) -> Result<(Programs, RingBuf<MapData>, ReasonNam
     }
     let cpus = profile::cpus().map_err(BuildError::Wait)?;
     let look_bytes = u64::from(config.ring_bytes / LOOKS_PER_RING / cpus.max(1));
-    let of_ring = |eighths: u64| u64::from(config.ring_bytes) / 8 * eighths;
+    let of_ring = |sixteenths: u64| u64::from(config.ring_bytes) / 16 * sixteenths;
     let sizes = profile::Sizes::of(config.profile.as_ref(), cpus);
     let mut ebpf = EbpfLoader::new()
         .override_global("OFFSETS", &layout.offsets, true)
