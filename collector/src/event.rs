@@ -5,8 +5,8 @@
 
 use undine_ebpf::{
     BEGINNING_MISSED, BEGINNING_SEEN, ConnInfo, ConnTotals, Direction, EGRESS, FLAG_BYPASSED,
-    FLAG_CONTINUED, FLAG_ELIDED, FLAG_FAULT, FLAG_TRUNCATED, Header, Kind, PAYLOAD_BYTES_MAX,
-    ProcessInfo, TcpEvent, TcpEventKind, TcpStats, TlsInfo,
+    FLAG_CONTINUED, FLAG_ELIDED, FLAG_FAULT, FLAG_SHED, FLAG_TRUNCATED, Header, Kind,
+    PAYLOAD_BYTES_MAX, ProcessInfo, TcpEvent, TcpEventKind, TcpStats, TlsInfo,
 };
 
 /// Bytes of a message's header.
@@ -225,6 +225,8 @@ impl<'a> Event<'a> {
             Some(Uncaptured::Elided)
         } else if flags & FLAG_FAULT != 0 {
             Some(Uncaptured::Fault)
+        } else if flags & FLAG_SHED != 0 {
+            Some(Uncaptured::Shed)
         } else {
             // FLAG_TRUNCATED, or a kernel that forgot to say why.
             let _ = FLAG_TRUNCATED;
@@ -244,6 +246,8 @@ pub enum Uncaptured {
     Elided,
     /// The process's memory could not be read.
     Fault,
+    /// The ring was filling, so that fewer bytes were sent.
+    Shed,
 }
 
 struct Cursor<'a> {

@@ -54,6 +54,7 @@ pub use ring::PollOutcome;
 pub use scope::{Scope, ScopeDefault, ScopeError, ScopeGuard, Target, TargetParseError, Verdict};
 
 pub(crate) use cost::CostMeter;
+pub(crate) use ring::do_not_interrupt;
 
 use crate::tls::library::Library;
 use programs::Programs;
@@ -127,13 +128,6 @@ pub enum BuildError {
     /// A frequency of sampling that is not possible.
     #[error("the CPU cannot be sampled {0} times a second; choose 1 to {FREQUENCY_HZ_MAX}")]
     Frequency(u32),
-    /// The kernel keeps shorter stacks than the maps are made for.
-    #[error(
-        "the kernel keeps stacks of at most {0} frames; set kernel.perf_event_max_stack to at least \
-         {max}, its default",
-        max = undine_ebpf::profile::FRAMES_MAX
-    )]
-    StackFrames(usize),
     /// There must be room for a connection.
     #[error("connections_max is 0; at least one connection must have room")]
     ConnectionsMax,
@@ -265,7 +259,7 @@ impl KernelSource {
     /// Hands every message that is in the ring to `sink`, at most [`ring::BATCH_MAX`] of them;
     /// where there is none, waits up to `wait` first. Messages are emitted without a wake-up
     /// unless the ring is more than a quarter full, so `wait` bounds how old a message can
-    /// get: 1 to 2 ms under load.
+    /// get.
     ///
     /// A message is the bytes of a [`undine_ebpf::Header`] and its body; it may be followed by
     /// bytes that belong to nothing.
@@ -392,6 +386,17 @@ impl Control {
     /// What this kernel calls the reasons in messages.
     pub fn reason_names(&self) -> &ReasonNames {
         &self.0.reason_names
+    }
+
+    /// What the programs cost while `act` runs.
+    ///
+    /// # Errors
+    /// Where this process may not ask the kernel to count.
+    pub fn cost_during<T>(
+        &self,
+        act: impl FnOnce() -> T,
+    ) -> Result<(CostSample, T), aya::sys::SyscallError> {
+        cost::during(|| self.run_totals(), act)
     }
 
     /// How often each program ran and for how long, while the kernel was asked to count it.

@@ -3,6 +3,8 @@
 //! | what | operations, bytes | rows |
 //! |---|---|---|
 //! | the ring was full | the kernel counts both, exactly | none here: the gap shows on its connection |
+//! | the ring was filling, so that operations were cut | the kernel counts both, exactly | none here: inside a body nothing else is missing, elsewhere the connection falls out of step |
+//! | the map of connections was full | the kernel counts both, exactly | 0 … one per shortest request, for every protocol that was seen |
 //! | a connection out of step | none here: counted above | exchanges that were dropped … plus one for as many unread bytes of its requests as its protocol's shortest request has |
 //! | lost bytes that no connection accounts for yet | none here | 0 … one per shortest request, plus the requests that wait for a response, for every protocol that was seen |
 //! | datagrams for which the ring was full | counted above | 0 … one for each, of `dns_events` |
@@ -16,6 +18,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use undine_ebpf::load::RUNG_PAYLOAD_BYTES;
 use undine_schema::tables::{DataLoss, DataLosses};
 use undine_schema::{TimeNs, Upid};
 
@@ -47,6 +50,15 @@ pub struct KernelTotals {
     pub dropped_datagram_bytes: u64,
     /// Events of TCP that are in no row.
     pub untold_tcp_events: u64,
+    /// Operations of which fewer bytes were sent because the ring was filling, by
+    /// [`undine_ebpf::load::RUNG_PAYLOAD_BYTES`].
+    pub shed_operations: [u64; 3],
+    /// Their bytes that were not sent.
+    pub shed_bytes: u64,
+    /// Dropped operations on connections for which the map had no room.
+    pub unadmitted_operations: u64,
+    /// Their bytes, among the dropped ones.
+    pub unadmitted_bytes: u64,
 }
 
 /// Bounds of the rows that are missing.
@@ -101,6 +113,8 @@ pub struct LossLedger {
     attributed_bytes: u64,
     /// Lost bytes that no connection accounted for, for which bounds were written.
     unattributed_reported: u64,
+    /// Those of them that were on connections for which there was no room.
+    unadmitted_reported: u64,
     /// Those at the last write; only what is as old as that is written.
     unattributed_before: u64,
     rows: RowBounds,
@@ -153,7 +167,8 @@ impl LossLedger {
     /// Bytes of an operation that were not captured. Those whose plaintext is are not lost.
     pub fn uncaptured(&mut self, why: Uncaptured, bytes: u64) {
         let reason = match why {
-            Uncaptured::Elided => return,
+            // The kernel's counters tell of what was shed.
+            Uncaptured::Elided | Uncaptured::Shed => return,
             Uncaptured::Truncated => UncapturedReason::Truncated,
             Uncaptured::Bypassed => UncapturedReason::Bypassed,
             Uncaptured::Fault => UncapturedReason::Fault,
@@ -217,9 +232,17 @@ impl LossLedger {
     }
 
     fn write_kernel(&mut self, rows: &mut DataLosses, time: TimeNs) {
-        let operations =
-            self.kernel.dropped_operations.saturating_sub(self.reported.dropped_operations);
-        let bytes = self.kernel.dropped_bytes.saturating_sub(self.reported.dropped_bytes);
+        let since =
+            |of: fn(&KernelTotals) -> u64| of(&self.kernel).saturating_sub(of(&self.reported));
+        let unadmitted = since(|totals| totals.unadmitted_operations);
+        let unadmitted_bytes = since(|totals| totals.unadmitted_bytes);
+        let operations = since(|totals| totals.dropped_operations).saturating_sub(unadmitted);
+        let bytes = since(|totals| totals.dropped_bytes).saturating_sub(unadmitted_bytes);
+        let shed: [u64; 3] = std::array::from_fn(|rung| {
+            let before = self.reported.shed_operations[rung];
+            self.kernel.shed_operations[rung].saturating_sub(before)
+        });
+        let shed_bytes = since(|totals| totals.shed_bytes);
         let messages = self.kernel.dropped.saturating_sub(self.reported.dropped);
         let datagrams =
             self.kernel.dropped_datagrams.saturating_sub(self.reported.dropped_datagrams);
@@ -246,6 +269,30 @@ impl LossLedger {
                 ..DataLoss::default()
             });
         }
+        if unadmitted > 0 {
+            rows.push(&DataLoss {
+                time_: time,
+                stage: "kernel",
+                reason: "conn_map_full",
+                operations: signed(unadmitted),
+                bytes: signed(unadmitted_bytes),
+                detail: "there is room for fewer connections than were used at a time",
+                ..DataLoss::default()
+            });
+        }
+        if shed_bytes > 0 {
+            let rungs = RUNG_PAYLOAD_BYTES.iter().zip(shed).filter(|(_, cut)| *cut > 0);
+            let cut: Vec<_> = rungs.map(|(to, cut)| format!("{cut} to {to} bytes")).collect();
+            rows.push(&DataLoss {
+                time_: time,
+                stage: "kernel",
+                reason: "ring_filling",
+                operations: signed(shed.iter().sum()),
+                bytes: signed(shed_bytes),
+                detail: &format!("operations were cut: {}", cut.join(", ")),
+                ..DataLoss::default()
+            });
+        }
         if datagrams > 0 {
             rows.push(&DataLoss {
                 time_: time,
@@ -268,17 +315,27 @@ impl LossLedger {
             return;
         }
         self.unattributed_reported = sure;
-        for code in self.spoken.iter().copied().chain([ProtocolCode::Unknown]) {
-            let rows_max = fresh.div_ceil(code.request_bytes_min()) + settled.unwrap_or(0);
-            rows.push(&DataLoss {
-                time_: time,
-                source_table: code.table(),
-                stage: "collector",
-                reason: "ring_full",
-                rows_max: signed(rows_max),
-                detail: &format!("{fresh} lost bytes that no connection accounts for"),
-                ..DataLoss::default()
-            });
+        // What no connection had room for none will ever account for.
+        let never =
+            self.kernel.unadmitted_bytes.saturating_sub(self.unadmitted_reported).min(fresh);
+        self.unadmitted_reported += never;
+        let in_flight = settled.unwrap_or(0);
+        for (reason, bytes) in [("conn_map_full", never), ("ring_full", fresh - never)] {
+            if bytes == 0 {
+                continue;
+            }
+            for code in self.spoken.iter().copied().chain([ProtocolCode::Unknown]) {
+                let rows_max = bytes.div_ceil(code.request_bytes_min()) + in_flight;
+                rows.push(&DataLoss {
+                    time_: time,
+                    source_table: code.table(),
+                    stage: "collector",
+                    reason,
+                    rows_max: signed(rows_max),
+                    detail: &format!("{bytes} lost bytes that no connection accounts for"),
+                    ..DataLoss::default()
+                });
+            }
         }
     }
 }
@@ -360,6 +417,44 @@ mod tests {
         // What no connection accounts for is written once it is as old as the last write.
         assert_eq!(written(&mut ledger, None), ["http_events collector ring_full 0 0 0 4"]);
         assert_eq!(written(&mut ledger, Some(3)), Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_had_no_room_in_the_map_of_connections_is_not_called_a_full_ring() {
+        let mut ledger = LossLedger::default();
+        ledger.kernel(KernelTotals {
+            dropped: 1,
+            dropped_operations: 5,
+            dropped_bytes: 416,
+            unadmitted_operations: 4,
+            unadmitted_bytes: 320,
+            ..KernelTotals::default()
+        });
+        let told = written(&mut ledger, Some(0));
+        let shortest = ProtocolCode::Unknown.request_bytes_min();
+        let row = |reason, bytes: u64| {
+            format!("http_events collector {reason} 0 0 0 {}", bytes.div_ceil(shortest))
+        };
+        let of_kernel = [" kernel ring_full 1 96 0 0", " kernel conn_map_full 4 320 0 0"];
+        assert_eq!(told[..2], of_kernel);
+        assert_eq!(told[2..], [row("conn_map_full", 320), row("ring_full", 96)]);
+        assert_eq!(written(&mut ledger, Some(0)), Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_was_shed_is_told_by_rung_and_is_no_lost_row() {
+        let mut ledger = LossLedger::default();
+        let (shed_operations, shed_bytes) = ([3, 0, 2], 9000);
+        ledger.kernel(KernelTotals { shed_operations, shed_bytes, ..KernelTotals::default() });
+        ledger.uncaptured(Uncaptured::Shed, 9000);
+        assert_eq!(ledger.bounds(7), RowBounds::default());
+        let mut rows = DataLosses::new(0);
+        ledger.write(&mut rows, TimeNs::ZERO, None, 1);
+        let text = arrow::util::pretty::pretty_format_batches(&[rows.finish()]).unwrap();
+        let text = text.to_string();
+        assert!(text.contains("3 to 4096 bytes, 2 to 0 bytes"), "{text}");
+        assert!(text.contains("ring_filling"), "{text}");
+        assert_eq!(written(&mut ledger, None), Vec::<String>::new());
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
+use undine_ebpf::load::RUNG_PAYLOAD_BYTES;
 use undine_schema::tables::{COLLECTOR_ERRORS, CollectorErrors, ProbeStatus};
 use undine_schema::{Clock, TimeNs};
 
@@ -25,8 +26,12 @@ use crate::tls::LibraryReport;
 use crate::tls::finder::{Finder, FinderThread};
 use crate::writer::Writer;
 
-/// How long the thread waits for messages at a time.
+/// How long the thread waits at a time for what is not in the ring.
 const POLL_WAIT: Duration = Duration::from_millis(2);
+/// How old a message may get before it is read, unless the ring fills first, at which the kernel
+/// programs wake the thread. Each look costs the servers that share its CPU a part of their caches;
+/// rows wait longer than this to be written.
+const MESSAGE_AGE_MAX: Duration = Duration::from_millis(10);
 /// How often losses are written, the kernel's counters read and the wall clock compared.
 const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(1);
 /// Rows that are written without waiting for the interval.
@@ -88,6 +93,8 @@ struct Work {
     error_rows: CollectorErrors,
     /// Messages for which the ring had no room, as far as told.
     dropped: u64,
+    /// Operations of which the ring got fewer bytes, by rung.
+    shed: [u64; 3],
 }
 
 impl Reader {
@@ -107,8 +114,16 @@ impl Reader {
         clock: Arc<dyn Clock>,
     ) -> Self {
         let error_rows = CollectorErrors::new(0);
-        let mut work =
-            Work { pipeline, writer, recorder, undecodable: 0, errors, error_rows, dropped: 0 };
+        let mut work = Work {
+            pipeline,
+            writer,
+            recorder,
+            undecodable: 0,
+            errors,
+            error_rows,
+            dropped: 0,
+            shed: [0; 3],
+        };
         if let Source::Kernel(kernel) = &source {
             work.pipeline.set_tcp_reasons(Reasons::of(kernel.control().reason_names()));
         }
@@ -130,6 +145,9 @@ impl Reader {
     }
 
     pub(crate) fn run(mut self) -> Result<(), RunError> {
+        if matches!(self.source, Source::Kernel(_)) {
+            kernel::do_not_interrupt();
+        }
         self.write_probe_status(None);
         self.profile =
             self.profiler.take().map(ProfileLink::start).transpose().map_err(RunError::Thread)?;
@@ -189,7 +207,7 @@ impl Reader {
             Source::Kernel(kernel) => {
                 let work = &mut self.work;
                 let before = mono_now(self.clock.as_ref());
-                let outcome = kernel.poll(POLL_WAIT, &mut |message| work.message(message));
+                let outcome = kernel.poll(MESSAGE_AGE_MAX, &mut |message| work.message(message));
                 if outcome.messages == 0 {
                     // Whatever was sent before the poll would have been read.
                     work.pipeline.advance(before);
@@ -428,7 +446,7 @@ impl Reader {
                 let text = format!("{} is not attached: {error}", probe.attach_point);
                 self.work.errors.report("sockets", kind, &text, 1);
             }
-            let info = probe_info(probe, cost);
+            let info = probe_info(probe, cost, self.work.shed);
             self.work.pipeline.probe_status(&ProbeStatus {
                 time_: now,
                 upid,
@@ -484,9 +502,14 @@ impl Work {
                 dropped_datagrams: counters.dropped_datagrams,
                 dropped_datagram_bytes: counters.dropped_datagram_bytes,
                 untold_tcp_events: counters.untold_tcp_events,
+                shed_operations: counters.shed_operations,
+                shed_bytes: counters.shed_bytes,
+                unadmitted_operations: counters.unadmitted_operations,
+                unadmitted_bytes: counters.unadmitted_bytes,
             };
             self.pipeline.kernel(totals);
             self.record(|recorder| recorder.kernel(&totals));
+            self.shed = totals.shed_operations;
             let dropped = totals.dropped.saturating_sub(self.dropped);
             self.dropped = totals.dropped;
             let text = "the ring had no room for messages; data_loss says what is missing";
@@ -568,9 +591,15 @@ fn replayed(pipeline: &mut Pipeline, recorder: &mut Option<Recorder>, entry: Ent
 }
 
 /// What `probe_status.info` says of a probe.
-fn probe_info(probe: &ProbeReport, cost: Option<&CostSample>) -> serde_json::Value {
+fn probe_info(probe: &ProbeReport, cost: Option<&CostSample>, shed: [u64; 3]) -> serde_json::Value {
     let standby = matches!(probe.outcome, Outcome::Standby);
     let mut info = serde_json::json!({ "program": probe.probe, "standby": standby });
+    // Of all hooks together, since they share the ring.
+    if probe.moves_bytes() && shed != [0; 3] {
+        let rungs = RUNG_PAYLOAD_BYTES.iter().zip(shed);
+        let cut = rungs.map(|(bytes, operations)| (bytes.to_string(), operations.into()));
+        info["operations_cut_to_bytes"] = cut.collect::<serde_json::Map<_, _>>().into();
+    }
     if let Some(sample) = cost
         && let Some(cost) = sample.programs.get(probe.probe)
     {

@@ -181,7 +181,7 @@ impl Recorder {
     /// # Errors
     /// Where the disk fails.
     pub fn kernel(&mut self, totals: &KernelTotals) -> Result<(), RecordingError> {
-        let mut bytes = Vec::with_capacity(72);
+        let mut bytes = Vec::with_capacity(120);
         for value in [
             totals.attempts,
             totals.dropped,
@@ -192,6 +192,12 @@ impl Recorder {
             totals.dropped_datagrams,
             totals.dropped_datagram_bytes,
             totals.untold_tcp_events,
+            totals.shed_operations[0],
+            totals.shed_operations[1],
+            totals.shed_operations[2],
+            totals.shed_bytes,
+            totals.unadmitted_operations,
+            totals.unadmitted_bytes,
         ] {
             bytes.extend_from_slice(&value.to_le_bytes());
         }
@@ -349,8 +355,12 @@ fn parse(kind: u8, payload: &[u8]) -> Option<Entry<'_>> {
                 operation_bytes: words.next()?,
                 dropped_datagrams: words.next()?,
                 dropped_datagram_bytes: words.next()?,
-                // Older recordings have none.
+                // Older recordings have none of these.
                 untold_tcp_events: words.next().unwrap_or_default(),
+                shed_operations: [(); 3].map(|()| words.next().unwrap_or_default()),
+                shed_bytes: words.next().unwrap_or_default(),
+                unadmitted_operations: words.next().unwrap_or_default(),
+                unadmitted_bytes: words.next().unwrap_or_default(),
             }))
         }
         _ => None,

@@ -99,6 +99,11 @@ pub const BEGINNING_MISSED: u8 = 2;
 /// left where they are; only their number is known. In [`Direction`] they are bypassed bytes.
 pub const FLAG_ELIDED: u8 = 16;
 
+/// [`Header::flags`]: fewer bytes were captured since the ring was filling
+/// ([`load::RUNG_PAYLOAD_BYTES`]); [`FLAG_TRUNCATED`] is set too. In [`Direction`] they are truncated
+/// bytes.
+pub const FLAG_SHED: u8 = 32;
+
 /// Bit of [`Header::conn`] that the numbers of plaintexts have, and those of sockets never.
 pub const PLAINTEXT: u64 = 1 << 63;
 
@@ -375,8 +380,22 @@ pub enum Counter {
     ElidedBytes = 14,
     /// TCP events that are in no message and for which the map `UNTOLD` had no room either.
     UntoldTcpEvents = 15,
+    /// Operations of which only the first 4096 bytes were sent because the ring was filling; with the
+    /// next two, by [`load::RUNG_PAYLOAD_BYTES`].
+    ShortenedOperations = 16,
+    /// Operations of which only the first 1024 bytes were sent because the ring was fuller.
+    HeadOperations = 17,
+    /// Operations of which only the number of bytes was sent because the ring was nearly full.
+    BareOperations = 18,
+    /// Bytes of these operations that were not sent; they are truncated bytes.
+    ShedBytes = 19,
+    /// Operations on connections that the connection map had no room for; they are dropped
+    /// operations too.
+    UnadmittedOperations = 20,
+    /// Their bytes; they are dropped bytes too.
+    UnadmittedBytes = 21,
     /// How many counters there are.
-    Count = 16,
+    Count = 22,
 }
 
 #[cfg(test)]
@@ -394,6 +413,7 @@ mod tests {
         assert_eq!(size_of::<TcpEvent>(), 64 + 16 + size_of::<TcpStats>());
         assert_eq!(size_of::<load::Untold>(), 88);
         assert_eq!(size_of::<load::Connection>(), 88 + size_of::<ConnTotals>());
+        assert_eq!(size_of::<load::Settings>(), 24);
         assert_eq!(size_of::<TlsInfo>(), 80);
     }
 }

@@ -250,7 +250,13 @@ pub struct Settings {
     pub end_when_closed: u32,
     /// Not 0 once calls of a TLS library are seen, so that before there is nothing to look for.
     pub tls: u32,
+    /// Another number whenever a target has changed, so that a verdict which was found before is
+    /// known to be old. User space counts in the upper half, the programs in the lower one.
+    pub epoch: u64,
 }
+
+/// What one change of user space adds to [`Settings::epoch`].
+pub const EPOCH_STEP: u64 = 1 << 32;
 
 /// An entry of the map `SCOPE_TGID`. A child gets its parent's when it is forked.
 #[repr(C)]
@@ -260,6 +266,39 @@ pub struct ProcessVerdict {
     pub verdict: u32,
     /// The process that the user named.
     pub root_tgid: u32,
+}
+
+/// Verdicts that each CPU remembers, a power of two.
+pub const VERDICTS_PER_CPU: u32 = 64;
+
+/// An entry of the map `VERDICTS`: what was found of a process last.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RememberedVerdict {
+    /// [`Settings::epoch`] when it was found.
+    pub epoch: u64,
+    /// The process's unified cgroup.
+    pub cgroup: u64,
+    /// Inode of the network namespace that was meant; 0 where none is a target.
+    pub netns: u32,
+    /// The process's id, 0 where nothing is remembered.
+    pub tgid: u32,
+    /// Not 0 where it is watched.
+    pub is_watched: u64,
+}
+
+/// How much of an operation is sent while the ring is less full than any rung says: everything.
+/// Then, rung by rung, so many bytes of it; its number of bytes is told all the same.
+pub const RUNG_PAYLOAD_BYTES: [u64; 3] = [4096, 1024, 0];
+
+/// The only entry of each CPU of the map `PRESSURE`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pressure {
+    /// Bytes that the CPU has sent since it looked how full the ring is.
+    pub unlooked_bytes: u64,
+    /// 0, or the number of a rung of [`RUNG_PAYLOAD_BYTES`] from 1 on.
+    pub rung: u64,
 }
 
 /// Key of the map `LISTEN_PORTS`; the value is the number of listening sockets.
@@ -432,6 +471,8 @@ pub struct TlsProgress {
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Scratch {
+    /// How far the operation has come; beside the header, so that both are in one page.
+    pub work: [u64; 16],
     /// The message's header.
     pub header: crate::Header,
     /// Its payload, then room that is never used.

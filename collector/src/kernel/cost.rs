@@ -132,6 +132,16 @@ impl CostMeter {
     }
 }
 
+/// What is added to `totals` while `act` runs.
+pub(super) fn during<T>(
+    totals: impl Fn() -> BTreeMap<String, ProgramCost>,
+    act: impl FnOnce() -> T,
+) -> Result<(CostSample, T), aya::sys::SyscallError> {
+    let running = Running::begin(&totals)?;
+    let said = act();
+    Ok((running.end(totals()), said))
+}
+
 /// Totals of the programs of an object since they were loaded.
 pub(super) fn run_totals(ebpf: &Ebpf) -> BTreeMap<String, ProgramCost> {
     let info = |(name, program): (&str, &aya::programs::Program)| {

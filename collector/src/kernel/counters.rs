@@ -40,6 +40,15 @@ pub struct Counters {
     pub elided_bytes: u64,
     /// TCP events that are told nowhere.
     pub untold_tcp_events: u64,
+    /// Operations of which fewer bytes were sent because the ring was filling, by
+    /// [`load::RUNG_PAYLOAD_BYTES`].
+    pub shed_operations: [u64; 3],
+    /// Their bytes that were not sent.
+    pub shed_bytes: u64,
+    /// Operations among the dropped ones on connections for which there was no room.
+    pub unadmitted_operations: u64,
+    /// Their bytes, among the dropped bytes.
+    pub unadmitted_bytes: u64,
 }
 
 /// Names for metrics, in the order of [`Counters::values`].
@@ -60,6 +69,12 @@ pub(super) const NAMES: [&str; load::COUNTERS] = [
     "tls_bytes",
     "elided_bytes",
     "untold_tcp_events",
+    "shortened_operations",
+    "head_operations",
+    "bare_operations",
+    "shed_bytes",
+    "unadmitted_operations",
+    "unadmitted_bytes",
 ];
 
 impl Counters {
@@ -87,6 +102,12 @@ impl Counters {
             self.tls_bytes,
             self.elided_bytes,
             self.untold_tcp_events,
+            self.shed_operations[0],
+            self.shed_operations[1],
+            self.shed_operations[2],
+            self.shed_bytes,
+            self.unadmitted_operations,
+            self.unadmitted_bytes,
         ]
     }
 
@@ -110,6 +131,14 @@ impl Counters {
             tls_bytes: of(Counter::TlsBytes),
             elided_bytes: of(Counter::ElidedBytes),
             untold_tcp_events: of(Counter::UntoldTcpEvents),
+            shed_operations: [
+                of(Counter::ShortenedOperations),
+                of(Counter::HeadOperations),
+                of(Counter::BareOperations),
+            ],
+            shed_bytes: of(Counter::ShedBytes),
+            unadmitted_operations: of(Counter::UnadmittedOperations),
+            unadmitted_bytes: of(Counter::UnadmittedBytes),
         }
     }
 }

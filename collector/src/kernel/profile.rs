@@ -21,6 +21,7 @@ use aya::{
         PerfEvent, ProgramError,
         perf_event::{PerfEventConfig, PerfEventScope, SamplePolicy, SoftwareEvent},
     },
+    util::KernelVersion,
 };
 use undine_ebpf::profile::{
     self, FRAME_POINTERS_MAX, FRAMES_MAX, NO_STACK, STACK_COPY_HEAD_BYTES, SampleKey, StackCopy,
@@ -29,7 +30,7 @@ use undine_ebpf::profile::{
 
 use super::{
     BuildError, ControlError, Outcome, ProbeReport,
-    programs::{Plain, gone, outcome_of, take, unusable},
+    programs::{Plain, gone, needs, outcome_of, take, unusable},
 };
 use crate::event::ProcessKey;
 
@@ -51,6 +52,9 @@ const QUIET_WAIT_MAX: Duration = Duration::from_millis(200);
 /// The program, and the kernel's event that it is attached to.
 pub(super) const PROGRAM: &str = "cpu_sample";
 const ATTACH_POINT: &str = "perf_event:cpu-clock";
+
+/// The first kernel with all that the program needs (`bpf_task_pt_regs`).
+const SINCE: KernelVersion = KernelVersion::new(5, 15, 0);
 
 /// How to sample.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -194,14 +198,19 @@ impl Sizes {
     }
 }
 
-/// Checks that the kernel makes maps for stacks of [`FRAMES_MAX`] frames; where it does not say it
-/// is left to try.
-pub(super) fn check_frames_max() -> Result<(), BuildError> {
-    let limit = std::fs::read_to_string("/proc/sys/kernel/perf_event_max_stack");
-    match limit.ok().and_then(|text| text.trim().parse().ok()) {
-        Some(frames) if frames < FRAMES_MAX => Err(BuildError::StackFrames(frames)),
-        _ => Ok(()),
-    }
+/// That the kernel makes no maps for stacks of [`FRAMES_MAX`] frames, where it says so; then the
+/// program and its maps are left out.
+pub(super) fn too_few_frames() -> Option<ProbeReport> {
+    let limit = std::fs::read_to_string("/proc/sys/kernel/perf_event_max_stack").ok()?;
+    too_few(limit.trim().parse().ok()?)
+}
+
+fn too_few(frames: usize) -> Option<ProbeReport> {
+    let why = format!("kernel.perf_event_max_stack is {frames}");
+    (frames < FRAMES_MAX).then(|| ProbeReport {
+        remedy: format!("set it to at least {FRAMES_MAX}, its default; there are no CPU profiles"),
+        ..report(Outcome::Missing(why))
+    })
 }
 
 /// Takes the maps of the program out of the object.
@@ -236,12 +245,14 @@ pub(super) fn attach(ebpf: &mut Ebpf, config: &ProfileConfig) -> ProbeReport {
         }
         Ok(())
     });
-    report(attached.map_or_else(|error| outcome_of(&error), |()| Outcome::Attached))
+    let outcome = attached.map_or_else(|error| outcome_of(&error), |()| Outcome::Attached);
+    report(needs(SINCE, "5.15", outcome))
 }
 
 /// Loads the program only, to see whether the kernel takes it.
 pub(super) fn try_load(ebpf: &mut Ebpf) -> ProbeReport {
-    report(load(ebpf).map_or_else(|error| outcome_of(&error), |_| Outcome::Standby))
+    let outcome = load(ebpf).map_or_else(|error| outcome_of(&error), |_| Outcome::Standby);
+    report(needs(SINCE, "5.15", outcome))
 }
 
 /// Takes the program out of the kernel, where it is in it.
@@ -268,7 +279,7 @@ fn program(ebpf: &mut Ebpf) -> Result<&mut PerfEvent, ProgramError> {
 fn report(outcome: Outcome) -> ProbeReport {
     let remedy = match &outcome {
         Outcome::Attached | Outcome::Standby => "",
-        Outcome::Missing(_) => "this kernel has no software clock event; there are no CPU profiles",
+        Outcome::Missing(_) => "there are no CPU profiles",
         Outcome::Denied(_) => {
             "run Undine as root or with CAP_BPF and CAP_PERFMON; there are no CPU profiles"
         }

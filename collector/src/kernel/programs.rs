@@ -14,8 +14,8 @@ use aya::{
     util::KernelVersion,
 };
 use undine_ebpf::load::{
-    COUNTERS, Connection, DATAGRAM_PORTS_MAX, KIND_CGROUP, KIND_COMM, KIND_NETNS, KIND_TGID,
-    ListenKey, PORT_WORDS, ProcessVerdict, SCRATCH_PER_CPU, Settings, Untold, UntoldKey,
+    COUNTERS, Connection, DATAGRAM_PORTS_MAX, EPOCH_STEP, KIND_CGROUP, KIND_COMM, KIND_NETNS,
+    KIND_TGID, ListenKey, PORT_WORDS, ProcessVerdict, SCRATCH_PER_CPU, Settings, Untold, UntoldKey,
     VERDICT_EXCLUDE, VERDICT_INCLUDE,
 };
 
@@ -44,6 +44,14 @@ const TREE_ROUNDS_MAX: usize = 8;
 /// How often the statistics of a connection that is used are told, in nanoseconds. Tests of this crate
 /// don't wait that long.
 const TCP_STATS_INTERVAL_NS: u64 = if cfg!(test) { 1_000_000 } else { 10_000_000_000 };
+
+/// How often the kernel programs together look how full the ring is while one ring's bytes are sent.
+const LOOKS_PER_RING: u32 = 64;
+
+/// How full the ring is, in sixteenths, when a rung of [`undine_ebpf::load::RUNG_PAYLOAD_BYTES`] begins, and how empty
+/// when it ends. The reader is woken long before the first begins.
+const RUNGS_UP: [u64; 3] = [12, 14, 15];
+const RUNGS_DOWN: [u64; 3] = [6, 10, 12];
 
 /// A program of the object and where it belongs.
 struct Probe {
@@ -125,6 +133,13 @@ pub struct ProbeReport {
     pub remedy: String,
 }
 
+impl ProbeReport {
+    /// Whether the program sees the bytes that move on sockets.
+    pub(crate) fn moves_bytes(&self) -> bool {
+        SOCKET_LENGTH.iter().chain(&SYS_EXIT).any(|probe| probe.name == self.probe)
+    }
+}
+
 /// The refusals in `reports` in one line.
 pub(super) fn refusals(reports: &[ProbeReport]) -> String {
     let of = |report: &ProbeReport| match &report.outcome {
@@ -172,6 +187,8 @@ pub(super) struct Programs {
     untold_seen: UntoldSeen,
     targets: BTreeMap<Target, (Resolved, u32)>,
     default: ScopeDefault,
+    /// As in [`Settings::epoch`], without what the programs count.
+    epoch: u64,
     /// Whether the end of a socket is not seen, but only that it is closed.
     end_when_closed: bool,
     tls: TlsProbes,
@@ -207,11 +224,17 @@ pub(super) fn load(config: &Config) -> Result<Loaded, BuildError> {
     programs.seed_listeners();
     let profile = match &config.profile {
         None => None,
-        Some(wanted) => {
-            let source = profile::source(&mut programs.ebpf)?;
-            probes.push(profile::attach(&mut programs.ebpf, wanted));
-            Some(source)
-        }
+        Some(wanted) => match profile::too_few_frames() {
+            Some(report) => {
+                probes.push(report);
+                None
+            }
+            None => {
+                let source = profile::source(&mut programs.ebpf)?;
+                probes.push(profile::attach(&mut programs.ebpf, wanted));
+                Some(source)
+            }
+        },
     };
     Ok(Loaded { ring, programs, probes, hooks, reason_names, profile })
 }
@@ -251,7 +274,8 @@ pub(super) fn probe_report_of(object: Object) -> Result<Vec<ProbeReport>, BuildE
             programs.load(probe).map_or_else(|error| outcome_of(&error), |()| Outcome::Standby);
         reports.push(report(probe, outcome));
     }
-    reports.push(profile::try_load(&mut programs.ebpf));
+    let frames = profile::too_few_frames();
+    reports.push(frames.unwrap_or_else(|| profile::try_load(&mut programs.ebpf)));
     programs.load_tls(&mut reports);
     Ok(reports)
 }
@@ -264,8 +288,13 @@ fn load_object(config: &Config) -> Result<(Programs, RingBuf<MapData>, ReasonNam
     let resets_have_reasons = u32::from(layout.resets_have_reasons);
     let own_tgid = std::process::id();
     let wakeup_bytes = u64::from(config.ring_bytes / 4);
-    profile::check_frames_max()?;
+    let mut elf = config.object.bytes();
+    if profile::too_few_frames().is_some() {
+        object::without_stacks(elf.to_mut());
+    }
     let cpus = profile::cpus().map_err(BuildError::Wait)?;
+    let look_bytes = u64::from(config.ring_bytes / LOOKS_PER_RING / cpus.max(1));
+    let of_ring = |sixteenths: u64| u64::from(config.ring_bytes) / 16 * sixteenths;
     let sizes = profile::Sizes::of(config.profile.as_ref(), cpus);
     let mut ebpf = EbpfLoader::new()
         .override_global("OFFSETS", &layout.offsets, true)
@@ -275,6 +304,9 @@ fn load_object(config: &Config) -> Result<(Programs, RingBuf<MapData>, ReasonNam
         .override_global("RESETS_HAVE_REASONS", &resets_have_reasons, true)
         .override_global("TCP_STATS_INTERVAL_NS", &TCP_STATS_INTERVAL_NS, true)
         .override_global("WAKEUP_BYTES", &wakeup_bytes, true)
+        .override_global("LOOK_BYTES", &look_bytes, true)
+        .override_global("RUNG_UP_BYTES", &RUNGS_UP.map(of_ring), true)
+        .override_global("RUNG_DOWN_BYTES", &RUNGS_DOWN.map(of_ring), true)
         .map_max_entries("RING", config.ring_bytes)
         .map_max_entries("CONNECTIONS", config.connections_max)
         .map_max_entries("TLS_STREAMS", config.connections_max)
@@ -285,7 +317,7 @@ fn load_object(config: &Config) -> Result<(Programs, RingBuf<MapData>, ReasonNam
         .map_max_entries("STACKS_A", sizes.stacks)
         .map_max_entries("STACKS_B", sizes.stacks)
         .map_max_entries("STACK_COPIES", sizes.ring_bytes)
-        .load(&config.object.bytes())
+        .load(&elf)
         .map_err(|cause| BuildError::Load(Box::new(cause)))?;
     let ring = take(&mut ebpf, "RING")?;
     // Numbers of connections go on where those of an earlier start cannot have come.
@@ -310,6 +342,7 @@ fn load_object(config: &Config) -> Result<(Programs, RingBuf<MapData>, ReasonNam
         untold_seen: UntoldSeen::default(),
         targets: BTreeMap::new(),
         default: config.scope.default,
+        epoch: 0,
         end_when_closed: false,
         tls: TlsProbes {
             streams: take(&mut ebpf, "TLS_STREAMS")?,
@@ -420,6 +453,7 @@ impl Programs {
         for (probe, loaded) in self.tls.load(&mut self.ebpf) {
             let outcome = loaded.map_or_else(|error| outcome_of(&error), |()| Outcome::Standby);
             let probe = Probe { name: probe, without: "TLS is not looked into" };
+            let outcome = too_old_for(&probe, outcome);
             let attach_point = format!("uprobe:{}", probe.name);
             probes.push(ProbeReport { attach_point, ..report(&probe, outcome) });
         }
@@ -576,6 +610,7 @@ impl Programs {
         self.write_settings()?;
         if let Resolved::Process(root) = resolved {
             self.add_tree(root, bits)?;
+            self.write_settings()?;
         }
         if verdict == Verdict::Include {
             self.seed_listeners_of(resolved.processes());
@@ -641,6 +676,8 @@ impl Programs {
         Ok(Membership::new(self.default, targets, processes))
     }
 
+    /// Tells the programs what the targets are made of, and that verdicts are to be found anew. To be
+    /// called whenever a map of targets has changed.
     fn write_settings(&mut self) -> Result<(), ControlError> {
         let kinds = self.targets.values().fold(0, |kinds, (resolved, _)| {
             kinds
@@ -654,7 +691,9 @@ impl Programs {
         let watch_others = u32::from(self.default == ScopeDefault::WholeHost);
         let end_when_closed = u32::from(self.end_when_closed);
         let tls = u32::from(self.tls.libraries > 0);
-        let settings = Plain(Settings { watch_others, kinds, end_when_closed, tls });
+        self.epoch += EPOCH_STEP;
+        let epoch = self.epoch;
+        let settings = Plain(Settings { watch_others, kinds, end_when_closed, tls, epoch });
         self.settings.set(0, settings, 0).map_err(unusable("SETTINGS"))
     }
 
@@ -728,19 +767,25 @@ fn report(probe: &Probe, outcome: Outcome) -> ProbeReport {
 /// `outcome`, or that the kernel is too old, where it is: before it misses the attach point it may
 /// refuse the program for what that needs.
 fn too_old_for(probe: &Probe, outcome: Outcome) -> Outcome {
-    let denied = matches!(outcome, Outcome::Denied(_));
-    let (since, name) = if SOCKET_LENGTH.iter().any(|late| late.name == probe.name) {
-        (SOCKET_LENGTH_SINCE, "6.3")
+    let is_late = SOCKET_LENGTH.iter().any(|late| late.name == probe.name);
+    // What is said in a call of a TLS library is bound to a socket by those.
+    if is_late || tls_probes::PROGRAMS.contains(&probe.name) {
+        needs(SOCKET_LENGTH_SINCE, "6.3", outcome)
     } else if probe.name == DROPS {
-        (DROP_REASONS_SINCE, "5.17")
+        needs(DROP_REASONS_SINCE, "5.17", outcome)
     } else {
-        return outcome;
-    };
+        outcome
+    }
+}
+
+/// `outcome`, or that the kernel is older than `since`, which is called `name`.
+pub(super) fn needs(since: KernelVersion, name: &str, outcome: Outcome) -> Outcome {
+    let denied = matches!(outcome, Outcome::Denied(_));
     let is_old = KernelVersion::current().is_ok_and(|version| version < since);
     if !is_old || denied {
         return outcome;
     }
-    Outcome::Missing(format!("Linux {name} is the first with it, this is {}", release()))
+    Outcome::Missing(format!("needs Linux {name} or later, this is {}", release()))
 }
 
 pub(super) fn outcome_of(error: &ProgramError) -> Outcome {

@@ -98,6 +98,18 @@ impl RingReader {
     }
 }
 
+/// Lets the calling thread, and those that it starts, wait for a CPU instead of taking it from whoever
+/// runs there (`SCHED_BATCH`); its share of the CPU stays the same. What it interrupts are mostly the
+/// servers that it watches, whose caches it would displace each time.
+pub(crate) fn do_not_interrupt() {
+    let parameters = libc::sched_param { sched_priority: 0 };
+    // SAFETY: the parameters live through the call; 0 is the calling thread.
+    if unsafe { libc::sched_setscheduler(0, libc::SCHED_BATCH, &raw const parameters) } != 0 {
+        let error = io::Error::last_os_error();
+        tracing::debug!(%error, "the collector's thread interrupts others");
+    }
+}
+
 /// See [`super::wall_minus_mono_ns`]. Of a few readings the one that took least counts.
 pub(super) fn wall_minus_mono_ns() -> i64 {
     let mut best = (i64::MAX, 0);

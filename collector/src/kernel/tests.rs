@@ -27,6 +27,7 @@ use super::{
 
 mod datagrams;
 mod flavours;
+mod pressure;
 
 /// Kernel tests run one at a time.
 static ALONE: Mutex<()> = Mutex::new(());

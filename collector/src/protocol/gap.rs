@@ -8,6 +8,8 @@ use crate::event::Uncaptured;
 pub enum Cause {
     /// Messages of the kernel were lost.
     RingFull,
+    /// Bytes outside of a body were left out since the ring was filling.
+    RingFilling,
     /// Bytes outside of a body were truncated.
     Truncated,
     /// Bytes outside of a body never were in a buffer.
@@ -27,6 +29,7 @@ impl Cause {
     pub const fn reason(self) -> &'static str {
         match self {
             Self::RingFull => "ring_full",
+            Self::RingFilling => "ring_filling",
             Self::Truncated => "truncated",
             Self::Bypassed => "bypassed",
             Self::ParseError => "parse_error",
@@ -40,6 +43,7 @@ impl Cause {
     pub const fn of(missing: Missing) -> Self {
         match missing {
             Missing::Lost => Self::RingFull,
+            Missing::Uncaptured(Uncaptured::Shed) => Self::RingFilling,
             Missing::Uncaptured(Uncaptured::Truncated | Uncaptured::Fault) => Self::Truncated,
             Missing::Uncaptured(Uncaptured::Bypassed | Uncaptured::Elided) => Self::Bypassed,
         }

@@ -243,8 +243,18 @@ async fn a_ring_that_is_too_small_loses_rows_within_bounds_and_never_pairs_wrong
     println!("missing {missing} in {min}..={max}, {} messages dropped", stats.kernel.dropped);
     assert!(min <= missing && missing <= max, "{min} <= {missing} <= {max}");
     assert!(stats.missing_rows.min <= missing && missing <= stats.missing_rows.max, "{stats:?}");
-    assert_eq!(memory.sum("data_loss", "operations"), stats.kernel.dropped_operations);
-    assert_eq!(memory.sum("data_loss", "bytes"), stats.kernel.dropped_bytes);
+    let sum = |reason: &str, column: &str| -> u64 {
+        let rows = memory.rows("data_loss", &["stage", "reason", column]);
+        let own = rows.iter().filter(|row| row[0] == "kernel" && row[1] == reason);
+        own.map(|row| row[2].parse::<u64>().unwrap()).sum()
+    };
+    assert_eq!(sum("ring_full", "operations"), stats.kernel.dropped_operations);
+    assert_eq!(sum("ring_full", "bytes"), stats.kernel.dropped_bytes);
+    // Before it was full, operations were cut.
+    let shed: u64 = stats.kernel.shed_operations.iter().sum();
+    assert!(shed > 0);
+    assert_eq!(sum("ring_filling", "operations"), shed);
+    assert_eq!(sum("ring_filling", "bytes"), stats.kernel.shed_bytes);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

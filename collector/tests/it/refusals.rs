@@ -241,9 +241,10 @@ async fn a_refused_program_costs_its_own_feature_only() {
         assert_eq!(refused.len(), 1, "{said:?}");
         assert_eq!(refused[0][0], report.attach_point);
         assert_eq!(refused[0][1], "12");
-        for part in ["unknown opcode ff", "undine doctor"] {
-            assert!(refused[0][2].contains(part), "{said:?}");
-        }
+        assert!(refused[0][2].contains("undine doctor"), "{said:?}");
+        // Where a program begins with a call, what it calls is missed first.
+        let whys = ["unknown opcode ff", "number of funcs in func_info"];
+        assert!(whys.iter().any(|why| refused[0][2].contains(why)), "{said:?}");
     }
 }
 

@@ -126,13 +126,11 @@ struct State {
     flags: u64,
 }
 
-/// Where in the payload the state lies: beyond what a message can use.
-const STATE_AT: usize = 40 * 1024;
-
 #[inline(always)]
 fn state_in(scratch: *mut Scratch) -> *mut State {
-    // SAFETY: the state fits into the rest of the payload, which is aligned to 8 bytes.
-    unsafe { (&raw mut (*scratch).payload).cast::<u8>().add(STATE_AT).cast() }
+    const { assert!(size_of::<State>() <= 16 * 8) };
+    // SAFETY: the state fits into the room for it.
+    unsafe { (&raw mut (*scratch).work).cast() }
 }
 
 /// Whether what moves on `sock` may be of interest; most of UDP is not, and ends here.

@@ -10,9 +10,10 @@ use undine_ebpf::{
     Counter,
     load::{
         ASKERS_MAX, BORN_MAX, CALLERS_MAX, CLOSED_MAX, COUNTERS as COUNTERS_LEN, Connection,
-        LISTEN_PORTS_MAX, ListenKey, OFFSETS as OFFSETS_LEN, Offset, PORT_WORDS, ProcessVerdict,
-        Scratch, Settings, TARGETS_MAX, TLS_CALLS_MAX, TLS_LIBRARIES_MAX, TcpBudget, TlsKey,
-        TlsStream, UNTOLD_MAX, Untold, UntoldKey,
+        LISTEN_PORTS_MAX, ListenKey, OFFSETS as OFFSETS_LEN, Offset, PORT_WORDS, Pressure,
+        ProcessVerdict, RememberedVerdict, Scratch, Settings, TARGETS_MAX, TLS_CALLS_MAX,
+        TLS_LIBRARIES_MAX, TcpBudget, TlsKey, TlsStream, UNTOLD_MAX, Untold, UntoldKey,
+        VERDICTS_PER_CPU,
     },
 };
 
@@ -25,6 +26,16 @@ pub(crate) static RING: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
 #[map]
 pub(crate) static COUNTERS: PerCpuArray<u64> =
     PerCpuArray::with_max_entries(COUNTERS_LEN as u32, 0);
+/// How full the ring was when a CPU looked last.
+#[map]
+pub(crate) static PRESSURE: PerCpuArray<Pressure> = PerCpuArray::with_max_entries(1, 0);
+/// What each CPU has found of processes, by their number.
+#[map]
+pub(crate) static VERDICTS: PerCpuArray<RememberedVerdict> =
+    PerCpuArray::with_max_entries(VERDICTS_PER_CPU, 0);
+/// Not 0 once a process has moved several messages with one call.
+#[map]
+pub(crate) static SEVERAL: Array<u64> = Array::with_max_entries(1, 0);
 /// Open connections by the address of their socket.
 #[map]
 pub(crate) static CONNECTIONS: HashMap<u64, Connection> = HashMap::with_max_entries(1024, 0);
@@ -121,6 +132,12 @@ static RESETS_HAVE_REASONS: u32 = 0;
 static TCP_STATS_INTERVAL_NS: u64 = 0;
 #[unsafe(no_mangle)]
 static WAKEUP_BYTES: u64 = 0;
+#[unsafe(no_mangle)]
+static LOOK_BYTES: u64 = 0;
+#[unsafe(no_mangle)]
+static RUNG_UP_BYTES: [u64; 3] = [u64::MAX; 3];
+#[unsafe(no_mangle)]
+static RUNG_DOWN_BYTES: [u64; 3] = [0; 3];
 
 /// The offset of a kernel field. The verifier knows it as a constant.
 #[inline(always)]
@@ -171,6 +188,27 @@ pub(crate) fn wakeup_bytes() -> u64 {
     unsafe { read_volatile(addr_of!(WAKEUP_BYTES)) }
 }
 
+/// How much a CPU sends before it looks again how full the ring is.
+#[inline(always)]
+pub(crate) fn look_bytes() -> u64 {
+    // SAFETY: as above.
+    unsafe { read_volatile(addr_of!(LOOK_BYTES)) }
+}
+
+/// How full the ring is when a rung of the ladder begins.
+#[inline(always)]
+pub(crate) fn rung_up_bytes(rung: usize) -> u64 {
+    // SAFETY: as above; callers name one of three rungs.
+    unsafe { read_volatile(addr_of!(RUNG_UP_BYTES).cast::<u64>().add(rung)) }
+}
+
+/// How empty the ring is when it ends.
+#[inline(always)]
+pub(crate) fn rung_down_bytes(rung: usize) -> u64 {
+    // SAFETY: as above.
+    unsafe { read_volatile(addr_of!(RUNG_DOWN_BYTES).cast::<u64>().add(rung)) }
+}
+
 /// Adds to a counter of this CPU and gives what it was.
 ///
 /// Atomic although the counter belongs to one CPU, since a softirq may come between.
@@ -190,6 +228,15 @@ pub(crate) fn count_process(counter: Counter, by: u64) {
         // SAFETY: a map value.
         unsafe { *value += by };
     }
+}
+
+/// Counts an operation of `len` bytes on a connection that a map has no room for.
+#[inline(always)]
+pub(crate) fn count_unadmitted(len: u64) {
+    count(Counter::UnadmittedOperations, 1);
+    count(Counter::UnadmittedBytes, len);
+    count(Counter::DroppedOperations, 1);
+    count(Counter::DroppedBytes, len);
 }
 
 /// Adds to a number in a map atomically and gives what it was.

@@ -6,7 +6,7 @@
 
 use aya_ebpf::helpers::bpf_probe_read_user;
 
-use super::maps::CALLERS;
+use super::maps::{CALLERS, SEVERAL};
 
 /// Bytes of a `struct mmsghdr`, and where the length is in it.
 pub(crate) const MMSGHDR_BYTES: u64 = 64;
@@ -45,6 +45,10 @@ pub(crate) fn next(tid: u32, number: u64, vector: u64, messages: u64, len: u64) 
         }
         _ => 0,
     };
+    if let Some(several) = SEVERAL.get_ptr_mut(0) {
+        // SAFETY: a map value; all write the same.
+        unsafe { *several = 1 };
+    }
     let progress = Progress { vector, messages, number, next: index + 1, len };
     let _ = CALLERS.insert(tid, progress, 0);
     index
@@ -54,6 +58,12 @@ pub(crate) fn next(tid: u32, number: u64, vector: u64, messages: u64, len: u64) 
 #[inline(always)]
 pub(crate) fn end(tid: u32) {
     let _ = CALLERS.remove(tid);
+}
+
+/// Whether any thread has ever moved several messages with one call.
+#[inline(always)]
+pub(crate) fn is_used() -> bool {
+    SEVERAL.get(0).is_some_and(|several| *several != 0)
 }
 
 /// Whether the length of the last message is beside it.

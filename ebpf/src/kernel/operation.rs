@@ -5,14 +5,14 @@ use core::ptr::read_volatile;
 use aya_ebpf::helpers::generated::bpf_probe_read_user;
 use undine_ebpf::{
     CHUNKS_MAX, Counter, Direction, FLAG_BYPASSED, FLAG_CONTINUED, FLAG_ELIDED, FLAG_FAULT,
-    FLAG_TRUNCATED, INGRESS, Kind, PAYLOAD_BYTES_MAX,
-    load::{Connection, SCRATCH_PER_CPU, SECURED_ANNOUNCED, Scratch},
+    FLAG_SHED, FLAG_TRUNCATED, INGRESS, Kind, PAYLOAD_BYTES_MAX,
+    load::{Connection, RUNG_PAYLOAD_BYTES, SCRATCH_PER_CPU, SECURED_ANNOUNCED, Scratch},
 };
 
 use super::{
     buffer::Buffer,
     connection::{Sock, admit, announce},
-    maps::{SCRATCH, add, count, count_process, tcp_stats_interval_ns},
+    maps::{SCRATCH, add, count, count_process, count_unadmitted, tcp_stats_interval_ns},
     repeat::repeat,
     ring::{self, at_most_32k, below_16k},
     task::Current,
@@ -68,6 +68,8 @@ impl Operation {
                 start: 0,
                 done: 0,
                 used: 0,
+                room: PAYLOAD_MAX,
+                rung: 0,
                 sent: 0,
                 #[cfg(feature = "before-5-17")]
                 sock: self.sock.0,
@@ -82,8 +84,7 @@ impl Operation {
             None => admit(self.sock, current, false, scratch),
         };
         let Some(connection) = connection else {
-            count(Counter::DroppedOperations, 1);
-            count(Counter::DroppedBytes, len);
+            count_unadmitted(len);
             return None;
         };
         // SAFETY: `connection` and `scratch` are map values; the index is 0 or 1.
@@ -150,6 +151,10 @@ struct State {
     done: u64,
     /// Bytes of the next message that are in the scratch memory.
     used: u64,
+    /// Most bytes that a message carries; less than [`PAYLOAD_MAX`] where the ring fills.
+    room: u64,
+    /// As [`ring::rung`] gives it.
+    rung: u64,
     /// Not 0 where the first message reached the ring.
     sent: u64,
     /// Where the connection is found again.
@@ -160,14 +165,12 @@ struct State {
 /// [`State::bypassed`] of ciphertext whose plaintext is captured.
 const ELIDED: u64 = 2;
 
-/// Where in the payload the state lies: beyond what a message can use.
-const STATE_AT: usize = 40 * 1024;
-
 /// The state of the operation that `scratch` is for.
 #[inline(always)]
 fn state_in(scratch: *mut Scratch) -> *mut State {
-    // SAFETY: the state fits into the rest of the payload, which is aligned to 8 bytes.
-    unsafe { (&raw mut (*scratch).payload).cast::<u8>().add(STATE_AT).cast() }
+    const { assert!(size_of::<State>() <= 16 * 8) };
+    // SAFETY: the state fits into the room for it.
+    unsafe { (&raw mut (*scratch).work).cast() }
 }
 
 /// Sends the messages of one operation.
@@ -196,10 +199,40 @@ impl Output {
         };
         if bypassed != 0 {
             self.emit(len, 0, if bypassed == ELIDED { FLAG_ELIDED } else { FLAG_BYPASSED });
+            return;
+        }
+        let rung = ring::rung();
+        if rung != 0 {
+            self.shed(rung, len);
         } else if run >= len && len <= PAYLOAD_MAX {
             self.copy(base, len);
         } else {
             self.gather();
+        }
+    }
+
+    /// Sends the first of the `len` bytes, as many as a rung of the ladder allows.
+    #[inline(always)]
+    fn shed(self, rung: u64, len: u64) {
+        let state = self.state();
+        let (room, counter) = match rung {
+            1 => (RUNG_PAYLOAD_BYTES[0], Counter::ShortenedOperations),
+            2 => (RUNG_PAYLOAD_BYTES[1], Counter::HeadOperations),
+            _ => (RUNG_PAYLOAD_BYTES[2], Counter::BareOperations),
+        };
+        // SAFETY: the state lies in the scratch memory.
+        unsafe {
+            (*state).rung = rung;
+            (*state).room = room;
+        }
+        if room == 0 {
+            self.emit(len, 0, FLAG_SHED);
+        } else {
+            self.gather();
+        }
+        // SAFETY: as above.
+        if len > room && unsafe { (*state).sent } != 0 {
+            count(counter, 1);
         }
     }
 
@@ -274,6 +307,9 @@ impl Output {
                     add(&raw mut (*totals).bypassed_bytes, missing);
                 } else if missing != 0 {
                     add(&raw mut (*totals).truncated_bytes, missing);
+                    if flags & FLAG_SHED != 0 {
+                        count(Counter::ShedBytes, missing);
+                    }
                 }
             } else {
                 add(&raw mut (*totals).dropped_bytes, cover);
@@ -305,7 +341,8 @@ unsafe extern "C" fn step(_index: u32, output: *mut Output) -> i64 {
         }
         let used = below_16k((*state).used);
         let left = (*state).len - (*state).done;
-        let piece = at_most_32k(run.min(PAYLOAD_MAX - used).min(left - used));
+        let room = (*state).room;
+        let piece = at_most_32k(run.min(room - used).min(left - used));
         let to = (&raw mut (*output.scratch).payload).cast::<u8>().add(used as usize);
         if bpf_probe_read_user(to.cast(), piece as u32, (*state).buffer.base as *const _) != 0 {
             count(Counter::Faults, 1);
@@ -316,11 +353,13 @@ unsafe extern "C" fn step(_index: u32, output: *mut Output) -> i64 {
         (*state).buffer.len = run - piece;
         let used = used + piece;
         (*state).used = used;
-        if used != left && used != PAYLOAD_MAX {
+        if used != left && used != room {
             return 0;
         }
-        let last = (*state).done >= (CHUNKS_MAX as u64 - 1) * PAYLOAD_MAX;
-        output.emit(if last { left } else { used }, used, 0);
+        let shed = (*state).rung != 0;
+        let last = shed || (*state).done >= (CHUNKS_MAX as u64 - 1) * PAYLOAD_MAX;
+        let flags = if shed && used != left { FLAG_SHED } else { 0 };
+        output.emit(if last { left } else { used }, used, flags);
         (*state).used = 0;
         i64::from((*state).done == (*state).len)
     }

@@ -10,7 +10,7 @@ use super::{
     fields::read,
     maps::{SCOPE_TGID, SETTINGS},
     ring,
-    scope::watches,
+    scope::{forget_verdicts, watches},
     task::{self, Current},
 };
 
@@ -70,7 +70,9 @@ pub(crate) fn sched_process_exit(_ctx: RawTracePointContext) -> i32 {
         let exit_code = read(current.as_address(), Offset::TaskExitCode);
         tell(of_current(Kind::Exit, current, exit_code));
     }
-    let _ = SCOPE_TGID.remove(current.tgid);
+    if SCOPE_TGID.remove(current.tgid).is_ok() {
+        forget_verdicts();
+    }
     0
 }
 
@@ -91,6 +93,8 @@ fn inherit(parent: u32, child: u32) {
     // SAFETY: copied at once; a verdict that changes meanwhile is set again for all children.
     if let Some(verdict) = (unsafe { SCOPE_TGID.get(parent) }).copied() {
         let _ = SCOPE_TGID.insert(child, verdict, 0);
+        // What had the child's number before may have been found to be watched.
+        forget_verdicts();
     }
 }
 

@@ -4,9 +4,14 @@ use aya_ebpf::{
     bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
     helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_ns, bpf_ringbuf_output},
 };
-use undine_ebpf::{Counter, Header, Kind, PAYLOAD_BYTES_MAX, load::Scratch};
+use undine_ebpf::{
+    Counter, Header, Kind, PAYLOAD_BYTES_MAX,
+    load::{Pressure, Scratch},
+};
 
-use super::maps::{RING, count, wakeup_bytes};
+use super::maps::{
+    PRESSURE, RING, count, look_bytes, rung_down_bytes, rung_up_bytes, wakeup_bytes,
+};
 
 /// `bpf_ringbuf_query`: bytes that wait to be read.
 const BPF_RB_AVAIL_DATA: u64 = 0;
@@ -34,13 +39,69 @@ pub(crate) fn next_attempt() -> u64 {
     count(Counter::Attempts, 1) + 1
 }
 
-/// The reader looks by itself every millisecond or two; it is woken only where the ring fills.
+/// The reader looks by itself now and then; it is woken only where the ring fills.
 #[inline(always)]
 pub(crate) fn wakeup() -> u64 {
-    if RING.query(BPF_RB_AVAIL_DATA) > wakeup_bytes() {
-        u64::from(BPF_RB_FORCE_WAKEUP)
-    } else {
-        u64::from(BPF_RB_NO_WAKEUP)
+    wakeup_at(RING.query(BPF_RB_AVAIL_DATA))
+}
+
+#[inline(always)]
+fn wakeup_at(fill: u64) -> u64 {
+    if fill > wakeup_bytes() { u64::from(BPF_RB_FORCE_WAKEUP) } else { u64::from(BPF_RB_NO_WAKEUP) }
+}
+
+/// As [`wakeup`], for a message of `bytes`. How full the ring is takes a call and a look at what the
+/// reader writes, so a CPU looks only after a small part of the ring ([`look_bytes`]), unless it has
+/// begun to shed.
+#[inline(always)]
+fn wakeup_after(bytes: u64) -> u64 {
+    let Some(pressure) = PRESSURE.get_ptr_mut(0) else { return u64::from(BPF_RB_NO_WAKEUP) };
+    // SAFETY: a map value of this CPU. Where a softirq comes between, a look comes a message later.
+    unsafe {
+        (*pressure).unlooked_bytes += bytes;
+        if (*pressure).rung == 0 && (*pressure).unlooked_bytes < look_bytes() {
+            return u64::from(BPF_RB_NO_WAKEUP);
+        }
+        wakeup_at(look(pressure))
+    }
+}
+
+/// Looks how full the ring is, and goes up or down the ladder. Gives how full.
+#[inline(always)]
+unsafe fn look(pressure: *mut Pressure) -> u64 {
+    let fill = RING.query(BPF_RB_AVAIL_DATA);
+    // SAFETY: the caller passes a map value.
+    unsafe {
+        (*pressure).unlooked_bytes = 0;
+        let rung = (*pressure).rung;
+        // A rung ends well below where it begins, so that there is no going to and fro.
+        if fill > rung_up_bytes(2) {
+            (*pressure).rung = 3;
+        } else if fill > rung_up_bytes(1) && rung < 2 {
+            (*pressure).rung = 2;
+        } else if fill > rung_up_bytes(0) && rung < 1 {
+            (*pressure).rung = 1;
+        } else if (rung == 3 && fill < rung_down_bytes(2))
+            || (rung == 2 && fill < rung_down_bytes(1))
+            || (rung == 1 && fill < rung_down_bytes(0))
+        {
+            (*pressure).rung = rung - 1;
+        }
+    }
+    fill
+}
+
+/// The rung of the ladder that an operation is sent at: 0 with all its bytes, otherwise with so many
+/// of them as [`undine_ebpf::load::RUNG_PAYLOAD_BYTES`] says.
+#[inline(always)]
+pub(crate) fn rung() -> u64 {
+    let Some(pressure) = PRESSURE.get_ptr_mut(0) else { return 0 };
+    // SAFETY: a map value of this CPU.
+    unsafe {
+        if (*pressure).rung != 0 {
+            look(pressure);
+        }
+        (*pressure).rung
     }
 }
 
@@ -90,7 +151,8 @@ pub(crate) fn send_data(scratch: *mut Scratch, captured: u64) -> bool {
     let refused = unsafe {
         (*scratch).header.cpu_seq = next_attempt();
         let bytes = size_of::<Header>() as u64 + at_most_32k(captured);
-        bpf_ringbuf_output(&raw const RING as *mut _, scratch.cast(), bytes, wakeup())
+        let message = (&raw mut (*scratch).header).cast();
+        bpf_ringbuf_output(&raw const RING as *mut _, message, bytes, wakeup_after(bytes))
     };
     if refused != 0 {
         count(Counter::Dropped, 1);

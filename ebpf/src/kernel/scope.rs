@@ -3,15 +3,17 @@
 //! Undine itself never is. Then whatever a target excludes is not watched, whatever a target
 //! includes is, and [`Settings::watch_others`](undine_ebpf::load::Settings) decides the rest.
 
+use core::ptr::read_volatile;
+
 #[cfg(not(feature = "before-5-17"))]
 use aya_ebpf::helpers::generated::bpf_get_current_ancestor_cgroup_id;
 use undine_ebpf::load::{
     CGROUP_LEVELS_MAX, KIND_CGROUP, KIND_COMM, KIND_NETNS, KIND_TGID, VERDICT_EXCLUDE,
-    VERDICT_INCLUDE,
+    VERDICT_INCLUDE, VERDICTS_PER_CPU,
 };
 
 use super::{
-    maps::{SCOPE_CGROUP, SCOPE_COMM, SCOPE_NETNS, SCOPE_TGID, SETTINGS, own_tgid},
+    maps::{SCOPE_CGROUP, SCOPE_COMM, SCOPE_NETNS, SCOPE_TGID, SETTINGS, VERDICTS, add, own_tgid},
     task::Current,
 };
 
@@ -19,13 +21,7 @@ use super::{
 /// asked where it matters. Must not be called in a softirq, where there is no current process.
 #[inline(always)]
 pub(crate) fn watches(current: Current, netns: impl Fn() -> u32) -> bool {
-    !current.is_kernel() && watches_process(current, netns)
-}
-
-/// As [`watches`], where it is known that `current` is not a thread of the kernel itself.
-#[inline(always)]
-pub(crate) fn watches_process(current: Current, netns: impl Fn() -> u32) -> bool {
-    if current.tgid == own_tgid() {
+    if current.is_kernel() || current.tgid == own_tgid() {
         return false;
     }
     let Some(settings) = SETTINGS.get(0) else { return false };
@@ -55,6 +51,51 @@ pub(crate) fn watches_process(current: Current, netns: impl Fn() -> u32) -> bool
         return false;
     }
     verdict & VERDICT_INCLUDE != 0 || settings.watch_others != 0
+}
+
+/// As [`watches`], without going through the targets where that was done for the same process lately
+/// and no target has changed since. What a cgroup belongs to never changes, so which one the thread
+/// is in says the rest.
+///
+/// Only for tracepoints, of which none begins while another runs on the same CPU.
+#[inline(always)]
+pub(crate) fn remembers_watching(current: Current, netns: impl Fn() -> u32) -> bool {
+    let Some(settings) = SETTINGS.get(0) else { return false };
+    let slot = VERDICTS.get_ptr_mut(current.tgid & (VERDICTS_PER_CPU - 1));
+    let Some(last) = slot else { return false };
+    let kinds = settings.kinds;
+    // SAFETY: map values; one of settings may change at any time, and is read before the targets are,
+    // so that a verdict is never taken for newer than it is.
+    unsafe {
+        let epoch = read_volatile(&raw const settings.epoch);
+        let cgroup = current.cgroup();
+        let netns = if kinds & KIND_NETNS != 0 { netns() } else { 0 };
+        if (*last).tgid == current.tgid
+            && (*last).epoch == epoch
+            && (*last).cgroup == cgroup
+            && (*last).netns == netns
+        {
+            return (*last).is_watched != 0;
+        }
+        let is_watched = watches(current, || netns);
+        (*last).epoch = epoch;
+        (*last).cgroup = cgroup;
+        (*last).netns = netns;
+        // A name can change at any time.
+        let lasts = kinds & KIND_COMM == 0;
+        (*last).tgid = if lasts { current.tgid } else { 0 };
+        (*last).is_watched = u64::from(lasts && is_watched);
+        is_watched
+    }
+}
+
+/// Makes verdicts that were found before old.
+#[inline(always)]
+pub(crate) fn forget_verdicts() {
+    if let Some(settings) = SETTINGS.get_ptr_mut(0) {
+        // SAFETY: a map value.
+        add(unsafe { &raw mut (*settings).epoch }, 1);
+    }
 }
 
 /// What the current process's cgroup and all above it say together.

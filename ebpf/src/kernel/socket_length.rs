@@ -14,12 +14,12 @@ use undine_ebpf::{Counter, EGRESS, INGRESS};
 use super::{
     buffer::Buffer,
     connection::{Sock, find},
-    datagram::{Call, Datagram, Moment, in_scope, may_concern},
-    maps::count,
+    datagram::{Call, Datagram, Moment, may_concern},
+    maps::{count, count_process},
     message_index,
     operation::Operation,
     ring::NO_SYSCALL,
-    scope::{watches, watches_process},
+    scope::{remembers_watching, watches},
     task::Current,
     tls_calls,
 };
@@ -76,35 +76,29 @@ fn observe(ctx: &RawTracePointContext, direction: u8) {
     let sock = Sock(ctx.arg(0));
     let known = find(sock);
     let flags = u64::from(ctx.arg::<u32>(2));
+    let current = Current::get();
+    let is_watched = remembers_watching(current, || match known {
+        // SAFETY: a map value.
+        Some(connection) => unsafe { (*connection).netns },
+        None => sock.netns(),
+    });
+    if !is_watched {
+        count_process(Counter::OutOfScope, 1);
+        return;
+    }
     if known.is_none() {
-        if !sock.is_inet() {
+        if !sock.is_inet() || !sock.has_file() {
             return;
         }
         if sock.is_udp() {
             if flags & (MSG_PEEK | MSG_ERRQUEUE) == 0 && may_concern(sock, direction) {
-                datagram(sock, direction, moved as u32);
+                datagram(sock, current, direction, moved as u32);
             }
             return;
         }
-    }
-    let current = Current::get();
-    let netns = || match known {
-        // SAFETY: a map value.
-        Some(connection) => unsafe { (*connection).netns },
-        None => sock.netns(),
-    };
-    let is_user = match known {
-        // The process that a connection was admitted for is not the kernel.
-        // SAFETY: as above.
-        Some(connection) if unsafe { (*connection).tgid } == current.tgid => true,
-        _ => !current.is_kernel(),
-    };
-    if !is_user || !watches_process(current, netns) {
-        count(Counter::OutOfScope, 1);
-        return;
-    }
-    if known.is_none() && !(sock.is_tcp() && sock.has_file()) {
-        return;
+        if !sock.is_tcp() {
+            return;
+        }
     }
     if flags & MSG_PEEK != 0 {
         count(Counter::Peeks, 1);
@@ -130,13 +124,10 @@ fn observe(ctx: &RawTracePointContext, direction: u8) {
     }
 }
 
-/// A datagram moves that may be of interest.
+/// A datagram moves that may be of interest, on behalf of `current`, which is watched.
 #[inline(always)]
-fn datagram(sock: Sock, direction: u8, len: u32) {
-    let (current, bytes) = (Current::get(), u64::from(len));
-    if !in_scope(sock, current) {
-        return;
-    }
+fn datagram(sock: Sock, current: Current, direction: u8, len: u32) {
+    let bytes = u64::from(len);
     let (syscall, place) = match running_call(current) {
         Some(mut call) => {
             call.index = index_of_message(current, &call, bytes);
@@ -163,12 +154,15 @@ fn index_of_message(current: Current, call: &Call, len: u64) -> u64 {
 /// Keeps count of the messages of a call where one is empty, or ends the call.
 #[inline(always)]
 fn moves_nothing(sock: Sock, moved: i32, direction: u8) {
+    // Mostly it is a call that would have to wait, so this should not take long.
+    if moved < 0 && !message_index::is_used() {
+        return;
+    }
     let current = Current::get();
     let registers = current.user_registers();
     // SAFETY: the kernel gave this `struct pt_regs`; the index is inside it.
     let number =
         if registers.is_null() { 0 } else { unsafe { *registers.add(register::ORIG_RAX) } };
-    // Mostly it is a call that would have to wait, so this should not take long.
     if number != if direction == EGRESS { SENDMMSG } else { RECVMMSG } {
         return;
     }

@@ -17,7 +17,7 @@ use super::{
     message_index::{MMSGHDR_BYTES, MMSGHDR_LEN},
     operation::Operation,
     repeat::repeat,
-    scope::watches,
+    scope::remembers_watching,
     socket_length::{
         MSG_ERRQUEUE, MSG_OOB, MSG_PEEK, MSG_TRUNC, PREADV2, PWRITEV2, READ, READV, RECVFROM,
         RECVMMSG, RECVMSG, SENDFILE, SENDMMSG, SENDMSG, SENDTO, SPLICE, WRITE, WRITEV, locate,
@@ -70,19 +70,27 @@ fn observe(registers: u64, descriptor: u64, direction: u8, result: u64) {
     let number = register_at(registers, register::ORIG_RAX);
     let current = Current::get();
     let Some(sock) = socket_of(current, descriptor) else { return };
-    if !sock.is_inet() {
-        return;
-    }
-    if sock.is_udp() {
-        if may_concern(sock, direction) && in_scope(sock, current) {
-            datagrams(registers, sock, direction, result);
+    let known = find(sock);
+    if known.is_none() {
+        if !sock.is_inet() {
+            return;
         }
-        return;
+        if sock.is_udp() {
+            if may_concern(sock, direction) && in_scope(sock, current) {
+                datagrams(registers, sock, direction, result);
+            }
+            return;
+        }
+        if !sock.is_tcp() {
+            return;
+        }
     }
-    if !sock.is_tcp() {
-        return;
-    }
-    if !watches(current, || sock.netns()) {
+    let is_watched = remembers_watching(current, || match known {
+        // SAFETY: a map value.
+        Some(connection) => unsafe { (*connection).netns },
+        None => sock.netns(),
+    });
+    if !is_watched {
         count(Counter::OutOfScope, 1);
         return;
     }
@@ -106,7 +114,7 @@ fn observe(registers: u64, descriptor: u64, direction: u8, result: u64) {
     let buffer: Option<Buffer> =
         if copied { locate(number, direction, second, third, u64::from(moved)) } else { None };
     Operation { sock, direction, len: moved, syscall: number as u16, buffer }
-        .record(current, find(sock));
+        .record(current, known);
 }
 
 /// The flags of a call that receives.
