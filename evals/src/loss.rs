@@ -233,6 +233,10 @@ fn connections_full(requests: usize, report: &mut Report) -> Result<()> {
     judge(report, "connections_full", &seen, &ended.log)?;
     let short = short_connections(&seen, &ended.log)?;
     report.same("connections_full: connections with missing rows", short.len(), 24);
+    let is_map = |[reason]: &[String; 1]| reason == "conn_map_full";
+    let told = seen.sum("data_loss", "operations", ["reason"], is_map)?;
+    let lost = seen.stats.kernel.dropped_operations;
+    report.same("connections_full: operations told as conn_map_full", told, lost);
     Ok(())
 }
 
@@ -295,8 +299,11 @@ fn judge(report: &mut Report, case: &str, seen: &Seen, log: &[Logged]) -> Result
     let kernel = &seen.stats.kernel;
     let (operations_name, bytes_name) =
         (format!("{case}: operations in data_loss"), format!("{case}: bytes in data_loss"));
-    report.same(operations_name, operations, kernel.dropped_operations);
-    report.same(bytes_name, bytes, kernel.dropped_bytes);
+    // What was cut because the ring was filling is told there too.
+    let shed: u64 = kernel.shed_operations.iter().sum();
+    report.count(format!("{case}_operations_cut"), shed);
+    report.same(operations_name, operations, kernel.dropped_operations + shed);
+    report.same(bytes_name, bytes, kernel.dropped_bytes + kernel.shed_bytes);
     let of_http = |[table]: &[String; 1]| table == "http_events";
     let least = seen.sum("data_loss", "rows_min", ["source_table"], of_http)?;
     let most = seen.sum("data_loss", "rows_max", ["source_table"], of_http)?;

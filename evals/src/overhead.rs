@@ -3,16 +3,29 @@
 //! Windows without and with capture alternate in one run, and of each kind the best counts, since
 //! other work on the machine only ever makes a window dearer. Beside the hooks that Undine uses stand
 //! those that see the end of every system call, which is how such tools usually watch.
+//!
+//! Server, client and collector share the machine's CPUs, so what a request costs the server more is
+//! not what the programs take alone. Two more kinds of windows tell the parts apart:
+//!
+//! | part | figure |
+//! |---|---|
+//! | the programs, with the kernel's own clock around them | `programs_us` = runs × time of a run |
+//! | and what they do to the server's caches, with the ring | `unread` − `unwatched` |
+//! | a reader that wakes up and takes messages | `discarded` − `unread` |
+//! | parsing on the same CPUs | `watched` − `discarded` |
 
 mod cpu;
 
 use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use undine_collector::{Cgroup, Hooks};
+use undine_collector::{
+    Cgroup, Hooks, Object, Scope, ScopeDefault, ScopeGuard, Target, Tls, kernel,
+};
 
 use crate::nginx::{ADDRESS, AccessLog, Nginx, Sendfile, Serving};
 use crate::place::{Place, find, said};
@@ -33,6 +46,12 @@ const COLLECTOR_COST_US_MAX: f64 = 1.5;
 const RATE_MIN: f64 = 120_000.0;
 /// Connections of the client, which sends on each at once.
 const CONNECTIONS: u32 = 16;
+/// The ring's size unless the user says otherwise.
+const RING_BYTES: u32 = 16 << 20;
+/// A ring that holds twice a window's messages.
+const UNREAD_RING_BYTES: u32 = 128 << 20;
+/// How long a reader that parses nothing waits for messages at a time.
+const READ_WAIT: Duration = Duration::from_millis(2);
 /// Requests that are on the way on a connection where a rate is measured.
 const PIPELINED: u32 = 16;
 /// What is asked for where a request's cost is measured: a small file.
@@ -44,6 +63,10 @@ const EMPTY: &str = "/empty";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Watching {
     Nothing,
+    /// The programs run and nobody reads what they send.
+    Unread,
+    /// It is read and thrown away.
+    Discarded,
     /// As Undine does where it can.
     SocketLength,
     /// At the end of every system call.
@@ -51,21 +74,18 @@ enum Watching {
 }
 
 impl Watching {
-    const ALL: [Self; 3] = [Self::Nothing, Self::SocketLength, Self::SysExit];
+    const ALL: [Self; 5] =
+        [Self::Nothing, Self::SocketLength, Self::SysExit, Self::Unread, Self::Discarded];
+    /// Those whose rates are compared.
+    const RATES: [Self; 3] = [Self::Nothing, Self::SocketLength, Self::SysExit];
 
     const fn name(self) -> &'static str {
         match self {
             Self::Nothing => "unwatched",
+            Self::Unread => "unread",
+            Self::Discarded => "discarded",
             Self::SocketLength => "watched",
             Self::SysExit => "classic",
-        }
-    }
-
-    const fn hooks(self) -> Option<Hooks> {
-        match self {
-            Self::Nothing => None,
-            Self::SocketLength => Some(Hooks::SocketLength),
-            Self::SysExit => Some(Hooks::SysExit),
         }
     }
 }
@@ -78,6 +98,9 @@ struct Window {
     /// CPU time of the collector's thread for each request.
     collector_us: f64,
     requests_per_s: f64,
+    /// Runs of programs and time in them for each request; only of windows without a collector.
+    runs: f64,
+    programs_us: f64,
     /// A call in a process that is not watched, and in one that is.
     call_outside_ns: f64,
     call_inside_ns: f64,
@@ -97,27 +120,33 @@ pub(crate) fn run(windows: u32, requests: u32) -> Result<Report> {
     report.figure("load_average_before", load);
     let bench = Bench::set()?;
     for (load, pipelined) in [("request", 1), ("pipelined", PIPELINED)] {
-        let mut best: [Window; 3] = Default::default();
+        let kinds = if pipelined == 1 { &Watching::ALL[..] } else { &Watching::RATES };
+        let mut best = vec![Window::default(); kinds.len()];
         for round in 0..windows {
-            for (at, watching) in Watching::ALL.into_iter().enumerate() {
-                let window = bench.window(watching, requests, pipelined)?;
-                best[at] = if round == 0 { window } else { best[at].better(&window) };
+            for (best, watching) in best.iter_mut().zip(kinds) {
+                let window = bench.window(*watching, requests, pipelined)?;
+                *best = if round == 0 { window } else { best.better(&window) };
             }
         }
-        judge(&mut report, load, &best);
+        judge(&mut report, load, kinds, &best);
     }
     Ok(report)
 }
 
-fn judge(report: &mut Report, load: &str, best: &[Window; 3]) {
-    let [unwatched, watched, classic] = best;
-    for (watching, window) in Watching::ALL.into_iter().zip(best) {
+fn judge(report: &mut Report, load: &str, kinds: &[Watching], best: &[Window]) {
+    let [unwatched, watched, classic, parts @ ..] = best else { return };
+    for (watching, window) in kinds.iter().zip(best) {
         let name = watching.name();
         report.figure(format!("{load}_server_{name}_us"), window.server_us);
         report.figure(format!("{load}_{name}_requests_per_s"), window.requests_per_s);
+        if window.runs > 0.0 {
+            report.figure(format!("{load}_{name}_program_runs"), window.runs);
+            report.figure(format!("{load}_{name}_programs_us"), window.programs_us);
+            continue;
+        }
         report.figure(format!("{load}_call_outside_{name}_ns"), window.call_outside_ns);
         report.figure(format!("{load}_call_inside_{name}_ns"), window.call_inside_ns);
-        if watching != Watching::Nothing {
+        if *watching != Watching::Nothing {
             report.figure(format!("{load}_collector_{name}_us"), window.collector_us);
             report.same(format!("{load}, {name}: rows = requests"), window.rows, window.requests);
             report.same(format!("{load}, {name}: messages lost"), window.lost, 0);
@@ -126,6 +155,12 @@ fn judge(report: &mut Report, load: &str, best: &[Window; 3]) {
     let more = |window: &Window| window.server_us - unwatched.server_us;
     report.figure(format!("{load}_cost_us"), more(watched));
     report.figure(format!("{load}_cost_classic_us"), more(classic));
+    if let [unread, discarded] = parts {
+        report.figure(format!("{load}_cost_of_programs_and_ring_us"), more(unread));
+        report.figure(format!("{load}_cost_of_reading_us"), discarded.server_us - unread.server_us);
+        let parsing = watched.server_us - discarded.server_us;
+        report.figure(format!("{load}_cost_of_parsing_us"), parsing);
+    }
     if load == "pipelined" {
         let rate = watched.requests_per_s;
         let name = "requests a second captured without loss, pipelined";
@@ -162,6 +197,8 @@ impl Window {
             server_us: self.server_us.min(other.server_us),
             collector_us: self.collector_us.min(other.collector_us),
             requests_per_s: self.requests_per_s.max(other.requests_per_s),
+            runs: self.runs.min(other.runs),
+            programs_us: self.programs_us.min(other.programs_us),
             call_outside_ns: self.call_outside_ns.min(other.call_outside_ns),
             call_inside_ns: self.call_inside_ns.min(other.call_inside_ns),
             rows: self.rows + other.rows,
@@ -218,14 +255,22 @@ impl Bench {
     }
 
     fn window(&self, watching: Watching, requests: u32, pipelined: u32) -> Result<Window> {
-        let Some(hooks) = watching.hooks() else { return self.measure(requests, pipelined) };
+        let hooks = match watching {
+            Watching::Nothing => return self.measure(requests, pipelined),
+            Watching::Unread | Watching::Discarded => {
+                return self.without_collector(watching, requests, pipelined);
+            }
+            Watching::SocketLength => Hooks::SocketLength,
+            Watching::SysExit => Hooks::SysExit,
+        };
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         let data = tempfile::tempdir_in(self.dir.path())?;
         let running = {
             let _entered = runtime.enter();
             RunningStore::open(data.path(), 1 << 30)?
         };
-        let watch = Watch { hooks: Some(hooks), ..Watch::roomy() };
+        // As it is by default: in a ring that is larger than the caches, each message costs more.
+        let watch = Watch { hooks: Some(hooks), ring_bytes: RING_BYTES, ..Watch::roomy() };
         let append = std::sync::Arc::new(running.store.clone());
         let collector = watch.config(&self.place.cgroup).build(append)?;
         let handle = collector.handle();
@@ -247,6 +292,63 @@ impl Bench {
             lost: stats.kernel.dropped,
             ..measured?
         })
+    }
+
+    /// A window in which messages are not parsed.
+    fn without_collector(
+        &self,
+        watching: Watching,
+        requests: u32,
+        pipelined: u32,
+    ) -> Result<Window> {
+        let unread = watching == Watching::Unread;
+        let scope = Scope {
+            default: ScopeDefault::TargetsOnly,
+            include: vec![Target::Cgroup(self.place.cgroup.path().to_path_buf())],
+            exclude: Vec::new(),
+        };
+        let config = kernel::Config {
+            scope,
+            guard: ScopeGuard::Required,
+            // Unread, it has to hold everything.
+            ring_bytes: if unread { UNREAD_RING_BYTES } else { RING_BYTES },
+            connections_max: 128 * 1024,
+            hooks: Some(Hooks::SocketLength),
+            object: Object::Fitting,
+            profile: None,
+            tls: Tls::Leave,
+        };
+        let mut source = config.build()?;
+        let control = source.control();
+        let ended = AtomicBool::new(false);
+        let window = std::thread::scope(|scope| {
+            if !unread {
+                scope.spawn(|| {
+                    while !ended.load(Ordering::Relaxed) {
+                        source.poll(READ_WAIT, &mut |_| {});
+                    }
+                });
+            }
+            let measured = self.measure(requests, pipelined);
+            // Once more for the programs' own time, since counting it costs them some.
+            let counted = control.cost_during(|| self.load(requests, pipelined));
+            ended.store(true, Ordering::Relaxed);
+            let (cost, loaded) = counted?;
+            loaded?;
+            let (mut runs, mut time) = (0, Duration::ZERO);
+            for program in cost.programs.values() {
+                runs += program.runs;
+                time += program.time;
+            }
+            anyhow::Ok(Window {
+                runs: runs as f64 / f64::from(requests),
+                programs_us: time.as_secs_f64() * 1e6 / f64::from(requests),
+                ..measured?
+            })
+        })?;
+        let dropped = control.counters()?.dropped;
+        ensure!(dropped == 0, "{dropped} messages found no room; take fewer requests");
+        Ok(window)
     }
 
     fn measure(&self, requests: u32, pipelined: u32) -> Result<Window> {
