@@ -276,13 +276,7 @@ pub(super) fn probe_report_of(object: Object) -> Result<Vec<ProbeReport>, BuildE
     let (mut programs, _ring, _reason_names) = load_object(&config)?;
     let mut reports: Vec<_> =
         SOCKET_LENGTH.iter().chain(&OTHERS).map(|probe| programs.attach(probe)).collect();
-    let functions = socket_functions::attempt(&mut programs.ebpf, Attempt::Load);
-    let unsuited = || socket_functions::unsuited(programs.trampolines_wait);
-    // What the kernel refuses anyway is of no use for another reason too.
-    match functions.iter().all(|of| of.outcome == Outcome::Standby).then(unsuited).flatten() {
-        Some(why) => reports.extend(socket_functions::refused(&why)),
-        None => reports.extend(functions),
-    }
+    reports.extend(programs.try_functions());
     for probe in &SYS_EXIT {
         let outcome =
             programs.load(probe).map_or_else(|error| outcome_of(&error), |()| Outcome::Standby);
@@ -431,6 +425,24 @@ impl Programs {
         wanted.iter().map(|probe| self.attach(probe)).collect()
     }
 
+    /// Loads programs for functions. Where they could be loaded but are not used, says why.
+    fn try_functions(&mut self) -> Vec<ProbeReport> {
+        let unsuited = socket_functions::unsuited(self.trampolines_wait);
+        if !object::has_loop()
+            && let Some(why) = &unsuited
+        {
+            return socket_functions::refused(why);
+        }
+        let reports = socket_functions::attempt(&mut self.ebpf, Attempt::Load);
+        // What the kernel refuses anyway is of no use for another reason too.
+        match unsuited {
+            Some(why) if reports.iter().all(|report| report.outcome == Outcome::Standby) => {
+                socket_functions::refused(&why)
+            }
+            _ => reports,
+        }
+    }
+
     /// Attaches programs to functions, unless there is a reason not to.
     fn attach_functions(&mut self) -> Vec<ProbeReport> {
         match socket_functions::unsuited(self.trampolines_wait) {
@@ -483,8 +495,12 @@ impl Programs {
     }
 
     pub(super) fn detach(&mut self) {
-        Hooks::LADDER.into_iter().for_each(|hooks| self.unload_hooks(hooks));
-        OTHERS.iter().for_each(|probe| self.unload(probe));
+        for hooks in Hooks::LADDER {
+            self.unload_hooks(hooks);
+        }
+        for probe in &OTHERS {
+            self.unload(probe);
+        }
         profile::detach(&mut self.ebpf);
         tls_probes::unload(&mut self.ebpf);
         self.trace.unload(&mut self.ebpf);

@@ -7,7 +7,7 @@ use aya::{
     programs::{FExit, ProgramError},
 };
 
-use super::{Outcome, ProbeReport, preemption, programs::outcome_of};
+use super::{Outcome, ProbeReport, object, preemption, programs::outcome_of};
 
 /// The programs, each called as the function that it stands on.
 pub(super) const PROGRAMS: [&str; 5] =
@@ -37,10 +37,17 @@ pub(super) enum Attempt {
 
 /// Why the programs are better not used on this kernel, though it may take them.
 pub(super) fn unsuited(trampolines_wait: bool) -> Option<String> {
+    if !object::has_loop() {
+        return Some(
+            "before Linux 5.17 programs on functions are only used where the hooks are named: \
+             capture.hooks = \"socket_functions\""
+                .to_owned(),
+        );
+    }
     if !trampolines_wait {
         return Some(
             "this kernel may crash when a program is taken off a function in which a process waits \
-             (mended in Linux 5.12 and 5.10.27)"
+             (mended in Linux 5.12)"
                 .to_owned(),
         );
     }

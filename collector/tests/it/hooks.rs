@@ -158,7 +158,9 @@ fn program() {
         let threads: Vec<_> = (0..connections.parse().unwrap())
             .map(|connection| std::thread::spawn(move || get(connection, requests)))
             .collect();
-        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        for thread in threads {
+            thread.join().unwrap();
+        }
         println!("\ngot");
     }
 }

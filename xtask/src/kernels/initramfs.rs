@@ -7,6 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use super::{Chosen, Profile};
 use crate::shell::{cargo, run};
 
 /// The test binaries by the start of their file name, with what is run of each.
@@ -26,10 +27,9 @@ pub(crate) const UP: &str = "undine-guest up";
 /// The line after the last test.
 pub(crate) const DONE: &str = "undine-guest done";
 
-/// Builds the tests and packs them, to run those whose name has `only` in it, or all of [`TESTS`].
-/// Gives the archive.
-pub(crate) fn build(folder: &Path, optimised: bool, only: Option<&str>) -> Result<PathBuf> {
-    let tests = test_binaries(optimised)?;
+/// Builds the tests and packs them, to run those that are `chosen` of [`TESTS`]. Gives the archive.
+pub(crate) fn build(folder: &Path, chosen: Chosen<'_>) -> Result<PathBuf> {
+    let tests = test_binaries(chosen.profile == Profile::Release)?;
     let root = folder.join("root");
     if root.exists() {
         fs::remove_dir_all(&root)?;
@@ -44,8 +44,10 @@ pub(crate) fn build(folder: &Path, optimised: bool, only: Option<&str>) -> Resul
         let place = Path::new("tests").join(name.trim_end_matches('-'));
         run(Command::new("strip").arg("-o").arg(root.join(&place)).arg(program))?;
         add_libraries(&root, program)?;
-        let filter = only.unwrap_or(filter);
-        script += &format!("/{} --test-threads=1 --show-output '{filter}' 2>&1\n", place.display());
+        let filter = chosen.only.unwrap_or(filter);
+        let skip = chosen.skip.map(|word| format!("--skip '{word}' ")).unwrap_or_default();
+        let options = format!("--test-threads=1 --show-output {skip}'{filter}'");
+        script += &format!("/{} {options} 2>&1\n", place.display());
     }
     script += &format!("echo {DONE}\npoweroff -f\n");
     let init = root.join("init");
