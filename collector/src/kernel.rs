@@ -14,16 +14,19 @@ pub(crate) mod cgroups;
 mod cost;
 mod counters;
 mod doctor;
+mod hook_ladder;
 mod listeners;
 pub(crate) mod membership;
 mod object;
 mod offsets;
 mod own_cgroup;
+mod preemption;
 mod process_tree;
 mod profile;
 mod programs;
 mod ring;
 mod scope;
+mod socket_functions;
 mod tls_probes;
 mod untold;
 #[cfg(test)]
@@ -41,6 +44,7 @@ use undine_ebpf::{ConnTotals, load};
 pub use cost::{CostSample, ProgramCost, of_running as cost_of_running};
 pub use counters::Counters;
 pub use doctor::{Check, check_host};
+pub use hook_ladder::{Rung, rungs};
 pub use membership::Membership;
 pub use object::Object;
 pub use offsets::{OffsetsError, ReasonNames};
@@ -75,6 +79,10 @@ pub enum Hooks {
     /// `io_uring`. What leaves a socket by `splice` or `TCP_ZEROCOPY_RECEIVE` is counted when the
     /// socket is received from next, or closed.
     SocketLength,
+    /// Where the functions of TCP and UDP sockets return (`inet_sendmsg` and its like); kernel 5.10 and
+    /// later, where it lets programs stand on its functions. Sees what [`Self::SocketLength`] sees;
+    /// before 5.12 not what threads of `io_uring` do.
+    SocketFunctions,
     /// The tracepoint `sys_exit` and a walk from the file descriptor to the socket; kernel 5.10
     /// and later. Costs every system call of the host a little, and does not see `io_uring` and
     /// 32-bit programs.

@@ -13,6 +13,7 @@ mod profile;
 mod ring;
 mod scope;
 mod sock_state;
+mod socket_functions;
 mod socket_length;
 mod sys_exit;
 mod task;

@@ -206,6 +206,8 @@ pub enum Offset {
     SkbNetworkHeader,
     /// `net_device.nd_net`
     DeviceNet,
+    /// `task_struct.stack`
+    TaskStack,
     /// How many there are.
     Count,
 }

@@ -6,6 +6,7 @@
 //!
 //! ```text
 //! sock_send_length, sock_recv_length ─┐                       ┌─► RING: Open, Data
+//! or inet_sendmsg, inet_recvmsg … ────┤                       │
 //! or sys_exit (descriptor → socket) ──┴─► scope ─► connection ┤
 //!                                           │          │      └─► CONNECTIONS: exact totals
 //! inet_sock_set_state: role, listening ports│──────────┘

@@ -6,7 +6,9 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use comfy_table::Table;
 use serde_json::{Value, json};
-use undine_collector::kernel::{self, Check, CostSample, Outcome, ProbeReport, ProgramCost};
+use undine_collector::kernel::{
+    self, Check, CostSample, Outcome, ProbeReport, ProgramCost, Rung, rungs,
+};
 
 use crate::cli::Doctor;
 
@@ -24,18 +26,20 @@ pub(crate) fn run(args: &Doctor) -> Result<ExitCode> {
     let probes = kernel::probe_report();
     let refusal = probes.as_ref().err().map(|error| format!("{:#}", anyhow::anyhow!("{error}")));
     let probes = probes.unwrap_or_default();
-    let can_capture = refusal.is_none() && carry_bytes(&probes);
+    let rungs = rungs(&probes);
+    let can_capture = refusal.is_none() && used(&rungs).is_some();
     let text = if args.json {
         let report = json!({
             "can_capture": can_capture,
             "host": host.iter().map(host_json).collect::<Vec<_>>(),
+            "hooks": rungs.iter().map(|rung| rung_json(rung, used(&rungs))).collect::<Vec<_>>(),
             "probes": probes.iter().map(probe_json).collect::<Vec<_>>(),
             "refusal": refusal,
             "running": cost.as_ref().map(cost_json),
         });
         format!("{report}\n")
     } else {
-        for_people(&host, &probes, cost.as_ref(), refusal.as_deref(), can_capture)
+        for_people(&host, &rungs, &probes, cost.as_ref(), refusal.as_deref(), can_capture)
     };
     std::io::stdout()
         .lock()
@@ -44,14 +48,23 @@ pub(crate) fn run(args: &Doctor) -> Result<ExitCode> {
     Ok(if can_capture { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Whether requests can be seen through these probes: both directions, or system calls.
-fn carry_bytes(probes: &[ProbeReport]) -> bool {
-    let works = |name: &str| {
-        probes.iter().any(|probe| {
-            probe.probe == name && matches!(probe.outcome, Outcome::Attached | Outcome::Standby)
-        })
-    };
-    works("sys_exit") || works("sock_send_length") && works("sock_recv_length")
+/// The hooks through which Undine sees the bytes of sockets here: the best that are not refused.
+fn used(rungs: &[Rung]) -> Option<&Rung> {
+    rungs.iter().find(|rung| rung.refusal.is_none())
+}
+
+/// Whether `rung` is used, and why not.
+fn state<'a>(rung: &'a Rung, used: Option<&Rung>) -> (&'static str, &'a str) {
+    match &rung.refusal {
+        Some(why) => ("refused", why),
+        None if used == Some(rung) => ("used", ""),
+        None => ("standby", ""),
+    }
+}
+
+fn rung_json(rung: &Rung, used: Option<&Rung>) -> Value {
+    let (state, why) = state(rung, used);
+    json!({ "name": rung.hooks.to_string(), "state": state, "why": why })
 }
 
 fn word(outcome: &Outcome) -> (&'static str, &str) {
@@ -110,6 +123,7 @@ fn cost_for_people(sample: &CostSample) -> String {
 
 fn for_people(
     host: &[Check],
+    rungs: &[Rung],
     probes: &[ProbeReport],
     cost: Option<&CostSample>,
     refusal: Option<&str>,
@@ -120,11 +134,29 @@ fn for_people(
     for check in host {
         rows.add_row([if check.ok { "ok" } else { "NO" }, check.name, &check.found, &check.remedy]);
     }
+    let used = used(rungs);
+    for rung in rungs {
+        let (state, why) = state(rung, used);
+        let mark = match used {
+            None => "NO",
+            Some(_) if rung.refusal.is_some() => "--",
+            Some(_) => "ok",
+        };
+        let name = format!("hooks on {}", rung.hooks);
+        rows.add_row([mark, &name, state, why]);
+    }
     for probe in probes {
         let (outcome, why) = word(&probe.outcome);
         let found = if why.is_empty() { outcome.to_owned() } else { format!("{outcome}: {why}") };
-        let mark =
-            if matches!(probe.outcome, Outcome::Attached | Outcome::Standby) { "ok" } else { "NO" };
+        let runs = matches!(probe.outcome, Outcome::Attached | Outcome::Standby);
+        let of_another_rung = |rung: &Rung| used != Some(rung) && rung.hooks.include(probe.probe);
+        let mark = if runs {
+            "ok"
+        } else if used.is_some() && rungs.iter().any(of_another_rung) {
+            "--"
+        } else {
+            "NO"
+        };
         rows.add_row([
             mark,
             &format!("{} on {}", probe.probe, probe.attach_point),

@@ -55,9 +55,8 @@ fn kernel() -> Check {
     match KernelVersion::current() {
         Ok(version) => {
             let ok = version >= KERNEL_MIN;
-            let hooks = if version >= SOCKET_LENGTH_SINCE { "" } else { "; uses sys_exit" };
             let build = if object::has_loop() { "" } else { "; programs for kernels before 5.17" };
-            check(name, ok, format!("{}{hooks}{build}", release()), KERNEL_REMEDY)
+            check(name, ok, format!("{}{build}", release()), KERNEL_REMEDY)
         }
         Err(error) => check(name, false, error.to_string(), KERNEL_REMEDY),
     }

@@ -138,6 +138,7 @@ const FIELDS: [Field; load::OFFSETS] = [
     field(Offset::SkbProtocol, "sk_buff.protocol", &["sk_buff", "protocol"]),
     field(Offset::SkbNetworkHeader, "sk_buff.network_header", &["sk_buff", "network_header"]),
     field(Offset::DeviceNet, "net_device.nd_net", &["net_device", "nd_net"]),
+    field(Offset::TaskStack, "task_struct.stack", &["task_struct", "stack"]),
 ];
 
 /// What a kernel calls the reasons in its messages, by their numbers, which differ between kernels.
@@ -157,6 +158,8 @@ pub(super) struct Layout {
     pub(super) drops_name_sockets: bool,
     /// Whether the tracepoint `tcp_send_reset` says why.
     pub(super) resets_have_reasons: bool,
+    /// Whether a program that is taken off a function waits for processes that are in it.
+    pub(super) trampolines_wait: bool,
     /// What it calls its reasons.
     pub(super) reason_names: ReasonNames,
 }
@@ -179,6 +182,8 @@ pub(super) fn of_running_kernel() -> Result<Layout, OffsetsError> {
         // As above: socket, packet, reason.
         resets_have_reasons: arguments_of(&btf, "btf_trace_tcp_send_reset")
             .is_some_and(|of| of >= 4),
+        // What came with it has this type.
+        trampolines_wait: btf.resolve_types_by_name("bpf_tramp_image").is_ok(),
         reason_names: ReasonNames {
             drops: names_of(&btf, "skb_drop_reason"),
             resets: names_of(&btf, "sk_rst_reason"),

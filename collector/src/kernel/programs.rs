@@ -32,6 +32,7 @@ use super::{
     profile::{self, ProfileSource},
     ring,
     scope::Resolved,
+    socket_functions::{self, Attempt},
     tls_probes::{self, TlsProbes},
     untold::UntoldSeen,
 };
@@ -52,12 +53,12 @@ struct Probe {
 }
 
 const SOCKET_LENGTH: [Probe; 2] = [
-    Probe { name: "sock_send_length", without: "falls back to sys_exit" },
-    Probe { name: "sock_recv_length", without: "falls back to sys_exit" },
+    Probe { name: "sock_send_length", without: "falls back to functions or system calls" },
+    Probe { name: "sock_recv_length", without: "falls back to functions or system calls" },
 ];
 
 const SYS_EXIT: [Probe; 1] =
-    [Probe { name: "sys_exit", without: "no traffic is seen without sock_send_length" }];
+    [Probe { name: "sys_exit", without: "no traffic is seen without the other hooks" }];
 
 /// The program that sees a socket go.
 const SOCKET_END: &str = "tcp_destroy_sock";
@@ -94,7 +95,7 @@ const OTHERS: [Probe; 9] = [
 /// Names of all programs.
 pub(super) fn names() -> impl Iterator<Item = &'static str> {
     let probes = SOCKET_LENGTH.iter().chain(&SYS_EXIT).chain(&OTHERS).map(|probe| probe.name);
-    probes.chain([profile::PROGRAM])
+    probes.chain(socket_functions::PROGRAMS).chain([profile::PROGRAM])
 }
 
 /// How a probe fared.
@@ -174,6 +175,8 @@ pub(super) struct Programs {
     default: ScopeDefault,
     /// Whether the end of a socket is not seen, but only that it is closed.
     end_when_closed: bool,
+    /// Whether a program may be taken off a function in which a process waits.
+    trampolines_wait: bool,
     tls: TlsProbes,
 }
 
@@ -199,7 +202,7 @@ pub(super) fn load(config: &Config) -> Result<Loaded, BuildError> {
         }
         probes.push(report);
     }
-    if config.tls == Tls::Read && hooks == Hooks::SocketLength {
+    if config.tls == Tls::Read && hooks != Hooks::SysExit {
         programs.load_tls(&mut probes);
     }
     programs.set_datagram_ports(&DATAGRAM_PORTS).map_err(not_built)?;
@@ -227,7 +230,8 @@ fn not_built(error: ControlError) -> BuildError {
 /// Tries every probe with a scope in which there is no one, and takes them away again.
 ///
 /// For `undine doctor`: nothing is watched meanwhile. What `sys_exit` is for is only loaded, since
-/// attaching it costs every system call of the host.
+/// attaching it costs every system call of the host; so are programs on functions, for which the
+/// kernel would change its own code.
 ///
 /// # Errors
 /// Where the kernel refuses the object as a whole.
@@ -246,6 +250,7 @@ pub(super) fn probe_report_of(object: Object) -> Result<Vec<ProbeReport>, BuildE
     let (mut programs, _ring, _reason_names) = load_object(&config)?;
     let mut reports: Vec<_> =
         SOCKET_LENGTH.iter().chain(&OTHERS).map(|probe| programs.attach(probe)).collect();
+    reports.extend(programs.try_functions());
     for probe in &SYS_EXIT {
         let outcome =
             programs.load(probe).map_or_else(|error| outcome_of(&error), |()| Outcome::Standby);
@@ -311,6 +316,7 @@ fn load_object(config: &Config) -> Result<(Programs, RingBuf<MapData>, ReasonNam
         targets: BTreeMap::new(),
         default: config.scope.default,
         end_when_closed: false,
+        trampolines_wait: layout.trampolines_wait,
         tls: TlsProbes {
             streams: take(&mut ebpf, "TLS_STREAMS")?,
             since: take(&mut ebpf, "TLS_LIBRARIES")?,
@@ -339,38 +345,72 @@ pub(super) fn unusable(name: &'static str) -> impl Fn(MapError) -> ControlError 
 }
 
 impl Programs {
+    /// Attaches the best hooks that the kernel allows, or only those that are `wanted`.
     fn attach_hooks(
         &mut self,
         wanted: Option<Hooks>,
         probes: &mut Vec<ProbeReport>,
     ) -> Result<Hooks, BuildError> {
-        if wanted != Some(Hooks::SysExit) {
-            if self.attach_all(&SOCKET_LENGTH, probes) {
-                return Ok(Hooks::SocketLength);
-            }
-            if wanted.is_some() {
-                return Err(BuildError::NoHooks(std::mem::take(probes)));
+        let rungs = Hooks::LADDER.into_iter();
+        for hooks in rungs.filter(|hooks| wanted.is_none_or(|only| only == *hooks)) {
+            let mut reports = match hooks {
+                Hooks::SocketLength => self.attach_all(&SOCKET_LENGTH),
+                Hooks::SysExit => self.attach_all(&SYS_EXIT),
+                Hooks::SocketFunctions if wanted.is_some() => {
+                    socket_functions::attempt(&mut self.ebpf, Attempt::Attach)
+                }
+                Hooks::SocketFunctions => self.attach_functions(),
+            };
+            if reports.iter().all(|report| report.outcome == Outcome::Attached) {
+                probes.append(&mut reports);
+                return Ok(hooks);
             }
             // One without the other would see half of every conversation.
-            for probe in &SOCKET_LENGTH {
-                self.unload(probe);
+            self.unload_hooks(hooks);
+            for report in reports.iter_mut().filter(|of| of.outcome == Outcome::Attached) {
+                report.outcome = Outcome::Standby;
             }
-        }
-        if self.attach_all(&SYS_EXIT, probes) {
-            return Ok(Hooks::SysExit);
+            probes.append(&mut reports);
         }
         Err(BuildError::NoHooks(std::mem::take(probes)))
     }
 
-    /// Attaches all of `wanted`. Gives whether all run.
-    fn attach_all(&mut self, wanted: &[Probe], probes: &mut Vec<ProbeReport>) -> bool {
-        let mut all = true;
-        for probe in wanted {
-            let report = self.attach(probe);
-            all &= report.outcome == Outcome::Attached;
-            probes.push(report);
+    fn attach_all(&mut self, wanted: &[Probe]) -> Vec<ProbeReport> {
+        wanted.iter().map(|probe| self.attach(probe)).collect()
+    }
+
+    /// Loads programs for functions. Where they could be loaded but are not used, says why.
+    fn try_functions(&mut self) -> Vec<ProbeReport> {
+        let unsuited = socket_functions::unsuited(self.trampolines_wait);
+        if !object::has_loop()
+            && let Some(why) = &unsuited
+        {
+            return socket_functions::refused(why);
         }
-        all
+        let reports = socket_functions::attempt(&mut self.ebpf, Attempt::Load);
+        // What the kernel refuses anyway is of no use for another reason too.
+        match unsuited {
+            Some(why) if reports.iter().all(|report| report.outcome == Outcome::Standby) => {
+                socket_functions::refused(&why)
+            }
+            _ => reports,
+        }
+    }
+
+    /// Attaches programs to functions, unless there is a reason not to.
+    fn attach_functions(&mut self) -> Vec<ProbeReport> {
+        match socket_functions::unsuited(self.trampolines_wait) {
+            Some(why) => socket_functions::refused(&why),
+            None => socket_functions::attempt(&mut self.ebpf, Attempt::Attach),
+        }
+    }
+
+    fn unload_hooks(&mut self, hooks: Hooks) {
+        match hooks {
+            Hooks::SocketLength => SOCKET_LENGTH.iter().for_each(|probe| self.unload(probe)),
+            Hooks::SysExit => SYS_EXIT.iter().for_each(|probe| self.unload(probe)),
+            Hooks::SocketFunctions => socket_functions::unload(&mut self.ebpf),
+        }
     }
 
     fn attach(&mut self, probe: &Probe) -> ProbeReport {
@@ -409,7 +449,10 @@ impl Programs {
     }
 
     pub(super) fn detach(&mut self) {
-        for probe in SOCKET_LENGTH.iter().chain(&SYS_EXIT).chain(&OTHERS) {
+        for hooks in Hooks::LADDER {
+            self.unload_hooks(hooks);
+        }
+        for probe in &OTHERS {
             self.unload(probe);
         }
         profile::detach(&mut self.ebpf);

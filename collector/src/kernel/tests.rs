@@ -22,7 +22,7 @@ use aya::util::KernelVersion;
 use super::{
     BuildError, Cgroup, Config, Counters, Hooks, KernelSource, Object, Outcome, Scope,
     ScopeDefault, ScopeError, ScopeGuard, Target, Tls, Verdict, check_host,
-    doctor::SOCKET_LENGTH_SINCE, object, probe_report,
+    doctor::SOCKET_LENGTH_SINCE, object, probe_report, socket_functions,
 };
 
 mod datagrams;
@@ -115,6 +115,7 @@ impl Drop for Program {
 fn plays_a_part() {
     flavours::enter_network();
     println!("#ready");
+    let mut waiting = None;
     for line in std::io::stdin().lock().lines() {
         let line = line.unwrap();
         let numbers = match line.split(' ').collect::<Vec<_>>()[..] {
@@ -123,6 +124,11 @@ fn plays_a_part() {
                 flavours::many(count.parse().unwrap(), bytes.parse().unwrap())
             }
             ["datagrams"] => datagrams::all(),
+            ["wait"] => {
+                waiting = Some(flavours::Waiting::begin());
+                Vec::new()
+            }
+            ["go"] => vec![waiting.take().unwrap().end()],
             ["spawn"] => {
                 let status = Command::new("/bin/true").status().unwrap();
                 vec![u64::from(status.success())]
@@ -168,11 +174,21 @@ fn only(include: Vec<Target>, hooks: Option<Hooks>, ring_bytes: u32) -> Config {
     Config { scope, guard, ring_bytes, connections_max, hooks, object, profile, tls }
 }
 
+/// Whether the kernel lists a function on which it lets programs stand.
+fn programs_may_stand_on_functions() -> bool {
+    let listed = fs::read_to_string("/sys/kernel/tracing/available_filter_functions");
+    listed.unwrap_or_default().lines().any(|function| function == socket_functions::SENDS)
+}
+
 /// Whether this kernel has what `hooks` and `object` need; says what it lacks.
 fn can_use(hooks: Hooks, object: &Object) -> bool {
     let version = KernelVersion::current().unwrap();
     if hooks == Hooks::SocketLength && version < SOCKET_LENGTH_SINCE {
         println!("skipped: Linux {version} has no tracepoint sock_send_length");
+        return false;
+    }
+    if hooks == Hooks::SocketFunctions && !programs_may_stand_on_functions() {
+        println!("skipped: Linux {version} lets no program stand on its functions");
         return false;
     }
     if *object == Object::Usual && !object::has_loop() {
@@ -259,7 +275,7 @@ fn run_flavours(hooks: Hooks, object: Object) -> Option<(Vec<u64>, [Direction; 2
     let targets = vec![Target::Cgroup(cgroup.path().to_path_buf())];
     let mut kernel = Config { object, ..only(targets, Some(hooks), 8 << 20) }.build().unwrap();
     assert_eq!(kernel.control().hooks(), hooks);
-    program.tell(if hooks == Hooks::SocketLength { "flavours uring" } else { "flavours plain" });
+    program.tell(if hooks == Hooks::SysExit { "flavours plain" } else { "flavours uring" });
     let said = program.hear("done");
     let mut messages = Vec::new();
     drain(&mut kernel, &mut messages);
@@ -293,11 +309,8 @@ fn run_flavours(hooks: Hooks, object: Object) -> Option<(Vec<u64>, [Direction; 2
     Some((said, [received, sent]))
 }
 
-#[test]
-fn every_flavour_of_socket_call_is_seen_to_the_last_byte() {
-    let Some((said, [received, sent])) = run_flavours(Hooks::SocketLength, Object::Usual) else {
-        return;
-    };
+fn every_flavour_is_seen(hooks: Hooks, object: Object) {
+    let Some((said, [received, sent])) = run_flavours(hooks, object) else { return };
     let [bytes, operations_out, operations_in, bypassed_out, bypassed_in, beyond] = said[..] else {
         panic!("{said:?}")
     };
@@ -305,6 +318,21 @@ fn every_flavour_of_socket_call_is_seen_to_the_last_byte() {
     assert_eq!((sent.operations, received.operations), (operations_out, operations_in));
     assert_eq!((sent.bypassed_bytes, received.bypassed_bytes), (bypassed_out, bypassed_in));
     assert_eq!(sent.truncated_bytes, beyond);
+}
+
+#[test]
+fn every_flavour_of_socket_call_is_seen_to_the_last_byte() {
+    every_flavour_is_seen(Hooks::SocketLength, Object::Usual);
+}
+
+#[test]
+fn functions_of_sockets_tell_every_flavour_too() {
+    every_flavour_is_seen(Hooks::SocketFunctions, Object::Usual);
+}
+
+#[test]
+fn functions_of_sockets_tell_every_flavour_where_bpf_loop_is_missing_too() {
+    every_flavour_is_seen(Hooks::SocketFunctions, Object::Before5_17);
 }
 
 fn sys_exit_sees_the_same_bytes(object: Object) {
@@ -322,6 +350,31 @@ fn sys_exit_sees_the_same_bytes_where_the_tracepoints_are_missing() {
 #[test]
 fn sys_exit_sees_the_same_bytes_where_bpf_loop_is_missing_too() {
     sys_exit_sees_the_same_bytes(Object::Before5_17);
+}
+
+/// A program that stands on a function has to be there until whoever is in the function has left it.
+#[test]
+fn who_waits_in_a_function_is_not_harmed_when_the_programs_on_it_go() {
+    let Some(_alone) = turn() else { return };
+    let hooks = Hooks::SocketFunctions;
+    if !can_use(hooks, &Object::Fitting) {
+        return;
+    }
+    let cgroup = own_cgroup("waiting");
+    let mut program = Program::start();
+    take(&cgroup, &program);
+    let targets = || vec![Target::Cgroup(cgroup.path().to_path_buf())];
+    let mut kernel = only(targets(), Some(hooks), 1 << 20).build().unwrap();
+    program.tell("wait");
+    program.hear("done");
+    // Others come and go meanwhile.
+    drop(only(targets(), Some(hooks), 1 << 20).build().unwrap());
+    let before = drain(&mut kernel, &mut Vec::new());
+    kernel.control().detach();
+    program.tell("go");
+    assert_eq!(program.hear("done"), [10]);
+    assert_eq!(drain(&mut kernel, &mut Vec::new()).operations, before.operations);
+    program.end();
 }
 
 #[test]
@@ -528,7 +581,10 @@ fn in_words(outcome: &Outcome) -> String {
 fn every_probe_runs_or_says_why_not() {
     let Some(_alone) = turn() else { return };
     let reports = probe_report().unwrap();
-    assert_eq!(reports.len(), 16);
+    // Up to 6.4 there is one function more.
+    let functions = reports.iter().filter(|of| of.attach_point.starts_with("fexit:")).count();
+    assert!(reports.len() == 16 + functions && (2..=5).contains(&functions), "{reports:?}");
+    let may_stand = programs_may_stand_on_functions();
     for report in reports {
         let runs = matches!(report.outcome, Outcome::Attached | Outcome::Standby);
         assert_eq!(runs, report.remedy.is_empty(), "{report:?}");
@@ -539,6 +595,10 @@ fn every_probe_runs_or_says_why_not() {
         // They call what the kernel has since 5.11, 5.15 and 5.17.
         if is_old && ["cpu_sample", "tls_enter", "tls_exit"].contains(&report.probe) {
             assert!(matches!(report.outcome, Outcome::Refused(_)), "{report:?}");
+            continue;
+        }
+        if report.attach_point.starts_with("fexit:") && (is_old || !may_stand) {
+            assert!(!runs, "{report:?}");
             continue;
         }
         let has_no_reasons = report.probe == "kfree_skb" && is_old;
@@ -577,6 +637,7 @@ fn what_the_programs_cost_is_measured_now_and_then() {
     let control = kernel.control();
     let sends = match control.hooks() {
         Hooks::SocketLength => "sock_send_length",
+        Hooks::SocketFunctions => socket_functions::SENDS,
         Hooks::SysExit => "sys_exit",
     };
     let mut meter = super::CostMeter::default();

@@ -46,7 +46,7 @@ impl TlsProbes {
     /// Probes a library's functions.
     pub(super) fn probe(&mut self, ebpf: &mut Ebpf, path: &Path, library: &Library) -> Outcome {
         if !self.is_loaded {
-            let why = "the kernel does not take the programs, or lacks sock_send_length (6.3)";
+            let why = "the kernel does not take the programs, or only system calls are hooked";
             return Outcome::Refused(why.to_owned());
         }
         if self.libraries >= TLS_LIBRARIES_MAX {

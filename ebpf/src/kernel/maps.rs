@@ -107,6 +107,19 @@ pub(crate) static TLS_FRESH: Array<TlsStream> = Array::with_max_entries(1, 0);
 #[map]
 pub(crate) static TLS_LIBRARIES: Array<u64> = Array::with_max_entries(TLS_LIBRARIES_MAX, 0);
 
+/// What a function of sockets tells, by direction: socket, result and flags.
+#[map]
+pub(crate) static TOLD: PerCpuArray<[u64; 3]> = PerCpuArray::with_max_entries(2, 0);
+
+/// How many registers a `struct pt_regs` of x86-64 has.
+#[cfg(feature = "before-5-17")]
+pub(crate) const REGISTERS_LEN: usize = 21;
+/// A copy of the current process's registers.
+#[cfg(feature = "before-5-17")]
+#[map]
+pub(crate) static REGISTERS: PerCpuArray<[u64; REGISTERS_LEN]> =
+    PerCpuArray::with_max_entries(1, 0);
+
 #[unsafe(no_mangle)]
 static OFFSETS: [u32; OFFSETS_LEN] = [0; OFFSETS_LEN];
 #[unsafe(no_mangle)]

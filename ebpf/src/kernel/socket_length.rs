@@ -67,7 +67,7 @@ pub(crate) fn sock_recv_length(ctx: RawTracePointContext) -> i32 {
 }
 
 #[inline(always)]
-fn observe(ctx: &RawTracePointContext, direction: u8) {
+pub(crate) fn observe(ctx: &RawTracePointContext, direction: u8) {
     let moved: i32 = ctx.arg(1);
     if moved <= 0 {
         moves_nothing(Sock(ctx.arg(0)), moved, direction);

@@ -1,17 +1,31 @@
 //! The task on whose behalf a program runs, and others.
 
+#[cfg(feature = "before-5-17")]
+use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
+#[cfg(not(feature = "before-5-17"))]
+use aya_ebpf::helpers::generated::{bpf_get_current_task_btf, bpf_task_pt_regs};
 use aya_ebpf::helpers::{
     bpf_get_current_pid_tgid,
-    generated::{
-        bpf_get_current_cgroup_id, bpf_get_current_task, bpf_get_current_task_btf, bpf_task_pt_regs,
-    },
+    generated::{bpf_get_current_cgroup_id, bpf_get_current_task},
 };
 use undine_ebpf::load::Offset;
 
 use super::fields::read;
+#[cfg(feature = "before-5-17")]
+use super::maps::{REGISTERS, REGISTERS_LEN};
 
 /// `task_struct.flags`: a thread of the kernel itself.
 const PF_KTHREAD: u32 = 0x0020_0000;
+
+/// Bytes of a thread's kernel stack on x86-64, but for kernels that check every access to memory.
+#[cfg(feature = "before-5-17")]
+const STACK_BYTES: u64 = 16 * 1024;
+
+/// Index of `cs` in `struct pt_regs` of x86-64, and the bits of it that say who ran.
+#[cfg(feature = "before-5-17")]
+const CODE_SEGMENT: usize = 17;
+#[cfg(feature = "before-5-17")]
+const USER_MODE: u64 = 3;
 
 /// The task on whose behalf the program runs. Means nothing in a softirq.
 #[derive(Clone, Copy)]
@@ -69,10 +83,31 @@ impl Current {
     }
 
     /// Its registers as they were when it entered the kernel; kernel 5.15 and later.
+    #[cfg(not(feature = "before-5-17"))]
     #[inline(always)]
     pub(crate) fn user_registers(self) -> *const u64 {
         // SAFETY: the first helper, which gives this same task, gives what the second one takes.
         unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) as *const u64 }
+    }
+
+    /// A copy of its registers as they were when it entered the kernel; null where they are not those
+    /// of a process. No helper says where they are, which is at the end of the thread's kernel stack.
+    #[cfg(feature = "before-5-17")]
+    #[inline(always)]
+    pub(crate) fn user_registers(self) -> *const u64 {
+        let Some(copy) = REGISTERS.get_ptr_mut(0) else { return core::ptr::null() };
+        let stack: u64 = read(self.task, Offset::TaskStack);
+        let bytes = size_of::<[u64; REGISTERS_LEN]>();
+        let place = stack.wrapping_add(STACK_BYTES - bytes as u64);
+        // SAFETY: the copy is a map value of this size, and the helper checks the address.
+        unsafe {
+            if bpf_probe_read_kernel(copy.cast(), bytes as u32, place as *const _) != 0
+                || (*copy)[CODE_SEGMENT] & USER_MODE != USER_MODE
+            {
+                return core::ptr::null();
+            }
+        }
+        copy.cast()
     }
 
     /// The address of its `task_struct`, for reading further fields.

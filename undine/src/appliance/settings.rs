@@ -190,6 +190,7 @@ fn source(capture: &Capture) -> Result<SourceConfig> {
     let hooks = match capture.hooks {
         Hooks::Auto => None,
         Hooks::SocketLength => Some(undine_collector::Hooks::SocketLength),
+        Hooks::SocketFunctions => Some(undine_collector::Hooks::SocketFunctions),
         Hooks::SysExit => Some(undine_collector::Hooks::SysExit),
     };
     let scope = Scope { default, include, exclude };

@@ -69,6 +69,7 @@ pub(crate) struct Capture {
 pub(crate) enum Hooks {
     Auto,
     SocketLength,
+    SocketFunctions,
     SysExit,
 }
 

@@ -253,7 +253,7 @@ fn check(hooks: Hooks, object: Object) {
     println!("{counters:?}");
     assert_eq!((counters.dropped, counters.faults), (0, 0));
     assert!(messages.iter().all(|message| message.kind() == Kind::Datagram));
-    let unknown = if hooks == Hooks::SocketLength { said[1] } else { 0 };
+    let unknown = if hooks == Hooks::SysExit { 0 } else { said[1] };
     let mut serials = [Vec::new(), Vec::new()];
     let mut bypassed = 0;
     for message in &messages {
@@ -300,6 +300,16 @@ fn check_ends(messages: &[Message], hooks: Hooks) {
 #[test]
 fn every_datagram_on_a_watched_port_is_seen_with_its_own_bytes() {
     check(Hooks::SocketLength, Object::Usual);
+}
+
+#[test]
+fn functions_of_sockets_tell_the_same_datagrams() {
+    check(Hooks::SocketFunctions, Object::Usual);
+}
+
+#[test]
+fn functions_of_sockets_tell_the_same_datagrams_where_bpf_loop_is_missing() {
+    check(Hooks::SocketFunctions, Object::Before5_17);
 }
 
 #[test]

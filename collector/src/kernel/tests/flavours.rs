@@ -284,6 +284,39 @@ pub(super) fn many(count: u64, bytes: usize) -> Vec<u64> {
     vec![pair.sent, pair.operations[0], pair.operations[1]]
 }
 
+/// A thread that waits to receive.
+pub(super) struct Waiting {
+    out: TcpStream,
+    thread: std::thread::JoinHandle<usize>,
+}
+
+impl Waiting {
+    /// Starts it, and gives it once it is in its call.
+    pub(super) fn begin() -> Self {
+        let Pair { out, mut into, .. } = Pair::new();
+        let (say, hear) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            // SAFETY: no preconditions.
+            say.send(unsafe { libc::gettid() }).unwrap();
+            let mut room = [0; 100];
+            io::Read::read(&mut into, &mut room).unwrap()
+        });
+        let task = format!("/proc/self/task/{}/stat", hear.recv().unwrap());
+        let sleeps = || std::fs::read_to_string(&task).unwrap().contains(") S ");
+        // A thread that sleeps sleeps in its only call; it may still have to get there.
+        while !sleeps() {
+            std::thread::yield_now();
+        }
+        Self { out, thread }
+    }
+
+    /// Sends what it waits for, and says how many bytes came.
+    pub(super) fn end(mut self) -> u64 {
+        io::Write::write_all(&mut self.out, &[7; 10]).unwrap();
+        self.thread.join().unwrap() as u64
+    }
+}
+
 /// Sends and receives through `io_uring`, where the kernel has it.
 fn through_uring(pair: &mut Pair) {
     const SEND: u8 = 26;
