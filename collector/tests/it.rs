@@ -14,6 +14,7 @@ mod it {
     mod kernel;
     mod memory;
     mod midway;
+    mod mmsg;
     mod mongo;
     mod mux;
     mod mysql;

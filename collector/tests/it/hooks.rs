@@ -1,5 +1,11 @@
 //! Each way to see the bytes of sockets, with each build of the programs: every request is a row.
 
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{BufRead, Read, Write};
+use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::sync::Arc;
 
 use tokio::task::JoinSet;
@@ -11,7 +17,8 @@ use undine_collector::{Config, Hooks, Object, SourceConfig};
 use super::http::Program;
 use super::kernel::{alone, check_pairs, config, may_load};
 use super::memory::Memory;
-use super::place::Place;
+use super::mmsg::{address_of, name_of};
+use super::place::{Place, Server, are_installed, wait_until};
 
 /// A server and a client of our own, not told anything yet.
 pub(crate) struct Pair {
@@ -27,13 +34,18 @@ pub(crate) async fn observed(
     act: impl FnOnce(&mut Pair),
 ) -> (Arc<Memory>, Stats) {
     let mut pair = Pair { server: Program::start(place), client: Program::start(place) };
+    seen_while(config, || act(&mut pair)).await
+}
+
+/// Runs `act` while `config` watches, and gives what was seen and counted.
+async fn seen_while(config: Config, act: impl FnOnce()) -> (Arc<Memory>, Stats) {
     let memory = Arc::new(Memory::default());
     let append = Arc::clone(&memory);
     let collector = config.build(append).unwrap();
     let handle = collector.handle();
     let shutdown = CancellationToken::new();
     let running = JoinSet::from_iter([Box::pin(collector.run(shutdown.clone()))]);
-    tokio::task::block_in_place(|| act(&mut pair));
+    tokio::task::block_in_place(act);
     let stats = handle.drain().await.unwrap();
     assert!(stats.drained, "{stats:?}");
     assert_eq!(stats.kernel.dropped, 0, "{stats:?}");
@@ -42,29 +54,58 @@ pub(crate) async fn observed(
     (memory, stats)
 }
 
+/// What the kernel lists where programs may stand on its functions.
+const FUNCTIONS: &str = "/sys/kernel/tracing/available_filter_functions";
+
 /// Whether this kernel has what `hooks` need; says so where not.
 fn has(hooks: Hooks) -> bool {
-    let reports = probe_report().unwrap();
-    let missing = reports.iter().any(|report| {
-        report.probe == "sock_send_length" && matches!(report.outcome, Outcome::Missing(_))
-    });
-    if missing && hooks == Hooks::SocketLength {
-        println!("skipped: this kernel has no tracepoint sock_send_length");
-        return false;
+    match hooks {
+        Hooks::SysExit => true,
+        Hooks::SocketLength => {
+            let reports = probe_report().unwrap();
+            let missing = reports.iter().any(|report| {
+                report.probe == "sock_send_length" && matches!(report.outcome, Outcome::Missing(_))
+            });
+            if missing {
+                println!("skipped: this kernel has no tracepoint sock_send_length");
+            }
+            !missing
+        }
+        Hooks::SocketFunctions => {
+            let listed = fs::read_to_string(FUNCTIONS).unwrap_or_default();
+            let may_stand = listed.lines().any(|function| function == "inet_sendmsg");
+            if !may_stand {
+                println!("skipped: this kernel lets no program stand on its functions");
+            }
+            may_stand
+        }
     }
-    true
 }
 
-async fn every_request_is_a_row(wanted: Hooks, build: Object) {
-    let _alone = alone().await;
+/// A place, and how it is watched, where this kernel has what that needs.
+fn scene(wanted: Hooks, build: Object) -> Option<(Place, Config)> {
     if !may_load() || !has(wanted) {
-        return;
+        return None;
     }
     let place = Place::new("undine-hooks");
     let mut config = config(&place.cgroup, 4 << 20, None);
     if let SourceConfig::Kernel { hooks, object, .. } = &mut config.source {
         (*hooks, *object) = (Some(wanted), build);
     }
+    Some((place, config))
+}
+
+/// Checks that no row is missing, and that all bytes were read but those that `bypassed` every buffer.
+fn nothing_is_missing(memory: &Memory, stats: &Stats, bypassed: usize) {
+    assert_eq!(stats.missing_rows.max, 0, "{stats:?}");
+    let losses = memory.rows("data_loss", &["reason", "rows_max", "bytes"]);
+    assert!(losses.iter().all(|loss| loss[..2] == ["bypassed", "0"]), "{losses:?}");
+    assert_eq!(memory.sum("data_loss", "bytes"), bypassed as u64, "{losses:?}");
+}
+
+async fn every_request_is_a_row(wanted: Hooks, build: Object) {
+    let _alone = alone().await;
+    let Some((place, config)) = scene(wanted, build) else { return };
     let (memory, stats) = observed(&place, config, |pair| {
         pair.server.tell("serve");
         let port = pair.server.hear("port");
@@ -72,14 +113,18 @@ async fn every_request_is_a_row(wanted: Hooks, build: Object) {
         pair.client.hear("loaded");
     })
     .await;
-    assert_eq!((check_pairs(&memory), stats.missing_rows.max), (200, 0), "{stats:?}");
-    let losses = memory.rows("data_loss", &["reason", "rows_max", "bytes"]);
-    assert_eq!(losses, Vec::<Vec<String>>::new());
+    assert_eq!(check_pairs(&memory), 200, "{stats:?}");
+    nothing_is_missing(&memory, &stats, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_request_is_a_row_through_the_sockets_tracepoints() {
     every_request_is_a_row(Hooks::SocketLength, Object::Fitting).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_request_is_a_row_through_the_sockets_functions() {
+    every_request_is_a_row(Hooks::SocketFunctions, Object::Fitting).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -90,4 +135,198 @@ async fn every_request_is_a_row_through_the_end_of_system_calls() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_request_is_a_row_through_the_programs_for_older_kernels() {
     every_request_is_a_row(Hooks::SysExit, Object::Before5_17).await;
+}
+
+/// Where nginx listens, in a network of its own.
+const PORT: u16 = 8080;
+/// Bytes of a file that nginx sends without having them in a buffer.
+const FILE_BYTES: usize = 10_000;
+/// Connections to nginx, and requests on each.
+const LOAD: (usize, usize) = (4, 50);
+
+/// What a started program runs: `get CONNECTIONS REQUESTS` of nginx, every other one for the file.
+#[test]
+#[ignore = "a program that other tests start"]
+fn program() {
+    println!("\nready");
+    for line in std::io::stdin().lock().lines() {
+        let line = line.unwrap();
+        let ["get", connections, requests] = line.split(' ').collect::<Vec<_>>()[..] else {
+            return;
+        };
+        let requests = requests.parse().unwrap();
+        let threads: Vec<_> = (0..connections.parse().unwrap())
+            .map(|connection| std::thread::spawn(move || get(connection, requests)))
+            .collect();
+        for thread in threads {
+            thread.join().unwrap();
+        }
+        println!("\ngot");
+    }
+}
+
+/// Makes requests on one connection, each after the last one's response.
+fn get(connection: usize, requests: usize) {
+    let mut stream = TcpStream::connect(("127.0.0.1", PORT)).unwrap();
+    stream.set_nodelay(true).unwrap();
+    for request in 0..requests {
+        let path = if request % 2 == 0 {
+            format!("/said/{connection}/{request}")
+        } else {
+            format!("/file?{connection}.{request}")
+        };
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
+        let (mut response, mut chunk) = (Vec::new(), [0; 16 * 1024]);
+        loop {
+            let read = stream.read(&mut chunk).unwrap();
+            assert!(read > 0, "nginx closed");
+            response.extend_from_slice(&chunk[..read]);
+            let Some(head) = response.windows(4).position(|window| window == b"\r\n\r\n") else {
+                continue;
+            };
+            let text = String::from_utf8_lossy(&response[..head]).into_owned();
+            let length = text.split("Content-Length: ").nth(1).unwrap();
+            let length: usize = length.split("\r\n").next().unwrap().parse().unwrap();
+            if response.len() == head + 4 + length {
+                break;
+            }
+        }
+    }
+}
+
+/// Starts nginx in `place`, with all that it needs and writes in `folder`; its log is `access`.
+fn nginx(place: &Place, folder: &Path) -> Server {
+    // It gives up the rights of root.
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).unwrap();
+    let at = folder.display();
+    let settings = format!(
+        "daemon off; worker_processes 2; user root; pid {at}/pid; error_log {at}/error;
+         events {{ worker_connections 64; }}
+         http {{
+           log_format truth '$request_uri $status $body_bytes_sent'; access_log {at}/access truth;
+           client_body_temp_path {at}; proxy_temp_path {at};
+           fastcgi_temp_path {at}; uwsgi_temp_path {at}; scgi_temp_path {at};
+           sendfile on; root {at}; default_type text/plain;
+           server {{
+             listen 127.0.0.1:{PORT};
+             location /said/ {{ return 200 'you asked for $request_uri'; }}
+           }}
+         }}"
+    );
+    fs::write(folder.join("nginx.conf"), settings).unwrap();
+    fs::write(folder.join("file"), "0123456789".repeat(FILE_BYTES / 10)).unwrap();
+    let server = Server::start(place.command("nginx").arg("-c").arg(folder.join("nginx.conf")));
+    place.wait_until_listening(PORT);
+    server
+}
+
+/// Path, status and size of each request, with how often it was made.
+type Truth = BTreeMap<String, usize>;
+
+fn counted(texts: impl Iterator<Item = String>) -> Truth {
+    let mut counted = Truth::new();
+    for text in texts {
+        *counted.entry(text).or_default() += 1;
+    }
+    counted
+}
+
+async fn what_nginx_logs_is_what_is_seen(wanted: Hooks) {
+    let _alone = alone().await;
+    if !are_installed(&["nginx"]) {
+        return;
+    }
+    let Some((place, config)) = scene(wanted, Object::Fitting) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let exe = std::env::current_exe().unwrap();
+    let mut client = Program::start_test(place.command(exe), "it::hooks::program");
+    let server = nginx(&place, folder.path());
+    let logged = || {
+        counted(
+            fs::read_to_string(folder.path().join("access")).unwrap().lines().map(str::to_owned),
+        )
+    };
+    let (connections, requests) = LOAD;
+    let all = connections * requests;
+    let (memory, stats) = seen_while(config, || {
+        client.tell(&format!("get {connections} {requests}"));
+        client.hear("got");
+        wait_until("nginx's log", || logged().values().sum::<usize>() == all);
+    })
+    .await;
+    drop((client, server));
+    let rows = memory.rows("http_events", &["req_path", "resp_status", "resp_body_size"]);
+    let seen = counted(rows.iter().map(|row| row.join(" ")));
+    println!("{} rows of {all} requests to nginx through {wanted}", rows.len());
+    assert_eq!(seen, logged());
+    nothing_is_missing(&memory, &stats, all / 2 * FILE_BYTES);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_request_to_nginx_is_a_row_through_the_sockets_tracepoints() {
+    what_nginx_logs_is_what_is_seen(Hooks::SocketLength).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_request_to_nginx_is_a_row_through_the_sockets_functions() {
+    what_nginx_logs_is_what_is_seen(Hooks::SocketFunctions).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_request_to_nginx_is_a_row_through_the_end_of_system_calls() {
+    what_nginx_logs_is_what_is_seen(Hooks::SysExit).await;
+}
+
+/// Queries, and how many of them one call sends.
+const QUERIES: (u16, u16) = (200, 8);
+
+/// Later messages of a call take another way through the kernel than the first.
+async fn every_message_of_a_call_is_seen(wanted: Hooks) {
+    let _alone = alone().await;
+    let Some((place, config)) = scene(wanted, Object::Fitting) else { return };
+    let exe = std::env::current_exe().unwrap();
+    let start = || Program::start_test(place.command(&exe), "it::mmsg::program");
+    let (mut server, mut client) = (start(), start());
+    let (queries, batch) = QUERIES;
+    let (memory, stats) = seen_while(config, || {
+        server.tell("answer");
+        server.hear("answering");
+        client.tell(&format!("ask {queries} {batch}"));
+        client.hear("answered");
+    })
+    .await;
+    drop((server, client));
+    let columns = ["trace_role", "query_name", "rcode", "resp_body"];
+    let mut rows = memory.rows("dns_events", &columns);
+    rows.sort();
+    println!("{} rows of {queries} queries at both ends through {wanted}", rows.len());
+    let row = |role: &str, number: u16| {
+        let (name, address) = (name_of(number), address_of(number));
+        let body = format!(r#"{{"answers":[{{"name":"{name}","type":"A","addr":"{address}"}}]}}"#);
+        vec![role.to_owned(), name, "0".to_owned(), body]
+    };
+    let mut expected: Vec<_> = ["1", "2"]
+        .into_iter()
+        .flat_map(|role| (0..queries).map(move |number| row(role, number)))
+        .collect();
+    expected.sort();
+    assert_eq!(rows, expected);
+    // A query and a response, each sent and received.
+    assert_eq!(stats.kernel.operations, 4 * u64::from(queries), "{stats:?}");
+    nothing_is_missing(&memory, &stats, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_message_of_a_call_is_seen_through_the_sockets_tracepoints() {
+    every_message_of_a_call_is_seen(Hooks::SocketLength).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_message_of_a_call_is_seen_through_the_sockets_functions() {
+    every_message_of_a_call_is_seen(Hooks::SocketFunctions).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_message_of_a_call_is_seen_through_the_end_of_system_calls() {
+    every_message_of_a_call_is_seen(Hooks::SysExit).await;
 }

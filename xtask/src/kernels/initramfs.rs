@@ -1,4 +1,4 @@
-//! What the guest runs: busybox, the collector's tests, and the libraries that they need.
+//! What the guest runs: busybox, the collector's tests with a server, and the libraries that they need.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -7,6 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use super::{Chosen, Profile};
 use crate::shell::{cargo, run};
 
 /// The test binaries by the start of their file name, with what is run of each.
@@ -14,6 +15,9 @@ use crate::shell::{cargo, run};
 /// The first takes the programs through every flavour of socket call, byte by byte; the second
 /// turns what they send into rows.
 const TESTS: [(&str, &str); 2] = [("undine_collector-", "kernel::tests::"), ("it-", "it::hooks::")];
+
+/// Servers that the tests start.
+const SERVERS: [&str; 1] = ["/usr/sbin/nginx"];
 
 /// How cargo names the collector in its messages.
 const PACKAGE: &str = "#undine-collector@";
@@ -23,23 +27,27 @@ pub(crate) const UP: &str = "undine-guest up";
 /// The line after the last test.
 pub(crate) const DONE: &str = "undine-guest done";
 
-/// Builds the tests and packs them. Gives the archive.
-pub(crate) fn build(folder: &Path, optimised: bool) -> Result<PathBuf> {
-    let tests = test_binaries(optimised)?;
+/// Builds the tests and packs them, to run those that are `chosen` of [`TESTS`]. Gives the archive.
+pub(crate) fn build(folder: &Path, chosen: Chosen<'_>) -> Result<PathBuf> {
+    let tests = test_binaries(chosen.profile == Profile::Release)?;
     let root = folder.join("root");
     if root.exists() {
         fs::remove_dir_all(&root)?;
     }
-    for part in ["bin", "proc", "sys", "dev", "tmp", "etc", "tests"] {
+    for part in ["bin", "usr/sbin", "proc", "sys", "dev", "tmp", "etc", "tests"] {
         fs::create_dir_all(root.join(part))?;
     }
     add_busybox(&root)?;
+    add_servers(&root)?;
     let mut script = String::from(PREPARE);
     for (program, (name, filter)) in tests.iter().zip(TESTS) {
         let place = Path::new("tests").join(name.trim_end_matches('-'));
         run(Command::new("strip").arg("-o").arg(root.join(&place)).arg(program))?;
         add_libraries(&root, program)?;
-        script += &format!("/{} --test-threads=1 --show-output {filter} 2>&1\n", place.display());
+        let filter = chosen.only.unwrap_or(filter);
+        let skip = chosen.skip.map(|word| format!("--skip '{word}' ")).unwrap_or_default();
+        let options = format!("--test-threads=1 --show-output {skip}'{filter}'");
+        script += &format!("/{} {options} 2>&1\n", place.display());
     }
     script += &format!("echo {DONE}\npoweroff -f\n");
     let init = root.join("init");
@@ -58,8 +66,10 @@ mount -t devtmpfs dev /dev
 mount -t tmpfs tmp /tmp
 mount -t cgroup2 cgroup /sys/fs/cgroup
 mount -t securityfs security /sys/kernel/security
+mount -t debugfs debug /sys/kernel/debug
+mount -t tracefs trace /sys/kernel/tracing
 ip link set lo up
-export UNDINE_SCOPE=required
+export PATH UNDINE_SCOPE=required
 echo undine-guest up
 echo undine-guest release $(uname -r)
 ";
@@ -98,6 +108,17 @@ fn add_busybox(root: &Path) -> Result<()> {
     let list = Command::new(program).arg("--list").output()?;
     for name in String::from_utf8_lossy(&list.stdout).lines().filter(|name| *name != "busybox") {
         symlink("busybox", root.join("bin").join(name))?;
+    }
+    Ok(())
+}
+
+/// The servers that are installed here; tests of the others say that they are skipped.
+fn add_servers(root: &Path) -> Result<()> {
+    fs::write(root.join("etc/passwd"), "root:x:0:0:root:/:/bin/sh\n")?;
+    fs::write(root.join("etc/group"), "root:x:0:\n")?;
+    for server in SERVERS.map(Path::new).into_iter().filter(|server| server.exists()) {
+        fs::copy(server, root.join(server.strip_prefix("/")?))?;
+        add_libraries(root, server)?;
     }
     Ok(())
 }

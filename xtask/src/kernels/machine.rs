@@ -13,8 +13,9 @@ use anyhow::{Context, Result, bail};
 use super::initramfs::{DONE, UP};
 use crate::shell::say;
 
-/// How long all tests of one kernel may take; emulated, and with another job on the machine.
-const RUN_TIME_MAX: Duration = Duration::from_mins(20);
+/// How long a guest may say nothing: longer than any test takes, emulated and with other jobs on the
+/// machine.
+const SILENCE_MAX: Duration = Duration::from_mins(10);
 /// How long a guest that KVM runs may take until it is up. Where KVM only pretends to work, as in
 /// some nested machines, it stays silent.
 const KVM_UP_TIME_MAX: Duration = Duration::from_secs(20);
@@ -65,7 +66,7 @@ pub(crate) fn run(
         *acceleration = Acceleration::Tcg;
     }
     let machine = Machine::start(kernel, initramfs, *acceleration)?;
-    machine.lines(RUN_TIME_MAX)?.context("the guest did not come up; what it wrote is above")
+    machine.lines(SILENCE_MAX)?.context("the guest did not come up; what it wrote is above")
 }
 
 /// A running machine; ended when it is dropped.
@@ -109,13 +110,21 @@ impl Machine {
         let mut all: Option<Vec<String>> = None;
         let mut early = Vec::new();
         loop {
-            let time_max = if all.is_some() { RUN_TIME_MAX } else { up_time_max };
-            let left = time_max.saturating_sub(start.elapsed());
+            let left = match all {
+                Some(_) => SILENCE_MAX,
+                None => up_time_max.saturating_sub(start.elapsed()),
+            };
             match (self.lines.recv_timeout(left), &mut all) {
                 (Ok(line), None) if line.ends_with(UP) => all = Some(Vec::new()),
                 (Ok(line), None) => early.push(line),
                 (Ok(line), Some(_)) if line == DONE => return Ok(all),
-                (Ok(line), Some(lines)) => lines.push(line),
+                (Ok(line), Some(lines)) => {
+                    // So that one sees that it goes on.
+                    if line.starts_with("test ") {
+                        say(&line);
+                    }
+                    lines.push(line);
+                }
                 (Err(_), None) => {
                     early.iter().take(LINES_MAX).for_each(say);
                     return Ok(None);
@@ -123,7 +132,7 @@ impl Machine {
                 (Err(RecvTimeoutError::Disconnected), Some(_)) => return Ok(all),
                 (Err(RecvTimeoutError::Timeout), Some(lines)) => {
                     lines.iter().for_each(say);
-                    bail!("the guest was not done after {RUN_TIME_MAX:?}");
+                    bail!("the guest said nothing for {SILENCE_MAX:?}");
                 }
             }
         }
