@@ -1,4 +1,4 @@
-//! BoringSSL, whose functions are called as OpenSSL's and whose objects are laid out otherwise.
+//! `BoringSSL`, whose functions are called as OpenSSL's and whose objects are laid out otherwise.
 
 use std::fs;
 use std::path::Path;
