@@ -22,9 +22,9 @@ mod counted;
 use anyhow::{Context, Result, bail};
 
 use self::scene::Wire;
-use crate::place::{missing, missing_modules};
 use crate::report::Report;
 use crate::require_scope;
+use undine_testbed::{missing, missing_modules};
 
 pub(crate) use http1::wrong_pairs;
 

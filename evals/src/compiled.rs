@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::{Result, ensure};
 
-use crate::place::{find, said};
+use undine_testbed::{find, succeed};
 
 /// Where they are.
 const SOURCES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../collector/tests/it");
@@ -16,6 +16,6 @@ pub(crate) fn compile(name: &str, flags: &[&str], dir: &Path) -> Result<PathBuf>
     let program = dir.join(name);
     let mut cc = Command::new("cc");
     cc.arg("-O1").args(flags).arg(format!("{SOURCES}/{name}.c")).arg("-o").arg(&program);
-    said(&mut cc)?;
+    succeed(&mut cc)?;
     Ok(program)
 }

@@ -19,13 +19,13 @@ use undine_schema::Append;
 
 use crate::capture::wrong_pairs;
 use crate::nginx::{AccessLog, Logged, Nginx, Sendfile, Serving};
-use crate::place::Place;
 use crate::report::Report;
 use crate::require_scope;
 use crate::talker::Talker;
 use crate::truth::accounted;
 use crate::watch::{Seen, Watch, Watched};
 use gate::Gate;
+use undine_testbed::Place;
 
 /// A ring that a few requests fill.
 const SMALL_RING_BYTES: u32 = 64 << 10;

@@ -10,7 +10,6 @@ mod flavours;
 mod loss;
 mod nginx;
 mod overhead;
-mod place;
 mod profile;
 mod report;
 mod scripts;

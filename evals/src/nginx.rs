@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use crate::client::FILE_SIZES;
-use crate::place::{Place, Server, find};
+use undine_testbed::{Place, Server, find};
 
 /// Where it listens, in the network of its place.
 pub(crate) const ADDRESS: &str = "127.0.0.1:18080";
@@ -91,7 +91,7 @@ impl Nginx {
         let conf = dir.join("nginx.conf");
         fs::write(&conf, config)?;
         let server = Server::start(command.arg("-c").arg(&conf).arg("-p").arg(dir))?;
-        place.wait_for_listener(PORT)?;
+        place.wait_until_listening(PORT)?;
         Ok(Self { server, log })
     }
 
@@ -101,8 +101,8 @@ impl Nginx {
     }
 
     /// Ends nginx after it has answered what it had accepted, and reads its log.
-    pub(crate) fn stop(self) -> Result<Vec<Logged>> {
-        self.server.end("QUIT")?;
+    pub(crate) fn stop(mut self) -> Result<Vec<Logged>> {
+        self.server.stop("QUIT")?;
         let text = fs::read_to_string(&self.log).context("cannot read nginx's log")?;
         text.lines()
             .map(|line| parse(line).with_context(|| format!("nginx logged '{line}'")))

@@ -28,12 +28,12 @@ use undine_collector::{
 };
 
 use crate::nginx::{ADDRESS, AccessLog, Nginx, Sendfile, Serving};
-use crate::place::{Place, find, said};
 use crate::report::Report;
 use crate::require_scope;
 use crate::stage::RunningStore;
 use crate::watch::Watch;
 use cpu::{Cpu, calls};
+use undine_testbed::{Place, find, succeed};
 
 /// What a request may cost the server more, in microseconds.
 const REQUEST_COST_US_MAX: f64 = 0.4;
@@ -232,12 +232,12 @@ impl Bench {
     /// Sends so many requests; how long that took.
     fn load(&self, requests: u32, pipelined: u32) -> Result<Duration> {
         // The client is not watched, so that only the server's end is paid for.
-        let mut load = self.place.command_of(&self.outside, "h2load");
+        let mut load = self.place.command_in(&self.outside, "h2load");
         let path = if pipelined == 1 { FILE } else { EMPTY };
         load.args(["--h1", "-t1", "-n", &requests.to_string(), "-c", &CONNECTIONS.to_string()]);
         load.args(["-m", &pipelined.to_string(), &format!("http://{ADDRESS}{path}")]);
         let start = Instant::now();
-        let told = said(&mut load)?;
+        let told = succeed(&mut load)?;
         ensure!(told.contains(&format!(" {requests} succeeded")), "h2load says {told}");
         // It says itself how long it sent, without its own start and end.
         let seconds = told.lines().find_map(|line| {
@@ -367,8 +367,8 @@ impl Bench {
 
     /// What a call that is none of a socket costs a process in `cgroup`.
     fn call_ns(&self, cgroup: &Cgroup) -> Result<f64> {
-        let mut command = self.place.command_of(cgroup, std::env::current_exe()?);
-        Ok(said(command.arg("calls").stdin(Stdio::null()))?.trim().parse()?)
+        let mut command = self.place.command_in(cgroup, std::env::current_exe()?);
+        Ok(succeed(command.arg("calls").stdin(Stdio::null()))?.trim().parse()?)
     }
 }
 

@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::client::exchange;
 use crate::nginx::ADDRESS;
-use crate::place::Place;
+use undine_testbed::Place;
 
 /// The talker's part of the command line.
 #[derive(Debug, clap::Args)]

@@ -222,7 +222,7 @@ pub(super) fn load(config: &Config) -> Result<Loaded, BuildError> {
         }
         probes.push(report);
     }
-    if config.tls == Tls::Read && hooks != Hooks::SysExit {
+    if config.tls == Tls::Read && hooks == Hooks::SocketLength {
         programs.load_tls(&mut probes);
     }
     programs.set_datagram_ports(&DATAGRAM_PORTS).map_err(not_built)?;

@@ -6,10 +6,10 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use crate::place::{Place, Server, python};
 use crate::report::Report;
 use crate::truth;
 use crate::watch::{Seen, Watch};
+use undine_testbed::{Place, Server, python};
 
 type Counts = BTreeMap<String, u64>;
 
@@ -30,7 +30,7 @@ pub(super) mod mongodb {
     pub(crate) fn run(_requests: u32, report: &mut Report) -> Result<()> {
         let act = |place: &Place, dir: &Path| {
             let _server = start(place, dir)?;
-            place.wait_for_listener(PORT)?;
+            place.wait_until_listening(PORT)?;
             place.run(&python(), &[&format!("{CLIENTS}/mongo.py"), &PORT.to_string()])
         };
         judge(report, "mongodb", act, rows)
@@ -70,7 +70,7 @@ pub(super) mod amqp {
     pub(crate) fn run(_requests: u32, report: &mut Report) -> Result<()> {
         let act = |place: &Place, dir: &Path| {
             let _server = start(place, dir)?;
-            place.wait_for_listener(PORT)?;
+            place.wait_until_listening(PORT)?;
             place.run(&python(), &[&format!("{CLIENTS}/amqp.py"), &PORT.to_string()])
         };
         judge(report, "amqp", act, rows)

@@ -8,10 +8,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::place::{Place, Server};
 use crate::report::Report;
 use crate::truth::{self, Conversations, Latency, Resolution};
 use crate::watch::Watch;
+use undine_testbed::{Place, Server};
 
 pub(super) const PROGRAMS: [&str; 3] = ["dnsmasq", "dig", "dnsperf"];
 
@@ -78,7 +78,7 @@ fn load(place: &Place, dir: &Path, requests: u32) -> Result<(Conversations, Meas
         .arg(format!("--log-facility={}", record.display()))
         .args(["--host-record=shop.test,10.1.2.3,fd00::7", "--cname=www.test,shop.test"])
         .arg("--address=/dyn.test/10.9.9.9");
-    let server = Server::start(&mut server)?;
+    let mut server = Server::start(&mut server)?;
     place.wait_for("dig", &["@127.0.0.1", "+tries=1", "+time=1", READY])?;
     for (name, kind) in [
         ("shop.test", "A"),
@@ -113,7 +113,7 @@ fn load(place: &Place, dir: &Path, requests: u32) -> Result<(Conversations, Meas
     ensure!(lost == 0.0, "dnsperf lost {lost} queries");
     let mean = Duration::from_secs_f64(told_of("Average Latency (s):")?);
     // It writes what it logs before it answers the next query.
-    server.end("TERM")?;
+    server.stop("TERM")?;
     let truth = logged(&fs::read_to_string(&record)?)?;
     Ok((truth, Measured { queries: requests.into(), mean }))
 }

@@ -9,9 +9,9 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::scene::{Scene, Wire};
-use crate::place::{Server, python, wait_until};
 use crate::report::Report;
 use crate::truth::{self, Conversations, Latency, Resolution};
+use undine_testbed::{Server, python, wait_until};
 
 pub(super) const MODULES: [&str; 1] = ["grpc"];
 

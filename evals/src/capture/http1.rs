@@ -11,11 +11,11 @@ use arrow::datatypes::Int64Type;
 use undine::appliance::question;
 
 use crate::nginx::{ADDRESS, AccessLog, Nginx, Sendfile, Serving, shown};
-use crate::place::{Place, said};
 use crate::report::Report;
 use crate::stage;
 use crate::truth::{self, Conversations, Latency, Resolution};
 use crate::watch::{Seen, Watch, Watched};
+use undine_testbed::{Place, succeed};
 
 pub(super) const PROGRAMS: [&str; 1] = ["nginx"];
 
@@ -101,7 +101,7 @@ fn send(place: &Place, first: u32, requests: u32, case: &Case) -> Result<HashMap
     ] {
         command.arg(name).arg(value.to_string());
     }
-    said(&mut command)?
+    succeed(&mut command)?
         .lines()
         .map(|line| {
             let (id, took) = line.split_once(' ').context("the client says something else")?;

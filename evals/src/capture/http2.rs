@@ -7,9 +7,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use super::scene::{Scene, Wire};
-use crate::place::{Server, said, wait_until};
 use crate::report::Report;
 use crate::truth::{self, Conversations, Latency, Resolution};
+use undine_testbed::{Server, succeed, wait_until};
 
 pub(super) const PROGRAMS: [&str; 3] = ["nghttpd", "nghttp", "h2load"];
 
@@ -77,7 +77,7 @@ impl<'a> Nghttpd<'a> {
             server.arg("--no-tls");
         }
         let server = Server::logging(&mut server, record.as_ref())?;
-        scene.place.wait_for_listener(PORT)?;
+        scene.place.wait_until_listening(PORT)?;
         Ok(Self { scene, server, record })
     }
 
@@ -96,7 +96,7 @@ impl<'a> Nghttpd<'a> {
         for streams in ["1", "10"] {
             let mut load = self.scene.command("h2load");
             load.args(["-n", &number, "-c", &CONNECTIONS.to_string(), "-m", streams, "-i", &list]);
-            let told = said(&mut load)?;
+            let told = succeed(&mut load)?;
             ensure!(told.contains(&format!(" {number} done")), "h2load says {told}");
             asked += number.parse::<usize>()?;
         }

@@ -16,9 +16,9 @@ use super::http1;
 use super::scene::{Scene, Wire};
 use crate::client::request;
 use crate::nginx::{ADDRESS, AccessLog, Nginx, Sendfile, Serving};
-use crate::place::{missing, said};
 use crate::report::Report;
 use crate::truth::{self, Conversations, Latency, Resolution};
+use undine_testbed::{missing, succeed};
 
 pub(super) const PROGRAMS: [&str; 2] = ["nginx", "curl"];
 
@@ -27,9 +27,6 @@ const CLIENTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/clients");
 const PYTHON: &str = "/usr/bin/python3";
 /// Lists of requests, each of which is worked through on a connection of its own.
 const LISTS: u32 = 4;
-/// Programs whose own end is not read, since they move the ciphertext themselves or have a TLS of their
-/// own. `data_loss` says what that may cost, although the server's end is read and nothing is missing.
-const UNREAD: [&str; 2] = ["node", "go"];
 /// nginx knows the time in milliseconds, as of when it last asked the kernel for events.
 const RESOLUTION: Resolution = Resolution(Duration::from_millis(1));
 
@@ -133,18 +130,10 @@ fn observe(client: &Client, requests: u32, report: &mut Report) -> Result<()> {
     // Where the client is read too, each row is seen twice and kept once.
     let twice = seen.stats.pipeline.rows_of_other_end;
     report.count(format!("{name}_rows_of_the_client_too"), twice);
-    if !UNREAD.contains(&client.program) {
-        let asked = truth.len() as u64;
-        let read = format!("{name}: rows that the client's end gives too");
-        report.check(read, twice, format!(">= {asked}"), twice >= asked);
-        return truth::nothing_lost(report, name, &seen);
-    }
-    let missing = &seen.stats.missing_rows;
-    report.count(format!("{name}_rows_that_may_be_missing"), missing.max);
-    report.same(format!("{name}: rows that are missing for sure"), missing.min, 0);
-    report.same(format!("{name}: messages lost"), seen.stats.kernel.dropped, 0);
-    truth::accounted(report, name, &seen);
-    Ok(())
+    let asked = truth.len() as u64;
+    let read = format!("{name}: rows that the client's end gives too");
+    report.check(read, twice, format!(">= {asked}"), twice >= asked);
+    truth::nothing_lost(report, name, &seen)
 }
 
 /// Files whose lines are `ID METHOD PATH BODY_SIZE`.
@@ -254,7 +243,7 @@ fn go(scene: &Scene, version: Version, list: &Path) -> Result<Command> {
     if !program.exists() {
         let mut build = Command::new("go");
         build.env("GO111MODULE", "off").env("CGO_ENABLED", "0").arg("build").arg("-o");
-        said(build.arg(&program).arg(format!("{CLIENTS}/https.go")))?;
+        succeed(build.arg(&program).arg(format!("{CLIENTS}/https.go")))?;
     }
     let mut command = scene.command(program);
     command.arg(if version == Version::Http1 { "1" } else { "2" }).arg(ADDRESS).arg(list);

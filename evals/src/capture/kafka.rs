@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::place::{Place, python};
 use crate::report::Report;
 use crate::truth::{self, Conversations, Latency, Resolution};
 use crate::watch::Watch;
+use undine_testbed::{Place, python};
 
 pub(super) const MODULES: [&str; 1] = ["confluent_kafka"];
 

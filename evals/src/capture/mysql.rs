@@ -9,10 +9,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use super::scene::{Scene, Wire};
-use crate::place::{Server, said, wait_until};
 use crate::report::Report;
 use crate::truth::{self, Conversations, Latency, Resolution};
 use crate::watch::Watch;
+use undine_testbed::{Server, succeed, wait_until};
 
 pub(super) const PROGRAMS: [&str; 5] =
     ["mariadbd", "mariadb-install-db", "mariadb", "mariadb-admin", "sysbench"];
@@ -103,7 +103,7 @@ impl<'a> Mariadb<'a> {
         let data = at("datadir", "data");
         let own = ["--no-defaults", "--user=root", "--innodb-use-native-aio=0", &data];
         let install = ["--skip-test-db", "--auth-root-authentication-method=normal"];
-        said(scene.place.command("mariadb-install-db").args(own).args(install))?;
+        succeed(scene.place.command("mariadb-install-db").args(own).args(install))?;
         let mut server = scene.command("mariadbd");
         server
             .args(own)
@@ -126,7 +126,7 @@ impl<'a> Mariadb<'a> {
         }
         let server = Self { scene, _server: Server::start(&mut server)? };
         scene.place.wait_for("mariadb-admin", &[&CLIENT[..], &["--skip-ssl", "ping"]].concat())?;
-        said(server.client("mariadb", &["-e", "create database it"]).stdout(Stdio::null()))?;
+        succeed(server.client("mariadb", &["-e", "create database it"]).stdout(Stdio::null()))?;
         server.wait_for_ends()?;
         // What was said until here was not watched.
         for log in ["general.log", "slow.log"] {
@@ -140,10 +140,10 @@ impl<'a> Mariadb<'a> {
         let each = requests / 2 / NUMBERING_CLIENTS;
         let queries = (0..each).map(|at| format!("select seq from seq_1_to_{};", at * 7 % 300 + 1));
         self.send(NUMBERING_CLIENTS, &queries.collect::<Vec<_>>().join("\n"))?;
-        said(&mut self.sysbench(&["prepare"]))?;
+        succeed(&mut self.sysbench(&["prepare"]))?;
         // A transaction has some twenty statements.
         let events = format!("--events={}", (requests / 2 / 20).max(1));
-        said(&mut self.sysbench(&["--threads=4", "--time=60", &events, "run"]))?;
+        succeed(&mut self.sysbench(&["--threads=4", "--time=60", &events, "run"]))?;
         self.wait_for_ends()?;
         let read = |log: &str| -> Result<String> {
             Ok(String::from_utf8_lossy(&fs::read(self.scene.file(log))?).into_owned())

@@ -6,10 +6,10 @@ use anyhow::{Result, ensure};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::place::{Place, Server, python};
 use crate::report::Report;
 use crate::truth::{self, Conversations, Latency, Resolution};
 use crate::watch::Watch;
+use undine_testbed::{Place, Server, python};
 
 pub(super) const PROGRAMS: [&str; 2] = ["nats-server", "python3"];
 
@@ -33,7 +33,7 @@ pub(super) fn run(requests: u32, report: &mut Report) -> Result<()> {
         let mut server = place.command("nats-server");
         let port = PORT.to_string();
         let _server = Server::start(server.args(["-a", "127.0.0.1", "-p", &port]))?;
-        place.wait_for_listener(PORT)?;
+        place.wait_until_listening(PORT)?;
         place.run(&python(), &[CLIENT, &port, &requests.to_string()])
     })?;
     let mut truth = Conversations::default();

@@ -11,9 +11,9 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use super::scene::{Scene, Wire};
-use crate::place::{Server, said};
 use crate::report::Report;
 use crate::truth::{self, Conversations, Latency, Resolution};
+use undine_testbed::{Server, succeed};
 
 /// Where Debian puts the programs of each version.
 const VERSIONS: &str = "/usr/lib/postgresql";
@@ -76,21 +76,29 @@ struct Postgres<'a> {
 
 impl Postgres<'_> {
     /// Lets clients do what they do, and ends the server.
-    fn load(&self, server: Server, requests: u32) -> Result<Conversations> {
+    fn load(&self, mut server: Server, requests: u32) -> Result<Conversations> {
         let mut session = self.client("psql");
         session.args(["--no-psqlrc", "--quiet"]);
         for statement in STATEMENTS {
             session.args(["-c", statement]);
         }
         // It ends with the status of its last statement, and others fail.
-        said(&mut session)?;
-        said(self.client("pgbench").args(["-i", "-q"]))?;
+        succeed(&mut session)?;
+        succeed(self.client("pgbench").args(["-i", "-q"]))?;
         // A transaction of the usual script has seven statements; a third of them in each mode.
         let transactions = (requests / (3 * 7 * 4)).max(1).to_string();
         for mode in ["simple", "extended", "prepared"] {
-            said(self.client("pgbench").args(["-n", "-c", "4", "-t", &transactions, "-M", mode]))?;
+            succeed(self.client("pgbench").args([
+                "-n",
+                "-c",
+                "4",
+                "-t",
+                &transactions,
+                "-M",
+                mode,
+            ]))?;
         }
-        server.end("INT")?;
+        server.stop("INT")?;
         let log = fs::read_to_string(self.scene.dir().join("data/log/all.json"))?;
         logged(&log)
     }
@@ -99,11 +107,11 @@ impl Postgres<'_> {
     fn start(&self) -> Result<Server> {
         let secret = self.scene.dir().join("password");
         fs::write(&secret, PASSWORD)?;
-        said(Command::new("chown").args(["-R", "postgres:"]).arg(self.scene.dir()))?;
+        succeed(Command::new("chown").args(["-R", "postgres:"]).arg(self.scene.dir()))?;
         let data = self.scene.dir().join("data");
         let mut init = self.as_postgres("initdb");
         init.args(["-N", "-A", "scram-sha-256", "-U", "me", "-D"]).arg(&data);
-        said(init.arg(format!("--pwfile={}", secret.display())))?;
+        succeed(init.arg(format!("--pwfile={}", secret.display())))?;
         let mut server = self.as_postgres("postgres");
         server.arg("-D").arg(&data).args(["-p", PORT]);
         for setting in [

@@ -9,9 +9,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use super::scene::{Scene, Wire};
-use crate::place::{Server, wait_until};
 use crate::report::Report;
 use crate::truth::{self, Conversations, Latency, Resolution};
+use undine_testbed::{Server, wait_until};
 
 pub(super) const PROGRAMS: [&str; 3] = ["redis-server", "redis-cli", "redis-benchmark"];
 

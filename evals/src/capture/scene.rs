@@ -14,8 +14,8 @@ use anyhow::Result;
 use tempfile::TempDir;
 use undine_collector::Tls;
 
-use crate::place::{Place, said};
 use crate::watch::Watch;
+use undine_testbed::{Place, succeed};
 
 /// Libraries that are copied, where they are.
 const LIBRARIES: [&str; 3] = ["libssl.so.3", "libcrypto.so.3", "libgnutls.so.30"];
@@ -69,7 +69,7 @@ impl Scene {
             .args(["-nodes", "-days", "2", "-subj", "/CN=localhost"])
             .args(["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"])
             .args(["-keyout", &self.key(), "-out", &self.certificate()]);
-        said(&mut openssl).map(drop)
+        succeed(&mut openssl).map(drop)
     }
 
     pub(super) fn is_tls(&self) -> bool {
@@ -111,7 +111,7 @@ impl Scene {
 
     /// Runs one to its successful end; what it printed.
     pub(super) fn run(&self, program: &str, args: &[&str]) -> Result<String> {
-        said(self.command(program).args(args))
+        succeed(self.command(program).args(args))
     }
 
     /// How it is watched.
