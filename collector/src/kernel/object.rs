@@ -60,7 +60,7 @@ pub(super) fn has_loop() -> bool {
 pub(super) fn without_stacks(elf: &mut [u8]) {
     for at in definitions(elf, &["STACKS_A", "STACKS_B"]) {
         // The first and the third word of a map's definition, `struct bpf_map_def`.
-        for (word, value) in [(0, MAP_TYPE_ARRAY), (2, size_of::<u64>() as u32)] {
+        for (word, value) in [(0, MAP_TYPE_ARRAY), (2, WORD_BYTES)] {
             if let Some(place) = elf.get_mut(at + 4 * word..at + 4 * word + 4) {
                 place.copy_from_slice(&value.to_le_bytes());
             }
@@ -70,6 +70,9 @@ pub(super) fn without_stacks(elf: &mut [u8]) {
 
 /// `BPF_MAP_TYPE_ARRAY`.
 const MAP_TYPE_ARRAY: u32 = 2;
+
+/// Bytes of a value, of which the kernel wants at least some.
+const WORD_BYTES: u32 = 8;
 
 /// Where in `elf` the definitions of maps are.
 fn definitions(elf: &[u8], names: &[&str]) -> Vec<usize> {
