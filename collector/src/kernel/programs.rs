@@ -224,17 +224,16 @@ pub(super) fn load(config: &Config) -> Result<Loaded, BuildError> {
     programs.seed_listeners();
     let profile = match &config.profile {
         None => None,
-        Some(wanted) => match profile::too_few_frames() {
-            Some(report) => {
+        Some(wanted) => {
+            if let Some(report) = profile::too_few_frames() {
                 probes.push(report);
                 None
-            }
-            None => {
+            } else {
                 let source = profile::source(&mut programs.ebpf)?;
                 probes.push(profile::attach(&mut programs.ebpf, wanted));
                 Some(source)
             }
-        },
+        }
     };
     Ok(Loaded { ring, programs, probes, hooks, reason_names, profile })
 }
