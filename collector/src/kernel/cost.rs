@@ -189,7 +189,8 @@ pub fn of_running() -> Result<Option<CostSample>, ProgramError> {
         return Ok(None);
     }
     let running = Running::begin(|| before)?;
-    // The length of the sample.
+    // What the kernel counts between the two readings is the sample, so the time between them is its
+    // length; there is nothing to wait for.
     std::thread::sleep(OTHERS_SAMPLE);
     Ok(Some(running.end(totals()?)))
 }
