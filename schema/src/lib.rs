@@ -12,6 +12,7 @@ pub mod upid;
 pub mod seq;
 pub mod column;
 pub mod table;
+mod packet_table;
 mod request_table;
 pub mod tables;
 pub mod append;
