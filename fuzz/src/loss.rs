@@ -64,6 +64,7 @@ fn is_plain(code: ProtocolCode, script: &Script<'_>, whole: &Heard) -> bool {
         && script.steps.iter().all(|step| step.missing == 0 && !step.bytes.is_empty());
     is_whole
         && !script.is_joined_midway()
+        && !reuses_a_number(whole)
         && (1..=STEPS_MAX).contains(&script.steps.len())
         && bytes <= BYTES_MAX
         && script.steps.iter().zip(&whole.begins_message).all(|(step, begins_message)| {
@@ -89,6 +90,15 @@ fn has_turns_behind_each_other(whole: &Heard) -> bool {
     let mut rows: Vec<_> = whole.rows.iter().filter_map(|(_, row)| times(row)).collect();
     rows.sort_unstable();
     rows.windows(2).any(|rows| rows[1][0] < rows[0][1])
+}
+
+/// Whether a request has the number of one that is still under way, which no client may do.
+fn reuses_a_number(whole: &Heard) -> bool {
+    let number = |row: &str| row.rsplit_once("key: ")?.1.split(',').next()?.parse::<u64>().ok();
+    let numbered = whole.rows.iter().filter_map(|(_, row)| Some((number(row)?, times(row)?)));
+    let mut numbered: Vec<_> = numbered.collect();
+    numbered.sort_unstable();
+    numbered.windows(2).any(|rows| rows[0].0 == rows[1].0 && rows[1].1[0] < rows[0].1[1])
 }
 
 /// The same steps with a few holes, and what they are.
