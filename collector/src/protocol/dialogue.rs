@@ -83,6 +83,9 @@ pub trait Dialect: Debug + Default + Send {
     const CODE: ProtocolCode;
     /// Whether a response names its request, so that clients need not wait for their turn.
     const RESPONSES_NAME_REQUESTS: bool;
+    /// Whether clients wait for a response before their next request although responses do not name
+    /// theirs, because the protocol says so. Otherwise they are trusted to only after a silence.
+    const CLIENTS_TAKE_TURNS: bool = false;
     /// Whether a connection has one call, whose beginning no other bytes can be: it needs no trial
     /// wherever it comes, and a gap in it leaves nothing to be read.
     const CALLS_ONCE: bool = false;
@@ -207,7 +210,8 @@ impl<D: Dialect> Dialogue<D> {
     /// Starts to pair again where `bytes` begin a request of a client that waits its turn, or what
     /// a server pushes.
     fn resume(&mut self, side: Side, bytes: &[u8], operation: Operation, out: &Output) -> bool {
-        let proves_turn = || self.silence.proves_turn(self.requests, operation.at);
+        let proves_turn =
+            || D::CLIENTS_TAKE_TURNS || self.silence.proves_turn(self.requests, operation.at);
         let waits = D::RESPONSES_NAME_REQUESTS
             || (!out.peer_pipelines && (D::CODE.servers_push() || proves_turn()));
         let begins = |dialect: &D| match side {

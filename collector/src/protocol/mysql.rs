@@ -65,6 +65,7 @@ impl Dialect for Mysql {
     type Call = Command;
     const CODE: ProtocolCode = ProtocolCode::Mysql;
     const RESPONSES_NAME_REQUESTS: bool = false;
+    const CLIENTS_TAKE_TURNS: bool = true;
 
     fn take(&mut self, side: Side, bytes: &[u8], calls: &mut Calls<Command>) -> Step {
         let progress = match side {

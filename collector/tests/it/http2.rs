@@ -98,7 +98,7 @@ fn scene(ring_bytes: u32) -> Option<Scene> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_request_to_nghttpd_is_a_row_and_nothing_is_lost() {
     let _alone = alone().await;
-    let Some(Scene { files, place, server, memory, collector }) = scene(32 << 20) else { return };
+    let Some(Scene { files, place, server, memory, collector }) = scene(64 << 20) else { return };
     let handle = collector.handle();
     let shutdown = CancellationToken::new();
     let running = collector.run(shutdown.clone());
