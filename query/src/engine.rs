@@ -581,12 +581,7 @@ fn refusal(error: TraceError, range: Range) -> Diagnostic {
 
 /// What a program needs to know of tracepoints.
 fn trace_environment(environment: &mut Environment, tracer: &dyn Tracer, program: &Program) {
-    let mut seen = std::collections::HashSet::new();
-    let mut stack: Vec<_> = program.sinks.iter().map(Sink::relation).collect();
-    while let Some(relation) = stack.pop() {
-        if !seen.insert(relation.id()) {
-            continue;
-        }
+    for relation in all_below(program.sinks.iter().map(Sink::relation)) {
         match &relation.op {
             Op::Traced(traced) => {
                 if let Some(table) = tracer.table(&traced.table) {
@@ -599,7 +594,6 @@ fn trace_environment(environment: &mut Environment, tracer: &dyn Tracer, program
             }
             _ => {}
         }
-        stack.extend(relation.inputs());
     }
 }
 
@@ -629,16 +623,22 @@ fn lists_tables(root: &Arc<Relation>) -> bool {
 
 /// Whether `root` or something that it is made of is such a relation.
 fn any_below(root: &Arc<Relation>, is_one: impl Fn(&Relation) -> bool) -> bool {
+    all_below([root]).any(is_one)
+}
+
+/// The `roots` and all that they are made of, each once.
+fn all_below<'a>(
+    roots: impl IntoIterator<Item = &'a Arc<Relation>>,
+) -> impl Iterator<Item = &'a Relation> {
     let mut seen = std::collections::HashSet::new();
-    let mut stack = vec![root];
-    while let Some(relation) = stack.pop() {
-        if !seen.insert(relation.id()) {
-            continue;
+    let mut stack: Vec<_> = roots.into_iter().collect();
+    std::iter::from_fn(move || {
+        while let Some(relation) = stack.pop() {
+            if seen.insert(relation.id()) {
+                stack.extend(relation.inputs());
+                return Some(&**relation);
+            }
         }
-        if is_one(relation) {
-            return true;
-        }
-        stack.extend(relation.inputs());
-    }
-    false
+        None
+    })
 }

@@ -52,9 +52,11 @@ fn wakeup_at(fill: u64) -> u64 {
 
 /// As [`wakeup`], for a message of `bytes`. How full the ring is takes a call and a look at what the
 /// reader writes, so a CPU looks only after a small part of the ring ([`look_bytes`]), unless it has
-/// begun to shed.
-#[inline(always)]
-fn wakeup_after(bytes: u64) -> u64 {
+/// begun to shed. A function of numbers only, so that the verifier goes through it once and not
+/// wherever a message is sent.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn wakeup_after(bytes: u64) -> u64 {
     let Some(pressure) = PRESSURE.get_ptr_mut(0) else { return u64::from(BPF_RB_NO_WAKEUP) };
     // SAFETY: a map value of this CPU. Where a softirq comes between, a look comes a message later.
     unsafe {
@@ -92,9 +94,10 @@ unsafe fn look(pressure: *mut Pressure) -> u64 {
 }
 
 /// The rung of the ladder that an operation is sent at: 0 with all its bytes, otherwise with so many
-/// of them as [`undine_ebpf::load::RUNG_PAYLOAD_BYTES`] says.
-#[inline(always)]
-pub(crate) fn rung() -> u64 {
+/// of them as [`undine_ebpf::load::RUNG_PAYLOAD_BYTES`] says. Gone through once, as [`wakeup_after`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn rung() -> u64 {
     let Some(pressure) = PRESSURE.get_ptr_mut(0) else { return 0 };
     // SAFETY: a map value of this CPU.
     unsafe {

@@ -27,6 +27,10 @@ const CLIENTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/clients");
 const PYTHON: &str = "/usr/bin/python3";
 /// Lists of requests, each of which is worked through on a connection of its own.
 const LISTS: u32 = 4;
+/// Programs that carry their TLS in themselves, so that it is probed only once they are there: their
+/// own end is joined midway. `data_loss` says what that may cost, although the server's end is read
+/// and nothing is missing.
+const NEW: [&str; 2] = ["node", "go"];
 /// nginx knows the time in milliseconds, as of when it last asked the kernel for events.
 const RESOLUTION: Resolution = Resolution(Duration::from_millis(1));
 
@@ -130,10 +134,18 @@ fn observe(client: &Client, requests: u32, report: &mut Report) -> Result<()> {
     // Where the client is read too, each row is seen twice and kept once.
     let twice = seen.stats.pipeline.rows_of_other_end;
     report.count(format!("{name}_rows_of_the_client_too"), twice);
-    let asked = truth.len() as u64;
-    let read = format!("{name}: rows that the client's end gives too");
-    report.check(read, twice, format!(">= {asked}"), twice >= asked);
-    truth::nothing_lost(report, name, &seen)
+    if !NEW.contains(&client.program) {
+        let asked = truth.len() as u64;
+        let read = format!("{name}: rows that the client's end gives too");
+        report.check(read, twice, format!(">= {asked}"), twice >= asked);
+        return truth::nothing_lost(report, name, &seen);
+    }
+    let missing = &seen.stats.missing_rows;
+    report.count(format!("{name}_rows_that_may_be_missing"), missing.max);
+    report.same(format!("{name}: rows that are missing for sure"), missing.min, 0);
+    report.same(format!("{name}: messages lost"), seen.stats.kernel.dropped, 0);
+    truth::accounted(report, name, &seen);
+    Ok(())
 }
 
 /// Files whose lines are `ID METHOD PATH BODY_SIZE`.
