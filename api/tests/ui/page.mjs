@@ -128,7 +128,8 @@ await check("a panel's script opens in the editor and runs", async () => {
   await page.locator("textarea").waitFor();
   const text = await page.locator("textarea").inputValue();
   if (!text.includes("px.DataFrame('process_stats', start_time='-5m')")) return `the editor holds ${JSON.stringify(text.slice(0, 80))}`;
-  await page.locator("[data-result] thead th").first().waitFor();
+  // Right after the start no process has been read twice yet.
+  await page.locator("[data-result] thead th, [data-result] .empty").first().waitFor();
 });
 await page.locator("nav [data-page=host]").click();
 await shoot(page, "host");
