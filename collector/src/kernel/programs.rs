@@ -8,7 +8,7 @@ use std::{
 };
 
 use aya::{
-    Ebpf, EbpfLoader, Pod,
+    Ebpf, EbpfLoader, Pod, VerifierLogLevel,
     maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
     programs::{ProgramError, RawTracePoint, raw_trace_point::RawTracePointLinkId},
     util::KernelVersion,
@@ -305,6 +305,9 @@ fn load_object(config: &Config) -> Result<(Programs, RingBuf<MapData>, ReasonNam
     let of_ring = |sixteenths: u64| u64::from(config.ring_bytes) / 16 * sixteenths;
     let sizes = profile::Sizes::of(config.profile.as_ref(), cpus);
     let mut ebpf = EbpfLoader::new()
+        // Why a program is refused, and not every step to there: tens of megabytes, for whose sake the
+        // verifier would begin anew with each larger buffer.
+        .verifier_log_level(VerifierLogLevel::STATS)
         .override_global("OFFSETS", &layout.offsets, true)
         .override_global("OWN_TGID", &own_tgid, true)
         .override_global("OWN_CGROUP", &own_cgroup, true)

@@ -22,7 +22,7 @@ use aya::util::KernelVersion;
 use super::{
     BuildError, Cgroup, Config, Counters, Hooks, KernelSource, Object, Outcome, Scope,
     ScopeDefault, ScopeError, ScopeGuard, Target, Tls, Verdict, check_host,
-    doctor::SOCKET_LENGTH_SINCE, object, probe_report, socket_functions,
+    doctor::SOCKET_LENGTH_SINCE, object, probe_report, socket_functions, tls_probes,
 };
 
 mod datagrams;
@@ -586,27 +586,22 @@ fn every_probe_runs_or_says_why_not() {
     let functions = reports.iter().filter(|of| of.attach_point.starts_with("fexit:")).count();
     assert!(reports.len() == 20 + functions && (2..=5).contains(&functions), "{reports:?}");
     let may_stand = programs_may_stand_on_functions();
+    let has_lengths = can_use(Hooks::SocketLength, &Object::Fitting);
+    let is_old = !object::has_loop();
     for report in reports {
         let runs = matches!(report.outcome, Outcome::Attached | Outcome::Standby);
         assert_eq!(runs, report.remedy.is_empty(), "{report:?}");
         // As `cargo xtask kernels` reads it.
         println!("\nprobe {} {}", report.probe, in_words(&report.outcome));
-        let came_late = report.probe.ends_with("_length");
-        let is_old = !object::has_loop();
+        let is_on_function = report.attach_point.starts_with("fexit:");
+        let of_sockets = report.probe.ends_with("_length");
+        // What is said to a TLS library is bound to its socket by those.
+        let needs_lengths = of_sockets || tls_probes::PROGRAMS.contains(&report.probe);
         // They call what the kernel has since 5.11, 5.15 and 5.17.
-        let new = ["cpu_sample", "tls_enter", "tls_exit", "go_tls_enter", "go_tls_exit"];
-        if is_old && new.contains(&report.probe) {
-            let is_told = matches!(report.outcome, Outcome::Missing(_) | Outcome::Refused(_));
-            assert!(is_told, "{report:?}");
-            continue;
-        }
-        if report.attach_point.starts_with("fexit:") && (is_old || !may_stand) {
+        let needs_new = ["kfree_skb", "cpu_sample", "trace_enter", "trace_exit"];
+        if is_on_function && (is_old || !may_stand) {
             assert!(!runs, "{report:?}");
-            continue;
-        }
-        let needs_loop = ["kfree_skb", "trace_enter", "trace_exit"];
-        let has_no_reasons = needs_loop.contains(&report.probe) && is_old;
-        if has_no_reasons || came_late && !can_use(Hooks::SocketLength, &Object::Fitting) {
+        } else if needs_lengths && !has_lengths || needs_new.contains(&report.probe) && is_old {
             assert!(matches!(report.outcome, Outcome::Missing(_)), "{report:?}");
         } else {
             assert!(runs, "{report:?}");
