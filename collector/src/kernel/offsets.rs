@@ -157,6 +157,8 @@ pub(super) struct Layout {
     pub(super) drops_name_sockets: bool,
     /// Whether the tracepoint `tcp_send_reset` says why.
     pub(super) resets_have_reasons: bool,
+    /// Whether there are tracepoints `sock_send_length` and `sock_recv_length`.
+    pub(super) has_socket_lengths: bool,
     /// Whether a program that is taken off a function waits for processes that are in it.
     pub(super) trampolines_wait: bool,
     /// What it calls its reasons.
@@ -181,6 +183,7 @@ pub(super) fn of_running_kernel() -> Result<Layout, OffsetsError> {
         // As above: socket, packet, reason.
         resets_have_reasons: arguments_of(&btf, "btf_trace_tcp_send_reset")
             .is_some_and(|of| of >= 4),
+        has_socket_lengths: arguments_of(&btf, "btf_trace_sock_recv_length").is_some(),
         // What came with it has this type.
         trampolines_wait: btf.resolve_types_by_name("bpf_tramp_image").is_ok(),
         reason_names: ReasonNames {

@@ -196,6 +196,8 @@ pub(super) struct Programs {
     end_when_closed: bool,
     /// Whether a program may be taken off a function in which a process waits.
     trampolines_wait: bool,
+    /// Whether this kernel has the tracepoints of sockets.
+    has_socket_lengths: bool,
     tls: TlsProbes,
     trace: TraceProbes,
 }
@@ -356,6 +358,7 @@ fn load_object(config: &Config) -> Result<(Programs, RingBuf<MapData>, ReasonNam
         epoch: 0,
         end_when_closed: false,
         trampolines_wait: layout.trampolines_wait,
+        has_socket_lengths: layout.has_socket_lengths,
         tls: TlsProbes {
             streams: take(&mut ebpf, "TLS_STREAMS")?,
             known: take(&mut ebpf, "TLS_LIBRARIES")?,
@@ -462,6 +465,12 @@ impl Programs {
     }
 
     fn attach(&mut self, probe: &Probe) -> ProbeReport {
+        let is_there = self.has_socket_lengths || !Hooks::SocketLength.include(probe.name);
+        if !is_there {
+            // To verify what cannot be attached takes an old kernel many seconds.
+            let why = format!("there is no tracepoint {}", probe.name);
+            return report(probe, too_old_for(probe, Outcome::Missing(why)));
+        }
         let attached = self.load(probe).and_then(|()| self.attach_loaded(probe));
         let outcome = attached
             .map_or_else(|error| too_old_for(probe, outcome_of(&error)), |_| Outcome::Attached);
