@@ -21,9 +21,7 @@ pub mod feed;
 pub mod trace;
 
 pub use append::{Append, AppendError, Durability, Frame, Part, Pending, RetryKey};
-pub use column::{
-    Column, ColumnDef, DataClass, Facet, Life, PxlType, Role, SemanticType,
-};
+pub use column::{Column, ColumnDef, DataClass, Facet, Life, PxlType, Role, SemanticType};
 pub use cube::Cube;
 pub use feed::{Feed, FeedError, Progress, Slice};
 pub use seq::{Incarnation, Seq, SeqRange};

@@ -55,6 +55,7 @@ pub(super) fn store(
         seal_interval: config.store.seal_interval,
         tiers: config.store.tiers.clone(),
         raw_for,
+        retention: Vec::new(),
         groups_per_window_max: 10_000,
         segments_max: 64,
         deleted_files_for: Duration::from_hours(24),
