@@ -39,6 +39,15 @@ impl Cube {
         }
     }
 
+    /// The cubes that have all of its dimensions and more.
+    pub const fn wider(self) -> &'static [Self] {
+        match self {
+            Self::Full => &[],
+            Self::Endpoint | Self::Edge => &[Self::Full],
+            Self::Service => &[Self::Full, Self::Endpoint, Self::Edge],
+        }
+    }
+
     const fn keeps(self, facet: Facet) -> bool {
         match facet {
             Facet::Owner | Facet::Outcome => true,
@@ -110,6 +119,12 @@ mod tests {
         assert_eq!(cubes, [Cube::Full, Cube::Endpoint, Cube::Edge, Cube::Service]);
         let of = |cube: Cube| names(cube.dimensions(&HTTP_EVENTS));
         assert_eq!(of(Cube::Full), names(HTTP_EVENTS.dimensions()));
+        for cube in &cubes {
+            for wider in cube.wider() {
+                let all = of(*wider);
+                assert!(of(*cube).iter().all(|name| all.contains(name)), "{cube:?}");
+            }
+        }
         let owner = ["trace_role", "resp_status", "service", "namespace", "node"];
         assert_eq!(of(Cube::Service), owner);
         assert!(of(Cube::Endpoint).contains(&"req_path_template"));

@@ -67,3 +67,112 @@ fn filter(
         .set_column_bloom_filter_enabled(name.into(), true)
         .set_column_bloom_filter_max_ndv(name.into(), distinct.max(1) as u64)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use parquet::arrow::ArrowWriter;
+    use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+    use undine_schema::tables::{HTTP_EVENTS, HttpEvent, HttpEvents};
+    use undine_schema::{TimeNs, Upid};
+
+    use super::*;
+    use crate::state::{by_service, raw_rows};
+
+    fn requests(count: u32) -> RecordBatch {
+        let mut rows = HttpEvents::new(0);
+        let mut random = 0x9E37_79B9_7F4A_7C15_u64;
+        let mut next = |below: u64| {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            (random >> 11) % below
+        };
+        let mut time = 1_700_000_000_000_000_000;
+        for _ in 0..count {
+            time += i64::try_from(next(200_000)).unwrap();
+            let (service, endpoint) = (next(20), next(10));
+            let template = format!("/api/v1/s{service}/e{endpoint}/{{id}}");
+            let path = format!("/api/v1/s{service}/e{endpoint}/{}", next(100_000));
+            let (service, pod) = (format!("service-{service}"), format!("ns/pod-{}", next(60)));
+            let latency = 200_000_f64 * 1.000_1_f64.powi(i32::try_from(next(60_000)).unwrap());
+            rows.push(&HttpEvent {
+                time_: TimeNs::new(time),
+                upid: Upid::new(1, u32::try_from(next(60)).unwrap(), 7),
+                remote_addr: "10.0.0.7",
+                remote_port: 30_000 + i64::try_from(next(20_000)).unwrap(),
+                local_addr: "10.0.0.1",
+                local_port: 8080,
+                trace_role: 2,
+                req_method: if next(4) == 0 { "POST" } else { "GET" },
+                req_path: &path,
+                req_path_template: &template,
+                req_body_size: i64::try_from(next(500)).unwrap(),
+                resp_status: [200, 200, 200, 404, 500][usize::try_from(next(5)).unwrap()],
+                resp_body_size: i64::try_from(next(8192)).unwrap(),
+                #[expect(clippy::cast_possible_truncation, reason = "is below an hour")]
+                latency: latency as i64,
+                service: &service,
+                pod: &pod,
+                namespace: "ns",
+                node: "node-1",
+                remote_service: "gateway",
+                ..HttpEvent::default()
+            });
+        }
+        rows.finish()
+    }
+
+    fn written(rows: &RecordBatch, properties: WriterProperties) -> (Vec<u8>, Duration) {
+        let started = Instant::now();
+        let mut writer = ArrowWriter::try_new(Vec::new(), rows.schema(), Some(properties)).unwrap();
+        writer.write(rows).unwrap();
+        (writer.into_inner().unwrap(), started.elapsed())
+    }
+
+    #[test]
+    fn filters_are_there_where_one_value_is_looked_for_and_every_page_has_statistics() {
+        let rows = raw_rows(&HTTP_EVENTS, &[requests(1000)]).unwrap();
+        let (file, _) = written(&rows, properties(&rows).unwrap());
+        let file = bytes::Bytes::from(file);
+        let options = parquet::arrow::arrow_reader::ArrowReaderOptions::new()
+            .with_page_index_policy(parquet::file::metadata::PageIndexPolicy::Required);
+        let read = ParquetRecordBatchReaderBuilder::try_new_with_options(file, options).unwrap();
+        assert!(read.metadata().column_index().is_some());
+        let filtered = read.metadata().row_group(0).columns().iter();
+        let filtered = filtered.filter(|column| column.bloom_filter_offset().is_some());
+        let filtered: Vec<_> = filtered.map(|column| column.column_path().string()).collect();
+        assert_eq!(filtered, ["upid"]);
+        let batches: Vec<_> = read.build().unwrap().map(Result::unwrap).collect();
+        assert_eq!(batches, [rows]);
+    }
+
+    #[test]
+    #[ignore = "prints figures; run it with --release"]
+    fn what_a_row_costs_with_each_way_to_write_it() {
+        const ROWS: u32 = 500_000;
+        let rows = raw_rows(&HTTP_EVENTS, &[requests(ROWS)]).unwrap();
+        let started = Instant::now();
+        let sorted = by_service(&rows).unwrap();
+        println!("sorting by service and time: {:?}", started.elapsed());
+        let dictionaries = || {
+            WriterProperties::builder()
+                .set_compression(Compression::ZSTD(ZstdLevel::try_new(3).unwrap()))
+                .build()
+        };
+        for round in 0..3 {
+            let ways = [
+                ("dictionaries, zstd-3, by time", written(&rows, dictionaries())),
+                ("as here, by time", written(&rows, properties(&rows).unwrap())),
+                ("as here, by service and time", written(&sorted, properties(&sorted).unwrap())),
+            ];
+            for (way, (file, took)) in ways {
+                #[expect(clippy::cast_precision_loss, reason = "a figure")]
+                let bytes_per_row = file.len() as f64 / f64::from(ROWS);
+                let speed = f64::from(ROWS) / took.as_secs_f64() / 1e6;
+                println!("{round} {way}: {bytes_per_row:.2} B/row, {speed:.2} M rows/s");
+            }
+        }
+    }
+}

@@ -267,13 +267,15 @@ struct Sources<'a> {
 }
 
 impl Sources<'_> {
-    /// The states of the rows after `from`: from finer windows of the same cube, or from the full
-    /// cube unless something is folded in it, or from the rows.
+    /// The states of the rows after `from`: from finer windows of the same cube, or from a cube with
+    /// more dimensions unless something is folded in it, or from the rows.
     fn states(&mut self, from: Seq, width: Duration, cube: Cube) -> Result<Finished, ArrowError> {
         let mut states = States::new(self.table, cube, width, self.plan.groups_per_window_max)?;
-        let of_same_rows = |cube| self.done.get(&cube).filter(|(after, _)| *after == from);
-        let full = of_same_rows(Cube::Full).filter(|(_, full)| full.folded_rows == 0);
-        if let Some((_, finer)) = of_same_rows(cube).or(full) {
+        let of_same_rows = |cube: &Cube| self.done.get(cube).filter(|(after, _)| *after == from);
+        let wider = cube.wider().iter().filter_map(of_same_rows);
+        let wider = wider.filter(|(_, wider)| wider.folded_rows == 0);
+        let smallest = wider.min_by_key(|(_, wider)| wider.states.num_rows());
+        if let Some((_, finer)) = of_same_rows(&cube).or(smallest) {
             states.add_states(&finer.states)?;
         } else if self.table.kind == TableKind::Counter {
             let rows: Vec<_> = slices(self.view, from, self.plan.upto).collect();
