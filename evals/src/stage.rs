@@ -23,6 +23,7 @@ pub(crate) fn store(dir: &Path, hot_bytes_max: usize) -> Result<Store> {
         seal_interval: Duration::from_hours(1),
         tiers: vec![Duration::from_secs(10), Duration::from_mins(1)],
         raw_for: None,
+        retention: Vec::new(),
         groups_per_window_max: 10_000,
         segments_max: 64,
         deleted_files_for: Duration::from_hours(24),

@@ -28,6 +28,7 @@ mod listing;
 mod rewrite;
 mod quantiles;
 mod provider;
+mod evolve;
 mod plan;
 mod otel;
 mod answer;

@@ -211,6 +211,7 @@ fn pattern(role: Role) -> &'static str {
         Role::Time | Role::Detail => "GENERAL",
         Role::Dimension => "GENERAL_ENUM",
         Role::Measure | Role::Sketched => "METRIC_GAUGE",
+        Role::Counter => "METRIC_COUNTER",
     }
 }
 

@@ -144,6 +144,7 @@ impl TableProvider for Segments {
             .into();
         let config = FileScanConfigBuilder::new(self.url.clone(), Arc::new(source))
             .with_file_group(files)
+            .with_expr_adapter(Some(Arc::new(crate::evolve::Evolution)))
             .with_projection_indices(projection.cloned())?
             .with_limit(limit.filter(|_| filters.is_empty()))
             .build();

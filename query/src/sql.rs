@@ -1,5 +1,6 @@
 //! SQL over the same tables, read-only: every column by its name, context included; rows in memory
-//! and on disk. Summaries are there as tables of states: `http_events__10s`.
+//! and on disk. Summaries are there as tables of states: `http_events__10s`, the smaller ones as
+//! `http_events__10s_service`; single rows that stand for many are in `http_events__exemplars`.
 
 use std::sync::Arc;
 
@@ -100,9 +101,20 @@ impl Engine {
                 context.register_table(TableReference::bare(name), Arc::clone(&view))?;
                 origins.push((name, origin.clone()));
             }
-            for tier in &snapshot.tiers {
+            let tiers = snapshot.tiers.iter().chain(&snapshot.cubes);
+            for tier in tiers.chain(&snapshot.exemplars) {
                 let width = i64::try_from(tier.width.as_nanos()).unwrap_or(i64::MAX);
-                let name = format!("{}__{}", table.name, show_width(width));
+                let name = match tier.cube.name() {
+                    _ if snapshot
+                        .exemplars
+                        .as_ref()
+                        .is_some_and(|rows| std::ptr::eq(rows, tier)) =>
+                    {
+                        format!("{}__exemplars", table.name)
+                    }
+                    "" => format!("{}__{}", table.name, show_width(width)),
+                    cube => format!("{}__{}_{cube}", table.name, show_width(width)),
+                };
                 let (files, rows) = planner.files_of(tier, everything)?;
                 let files = if rows == 0 {
                     Arc::new(MemTable::try_new(Arc::clone(&tier.schema), vec![Vec::new()])?)

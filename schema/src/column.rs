@@ -132,8 +132,40 @@ pub enum Role {
     Measure,
     /// As a measure, and a quantile sketch.
     Sketched,
+    /// A count that only grows until what it counts begins again: as a measure, and by how much it
+    /// grew.
+    Counter,
     /// Lives only as long as the row.
     Detail,
+}
+
+/// What a dimension tells of a row, which decides the [cubes](crate::Cube) that have it and when it
+/// is folded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Facet {
+    /// What was done: a method, a path's template. Its texts are folded first.
+    #[default]
+    Operation,
+    /// How it ended, and on which side it was seen; never folded.
+    Outcome,
+    /// Who did it: service, namespace, node; never folded.
+    Owner,
+    /// In which pod or container; folded last.
+    Place,
+    /// With whom; folded after the operation.
+    Peer,
+}
+
+/// What a column of a table of versions tells of the version's life.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Life {
+    /// Nothing.
+    #[default]
+    None,
+    /// Versions of one thing have the same value here.
+    Key,
+    /// When the thing ended; zero while it is there.
+    End,
 }
 
 /// How private a column is, and so which redaction rule it falls under.
@@ -175,6 +207,10 @@ pub struct ColumnDef {
     pub visibility: Visibility,
     /// The column that this one is the template of, so that summaries can stand in for it.
     pub template_of: Option<&'static str>,
+    /// What it tells of a row, where it is a dimension.
+    pub facet: Facet,
+    /// What it tells of a version, in a table of versions.
+    pub life: Life,
 }
 
 impl ColumnDef {
@@ -189,6 +225,14 @@ impl ColumnDef {
             class: DataClass::Plain,
             visibility: Visibility::Column,
             template_of: None,
+            facet: match C::SEMANTIC {
+                SemanticType::ServiceName
+                | SemanticType::NamespaceName
+                | SemanticType::NodeName => Facet::Owner,
+                SemanticType::PodName | SemanticType::ContainerName => Facet::Place,
+                _ => Facet::Operation,
+            },
+            life: Life::None,
         }
     }
 
@@ -210,6 +254,31 @@ impl ColumnDef {
     /// Makes it a measure with a quantile sketch.
     pub const fn sketched(self) -> Self {
         Self { role: Role::Sketched, ..self }
+    }
+
+    /// Makes it a count that only grows until what it counts begins again.
+    pub const fn counter(self) -> Self {
+        Self { role: Role::Counter, ..self }
+    }
+
+    /// Says that it tells how the row ended, or on which side it was seen.
+    pub const fn outcome(self) -> Self {
+        Self { facet: Facet::Outcome, ..self }
+    }
+
+    /// Says that it tells of the other end.
+    pub const fn peer(self) -> Self {
+        Self { facet: Facet::Peer, ..self }
+    }
+
+    /// Says that versions of one thing have the same value here.
+    pub const fn key(self) -> Self {
+        Self { life: Life::Key, ..self }
+    }
+
+    /// Says that it tells when the thing ended; zero while it is there.
+    pub const fn end(self) -> Self {
+        Self { life: Life::End, ..self }
     }
 
     /// Marks it as something that a user's program sent.

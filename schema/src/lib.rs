@@ -12,6 +12,7 @@ pub mod upid;
 pub mod seq;
 pub mod column;
 pub mod table;
+pub mod cube;
 mod packet_table;
 mod request_table;
 pub mod tables;
@@ -20,7 +21,8 @@ pub mod feed;
 pub mod trace;
 
 pub use append::{Append, AppendError, Durability, Frame, Part, Pending, RetryKey};
-pub use column::{Column, ColumnDef, DataClass, PxlType, Role, SemanticType};
+pub use column::{Column, ColumnDef, DataClass, Facet, Life, PxlType, Role, SemanticType};
+pub use cube::Cube;
 pub use feed::{Feed, FeedError, Progress, Slice};
 pub use seq::{Incarnation, Seq, SeqRange};
 pub use table::{TableDef, TableKind};

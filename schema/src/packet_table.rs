@@ -47,9 +47,9 @@ macro_rules! packet_table {
                 /// Container of the process, empty where it runs in none.
                 container: ContainerName [dimension, context],
                 /// Service of the peer, empty where it is not known.
-                remote_service: ServiceName [dimension, context],
+                remote_service: ServiceName [dimension, context, peer],
                 /// Pod of the peer, empty where it is not known.
-                remote_pod: PodName [dimension, context],
+                remote_pod: PodName [dimension, context, peer],
             }
         }
     };

@@ -110,7 +110,7 @@ macro_rules! request_table {
                 /// This end's port.
                 local_port: Port,
                 /// Which end was traced: 1 client, 2 server, 4 unknown.
-                trace_role: Int [dimension],
+                trace_role: Int [dimension, outcome],
                 $($encrypted)*
                 $($own)*
                 /// Service of the traced process.
@@ -124,9 +124,9 @@ macro_rules! request_table {
                 /// Container of the traced process, empty where it runs in none.
                 container: ContainerName [dimension, context],
                 /// Service of the peer, empty where it is not known.
-                remote_service: ServiceName [dimension, context],
+                remote_service: ServiceName [dimension, context, peer],
                 /// Pod of the peer, empty where it is not known.
-                remote_pod: PodName [dimension, context],
+                remote_pod: PodName [dimension, context, peer],
                 /// What is known to be wrong with the row, a sum of: 1 bytes of its bodies were not
                 /// captured, 2 the connection was joined midway, 4 the connection, an HTTP/2
                 /// stream by a reset, or the wait for it ended before the response did, 8 headers

@@ -4,17 +4,21 @@ use std::sync::{Arc, OnceLock};
 
 use arrow::datatypes::{Schema, SchemaRef};
 
-use crate::column::{ColumnDef, Role, Visibility};
+use crate::column::{ColumnDef, Life, Role, Visibility};
 
 /// How a table's rows age.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum TableKind {
     /// Things that happened: measures are summarised by dimensions.
     Event,
-    /// Cumulative counters of an entity, which is always a dimension and never folded.
+    /// Cumulative counters of an entity, which is always a dimension and never folded. First, last
+    /// and by how much each grew are kept, over restarts of what is counted.
     Counter,
-    /// Momentary values of an entity.
+    /// Momentary values of an entity: first and last are kept beside the rest.
     Gauge,
+    /// Counts of an entity's stacks: the [`STACKS_MAX`] most frequent of a window are kept, the rest
+    /// is one stack `*`.
+    Stacks,
     /// Versions of what exists; kept as long as the longest tier that refers to them.
     State,
     /// Findings; every row is kept.
@@ -24,9 +28,17 @@ pub enum TableKind {
 impl TableKind {
     /// Whether older windows are replaced by summaries.
     pub const fn is_summarised(self) -> bool {
-        matches!(self, Self::Event | Self::Counter | Self::Gauge)
+        matches!(self, Self::Event | Self::Counter | Self::Gauge | Self::Stacks)
+    }
+
+    /// Whether a summary says what its measures were at the first and at the last row of a window.
+    pub const fn has_ends(self) -> bool {
+        matches!(self, Self::Counter | Self::Gauge)
     }
 }
+
+/// Stacks of one entity and window that a summary keeps apart.
+pub const STACKS_MAX: usize = 200;
 
 /// A table: its name, its columns and how it ages. Declared by [`table!`](crate::table!).
 #[derive(Debug)]
@@ -68,7 +80,20 @@ impl TableDef {
 
     /// The columns that a summary keeps states of, in order.
     pub fn measures(&self) -> impl Iterator<Item = &'static ColumnDef> {
-        self.columns.iter().filter(|column| matches!(column.role, Role::Measure | Role::Sketched))
+        let kept = |role| matches!(role, Role::Measure | Role::Sketched | Role::Counter);
+        self.columns.iter().filter(move |column| kept(column.role))
+    }
+
+    /// The measure whose highest values make the rows that are kept as examples of an event: the
+    /// first that has a sketch.
+    pub fn exemplified(&self) -> Option<&'static ColumnDef> {
+        let mut columns = self.columns.iter().filter(|_| self.kind == TableKind::Event);
+        columns.find(|column| column.role == Role::Sketched)
+    }
+
+    /// The column that tells `life` of a version.
+    pub fn life(&self, life: Life) -> Option<&'static ColumnDef> {
+        self.columns.iter().find(|column| column.life == life)
     }
 }
 

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use undine_schema::{Clock, TableDef};
 
+use crate::retention::Retention;
+
 /// Settings of a store. [`build`](Self::build) checks them.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -30,6 +32,8 @@ pub struct Config {
     /// How long the single rows of summarised tables stay on disk; `None` keeps only summaries.
     /// Rows of tables that are not summarised stay for ever.
     pub raw_for: Option<Duration>,
+    /// What goes when, beside `raw_for`; where more than one speaks of a tier, the last one counts.
+    pub retention: Vec<Retention>,
     /// Groups of one window and seal before paths are folded into `*`.
     pub groups_per_window_max: usize,
     /// Segments of one tier before they are merged into one.

@@ -46,6 +46,8 @@ pub(crate) struct View {
 pub(crate) struct Cold {
     pub(crate) raw: Option<TierView>,
     pub(crate) tiers: Vec<TierView>,
+    pub(crate) cubes: Vec<TierView>,
+    pub(crate) exemplars: Option<TierView>,
 }
 
 /// What changes under the lock.
@@ -273,6 +275,8 @@ impl View {
             hot_complete_from: self.hot_complete_from,
             raw: self.cold.raw.clone(),
             tiers: self.cold.tiers.clone(),
+            cubes: self.cold.cubes.clone(),
+            exemplars: self.cold.exemplars.clone(),
         }
     }
 }

@@ -11,7 +11,7 @@ use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
 use tokio::sync::Notify;
 use undine_schema::tables::DATA_LOSS;
-use undine_schema::{Incarnation, Seq, SeqRange, TimeNs};
+use undine_schema::{Cube, Incarnation, Seq, SeqRange, TableDef, TimeNs};
 
 use crate::allocated::{Allocated, NAME_BYTES_MAX};
 use crate::config::{BuildError, Config};
@@ -23,11 +23,14 @@ use crate::hot_tables::{Changes, HotTables};
 use crate::lives::Lives;
 use crate::log::{Log, Options, replay};
 use crate::recover::{Found, report, wait_synced};
-use crate::seal::{Sealer, TableTiers, Tier};
-use crate::state::{raw_schema, summary_schema};
+use crate::retention;
+use crate::seal::{Holds, Sealer, TableTiers, Tier};
+use crate::state::{cube_schema, raw_schema};
 use crate::stats::Recovered;
 use crate::store::{Inner, Store};
 
+/// The widest windows that have exemplars of their own.
+const EXEMPLARS_WIDTH_MAX: Duration = Duration::from_mins(1);
 /// The least budget for rows in memory.
 const HOT_BYTES_MIN: usize = 1024 * 1024;
 
@@ -192,26 +195,53 @@ impl Config {
     fn open_tiers(&self, tables_dir: &Path) -> Result<Vec<TableTiers>, BuildError> {
         let mut all = Vec::with_capacity(self.tables.len());
         for &table in &self.tables {
-            let summarised = table.kind.is_summarised();
-            let widths: &[Duration] = if summarised { &self.tiers } else { &[] };
-            let raw = !summarised || self.raw_for.is_some();
-            let widths = widths.iter().copied().chain(raw.then_some(Duration::ZERO));
             let mut tiers = Vec::new();
-            for width in widths {
-                let folders = [folder_of(table.name), tier_name(width), folder_of(&self.node)];
+            for (width, holds) in self.tiers_of(table) {
+                let tier = name_of(width, holds);
+                let folders = [folder_of(table.name), tier.clone(), folder_of(&self.node)];
                 let prefix = folders.join("/");
                 let dir =
                     folders.iter().fold(tables_dir.to_owned(), |dir, folder| dir.join(folder));
-                let raw = width.is_zero();
-                let schema = if raw { raw_schema(table) } else { summary_schema(table) };
-                let app_id = format!("undine/{}/{}/{}", table.name, tier_name(width), self.node);
+                let schema = match holds {
+                    Holds::States(cube) => cube_schema(table, cube),
+                    Holds::Exemplars | Holds::Rows => raw_schema(table),
+                };
+                let app_id = format!("undine/{}/{tier}/{}", table.name, self.node);
                 let log = DeltaLog::open(dir, app_id, &schema)?;
-                let retention = self.raw_for.filter(|_| summarised && raw);
-                tiers.push(Tier { width, retention, schema, prefix, log });
+                let limits = retention::limits(self, table, &tier);
+                tiers.push(Tier { width, holds, limits, schema, prefix, log });
             }
-            all.push(TableTiers { table, tiers });
+            all.push(TableTiers { table, tiers, incarnation: Incarnation::default() });
         }
+        retention::keep_versions(&mut all);
         Ok(all)
+    }
+
+    /// The widths of a table's tiers and what they hold, in the order in which they are sealed.
+    fn tiers_of(&self, table: &TableDef) -> Vec<(Duration, Holds)> {
+        let summarised = table.kind.is_summarised();
+        let mut tiers = Vec::new();
+        for &width in self.tiers.iter().filter(|_| summarised) {
+            tiers.extend(table.cubes().map(|cube| (width, Holds::States(cube))));
+        }
+        if table.exemplified().is_some() {
+            let fine = self.tiers.iter().rfind(|width| **width <= EXEMPLARS_WIDTH_MAX);
+            let width = fine.or(self.tiers.first()).copied();
+            tiers.extend(width.map(|width| (width, Holds::Exemplars)));
+        }
+        if !summarised || self.raw_for.is_some() {
+            tiers.push((Duration::ZERO, Holds::Rows));
+        }
+        tiers
+    }
+}
+
+/// The name of a tier's folder.
+fn name_of(width: Duration, holds: Holds) -> String {
+    match holds {
+        Holds::States(Cube::Full) | Holds::Rows => tier_name(width),
+        Holds::States(cube) => format!("{}.{}", tier_name(width), cube.name()),
+        Holds::Exemplars => "exemplars".to_owned(),
     }
 }
 
@@ -227,7 +257,13 @@ fn begin_tiers(
         let sealed_to = old().map(|tier| tier.log.sealed_to()).min().unwrap_or(Seq::ZERO);
         let sealed = old().flat_map(|tier| tier.log.files()).map(|file| file.last_time).max();
         let from = sealed.map(|last| TimeNs::new(last.get().saturating_add(1)));
-        for tier in &mut table.tiers {
+        // Most tables never have a row, so their smaller summaries wait for the first seal.
+        let waits = |tier: &Tier| {
+            let is_main = matches!(tier.holds, Holds::States(Cube::Full) | Holds::Rows);
+            sealed_to == Seq::ZERO && !is_main
+        };
+        table.incarnation = incarnation;
+        for tier in table.tiers.iter_mut().filter(|tier| !waits(tier)) {
             tier.log.begin(incarnation.get(), sealed_to, from, now)?;
         }
     }

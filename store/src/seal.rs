@@ -4,23 +4,26 @@
 //! merge. Each tier commits for itself, so a crash between two commits leaves tiers of different
 //! reach, and the next seal brings each one up from where it stands.
 
+use std::collections::HashMap;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
+use arrow::compute::concat_batches;
 use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use object_store::ObjectStore;
 use object_store::path::Path;
 use parquet::errors::ParquetError;
-use undine_schema::{AppendError, Seq, TableDef, TimeNs};
+use undine_schema::{AppendError, Cube, Incarnation, Seq, TableDef, TableKind, TimeNs};
 
 use crate::delta::{Change, DeltaError, DeltaLog, FileStats};
 use crate::hot_tables::{Cold, View};
 use crate::loss::{Loss, Reason};
+use crate::retention::Limits;
 use crate::segment_file;
 use crate::snapshot::{Segment, TierView};
-use crate::state::{States, raw_rows};
+use crate::state::{Finished, States, by_time, exemplars, raw_rows};
 use crate::store::Inner;
 
 /// What a seal did.
@@ -32,7 +35,7 @@ pub struct SealReport {
     pub commits: u64,
     /// Bytes of the files written.
     pub bytes: u64,
-    /// Rows whose path was folded into `*`.
+    /// Rows that a summary holds under `*`.
     pub folded_rows: u64,
 }
 
@@ -81,11 +84,21 @@ pub(crate) struct Sealer {
     pub(crate) objects: Arc<dyn ObjectStore>,
 }
 
-/// The tiers of one table: summaries, finest first, then raw rows where they are kept.
+/// The tiers of one table: summaries, finest first and of each width the full one first, then
+/// exemplars, then raw rows where they are kept.
 #[derive(Debug)]
 pub(crate) struct TableTiers {
     pub(crate) table: &'static TableDef,
     pub(crate) tiers: Vec<Tier>,
+    pub(crate) incarnation: Incarnation,
+}
+
+/// What a tier holds of its table's rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Holds {
+    States(Cube),
+    Exemplars,
+    Rows,
 }
 
 /// One tier.
@@ -93,8 +106,8 @@ pub(crate) struct TableTiers {
 pub(crate) struct Tier {
     /// Zero for raw rows.
     pub(crate) width: Duration,
-    /// How long its rows stay, where not for ever.
-    pub(crate) retention: Option<Duration>,
+    pub(crate) holds: Holds,
+    pub(crate) limits: Limits,
     pub(crate) schema: SchemaRef,
     /// Its folder, as its segments' paths begin.
     pub(crate) prefix: String,
@@ -185,10 +198,11 @@ impl TableTiers {
         let mut cold = Cold::default();
         for tier in &self.tiers {
             let view = tier.view(objects);
-            if tier.width.is_zero() {
-                cold.raw = Some(view);
-            } else {
-                cold.tiers.push(view);
+            match tier.holds {
+                Holds::Rows => cold.raw = Some(view),
+                Holds::Exemplars => cold.exemplars = Some(view),
+                Holds::States(Cube::Full) => cold.tiers.push(view),
+                Holds::States(_) => cold.cubes.push(view),
             }
         }
         cold
@@ -198,29 +212,31 @@ impl TableTiers {
     fn seal(&mut self, view: &View, plan: Plan) -> Result<SealReport, SealError> {
         let table = self.table;
         let mut report = SealReport::default();
-        // The states of the last tier that was summarised from rows, for the coarser ones after it.
-        let mut finer: Option<(Seq, RecordBatch)> = None;
+        // Those that are made when they are first needed. All of them before any holds a row, so
+        // that none of them starts later than another after a crash.
+        for tier in self.tiers.iter_mut().filter(|tier| tier.log.is_new()) {
+            let begun = tier.log.begin(self.incarnation.get(), Seq::ZERO, None, plan.now);
+            begun.map_err(|source| SealError::Catalog { table: table.name, source })?;
+        }
+        let mut sources = Sources { table, view, plan, done: HashMap::new() };
         for tier in &mut self.tiers {
             let from = tier.log.sealed_to();
             if from >= plan.upto {
                 continue;
             }
-            let states = if tier.width.is_zero() {
-                raw_of(table, view, from, plan.upto)
-            } else {
-                let finer_states = finer.as_ref().filter(|(reach, _)| *reach == from);
-                let states = tier.states_of(table, view, from, plan, finer_states.map(|(_, s)| s));
-                states.map(|(states, folded)| {
-                    report.folded_rows = report.folded_rows.max(folded);
-                    finer = states.clone().map(|states| (from, states));
-                    states
-                })
+            let sealed = match tier.holds {
+                Holds::Rows => sources.rows(from),
+                Holds::Exemplars => sources.exemplars(from, tier.width),
+                Holds::States(cube) => sources.states(from, tier.width, cube).map(|finished| {
+                    report.folded_rows = report.folded_rows.max(finished.folded_rows);
+                    Some(finished.states)
+                }),
             };
-            let states =
-                states.map_err(|source| SealError::Summary { table: table.name, source })?;
-            let files = match states {
-                Some(states) => vec![
-                    segment_file::write(tier.log.dir(), &states)
+            let sealed =
+                sealed.map_err(|source| SealError::Summary { table: table.name, source })?;
+            let files = match sealed.filter(|rows| rows.num_rows() > 0) {
+                Some(rows) => vec![
+                    segment_file::write(tier.log.dir(), &rows)
                         .map_err(|source| SealError::Segment { table: table.name, source })?,
                 ],
                 None => Vec::new(),
@@ -241,34 +257,66 @@ impl TableTiers {
     }
 }
 
-impl Tier {
-    /// The states of the rows after `from`, and how many rows were folded; from a finer tier's
-    /// states where those are of the same rows.
-    fn states_of(
-        &self,
-        table: &'static TableDef,
-        view: &View,
-        from: Seq,
-        plan: Plan,
-        finer: Option<&RecordBatch>,
-    ) -> Result<(Option<RecordBatch>, u64), ArrowError> {
-        let mut states = States::new(table, self.width, plan.groups_per_window_max)?;
-        match finer {
-            Some(finer) => states.add_states(finer)?,
-            None => {
-                for rows in slices(view, from, plan.upto) {
-                    states.add_rows(&rows)?;
-                }
+/// What the tiers of one table are sealed from: hot rows, and states that were made of the same rows.
+struct Sources<'a> {
+    table: &'static TableDef,
+    view: &'a View,
+    plan: Plan,
+    /// By cube, the last states of it and after which place they begin.
+    done: HashMap<Cube, (Seq, Finished)>,
+}
+
+impl Sources<'_> {
+    /// The states of the rows after `from`: from finer windows of the same cube, or from a cube with
+    /// more dimensions unless something is folded in it, or from the rows.
+    fn states(&mut self, from: Seq, width: Duration, cube: Cube) -> Result<Finished, ArrowError> {
+        let mut states = States::new(self.table, cube, width, self.plan.groups_per_window_max)?;
+        let of_same_rows = |cube: &Cube| self.done.get(cube).filter(|(after, _)| *after == from);
+        let wider = cube.wider().iter().filter_map(of_same_rows);
+        let wider = wider.filter(|(_, wider)| wider.folded_rows == 0);
+        let smallest = wider.min_by_key(|(_, wider)| wider.states.num_rows());
+        if let Some((_, finer)) = of_same_rows(&cube).or(smallest) {
+            states.add_states(&finer.states)?;
+        } else if self.table.kind == TableKind::Counter {
+            let rows: Vec<_> = slices(self.view, from, self.plan.upto).collect();
+            let rows = concat_batches(&self.table.arrow_schema(), &rows)?;
+            states.add_rows(&by_time(&rows)?)?;
+        } else {
+            for rows in slices(self.view, from, self.plan.upto) {
+                states.add_rows(&rows)?;
             }
         }
-        let folded = states.folded_rows();
-        let states = states.finish()?;
-        Ok(((states.num_rows() > 0).then_some(states), folded))
+        let finished = states.finish()?;
+        self.done.insert(cube, (from, finished.clone()));
+        Ok(finished)
     }
 
+    fn exemplars(&self, from: Seq, width: Duration) -> Result<Option<RecordBatch>, ArrowError> {
+        let mut chosen = Vec::new();
+        for rows in slices(self.view, from, self.plan.upto) {
+            chosen.push(exemplars(self.table, width, &rows)?);
+        }
+        if chosen.is_empty() {
+            return Ok(None);
+        }
+        let chosen = concat_batches(&self.table.arrow_schema(), &chosen)?;
+        raw_rows(self.table, &[exemplars(self.table, width, &chosen)?]).map(Some)
+    }
+
+    fn rows(&self, from: Seq) -> Result<Option<RecordBatch>, ArrowError> {
+        let rows: Vec<_> = slices(self.view, from, self.plan.upto).collect();
+        if rows.is_empty() { Ok(None) } else { raw_rows(self.table, &rows).map(Some) }
+    }
+}
+
+impl Tier {
     fn view(&self, objects: &Arc<dyn ObjectStore>) -> TierView {
         TierView {
             width: self.width,
+            cube: match self.holds {
+                Holds::States(cube) => cube,
+                Holds::Exemplars | Holds::Rows => Cube::Full,
+            },
             sealed_to: self.log.sealed_to(),
             complete_from: self.log.complete_from(),
             segments: self.log.files().iter().map(|file| self.segment(file)).collect(),
@@ -304,16 +352,6 @@ impl SealReport {
 fn slices(view: &View, from: Seq, upto: Seq) -> impl Iterator<Item = RecordBatch> {
     let chunks = view.hot.after(from).take_while(move |chunk| chunk.seqs.first <= upto);
     chunks.filter_map(move |chunk| Some(chunk.between(from, upto)?.rows))
-}
-
-fn raw_of(
-    table: &'static TableDef,
-    view: &View,
-    from: Seq,
-    upto: Seq,
-) -> Result<Option<RecordBatch>, ArrowError> {
-    let rows: Vec<_> = slices(view, from, upto).collect();
-    if rows.is_empty() { Ok(None) } else { raw_rows(table, &rows).map(Some) }
 }
 
 fn folded_loss(table: &'static str, rows: u64) -> Option<Loss> {

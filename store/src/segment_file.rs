@@ -1,25 +1,18 @@
 //! Segments on a local disk: Parquet that every other engine reads.
-//!
-//! Integers are delta-packed, text is dictionary-encoded, pages are zstd-1.
 
 use std::fs::{self, File};
 use std::path::Path;
 
 use arrow::array::{AsArray, RecordBatch};
-use arrow::datatypes::{DataType, Int64Type};
+use arrow::datatypes::Int64Type;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::errors::ParquetError;
-use parquet::file::properties::{WriterProperties, WriterPropertiesBuilder};
-use parquet::schema::types::ColumnPath;
 use undine_schema::TimeNs;
 
 use crate::delta::FileStats;
 use crate::durable;
-
-/// Rows of a row group.
-const ROW_GROUP_ROWS_MAX: usize = 128 * 1024;
+use crate::encoding::properties;
 
 /// Writes `rows` to a new file in `dir`; it is on the disk on return.
 pub(crate) fn write(dir: &Path, rows: &RecordBatch) -> Result<FileStats, ParquetError> {
@@ -40,31 +33,6 @@ pub(crate) fn write(dir: &Path, rows: &RecordBatch) -> Result<FileStats, Parquet
 pub(crate) fn read(path: &Path) -> Result<Vec<RecordBatch>, ParquetError> {
     let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(path)?)?.build()?;
     reader.collect::<Result<_, _>>().map_err(ParquetError::from)
-}
-
-fn properties(rows: &RecordBatch) -> Result<WriterProperties, ParquetError> {
-    let builder = WriterProperties::builder()
-        .set_compression(Compression::ZSTD(ZstdLevel::try_new(1)?))
-        .set_max_row_group_row_count(Some(ROW_GROUP_ROWS_MAX))
-        .set_created_by(concat!("undine ", env!("CARGO_PKG_VERSION")).to_owned());
-    let packed = |builder: WriterPropertiesBuilder, path: Vec<String>| {
-        let path = ColumnPath::new(path);
-        builder
-            .set_column_dictionary_enabled(path.clone(), false)
-            .set_column_encoding(path, Encoding::DELTA_BINARY_PACKED)
-    };
-    let schema = rows.schema();
-    let builder = schema.fields().iter().fold(builder, |builder, field| {
-        let name = field.name().clone();
-        match field.data_type() {
-            DataType::Int64 | DataType::Timestamp(..) => packed(builder, vec![name]),
-            DataType::List(item) => {
-                packed(builder, vec![name, "list".to_owned(), item.name().clone()])
-            }
-            _ => builder,
-        }
-    });
-    Ok(builder.build())
 }
 
 /// What the catalog keeps of a file: from the states' own columns, or from the rows' time.

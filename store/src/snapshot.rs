@@ -16,7 +16,7 @@ use std::time::Duration;
 use arrow::datatypes::SchemaRef;
 use object_store::ObjectStore;
 use object_store::path::Path;
-use undine_schema::{Seq, Slice, TimeNs};
+use undine_schema::{Cube, Seq, Slice, TimeNs};
 
 /// A table at one moment.
 #[derive(Clone, Debug)]
@@ -27,8 +27,12 @@ pub struct Snapshot {
     pub hot_complete_from: TimeNs,
     /// The rows on disk, where the table's policy keeps them.
     pub raw: Option<TierView>,
-    /// The summaries, finest first; none for tables whose rows are kept.
+    /// The summaries by all dimensions, finest first; none for tables whose rows are kept.
     pub tiers: Vec<TierView>,
+    /// The same rows by fewer dimensions, of each width the cubes that the table has.
+    pub cubes: Vec<TierView>,
+    /// A few whole rows of each group, where the table has such.
+    pub exemplars: Option<TierView>,
 }
 
 /// One tier of a table at one moment: a version of its Delta log.
@@ -36,6 +40,8 @@ pub struct Snapshot {
 pub struct TierView {
     /// Width of its windows; zero for raw rows.
     pub width: Duration,
+    /// Which dimensions a summary has.
+    pub cube: Cube,
     /// The tier holds exactly the rows at or below this place.
     pub sealed_to: Seq,
     /// Rows whose time lies before this may be missing here though they are at or below
@@ -44,7 +50,7 @@ pub struct TierView {
     pub complete_from: TimeNs,
     /// Its files. Shared between snapshots.
     pub segments: Arc<[Segment]>,
-    /// Schema of every file: for a summary see [`summary_schema`](crate::summary_schema), for raw
+    /// Schema of every file: for a summary see [`cube_schema`](crate::cube_schema), for raw
     /// rows see [`raw_schema`](crate::raw_schema). 128-bit columns are `Binary`.
     pub schema: SchemaRef,
     /// Where the files are.

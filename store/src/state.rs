@@ -1,52 +1,59 @@
 //! The rows of a summary: their schema, and how a table's rows become partial states.
+//!
+//! Every state merges in any order into the same: counts, sums of integers, extremes, the values at
+//! the first and at the last time, and sketches are the same bit by bit however rows were split. A
+//! sum of doubles is rounded, and a counter's increase needs neighbours (see [`growth`]).
+
+mod exemplars;
+mod growth;
+mod measure;
+mod number;
+mod stacks;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::{
-    Array, ArrayRef, AsArray, Float64Array, Int32Array, Int64Array, ListArray, RecordBatch,
-    StringArray,
+use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, StringArray};
+use arrow::compute::{
+    SortColumn, cast, concat_batches, lexsort_to_indices, sort_to_indices, take_record_batch,
 };
-use arrow::buffer::OffsetBuffer;
-use arrow::compute::{cast, concat_batches, sort_to_indices, take};
 use arrow::datatypes::{
-    DataType, Field, Float64Type, Int32Type, Int64Type, Schema, SchemaRef, TimeUnit,
-    TimestampMicrosecondType,
+    DataType, Field, Int64Type, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType,
 };
 use arrow::error::ArrowError;
 use arrow::row::{RowConverter, Rows, SortField};
-use undine_schema::column::{Role, Visibility};
-use undine_schema::{ColumnDef, PxlType, TableDef, TableKind, TimeNs};
+use undine_schema::{ColumnDef, Cube, TableDef, TableKind, TimeNs};
 
-use crate::sketch::Sketch;
+use self::measure::MeasureStates;
+use self::number::column;
+
+pub(crate) use self::exemplars::exemplars;
+pub(crate) use self::number::int64;
+
+/// What stands for the values that are not kept apart.
+const FOLDED: &str = "*";
 
 /// Schema of a summary's segments: `window_start`, the same as a timestamp in `time`, the table's
 /// dimensions by their own names, `rows`, `first_time`, `last_time`, and for each measure `m`
-/// `m_sum`, `m_min`, `m_max`, where it is sketched also `m_sketch_keys` and `m_sketch_counts`.
+/// `m_sum`, `m_min`, `m_max`; for those of counters and gauges `m_first` and `m_last`, for counters
+/// `m_increase`, and where it is sketched `m_sketch_keys` and `m_sketch_counts`.
 pub fn summary_schema(table: &TableDef) -> SchemaRef {
+    cube_schema(table, Cube::Full)
+}
+
+/// Schema of a smaller summary's segments: as [`summary_schema`], with the cube's dimensions.
+pub fn cube_schema(table: &TableDef, cube: Cube) -> SchemaRef {
     let mut fields = vec![
         Field::new("window_start", DataType::Int64, false),
         Field::new("time", timestamp(), false),
     ];
-    for dimension in table.dimensions() {
+    for dimension in cube.dimensions(table) {
         fields.push(Field::new(dimension.name, on_disk(&dimension.pxl_type.arrow()), false));
     }
     fields
         .extend(["rows", "first_time", "last_time"].map(|n| Field::new(n, DataType::Int64, false)));
-    for measure in table.measures() {
-        let value = measure.pxl_type.arrow();
-        for state in ["sum", "min", "max"] {
-            fields.push(Field::new(format!("{}_{state}", measure.name), value.clone(), false));
-        }
-        if measure.role == Role::Sketched {
-            for (part, item) in [("keys", DataType::Int32), ("counts", DataType::Int64)] {
-                let item = Arc::new(Field::new("element", item, false));
-                let name = format!("{}_sketch_{part}", measure.name);
-                fields.push(Field::new(name, DataType::List(item), false));
-            }
-        }
-    }
+    table.measures().for_each(|measure| measure::fields(table, measure, &mut fields));
     Arc::new(Schema::new(fields))
 }
 
@@ -73,16 +80,21 @@ fn timestamp() -> DataType {
     DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))
 }
 
-/// Partial states of a table by window and dimensions.
+/// Partial states of a table by window and the dimensions of a cube.
 #[derive(Debug)]
 pub(crate) struct States {
     table: &'static TableDef,
+    cube: Cube,
     width: Duration,
     groups_per_window_max: usize,
     converter: RowConverter,
+    dimensions: Vec<&'static ColumnDef>,
+    /// What is folded where a window is full, the first one first.
+    folds: Vec<&'static ColumnDef>,
     /// Number of each group by its dimensions, row-encoded, and its window, big-endian.
     groups: HashMap<Box<[u8]>, usize>,
-    groups_in_window: HashMap<i64, usize>,
+    /// How many groups a window has that came with so many dimensions folded.
+    groups_in_window: HashMap<(i64, usize), usize>,
     windows: Vec<i64>,
     rows: Vec<i64>,
     first_time: Vec<i64>,
@@ -91,68 +103,47 @@ pub(crate) struct States {
     folded_rows: u64,
 }
 
-/// The states of one measure, one place a group.
-#[derive(Debug)]
-struct MeasureStates {
-    name: &'static str,
-    values: Values,
-    sketches: Option<Vec<Sketch>>,
-}
-
-#[derive(Debug)]
-enum Values {
-    /// Sums wrap, so that they are exact in any order where the true one fits.
-    Int {
-        sum: Vec<i64>,
-        min: Vec<i64>,
-        max: Vec<i64>,
-    },
-    Float {
-        sum: Vec<f64>,
-        min: Vec<f64>,
-        max: Vec<f64>,
-    },
+/// States as a summary keeps them.
+#[derive(Clone, Debug)]
+pub(crate) struct Finished {
+    /// Of [`cube_schema`], sorted by dimensions in their declared order, then by window.
+    pub(crate) states: RecordBatch,
+    /// Rows of which a dimension was replaced by `*`.
+    pub(crate) folded_rows: u64,
 }
 
 impl States {
     /// No states yet. A window that has `groups_per_window_max` groups takes further ones with the
-    /// foldable dimension replaced by `*`.
+    /// cube's first foldable dimension replaced by `*`, and when it has as many of those too, with
+    /// the first two, and so on. With all of them replaced it takes any number.
     pub(crate) fn new(
         table: &'static TableDef,
+        cube: Cube,
         width: Duration,
         groups_per_window_max: usize,
     ) -> Result<Self, ArrowError> {
-        let fields = table.dimensions().map(|d| SortField::new(on_disk(&d.pxl_type.arrow())));
-        let measures = table.measures().map(|measure| MeasureStates {
-            name: measure.name,
-            values: match measure.pxl_type {
-                PxlType::Float64 => Values::Float { sum: vec![], min: vec![], max: vec![] },
-                _ => Values::Int { sum: vec![], min: vec![], max: vec![] },
-            },
-            sketches: (measure.role == Role::Sketched).then(Vec::new),
-        });
+        let dimensions: Vec<_> = cube.dimensions(table).collect();
+        let fields = dimensions.iter().map(|d| SortField::new(on_disk(&d.pxl_type.arrow())));
         Ok(Self {
             table,
+            cube,
             width,
             groups_per_window_max,
             converter: RowConverter::new(fields.collect())?,
+            dimensions,
+            folds: cube.folds(table),
             groups: HashMap::new(),
             groups_in_window: HashMap::new(),
             windows: Vec::new(),
             rows: Vec::new(),
             first_time: Vec::new(),
             last_time: Vec::new(),
-            measures: measures.collect(),
+            measures: table.measures().map(|m| MeasureStates::new(table, m)).collect(),
             folded_rows: 0,
         })
     }
 
-    /// Rows whose foldable dimension was replaced.
-    pub(crate) fn folded_rows(&self) -> u64 {
-        self.folded_rows
-    }
-
-    /// Adds rows of the table.
+    /// Adds rows of the table. Those of a counter come in the order of time.
     pub(crate) fn add_rows(&mut self, batch: &RecordBatch) -> Result<(), ArrowError> {
         let times = int64(batch, "time_")?;
         let ones = vec![1; batch.num_rows()];
@@ -162,39 +153,10 @@ impl States {
             self.first_time[group] = self.first_time[group].min(time);
             self.last_time[group] = self.last_time[group].max(time);
         }
-        for measure in &mut self.measures {
-            match &mut measure.values {
-                Values::Int { sum, min, max } => {
-                    let values = int64(batch, measure.name)?;
-                    for (&group, &value) in groups.iter().zip(values) {
-                        sum[group] = sum[group].wrapping_add(value);
-                        min[group] = min[group].min(value);
-                        max[group] = max[group].max(value);
-                    }
-                    if let Some(sketches) = &mut measure.sketches {
-                        for (&group, &value) in groups.iter().zip(values) {
-                            #[expect(clippy::cast_precision_loss, reason = "a bucket is coarser")]
-                            sketches[group].add(value as f64);
-                        }
-                    }
-                }
-                Values::Float { sum, min, max } => {
-                    let values = float64(batch, measure.name)?;
-                    for (&group, &value) in groups.iter().zip(values) {
-                        sum[group] += value;
-                        min[group] = min[group].min(value);
-                        max[group] = max[group].max(value);
-                    }
-                    if let Some(sketches) = &mut measure.sketches {
-                        groups.iter().zip(values).for_each(|(&g, &value)| sketches[g].add(value));
-                    }
-                }
-            }
-        }
-        Ok(())
+        self.measures.iter_mut().try_for_each(|measure| measure.add_rows(batch, &groups, times))
     }
 
-    /// Adds states of a summary whose windows lie within these.
+    /// Adds states of a summary whose windows lie within these and whose dimensions include these.
     pub(crate) fn add_states(&mut self, batch: &RecordBatch) -> Result<(), ArrowError> {
         let windows = int64(batch, "window_start")?;
         let rows = int64(batch, "rows")?;
@@ -205,51 +167,27 @@ impl States {
             self.first_time[group] = self.first_time[group].min(first[at]);
             self.last_time[group] = self.last_time[group].max(last[at]);
         }
-        for measure in &mut self.measures {
-            let state = |state: &str| format!("{}_{state}", measure.name);
-            match &mut measure.values {
-                Values::Int { sum, min, max } => {
-                    let sums = int64(batch, &state("sum"))?;
-                    let (mins, maxs) = (int64(batch, &state("min"))?, int64(batch, &state("max"))?);
-                    for (at, &group) in groups.iter().enumerate() {
-                        sum[group] = sum[group].wrapping_add(sums[at]);
-                        min[group] = min[group].min(mins[at]);
-                        max[group] = max[group].max(maxs[at]);
-                    }
-                }
-                Values::Float { sum, min, max } => {
-                    let sums = float64(batch, &state("sum"))?;
-                    let mins = float64(batch, &state("min"))?;
-                    let maxs = float64(batch, &state("max"))?;
-                    for (at, &group) in groups.iter().enumerate() {
-                        sum[group] += sums[at];
-                        min[group] = min[group].min(mins[at]);
-                        max[group] = max[group].max(maxs[at]);
-                    }
-                }
-            }
-            if let Some(sketches) = &mut measure.sketches {
-                let keys = column(batch, &state("sketch_keys"))?.as_list_opt::<i32>();
-                let counts = column(batch, &state("sketch_counts"))?.as_list_opt::<i32>();
-                let (Some(keys), Some(counts)) = (keys, counts) else {
-                    return Err(ArrowError::SchemaError(format!("{} has no lists", measure.name)));
-                };
-                for (at, &group) in groups.iter().enumerate() {
-                    let (keys, counts) = (keys.value(at), counts.value(at));
-                    let keys = keys.as_primitive::<Int32Type>().values();
-                    let counts = counts.as_primitive::<Int64Type>().values();
-                    sketches[group]
-                        .merge_parts(keys, counts)
-                        .map_err(|error| ArrowError::ExternalError(error.into()))?;
-                }
-            }
-        }
-        Ok(())
+        let times = (first, last);
+        self.measures.iter_mut().try_for_each(|measure| measure.add_states(batch, &groups, times))
     }
 
-    /// The states as a batch of [`summary_schema`], sorted by dimensions in their declared order,
-    /// then by window.
-    pub(crate) fn finish(self) -> Result<RecordBatch, ArrowError> {
+    /// The states so far.
+    pub(crate) fn finish(self) -> Result<Finished, ArrowError> {
+        let (table, cube, width) = (self.table, self.cube, self.width);
+        let finished = self.sorted()?;
+        if table.kind != TableKind::Stacks {
+            return Ok(finished);
+        }
+        let Some((kept, folded_rows)) = stacks::keep_most(table, &finished.states)? else {
+            return Ok(finished);
+        };
+        let mut states = Self::new(table, cube, width, usize::MAX)?;
+        states.add_states(&kept)?;
+        let states = states.sorted()?.states;
+        Ok(Finished { states, folded_rows: finished.folded_rows + folded_rows })
+    }
+
+    fn sorted(self) -> Result<Finished, ArrowError> {
         let mut order: Vec<_> = self.groups.iter().collect();
         order.sort_unstable();
         let parser = self.converter.parser();
@@ -259,24 +197,12 @@ impl States {
         let ints = |values: &[i64]| -> ArrayRef {
             Arc::new(Int64Array::from_iter_values(order.iter().map(|&group| values[group])))
         };
-        let floats = |values: &[f64]| -> ArrayRef {
-            Arc::new(Float64Array::from_iter_values(order.iter().map(|&group| values[group])))
-        };
         let mut columns = vec![ints(&self.windows), micros(&ints(&self.windows))];
         columns.extend(dimensions);
         columns.extend([ints(&self.rows), ints(&self.first_time), ints(&self.last_time)]);
-        for measure in &self.measures {
-            columns.extend(match &measure.values {
-                Values::Int { sum, min, max } => [ints(sum), ints(min), ints(max)],
-                Values::Float { sum, min, max } => [floats(sum), floats(min), floats(max)],
-            });
-            if let Some(sketches) = &measure.sketches {
-                let sketches: Vec<_> =
-                    order.iter().map(|&group| sketches[group].buckets()).collect();
-                columns.extend(sketch_columns(&sketches)?);
-            }
-        }
-        RecordBatch::try_new(summary_schema(self.table), columns)
+        self.measures.iter().try_for_each(|measure| measure.columns(&order, &mut columns))?;
+        let states = RecordBatch::try_new(cube_schema(self.table, self.cube), columns)?;
+        Ok(Finished { states, folded_rows: self.folded_rows })
     }
 
     /// The group of each row, made where it is new. `weights` says how many rows each one is.
@@ -286,93 +212,84 @@ impl States {
         times: &[i64],
         weights: &[i64],
     ) -> Result<Vec<usize>, ArrowError> {
-        let dimensions = self.dimension_columns(batch)?;
-        let keys = self.converter.convert_columns(&dimensions)?;
-        let foldable = foldable(self.table);
-        let mut folded: Option<Rows> = None;
+        let dimensions = dimension_columns(&self.dimensions, batch)?;
+        let rows = batch.num_rows();
+        // The key of each row with no dimension folded, with the first, with the first two …
+        let mut levels = vec![convert(&self.converter, &dimensions, rows)?];
         let mut groups = Vec::with_capacity(times.len());
         let mut key = Vec::new();
         for (at, &time) in times.iter().enumerate() {
             let window = TimeNs::new(time).floor_to(self.width).get();
-            put_key(&mut key, keys.row(at).data(), window);
-            let mut group = self.groups.get(key.as_slice()).copied();
-            let full = || {
-                self.groups_in_window.get(&window).is_some_and(|&n| n >= self.groups_per_window_max)
-            };
-            if let Some(foldable) = foldable.filter(|_| group.is_none() && full()) {
-                let folded = match &mut folded {
-                    Some(folded) => folded,
-                    none => none.insert(self.fold(&dimensions, foldable)?),
-                };
-                if folded.row(at) != keys.row(at) {
-                    self.folded_rows += weights[at].cast_unsigned();
+            let mut level = 0;
+            let group = loop {
+                if level == levels.len() {
+                    let folded = self.fold(&dimensions, level);
+                    levels.push(convert(&self.converter, &folded, rows)?);
                 }
-                put_key(&mut key, folded.row(at).data(), window);
-                group = self.groups.get(key.as_slice()).copied();
+                put_key(&mut key, levels[level].row(at).data(), window);
+                if let Some(&group) = self.groups.get(key.as_slice()) {
+                    break group;
+                }
+                let has = self.groups_in_window.get(&(window, level)).copied().unwrap_or(0);
+                if level == self.folds.len() || has < self.groups_per_window_max {
+                    break self.new_group(&key, window, level);
+                }
+                level += 1;
+            };
+            if level > 0 && levels[level].row(at) != levels[0].row(at) {
+                self.folded_rows += weights[at].cast_unsigned();
             }
-            groups.push(group.unwrap_or_else(|| self.new_group(&key, window)));
+            groups.push(group);
         }
         Ok(groups)
     }
 
-    fn dimension_columns(&self, batch: &RecordBatch) -> Result<Vec<ArrayRef>, ArrowError> {
-        let as_kept = |dimension: &ColumnDef| {
-            cast(column(batch, dimension.name)?, &on_disk(&dimension.pxl_type.arrow()))
-        };
-        self.table.dimensions().map(as_kept).collect()
-    }
-
-    /// The row-encoded dimensions with `*` in the foldable one.
-    fn fold(&self, dimensions: &[ArrayRef], foldable: &str) -> Result<Rows, ArrowError> {
-        let fold = |(dimension, column): (&ColumnDef, &ArrayRef)| -> ArrayRef {
-            if dimension.name == foldable {
-                Arc::new(StringArray::from(vec!["*"; column.len()]))
+    /// The dimensions with `*` in the first `count` of the foldable ones.
+    fn fold(&self, dimensions: &[ArrayRef], count: usize) -> Vec<ArrayRef> {
+        let folds = &self.folds[..count];
+        let fold = |(dimension, column): (&&ColumnDef, &ArrayRef)| -> ArrayRef {
+            if folds.iter().any(|fold| fold.name == dimension.name) {
+                Arc::new(StringArray::from(vec![FOLDED; column.len()]))
             } else {
                 Arc::clone(column)
             }
         };
-        let folded: Vec<_> = self.table.dimensions().zip(dimensions).map(fold).collect();
-        self.converter.convert_columns(&folded)
+        self.dimensions.iter().zip(dimensions).map(fold).collect()
     }
 
-    fn new_group(&mut self, key: &[u8], window: i64) -> usize {
+    fn new_group(&mut self, key: &[u8], window: i64, level: usize) -> usize {
         let group = self.windows.len();
         self.groups.insert(key.into(), group);
-        *self.groups_in_window.entry(window).or_default() += 1;
+        *self.groups_in_window.entry((window, level)).or_default() += 1;
         self.windows.push(window);
         self.rows.push(0);
         self.first_time.push(i64::MAX);
         self.last_time.push(i64::MIN);
-        for measure in &mut self.measures {
-            match &mut measure.values {
-                Values::Int { sum, min, max } => {
-                    sum.push(0);
-                    min.push(i64::MAX);
-                    max.push(i64::MIN);
-                }
-                Values::Float { sum, min, max } => {
-                    sum.push(0.0);
-                    min.push(f64::NAN);
-                    max.push(f64::NAN);
-                }
-            }
-            measure.sketches.iter_mut().for_each(|sketches| sketches.push(Sketch::new()));
-        }
+        self.measures.iter_mut().for_each(MeasureStates::new_group);
         group
     }
 }
 
-/// The dimension that is folded first where a window has too many groups: the template of a path,
-/// else the last plain text. An entity's counters are never folded.
-fn foldable(table: &TableDef) -> Option<&'static str> {
-    if table.kind == TableKind::Counter {
-        return None;
+/// Row-encoded dimensions. A converter of no columns would not know how many rows there are.
+fn convert(
+    converter: &RowConverter,
+    columns: &[ArrayRef],
+    rows: usize,
+) -> Result<Rows, ArrowError> {
+    if columns.is_empty() {
+        return Err(ArrowError::SchemaError(format!("{rows} rows have no dimension")));
     }
-    let text = |column: &&ColumnDef| {
-        column.pxl_type == PxlType::String && column.visibility == Visibility::Column
+    converter.convert_columns(columns)
+}
+
+fn dimension_columns(
+    dimensions: &[&ColumnDef],
+    batch: &RecordBatch,
+) -> Result<Vec<ArrayRef>, ArrowError> {
+    let as_kept = |dimension: &&ColumnDef| {
+        cast(column(batch, dimension.name)?, &on_disk(&dimension.pxl_type.arrow()))
     };
-    let template = table.dimensions().find(|column| column.template_of.is_some());
-    template.or_else(|| table.dimensions().filter(text).last()).map(|column| column.name)
+    dimensions.iter().map(as_kept).collect()
 }
 
 /// Rows of the table as [`raw_schema`] keeps them, sorted by time.
@@ -381,14 +298,41 @@ pub(crate) fn raw_rows(
     batches: &[RecordBatch],
 ) -> Result<RecordBatch, ArrowError> {
     let rows = concat_batches(&table.arrow_schema(), batches)?;
+    as_raw(table, &by_time(&rows)?)
+}
+
+/// The rows sorted by their first column, the time; as they are where they are sorted.
+pub(crate) fn by_time(rows: &RecordBatch) -> Result<RecordBatch, ArrowError> {
+    let times = int64(rows, "time_")?;
+    if times.is_sorted() {
+        return Ok(rows.clone());
+    }
     let order = sort_to_indices(rows.column(0), None, None)?;
+    take_record_batch(rows, &order)
+}
+
+fn as_raw(table: &TableDef, rows: &RecordBatch) -> Result<RecordBatch, ArrowError> {
     let mut columns = Vec::with_capacity(rows.num_columns() + 1);
     for column in rows.columns() {
-        columns.push(cast(&take(column, &order, None)?, &on_disk(column.data_type()))?);
+        columns.push(cast(column, &on_disk(column.data_type()))?);
     }
     let time = micros(&columns[0]);
     columns.push(time);
     RecordBatch::try_new(raw_schema(table), columns)
+}
+
+/// Raw rows of many seals, sorted by service, where they have one, and then by time.
+pub(crate) fn by_service(rows: &RecordBatch) -> Result<RecordBatch, ArrowError> {
+    let by = rows.column_by_name("service").into_iter().chain([rows.column(0)]);
+    let by: Vec<_> =
+        by.map(|column| SortColumn { values: Arc::clone(column), options: None }).collect();
+    take_record_batch(rows, &lexsort_to_indices(&by, None)?)
+}
+
+/// States in the order of their first rows, in which a counter's are joined.
+pub(crate) fn by_first_time(states: &RecordBatch) -> Result<RecordBatch, ArrowError> {
+    let first = column(states, "first_time")?;
+    take_record_batch(states, &sort_to_indices(first, None, None)?)
 }
 
 fn put_key(key: &mut Vec<u8>, dimensions: &[u8], window: i64) {
@@ -403,34 +347,4 @@ fn micros(times: &ArrayRef) -> ArrayRef {
     let times = times.as_primitive::<Int64Type>();
     let micros = times.unary::<_, TimestampMicrosecondType>(|ns| ns.div_euclid(1000));
     Arc::new(micros.with_timezone("UTC"))
-}
-
-fn sketch_columns(sketches: &[&[(i32, i64)]]) -> Result<[ArrayRef; 2], ArrowError> {
-    let offsets = OffsetBuffer::<i32>::from_lengths(sketches.iter().map(|sketch| sketch.len()));
-    let all = || sketches.iter().flat_map(|sketch| sketch.iter());
-    let keys = Int32Array::from_iter_values(all().map(|&(key, _)| key));
-    let counts = Int64Array::from_iter_values(all().map(|&(_, count)| count));
-    let list = |values: ArrayRef, offsets| -> Result<ArrayRef, ArrowError> {
-        let field = Arc::new(Field::new("element", values.data_type().clone(), false));
-        Ok(Arc::new(ListArray::try_new(field, offsets, values, None)?))
-    };
-    Ok([list(Arc::new(keys), offsets.clone())?, list(Arc::new(counts), offsets)?])
-}
-
-fn column<'a>(batch: &'a RecordBatch, name: &str) -> Result<&'a ArrayRef, ArrowError> {
-    batch
-        .column_by_name(name)
-        .ok_or_else(|| ArrowError::SchemaError(format!("column {name} is missing")))
-}
-
-fn int64<'a>(batch: &'a RecordBatch, name: &str) -> Result<&'a [i64], ArrowError> {
-    let column = column(batch, name)?.as_primitive_opt::<Int64Type>();
-    let values = column.map(|column| column.values().as_ref());
-    values.ok_or_else(|| ArrowError::SchemaError(format!("column {name} is no Int64")))
-}
-
-fn float64<'a>(batch: &'a RecordBatch, name: &str) -> Result<&'a [f64], ArrowError> {
-    let column = column(batch, name)?.as_primitive_opt::<Float64Type>();
-    let values = column.map(|column| column.values().as_ref());
-    values.ok_or_else(|| ArrowError::SchemaError(format!("column {name} is no Float64")))
 }

@@ -73,7 +73,8 @@ impl Inner {
             let table = &self.hot.all()[number];
             let changed = &changes.tables[number];
             let cold = &view.cold;
-            let all = || cold.tiers.iter().chain(&cold.raw).flat_map(|tier| tier.segments.iter());
+            let tiers = || cold.tiers.iter().chain(&cold.cubes).chain(&cold.exemplars);
+            let all = || tiers().chain(&cold.raw).flat_map(|tier| tier.segments.iter());
             let finest = cold.tiers.first().or(cold.raw.as_ref());
             let sealed = finest.iter().flat_map(|tier| tier.segments.iter());
             TableStats {

@@ -59,6 +59,8 @@ impl Store {
                 hot_complete_from: TimeNs::new(i64::MIN),
                 raw: None,
                 tiers: Vec::new(),
+                cubes: Vec::new(),
+                exemplars: None,
             },
         }
     }

@@ -3,32 +3,42 @@
 //! A merge changes files and nothing else: one commit takes the old ones away and adds the new one,
 //! and partial states of one group become one state. Files stay on disk for a while after they
 //! went, since a query may still read an older version.
+//!
+//! No tier is made of another's files: each is made of rows and says by itself how far it reaches. So
+//! a merge cannot reach over another tier's place, whatever it merges.
 
 use std::path::PathBuf;
 use std::sync::PoisonError;
+use std::time::Duration;
 
-use arrow::array::RecordBatch;
-use arrow::compute::{concat_batches, sort_to_indices, take_record_batch};
+use arrow::array::{BooleanArray, RecordBatch};
+use arrow::compute::{concat_batches, filter_record_batch};
 use arrow::error::ArrowError;
-use undine_schema::{TableDef, TimeNs};
+use undine_schema::{TableDef, TableKind, TimeNs};
 
 use crate::delta::{Change, FileStats};
-use crate::seal::{SealError, Tier};
+use crate::evolve::evolve;
+use crate::seal::{Holds, SealError, Tier};
 use crate::segment_file;
-use crate::state::States;
+use crate::state::{States, by_first_time, by_service, exemplars, int64};
 use crate::store::Inner;
 
 /// A segment of this size is not merged any more.
 const SMALL_BYTES_MAX: u64 = 8 * 1024 * 1024;
 /// Bytes of the segments that are merged at once.
 const MERGED_BYTES_MAX: u64 = 32 * 1024 * 1024;
+/// Small segments that an older bucket may have.
+const OLD_SEGMENTS_MAX: usize = 4;
+/// Bounds of the time that one segment of rows holds.
+const BUCKET_MIN: Duration = Duration::from_mins(10);
+const BUCKET_MAX: Duration = Duration::from_hours(30 * 24);
 
 /// What tidying did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TidyReport {
     /// Segments that were merged into others.
     pub merged_segments: u64,
-    /// Raw rows that were older than they are kept.
+    /// Rows and states that were older than they are kept, or too many.
     pub expired_rows: u64,
     /// Files deleted from the disk.
     pub deleted_files: u64,
@@ -43,7 +53,7 @@ impl Inner {
         let mut report = TidyReport::default();
         for (number, table) in sealer.tables.iter_mut().enumerate() {
             let before = report;
-            for tier in &mut table.tiers {
+            for tier in table.tiers.iter_mut().filter(|tier| !tier.log.is_new()) {
                 let catalog = |source| SealError::Catalog { table: table.table.name, source };
                 tier.log.refresh().map_err(catalog)?;
                 report.expired_rows += tier.expire(table.table, now)?;
@@ -66,27 +76,10 @@ impl Inner {
     }
 }
 
-impl Tier {
-    /// Takes segments away whose every row is older than the tier keeps rows.
-    fn expire(&mut self, table: &'static TableDef, now: TimeNs) -> Result<u64, SealError> {
-        let Some(retention) = self.retention else { return Ok(0) };
-        let horizon = now.saturating_sub(retention);
-        let old: Vec<_> =
-            self.log.files().iter().filter(|file| file.last_time < horizon).cloned().collect();
-        let Some(last) = old.iter().map(|file| file.last_time).max() else { return Ok(0) };
-        let after = TimeNs::new(last.get().saturating_add(1));
-        let change = Change {
-            operation: "DELETE",
-            sealed_to: None,
-            complete_from: Some(self.log.complete_from().max(after)),
-            add: Vec::new(),
-            remove: old.iter().map(|file| file.name.clone()).collect(),
-        };
-        let catalog = |source| SealError::Catalog { table: table.name, source };
-        self.log.commit(&change, now).map_err(catalog)?;
-        Ok(old.iter().map(|file| file.rows).sum())
-    }
+/// Segments of one stretch of time.
+struct Bucket(i64);
 
+impl Tier {
     /// Merges small segments where there are too many.
     fn merge(
         &mut self,
@@ -94,66 +87,156 @@ impl Tier {
         segments_max: usize,
         now: TimeNs,
     ) -> Result<u64, SealError> {
-        let small = self.small_files();
-        if small.len() <= segments_max {
-            return Ok(0);
+        let mut merged = 0;
+        for files in self.mergeable(segments_max) {
+            merged += self.merge_files(table, &files, now)?;
         }
+        Ok(merged)
+    }
+
+    fn merge_files(
+        &mut self,
+        table: &'static TableDef,
+        files: &[FileStats],
+        now: TimeNs,
+    ) -> Result<u64, SealError> {
         let segment = |source| SealError::Segment { table: table.name, source };
+        let wrong = |source| SealError::Summary { table: table.name, source };
         let mut batches = Vec::new();
-        for file in &small {
-            batches.extend(segment_file::read(&self.path_of(file)).map_err(segment)?);
+        for file in files {
+            for batch in segment_file::read(&self.path_of(file)).map_err(segment)? {
+                batches.push(evolve(&batch, &self.schema).map_err(wrong)?);
+            }
         }
-        let merged = if self.width.is_zero() {
-            self.merge_rows(&batches)
-        } else {
-            self.merge_states(table, &batches)
-        };
-        let merged = merged.map_err(|source| SealError::Summary { table: table.name, source })?;
-        let file = segment_file::write(self.log.dir(), &merged).map_err(segment)?;
-        let source_rows: u64 = small.iter().map(|file| file.source_rows).sum();
-        assert_eq!(file.source_rows, source_rows, "a merge keeps every row of {}", table.name);
+        let rows = concat_batches(&self.schema, &batches).map_err(wrong)?;
+        let merged = self.merged(table, &rows).map_err(wrong)?;
+        let parts = self.by_bucket(merged, files.len()).map_err(wrong)?;
+        let mut add = Vec::with_capacity(parts.len());
+        for part in &parts {
+            add.push(segment_file::write(self.log.dir(), part).map_err(segment)?);
+        }
+        if self.holds != Holds::Exemplars {
+            let count = |files: &[FileStats]| files.iter().map(|f| f.source_rows).sum::<u64>();
+            assert_eq!(count(&add), count(files), "a merge keeps every row of {}", table.name);
+        }
         let change = Change {
             operation: "OPTIMIZE",
             sealed_to: None,
             complete_from: None,
-            add: vec![file],
-            remove: small.iter().map(|file| file.name.clone()).collect(),
+            add,
+            remove: files.iter().map(|file| file.name.clone()).collect(),
         };
         let catalog = |source| SealError::Catalog { table: table.name, source };
         self.log.commit(&change, now).map_err(catalog)?;
-        Ok(small.len() as u64)
+        Ok(files.len() as u64)
     }
 
-    /// The small segments, oldest first, as many as are merged at once.
-    fn small_files(&self) -> Vec<FileStats> {
-        let mut bytes = 0;
-        let small = self.log.files().iter().filter(|file| file.bytes < SMALL_BYTES_MAX);
-        let fits = small.take_while(|file| {
-            bytes += file.bytes;
-            bytes <= MERGED_BYTES_MAX
-        });
-        fits.cloned().collect()
-    }
-
-    fn path_of(&self, file: &FileStats) -> PathBuf {
-        self.log.dir().join(&file.name)
-    }
-
-    fn merge_states(
+    fn merged(
         &self,
         table: &'static TableDef,
-        batches: &[RecordBatch],
+        rows: &RecordBatch,
     ) -> Result<RecordBatch, ArrowError> {
-        let mut states = States::new(table, self.width, usize::MAX)?;
-        for batch in batches {
-            states.add_states(batch)?;
+        match self.holds {
+            Holds::Rows => by_service(rows),
+            Holds::Exemplars => exemplars(table, self.width, rows),
+            Holds::States(cube) => {
+                let mut states = States::new(table, cube, self.width, usize::MAX)?;
+                if table.kind == TableKind::Counter {
+                    states.add_states(&by_first_time(rows)?)?;
+                } else {
+                    states.add_states(rows)?;
+                }
+                Ok(states.finish()?.states)
+            }
         }
-        states.finish()
     }
 
-    fn merge_rows(&self, batches: &[RecordBatch]) -> Result<RecordBatch, ArrowError> {
-        let rows = concat_batches(&self.schema, batches)?;
-        let order = sort_to_indices(rows.column(0), None, None)?;
-        take_record_batch(&rows, &order)
+    /// Stretches of small segments that follow each other in time, none of which reaches over a
+    /// bucket or a large segment: a counter's states are joined with their neighbours only, and a
+    /// segment can go when its time has come. The newest bucket may have `segments_max` of them.
+    fn mergeable(&self, segments_max: usize) -> Vec<Vec<FileStats>> {
+        let mut files = self.log.files().to_vec();
+        files.sort_by(|a, b| (a.first_window, &a.name).cmp(&(b.first_window, &b.name)));
+        let bucket = self.bucket();
+        let newest = files.last().map(|file| bucket.of(file.first_window.get()));
+        let mut stretches: Vec<(i64, u64, Vec<FileStats>)> = Vec::new();
+        let mut is_open = false;
+        for file in files {
+            if file.bytes >= SMALL_BYTES_MAX {
+                is_open = false;
+                continue;
+            }
+            let of = bucket.of(file.first_window.get());
+            match stretches.last_mut() {
+                Some((last, bytes, stretch))
+                    if is_open && *last == of && *bytes + file.bytes <= MERGED_BYTES_MAX =>
+                {
+                    *bytes += file.bytes;
+                    stretch.push(file);
+                }
+                _ => stretches.push((of, file.bytes, vec![file])),
+            }
+            is_open = true;
+        }
+        let too_many = |(of, _, files): &(i64, u64, Vec<FileStats>)| {
+            let is_newest = Some(*of) == newest;
+            let max = if is_newest { segments_max } else { segments_max.min(OLD_SEGMENTS_MAX) };
+            files.len() > max
+        };
+        stretches.into_iter().filter(too_many).map(|(.., files)| files).collect()
+    }
+
+    /// How much time the segments of this tier should hold at most: a thousand windows, of rows an
+    /// eighth of the time that they are kept.
+    fn bucket(&self) -> Bucket {
+        let width = match (self.holds, self.limits.age_max) {
+            (Holds::States(_), _) => self.width * 1000,
+            (_, Some(age_max)) => (age_max / 8).max(BUCKET_MIN),
+            (_, None) => BUCKET_MAX,
+        };
+        Bucket(i64::try_from(width.as_nanos()).unwrap_or(i64::MAX))
+    }
+
+    /// The rows of each bucket for themselves; those of the oldest buckets together, so that there
+    /// are fewer parts than the segments that they are made of.
+    fn by_bucket(
+        &self,
+        rows: RecordBatch,
+        segments: usize,
+    ) -> Result<Vec<RecordBatch>, ArrowError> {
+        let of_time = match self.holds {
+            Holds::States(_) => "window_start",
+            Holds::Exemplars | Holds::Rows => "time_",
+        };
+        let bucket = self.bucket();
+        let of: Vec<i64> = int64(&rows, of_time)?.iter().map(|&time| bucket.of(time)).collect();
+        let mut buckets = of.clone();
+        buckets.sort_unstable();
+        buckets.dedup();
+        if buckets.len() < 2 {
+            return Ok(vec![rows]);
+        }
+        let together = (buckets.len() + 1).saturating_sub(segments.max(2) - 1).max(1);
+        let last_of_oldest = buckets[together - 1];
+        let mut parts = Vec::new();
+        let part = |is_in: &dyn Fn(i64) -> bool| {
+            let mask: BooleanArray = of.iter().map(|&bucket| Some(is_in(bucket))).collect();
+            filter_record_batch(&rows, &mask)
+        };
+        parts.push(part(&|bucket| bucket <= last_of_oldest)?);
+        for &own in &buckets[together..] {
+            parts.push(part(&|bucket| bucket == own)?);
+        }
+        Ok(parts)
+    }
+
+    pub(crate) fn path_of(&self, file: &FileStats) -> PathBuf {
+        self.log.dir().join(&file.name)
+    }
+}
+
+impl Bucket {
+    const fn of(&self, time: i64) -> i64 {
+        time.div_euclid(self.0)
     }
 }

@@ -5,6 +5,7 @@ mod it {
     mod crash;
     mod fixture;
     mod interop;
+    mod kinds;
     mod limits;
     mod model;
     mod race;

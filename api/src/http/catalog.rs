@@ -87,6 +87,7 @@ fn column(column: &ColumnDef) -> Column {
             Role::Dimension => "dimension",
             Role::Measure => "measure",
             Role::Sketched => "sketched",
+            Role::Counter => "counter",
             Role::Detail => "detail",
         },
         class: match column.class {
@@ -107,6 +108,7 @@ fn kind(kind: TableKind) -> &'static str {
         TableKind::Event => "event",
         TableKind::Counter => "counter",
         TableKind::Gauge => "gauge",
+        TableKind::Stacks => "stacks",
         TableKind::State => "state",
         TableKind::Record => "record",
     }

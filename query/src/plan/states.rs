@@ -22,7 +22,7 @@ use super::scan::{horizon, on_disk, within};
 use super::{Fault, Origin, Planned, Planner, bare};
 use crate::answer::{Note, SourceUse, Tier};
 use crate::diagnostics::{Diagnostic, Range};
-use crate::provider::Span;
+use crate::provider::{Span, segments_in};
 use crate::quantiles;
 use crate::relation::Relation;
 use crate::rewrite::{Part, State, Summarised, on_states, parts};
@@ -44,7 +44,7 @@ impl Planner {
         if asked.from >= snapshot.hot_complete_from.get() || snapshot.tiers.is_empty() {
             return Ok(None);
         }
-        let Some(tier) = self.choose(&snapshot, asked, &summarised.bins) else {
+        let Some(tier) = self.choose(&snapshot, asked, summarised) else {
             return Self::too_fine(&snapshot, asked, summarised, relation.range);
         };
         let span = widened(asked, tier.width);
@@ -57,18 +57,24 @@ impl Planner {
         Ok(Some(Planned { plan, origin }))
     }
 
-    /// The coarsest summary that is fine enough for the bins and for the range, and complete.
+    /// The coarsest summary that is fine enough for the bins and for the range, and complete; of
+    /// those with the same width the one with the fewest states that has every column it takes.
     fn choose<'a>(
         &self,
         snapshot: &'a Snapshot,
         asked: Span,
-        bins: &[i64],
+        summarised: &Summarised,
     ) -> Option<&'a TierView> {
+        let columns = summarised.state_columns();
         let fits = |tier: &&TierView| {
             let width = width_ns(tier);
-            width > 0 && bins.iter().all(|bin| bin % width == 0)
+            width > 0
+                && summarised.bins.iter().all(|bin| bin % width == 0)
+                && columns.iter().all(|name| tier.schema.field_with_name(name).is_ok())
         };
-        let fine_enough: Vec<&TierView> = snapshot.tiers.iter().filter(fits).collect();
+        let all = snapshot.tiers.iter().chain(&snapshot.cubes);
+        let mut fine_enough: Vec<&TierView> = all.filter(fits).collect();
+        fine_enough.sort_by_key(|tier| width_ns(tier));
         let reaches = |tier: &&&TierView| tier.complete_from.get() <= asked.from;
         let first = fine_enough.iter().map(|tier| tier.complete_from.get()).min()?;
         let reaching: Vec<&&TierView> = match fine_enough.iter().filter(reaches).collect::<Vec<_>>()
@@ -87,7 +93,12 @@ impl Planner {
         let length = asked.until.min(self.now).saturating_sub(from);
         let coarse =
             reaching.iter().rev().find(|tier| width_ns(tier).saturating_mul(WINDOWS_MIN) <= length);
-        coarse.or_else(|| reaching.first()).map(|tier| **tier)
+        let width = coarse.or_else(|| reaching.first())?.width;
+        let states = |tier: &TierView| -> u64 {
+            segments_in(tier, widened(asked, width)).iter().map(|segment| segment.rows).sum()
+        };
+        let alike = reaching.iter().filter(|tier| tier.width == width);
+        alike.map(|tier| **tier).min_by_key(|tier| states(tier))
     }
 
     /// Bins that no summary is fine enough for: rows if they are there, otherwise an error that
@@ -168,8 +179,9 @@ impl Planner {
             rows,
             range: self.shown(span),
         });
-        let dimensions = table.dimensions().map(|column| on_disk(column.name, column.pxl_type));
-        let dimension_names: Vec<&str> = table.dimensions().map(|column| column.name).collect();
+        let dimensions = || tier.cube.dimensions(table);
+        let dimension_names: Vec<&str> = dimensions().map(|column| column.name).collect();
+        let dimensions = dimensions().map(|column| on_disk(column.name, column.pxl_type));
         let others = tier
             .schema
             .fields()

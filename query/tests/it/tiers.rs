@@ -197,3 +197,34 @@ async fn sql_reads_states_as_tables() {
     let text = super::fixture::text(&table, super::fixture::Order::Sorted);
     assert_eq!(text, format!("output: n\n{}\n", ROWS - 1000));
 }
+
+#[tokio::test]
+async fn the_smallest_summary_that_has_what_a_script_names_answers() {
+    let (whole, spread) = (in_memory(), spread(None).await);
+    let mut states = Vec::new();
+    for body in [
+        "df = df.groupby('service').agg(n=('latency', px.count), q=('latency', px.quantiles))",
+        "df = df.groupby('req_method').agg(n=('latency', px.count), hi=('latency', px.max))",
+        "df.peer = df.ctx['remote_service']\n\
+         df = df.groupby(['service', 'peer', 'req_method']).agg(n=('latency', px.count))",
+    ] {
+        let script = script(body);
+        let answer = spread.run(&script).await.unwrap();
+        let sources = &answer.tables[0].sources;
+        let read = sources.iter().filter(|s| matches!(s.tier, Tier::Summary { .. }));
+        states.push(read.map(|source| source.rows).sum::<u64>());
+        assert_eq!(spread.sorted(&script).await, whole.sorted(&script).await, "{body}");
+    }
+    let of = async |table: &str| {
+        let sql = format!(r#"SELECT count(*) AS n, sum(rows) AS r FROM "http_events__10s{table}""#);
+        super::fixture::text(&spread.engine.sql(&sql).await.unwrap(), super::fixture::Order::Sorted)
+    };
+    for (states, table) in states.iter().zip(["_service", "_endpoint", ""]) {
+        let expected = format!("output: n | r\n{states} | {}\n", ROWS - 1000);
+        assert_eq!(of(table).await, expected, "{table}");
+    }
+    assert!(states[0] < states[1], "{states:?}");
+    let slowest = "SELECT max(latency) AS l, min(resp_status) AS s FROM http_events__exemplars";
+    let slowest = spread.engine.sql(slowest).await.unwrap();
+    assert_eq!(slowest.batches[0].num_rows(), 1);
+}

@@ -28,6 +28,6 @@ crate::request_table! {
         resp_size: ByteCount [measure, context],
         /// 1 where a channel or connection is closed for an error, or a message returned, otherwise
         /// 0.
-        failed: Int [dimension, context],
+        failed: Int [dimension, context, outcome],
     }
 }

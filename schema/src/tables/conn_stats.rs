@@ -20,15 +20,15 @@ crate::table! {
         /// Whether TLS was seen.
         ssl: Flag [dimension],
         /// Connections opened since capture began.
-        conn_open: Int [measure],
+        conn_open: Int [counter],
         /// Connections closed since capture began.
-        conn_close: Int [measure],
+        conn_close: Int [counter],
         /// Connections open now.
         conn_active: Int [measure],
         /// Bytes sent since capture began, exact for every flavour of socket call.
-        bytes_sent: ByteCount [measure],
+        bytes_sent: ByteCount [counter],
         /// Bytes received since capture began.
-        bytes_recv: ByteCount [measure],
+        bytes_recv: ByteCount [counter],
         /// Service of the process.
         service: ServiceName [dimension, context],
         /// Pod of the process, empty on a bare host.
@@ -40,8 +40,8 @@ crate::table! {
         /// Container of the process, empty where it runs in none.
         container: ContainerName [dimension, context],
         /// Service of the peer, empty where it is not known.
-        remote_service: ServiceName [dimension, context],
+        remote_service: ServiceName [dimension, context, peer],
         /// Pod of the peer, empty where it is not known.
-        remote_pod: PodName [dimension, context],
+        remote_pod: PodName [dimension, context, peer],
     }
 }

@@ -22,6 +22,6 @@ crate::request_table! {
         query_type: Text [dimension, context],
         /// The response code; -1 where no response came: within 5 s, before its connection ended,
         /// or before 4096 others waited too. The latency is then 0.
-        rcode: Int [dimension, context],
+        rcode: Int [dimension, context, outcome],
     }
 }

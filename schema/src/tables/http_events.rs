@@ -24,7 +24,7 @@ crate::request_table! {
         /// Response headers as a JSON object.
         resp_headers: Text [headers],
         /// Status code; 0 where no response was seen before the connection ended.
-        resp_status: HttpStatus [dimension],
+        resp_status: HttpStatus [dimension, outcome],
         /// Reason phrase; for gRPC the message of its status.
         resp_message: HttpMessage,
         /// Response body, cut at the configured size.

@@ -8,9 +8,9 @@ crate::table! {
         /// The process.
         upid: Process [dimension],
         /// Time in the first collector since the machine began; with G1 its young pauses.
-        young_gc_time: DurationNs [measure],
+        young_gc_time: DurationNs [counter],
         /// Time in the second collector since the machine began; with G1 its full pauses.
-        full_gc_time: DurationNs [measure],
+        full_gc_time: DurationNs [counter],
         /// Bytes of the heap that are used.
         used_heap_size: Int [measure],
         /// Bytes of the heap that are committed.

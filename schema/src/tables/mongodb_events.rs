@@ -19,6 +19,6 @@ crate::request_table! {
         /// Bytes of the reply.
         resp_size: ByteCount [measure, context],
         /// 1 where the reply is an error, otherwise 0.
-        failed: Int [dimension, context],
+        failed: Int [dimension, context, outcome],
     }
 }

@@ -11,27 +11,27 @@ crate::table! {
         /// UID of the pod, empty on a bare host.
         pod_id: Text [dimension],
         /// Bytes received since the namespace began.
-        rx_bytes: ByteCount [measure],
+        rx_bytes: ByteCount [counter],
         /// Packets received.
-        rx_packets: Int [measure],
+        rx_packets: Int [counter],
         /// Packets received that were broken.
-        rx_errors: Int [measure],
+        rx_errors: Int [counter],
         /// Packets received that were dropped.
-        rx_drops: Int [measure],
+        rx_drops: Int [counter],
         /// Bytes sent since the namespace began.
-        tx_bytes: ByteCount [measure],
+        tx_bytes: ByteCount [counter],
         /// Packets sent.
-        tx_packets: Int [measure],
+        tx_packets: Int [counter],
         /// Packets that could not be sent.
-        tx_errors: Int [measure],
+        tx_errors: Int [counter],
         /// Packets to be sent that were dropped.
-        tx_drops: Int [measure],
+        tx_drops: Int [counter],
         /// Inode of the network namespace.
         netns: Int [dimension, context],
         /// Bytes that the namespace sent to itself over `lo`.
-        loopback_bytes: ByteCount [measure, context],
+        loopback_bytes: ByteCount [counter, context],
         /// Packets that the namespace sent to itself over `lo`.
-        loopback_packets: Int [measure, context],
+        loopback_packets: Int [counter, context],
         /// Service of all watched processes in the namespace, empty where they are of several.
         service: ServiceName [dimension, context],
         /// Pod of the namespace, empty on a bare host.

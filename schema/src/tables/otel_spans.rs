@@ -16,9 +16,9 @@ crate::table! {
         /// The operation's name.
         name: Text [dimension],
         /// OTLP's span kind, 0 to 5.
-        kind: Int [dimension],
+        kind: Int [dimension, outcome],
         /// OTLP's status code: 0 unset, 1 ok, 2 error.
-        status_code: Int [dimension],
+        status_code: Int [dimension, outcome],
         /// The status message.
         status_message: Text,
         /// From start to end.

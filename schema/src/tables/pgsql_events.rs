@@ -18,6 +18,6 @@ crate::request_table! {
         /// Bytes of the response.
         resp_size: ByteCount [measure, context],
         /// 1 where the response is an error or it was skipped because of one, otherwise 0.
-        failed: Int [dimension, context],
+        failed: Int [dimension, context, outcome],
     }
 }

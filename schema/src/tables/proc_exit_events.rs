@@ -8,9 +8,9 @@ crate::table! {
         /// The process.
         upid: Process,
         /// The code that it ended with; 0 where a signal ended it.
-        exit_code: Int [dimension],
+        exit_code: Int [dimension, outcome],
         /// The signal that ended it; 0 where it ended by itself.
-        signal: Int [dimension],
+        signal: Int [dimension, outcome],
         /// Its name in the kernel, at most 15 bytes.
         comm: Text [dimension],
         /// Its service, named by the public rule.

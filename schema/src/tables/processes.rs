@@ -6,7 +6,7 @@ crate::table! {
         /// When this version began to hold.
         time_: Time [time],
         /// The process.
-        upid: Process,
+        upid: Process [key],
         /// Its process id as the host sees it.
         pid: Int,
         /// Its parent's process id.
@@ -36,7 +36,7 @@ crate::table! {
         /// When it started.
         start_time: Time,
         /// When it ended; 0 while it runs.
-        stop_time: Time,
+        stop_time: Time [end],
         /// Exit code, 0 while it runs.
         exit_code: Int,
     }

@@ -2,7 +2,7 @@
 
 crate::table! {
     /// What processes did with their CPU time: a stack and how often it was seen since the last row.
-    STACK_TRACES = "stack_traces.beta": Event, StackTrace, StackTraces {
+    STACK_TRACES = "stack_traces.beta": Stacks, StackTrace, StackTraces {
         /// When the row was written.
         time_: Time [time],
         /// The process.

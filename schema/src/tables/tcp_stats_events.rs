@@ -76,8 +76,8 @@ crate::table! {
         /// Container of the process, empty where it runs in none.
         container: ContainerName [dimension, context],
         /// Service of the peer, empty where it is not known.
-        remote_service: ServiceName [dimension, context],
+        remote_service: ServiceName [dimension, context, peer],
         /// Pod of the peer, empty where it is not known.
-        remote_pod: PodName [dimension, context],
+        remote_pod: PodName [dimension, context, peer],
     }
 }

@@ -28,6 +28,6 @@ crate::request_table! {
         /// Bytes of the server's hello or alert.
         resp_size: ByteCount [measure, context],
         /// 1 where the server answered by an alert, otherwise 0.
-        failed: Int [dimension, context],
+        failed: Int [dimension, context, outcome],
     }
 }

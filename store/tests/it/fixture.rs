@@ -68,6 +68,7 @@ pub(crate) fn config(dir: &Path, clock: Arc<ManualClock>) -> Config {
         seal_interval: Duration::from_mins(1),
         tiers: vec![Duration::from_secs(10), Duration::from_mins(1)],
         raw_for: Some(Duration::from_hours(1)),
+        retention: Vec::new(),
         groups_per_window_max: 1000,
         segments_max: 3,
         deleted_files_for: Duration::from_mins(1),

@@ -38,6 +38,15 @@ pub(super) fn node(config: &RawConfig) -> Result<String> {
     Ok(name.trim().to_owned())
 }
 
+fn retention(rule: &config::Retention) -> undine_store::Retention {
+    undine_store::Retention {
+        table: rule.table.clone(),
+        tier: rule.tier.clone(),
+        age_max: rule.age_max,
+        bytes_max: rule.size_max.map(|size| size.as_usize() as u64),
+    }
+}
+
 pub(super) fn store(
     config: &RawConfig,
     node: &str,
@@ -55,6 +64,7 @@ pub(super) fn store(
         seal_interval: config.store.seal_interval,
         tiers: config.store.tiers.clone(),
         raw_for,
+        retention: config.store.retention.iter().map(retention).collect(),
         groups_per_window_max: 10_000,
         segments_max: 64,
         deleted_files_for: Duration::from_hours(24),

@@ -103,6 +103,21 @@ pub(crate) struct Store {
     pub(crate) tiers: Vec<Duration>,
     #[serde(deserialize_with = "duration")]
     pub(crate) raw_for: Duration,
+    #[serde(default)]
+    pub(crate) retention: Vec<Retention>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Retention {
+    #[serde(default)]
+    pub(crate) table: Option<String>,
+    #[serde(default)]
+    pub(crate) tier: Option<String>,
+    #[serde(default, deserialize_with = "duration_if_there")]
+    pub(crate) age_max: Option<Duration>,
+    #[serde(default)]
+    pub(crate) size_max: Option<ByteSize>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -177,6 +192,12 @@ pub(crate) struct Telemetry {
 
 fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     parse_duration(&String::deserialize(deserializer)?).map_err(de::Error::custom)
+}
+
+fn duration_if_there<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Duration>, D::Error> {
+    duration(deserializer).map(Some)
 }
 
 fn durations<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Duration>, D::Error> {

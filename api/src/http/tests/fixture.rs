@@ -283,6 +283,7 @@ fn store(dir: &std::path::Path, clock: &Arc<dyn Clock>) -> Store {
         seal_interval: Duration::from_hours(1),
         tiers: vec![Duration::from_secs(10), Duration::from_mins(1)],
         raw_for: None,
+        retention: Vec::new(),
         groups_per_window_max: 1000,
         segments_max: 100,
         deleted_files_for: Duration::from_hours(1),
