@@ -4,7 +4,6 @@
 //! and partial states of one group become one state. Files stay on disk for a while after they
 //! went, since a query may still read an older version.
 
-use std::path::PathBuf;
 use std::sync::PoisonError;
 
 use arrow::array::RecordBatch;
@@ -41,13 +40,13 @@ impl Inner {
         let sealer = &mut *sealer;
         let now = self.config.clock.now();
         let mut report = TidyReport::default();
+        let mut outcome = Ok(());
         for (number, table) in sealer.tables.iter_mut().enumerate() {
             let before = report;
             for tier in &mut table.tiers {
-                let catalog = |source| SealError::Catalog { table: table.table.name, source };
-                tier.log.refresh().map_err(catalog)?;
-                report.expired_rows += tier.expire(table.table, now)?;
-                report.merged_segments += tier.merge(table.table, self.config.segments_max, now)?;
+                // One table that cannot be tidied does not keep the others from it.
+                let tidied = tier.tidy(table.table, self.config.segments_max, now, &mut report);
+                outcome = outcome.and(tidied);
                 match tier.log.collect_garbage(now, self.config.deleted_files_for) {
                     Ok(deleted) => report.deleted_files += deleted,
                     Err(error) => tracing::warn!(
@@ -62,11 +61,29 @@ impl Inner {
                 self.hot.publish_cold(number, table.cold(&sealer.objects), sealed_to);
             }
         }
-        Ok(report)
+        outcome.map(|()| report)
     }
 }
 
 impl Tier {
+    /// Expires and merges, unless another program writes the log.
+    fn tidy(
+        &mut self,
+        table: &'static TableDef,
+        segments_max: usize,
+        now: TimeNs,
+        report: &mut TidyReport,
+    ) -> Result<(), SealError> {
+        if self.log.stopped().is_some() {
+            return Ok(());
+        }
+        let catalog = |source| SealError::Catalog { table: table.name, source };
+        self.log.refresh().map_err(catalog)?;
+        report.expired_rows += self.expire(table, now)?;
+        report.merged_segments += self.merge(table, segments_max, now)?;
+        Ok(())
+    }
+
     /// Takes segments away whose every row is older than the tier keeps rows.
     fn expire(&mut self, table: &'static TableDef, now: TimeNs) -> Result<u64, SealError> {
         let Some(retention) = self.retention else { return Ok(0) };
@@ -101,7 +118,7 @@ impl Tier {
         let segment = |source| SealError::Segment { table: table.name, source };
         let mut batches = Vec::new();
         for file in &small {
-            batches.extend(segment_file::read(&self.path_of(file)).map_err(segment)?);
+            batches.extend(segment_file::read(self.log.dir(), &file.name).map_err(segment)?);
         }
         let merged = if self.width.is_zero() {
             self.merge_rows(&batches)
@@ -133,10 +150,6 @@ impl Tier {
             bytes <= MERGED_BYTES_MAX
         });
         fits.cloned().collect()
-    }
-
-    fn path_of(&self, file: &FileStats) -> PathBuf {
-        self.log.dir().join(&file.name)
     }
 
     fn merge_states(
