@@ -67,6 +67,14 @@ impl Folder {
         Self { place: self.place.clone(), path: self.key(name) }
     }
 
+    /// The same folder without what is behind it.
+    pub(crate) fn alone(mut self) -> Self {
+        if let Place::Disk { behind, .. } = &mut self.place {
+            *behind = None;
+        }
+        self
+    }
+
     /// Where a file of it is, for people and, on a disk, for opening it.
     pub(crate) fn join(&self, name: &str) -> PathBuf {
         match &self.place {

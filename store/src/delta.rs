@@ -163,7 +163,8 @@ impl DeltaLog {
 
     fn unread(dir: Folder, app_id: String, schema: String) -> Self {
         Self {
-            log_dir: dir.sub("_delta_log"),
+            // A bucket behind it has a log of its own.
+            log_dir: dir.sub("_delta_log").alone(),
             dir,
             app_id,
             schema,

@@ -297,9 +297,10 @@ impl Spool {
         let catalog = |source| UploadError::Catalog { table, source };
         if !lane.is_met {
             lane.meet(view, now).map_err(catalog)?;
-            self.shelve(lane);
         }
         lane.log.refresh().map_err(catalog)?;
+        // A commit whose answer was lost may have been made.
+        self.shelve(lane);
         let there: HashSet<_> = lane.log.files().iter().map(|file| file.name.as_str()).collect();
         let here: HashMap<_, _> =
             view.segments.iter().filter_map(|s| Some((s.path.filename()?, s))).collect();
@@ -335,10 +336,10 @@ impl Spool {
                 add,
                 remove,
             };
+            lane.known.extend(names.iter().cloned());
             lane.log.commit(&change, now).map_err(catalog)?;
             report.commits += 1;
             put.retain(|key| !names.iter().any(|name| *key == lane.key(name)));
-            lane.known.extend(names);
             self.shelve(lane);
         }
         match lane.log.collect_garbage(now, self.config.deleted_files_for) {
@@ -374,18 +375,18 @@ impl Spool {
 
     /// Lets go of the local files that the bucket's log names: they are copies from now on.
     fn shelve(&self, lane: &Lane) {
-        for file in lane.log.files() {
-            let key = lane.key(&file.name);
-            if !self.figures().shelved.insert(key.clone()) {
-                continue;
-            }
+        let named: HashSet<_> = lane.log.files().iter().map(|file| lane.key(&file.name)).collect();
+        let ours = |key: &str| key.strip_prefix(&lane.prefix).is_some_and(|k| k.starts_with('/'));
+        let mut figures = self.figures();
+        figures.shelved.retain(|key| !ours(key) || named.contains(key));
+        let new: Vec<_> = named.difference(&figures.shelved).cloned().collect();
+        figures.shelved.extend(new.iter().cloned());
+        drop(figures);
+        for key in new {
             if let Err(error) = self.shelves.take(&key, &self.tables.join(&key)) {
                 tracing::warn!(file = key, %error, "an uploaded file cannot be moved to the cache");
             }
         }
-        let here: HashSet<_> = lane.log.files().iter().map(|file| lane.key(&file.name)).collect();
-        let ours = |key: &str| key.strip_prefix(&lane.prefix).is_some_and(|k| k.starts_with('/'));
-        self.figures().shelved.retain(|key| !ours(key) || here.contains(key));
     }
 
     fn figures(&self) -> MutexGuard<'_, Figures> {

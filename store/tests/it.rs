@@ -2,11 +2,14 @@
 
 #[cfg(test)]
 mod it {
+    mod bucket;
     mod crash;
+    mod faulty;
     mod fixture;
     mod interop;
     mod limits;
     mod model;
     mod race;
+    mod servers;
     mod speed;
 }

@@ -12,15 +12,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::TryStreamExt;
-use object_store::aws::AmazonS3Builder;
-use object_store::azure::MicrosoftAzureBuilder;
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
+use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 use object_store::client::SpawnedReqwestConnector;
-use object_store::gcp::GoogleCloudStorageBuilder;
+use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::prefix::PrefixStore;
 use object_store::{
-    BackoffConfig, ClientOptions, ObjectStore, ObjectStoreExt, PutMode, PutPayload, RetryConfig,
+    BackoffConfig, ClientConfigKey, ObjectStore, ObjectStoreExt, PutMode, PutPayload, RetryConfig,
 };
 use tokio::runtime::{Builder, Handle, Runtime};
 use undine_schema::TimeNs;
@@ -169,9 +169,13 @@ impl Bucket {
         }
         let prefix = Path::parse(prefix.trim_matches('/'));
         let prefix = prefix.map_err(|error| address(&error.to_string()))?;
-        let options = ClientOptions::new()
-            .with_timeout(REQUEST_TIMEOUT)
-            .with_connect_timeout(CONNECT_TIMEOUT);
+        // What the environment says besides, such as a proxy or plain HTTP for a test, stays.
+        let timeouts = [
+            (ClientConfigKey::Timeout, REQUEST_TIMEOUT),
+            (ClientConfigKey::ConnectTimeout, CONNECT_TIMEOUT),
+        ]
+        .map(|(key, time)| (key, format!("{} seconds", time.as_secs())));
+        let [timeout, connect] = &timeouts;
         let retries = RetryConfig {
             backoff: BackoffConfig { max_backoff: Duration::from_secs(5), ..Default::default() },
             max_retries: RETRIES_MAX,
@@ -182,7 +186,8 @@ impl Bucket {
             "s3" => Arc::new(
                 AmazonS3Builder::from_env()
                     .with_bucket_name(name)
-                    .with_client_options(allowing_http(options, "AWS_ALLOW_HTTP"))
+                    .with_config(AmazonS3ConfigKey::Client(timeout.0), &timeout.1)
+                    .with_config(AmazonS3ConfigKey::Client(connect.0), &connect.1)
                     .with_retry(retries)
                     .with_http_connector(connector)
                     .build()
@@ -191,7 +196,8 @@ impl Bucket {
             "gs" => Arc::new(
                 GoogleCloudStorageBuilder::from_env()
                     .with_bucket_name(name)
-                    .with_client_options(options)
+                    .with_config(GoogleConfigKey::Client(timeout.0), &timeout.1)
+                    .with_config(GoogleConfigKey::Client(connect.0), &connect.1)
                     .with_retry(retries)
                     .with_http_connector(connector)
                     .build()
@@ -200,7 +206,8 @@ impl Bucket {
             "az" => Arc::new(
                 MicrosoftAzureBuilder::from_env()
                     .with_container_name(name)
-                    .with_client_options(allowing_http(options, "AZURE_ALLOW_HTTP"))
+                    .with_config(AzureConfigKey::Client(timeout.0), &timeout.1)
+                    .with_config(AzureConfigKey::Client(connect.0), &connect.1)
                     .with_retry(retries)
                     .with_http_connector(connector)
                     .build()
@@ -365,13 +372,6 @@ impl Drop for Requests {
     }
 }
 
-/// The options that a test server without TLS needs where the environment asks for it. A builder's own
-/// reading of it is overwritten together with its other options.
-fn allowing_http(options: ClientOptions, variable: &str) -> ClientOptions {
-    let allowed = std::env::var_os(variable).is_some_and(|value| value == "true" || value == "1");
-    options.with_allow_http(allowed)
-}
-
 /// Puts a large file; nothing of it can be seen before its last part is there.
 async fn put_in_parts(
     objects: &dyn ObjectStore,
@@ -415,4 +415,55 @@ pub(super) async fn list_all(
     prefix: &Path,
 ) -> object_store::Result<Vec<Path>> {
     objects.list(Some(prefix)).map_ok(|meta| meta.location).try_collect().await
+}
+
+#[cfg(test)]
+#[path = "../../tests/it/faulty.rs"]
+mod faulty;
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering;
+
+    use super::faulty::Faulty;
+    use super::*;
+
+    #[test]
+    fn a_large_file_goes_up_in_parts_and_shows_nothing_before_the_last() {
+        let faulty = Arc::new(Faulty::default());
+        let bucket = Bucket::over("memory://parts", Arc::clone(&faulty) as _).unwrap();
+        let bytes: Bytes = (0..20_u32 << 20).map(|at| at.to_le_bytes()[at as usize % 3]).collect();
+        faulty.faults.torn_every.store(2, Ordering::SeqCst);
+        assert!(bucket.put("a/large", bytes.clone()).is_err());
+        assert_eq!(bucket.get("a/large").unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert_eq!(bucket.list("a").unwrap(), []);
+        faulty.faults.torn_every.store(0, Ordering::SeqCst);
+        bucket.put("a/large", bytes.clone()).unwrap();
+        assert!(bucket.get("a/large").unwrap() == bytes);
+    }
+
+    #[test]
+    fn an_address_that_names_no_bucket_is_refused_with_what_to_write() {
+        for url in ["", "s3:bucket", "s3://", "ftp://bucket/x", "file://relative"] {
+            let message = Bucket::open(url).unwrap_err().to_string();
+            assert!(message.contains("write s3://BUCKET/PREFIX"), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_folder_of_a_disk_is_a_bucket_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let bucket = Bucket::open(&format!("file://{}/b", dir.path().display())).unwrap();
+        bucket.probe(Thoroughness::Full).unwrap();
+        bucket.create("a/b/c", Bytes::from_static(b"first")).unwrap();
+        let again = bucket.create("a/b/c", Bytes::from_static(b"second")).unwrap_err();
+        assert_eq!(again.kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(bucket.get("a/b/c").unwrap(), "first");
+        bucket.put("a/b/c", Bytes::from_static(b"third")).unwrap();
+        assert_eq!(bucket.get("a/b/c").unwrap(), "third");
+        let names: Vec<_> = bucket.list("a/b").unwrap().into_iter().map(|e| e.name).collect();
+        assert_eq!(names, ["c"]);
+        assert!(bucket.has("a/b/c").unwrap() && !bucket.has("a/b/d").unwrap());
+        assert!(bucket.delete("a/b/c").unwrap() && !bucket.has("a/b/c").unwrap());
+    }
 }

@@ -42,8 +42,9 @@ pub(super) async fn run(
     thoroughness: Thoroughness,
 ) -> Result<(), Failure> {
     let dir = Path::from(format!("{SCRATCH}/{}", ulid::Ulid::generate()));
-    let probed = probe(objects, &dir, thoroughness).await;
-    match (probed, clean(objects, &dir).await) {
+    let mut made = Vec::new();
+    let probed = probe(objects, &dir, thoroughness, &mut made).await;
+    match (probed, clean(objects, &made).await) {
         (Err(failure), _) => Err(failure),
         (Ok(()), cleaned) => cleaned.map_err(Failure::Away),
     }
@@ -53,14 +54,15 @@ async fn probe(
     objects: &Arc<dyn ObjectStore>,
     dir: &Path,
     thoroughness: Thoroughness,
+    made: &mut Vec<Path>,
 ) -> Result<(), Failure> {
     let (rounds, racers) = match thoroughness {
         Thoroughness::Full => (20, 16),
         Thoroughness::Brief => (2, 8),
     };
-    let mut made = Vec::with_capacity(rounds);
     for round in 0..rounds {
         let path = dir.clone().join(format!("{round:04}"));
+        made.push(path.clone());
         let won = race(objects, &path, racers).await?;
         if won.len() > 1 {
             return Err(Failure::Broken(format!(
@@ -81,11 +83,10 @@ async fn probe(
             let observed = "a file does not hold what its only maker wrote";
             return Err(Failure::Broken(observed.to_owned()));
         }
-        made.push(path);
     }
     let mut listed = list_all(objects, dir).await?;
     listed.sort_unstable();
-    if listed != made {
+    if listed != *made {
         let (listed, made) = (listed.len(), made.len());
         let observed = format!("a list right after {made} writes names {listed} of the files");
         return Err(Failure::Broken(observed));
@@ -125,10 +126,10 @@ async fn race(
     Ok(won)
 }
 
-/// Deletes what this probe made, and what one left that was ended.
-async fn clean(objects: &Arc<dyn ObjectStore>, dir: &Path) -> object_store::Result<()> {
-    for path in list_all(objects, dir).await? {
-        match objects.delete(&path).await {
+/// Deletes what a probe made, by name, since a list may be what is wrong.
+async fn clean(objects: &Arc<dyn ObjectStore>, made: &[Path]) -> object_store::Result<()> {
+    for path in made {
+        match objects.delete(path).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
             Err(error) => return Err(error),
         }
