@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use undine_schema::{Clock, TableDef};
 
+use crate::backend::{BucketConfig, BucketError};
 use crate::retention::Retention;
 
 /// Settings of a store. [`build`](Self::build) checks them.
@@ -40,6 +41,8 @@ pub struct Config {
     pub segments_max: usize,
     /// How long files stay after no version refers to them any more.
     pub deleted_files_for: Duration,
+    /// Where segments go to from the local disk; `None` keeps them there.
+    pub bucket: Option<BucketConfig>,
     /// Where the time comes from.
     pub clock: Arc<dyn Clock>,
 }
@@ -103,6 +106,17 @@ pub enum BuildError {
         dir: PathBuf,
         /// How often.
         lives: u16,
+    },
+    /// The bucket cannot be used.
+    #[error(transparent)]
+    Bucket(#[from] BucketError),
+    /// The folder's older segments are in a bucket.
+    #[error("folder {dir} keeps its older segments in bucket {url}, and none is configured; configure it or choose another folder", dir = dir.display())]
+    BucketMissing {
+        /// The folder.
+        dir: PathBuf,
+        /// The bucket that it has used.
+        url: String,
     },
     /// A file of the store does not say what it should.
     #[error("file {path} cannot be understood: {what}; restore it from a copy or move it away", path = path.display())]

@@ -2,30 +2,30 @@
 //!
 //! A commit is one numbered file that only one writer can make. It names the files that come and go
 //! and, in `txn`, the place up to which the tier holds every row, so both change together. Whoever
-//! finds its number taken by another life of the node stops writing.
+//! finds its number taken by a later life of the node stops writing, and whoever finds a commit of
+//! another program too: what that one meant with our files is for a person to say.
 
 mod checkpoint;
 mod file_stats;
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use arrow::datatypes::{DataType, Schema};
 use serde_json::{Value, json};
-use undine_schema::{Seq, TimeNs};
+use undine_schema::{Incarnation, Seq, TimeNs};
 
 pub(crate) use self::file_stats::FileStats;
 
 use self::checkpoint::Checkpoint;
-use crate::durable;
+use crate::backend::{Entry, Folder};
 
 /// The application id of the time from which a tier is complete.
 const COMPLETE_FROM: &str = "undine/complete_from";
-/// How often old commits are looked for.
-const COMMITS_LOOKED_AT_EVERY: Duration = Duration::from_hours(1);
+/// How often old commits are looked for, and in a bucket files that no version names.
+const LOOKED_AT_EVERY: Duration = Duration::from_hours(1);
 
 /// What a reader and a writer must know.
 struct Protocol {
@@ -55,7 +55,7 @@ pub(crate) struct Change {
 #[derive(Debug, thiserror::Error)]
 pub enum DeltaError {
     /// A file cannot be read or written.
-    #[error("cannot {action} {path}; check that the disk has room and that this user may write there", path = path.display())]
+    #[error("cannot {action} {path}; check that the place can be reached, has room and lets this user write", path = path.display())]
     Io {
         /// What was tried.
         action: &'static str,
@@ -81,19 +81,45 @@ pub enum DeltaError {
         /// Whose it is.
         epoch: u64,
     },
+    /// Another program has changed the table.
+    #[error("commit {path} was written by {by}, so nothing more is written to this table; undo what it did by deleting that commit and those after it, or move the table's folder away", path = path.display())]
+    Foreign {
+        /// The commit.
+        path: PathBuf,
+        /// Who wrote it, as far as it says.
+        by: String,
+    },
+}
+
+/// Why a log is not written any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Stop {
+    Fenced { path: PathBuf, epoch: u64 },
+    Foreign { path: PathBuf, by: String },
+}
+
+impl From<Stop> for DeltaError {
+    fn from(stop: Stop) -> Self {
+        match stop {
+            Stop::Fenced { path, epoch } => Self::Fenced { path, epoch },
+            Stop::Foreign { path, by } => Self::Foreign { path, by },
+        }
+    }
 }
 
 /// The log of one tier, and what its last version says.
 #[derive(Debug)]
 pub(crate) struct DeltaLog {
-    dir: PathBuf,
+    dir: Folder,
+    log_dir: Folder,
     app_id: String,
     schema: String,
     epoch: u16,
-    /// Whether the disk may hold a commit that is not known here.
+    /// Whether there may be a commit that is not known here.
     stale: bool,
-    fenced: Option<(PathBuf, u64)>,
+    stopped: Option<Stop>,
     commits_collected: Option<TimeNs>,
+    orphans_collected: Option<TimeNs>,
     state: State,
 }
 
@@ -115,19 +141,40 @@ struct State {
 
 impl DeltaLog {
     /// Reads the log in `dir`, which need not exist.
-    pub(crate) fn open(dir: PathBuf, app_id: String, schema: &Schema) -> Result<Self, DeltaError> {
-        let mut log = Self {
+    pub(crate) fn open(
+        dir: impl Into<Folder>,
+        app_id: String,
+        schema: &Schema,
+    ) -> Result<Self, DeltaError> {
+        let mut log = Self::unread(dir.into(), app_id, schema_string(schema));
+        log.load()?;
+        Ok(log)
+    }
+
+    /// The log of the same tier in another place, unread.
+    pub(crate) fn twin(&self, dir: Folder) -> Self {
+        Self::unread(dir, self.app_id.clone(), self.schema.clone())
+    }
+
+    /// Reads a log that is unread.
+    pub(crate) fn read(&mut self) -> Result<(), DeltaError> {
+        self.load()
+    }
+
+    fn unread(dir: Folder, app_id: String, schema: String) -> Self {
+        Self {
+            // A bucket behind it has a log of its own.
+            log_dir: dir.sub("_delta_log").alone(),
             dir,
             app_id,
-            schema: schema_string(schema),
+            schema,
             epoch: 0,
             stale: false,
-            fenced: None,
+            stopped: None,
             commits_collected: None,
+            orphans_collected: None,
             state: State::default(),
-        };
-        log.state = log.load()?;
-        Ok(log)
+        }
     }
 
     /// Makes the log where it is missing. It will say that it holds the rows up to `sealed_to`, of
@@ -143,13 +190,44 @@ impl DeltaLog {
         if self.state.next_version > 0 {
             return Ok(());
         }
-        durable::create_dirs(&self.log_dir()).map_err(io_error("make", &self.log_dir()))?;
+        self.create(sealed_to, complete_from, Vec::new(), now)
+    }
+
+    /// Makes the log, which is missing, of these files.
+    pub(crate) fn create(
+        &mut self,
+        sealed_to: Seq,
+        complete_from: Option<TimeNs>,
+        add: Vec<FileStats>,
+        now: TimeNs,
+    ) -> Result<(), DeltaError> {
+        self.log_dir.make().map_err(self.io_error("make", ""))?;
         let sealed_to = Some(sealed_to);
         let operation = "CREATE TABLE";
-        self.commit(
-            &Change { operation, sealed_to, complete_from, add: vec![], remove: vec![] },
-            now,
-        )
+        self.commit(&Change { operation, sealed_to, complete_from, add, remove: vec![] }, now)
+    }
+
+    /// Makes the log, which is missing, of what `other` says.
+    pub(crate) fn adopt(&mut self, other: &Self, now: TimeNs) -> Result<(), DeltaError> {
+        self.epoch = u16::try_from(other.last_epoch()).unwrap_or(u16::MAX);
+        let state = &other.state;
+        self.create(state.sealed_to, state.complete_from, state.files.clone(), now)
+    }
+
+    /// From now on `life` writes the log.
+    pub(crate) fn write_as(&mut self, life: Incarnation) {
+        self.epoch = life.get();
+    }
+
+    /// Whether a later life than the one that writes it has written it.
+    pub(crate) fn is_overtaken(&self) -> bool {
+        self.state.last_epoch > u64::from(self.epoch)
+    }
+
+    /// Stops writing it, since its last commit is not known here.
+    pub(crate) fn stop_since(&mut self, by: &str) {
+        let path = self.log_dir.join(&commit_name(self.state.next_version.saturating_sub(1)));
+        self.stopped = Some(Stop::Foreign { path, by: by.to_owned() });
     }
 
     /// Whether the log has no version yet.
@@ -173,7 +251,7 @@ impl DeltaLog {
     }
 
     /// The folder of the tier's files.
-    pub(crate) fn dir(&self) -> &Path {
+    pub(crate) fn dir(&self) -> &Folder {
         &self.dir
     }
 
@@ -182,42 +260,45 @@ impl DeltaLog {
         self.state.last_epoch
     }
 
-    /// Reads the log again where a failed commit may have reached the disk after all. Must come
-    /// before the choice of what to commit.
+    /// Why it is not written any more, where it is not.
+    pub(crate) fn stopped(&self) -> Option<DeltaError> {
+        self.stopped.clone().map(DeltaError::from)
+    }
+
+    /// Reads the log again where a failed commit may have got there after all. Must come before the
+    /// choice of what to commit.
     pub(crate) fn refresh(&mut self) -> Result<(), DeltaError> {
-        if let Some((path, epoch)) = &self.fenced {
-            return Err(DeltaError::Fenced { path: path.clone(), epoch: *epoch });
-        }
-        if self.stale {
-            durable::sync_dir(&self.log_dir()).map_err(io_error("sync", &self.log_dir()))?;
-            self.state = self.load()?;
+        if self.stale && self.stopped.is_none() {
+            self.log_dir.sync().map_err(self.io_error("sync", ""))?;
+            self.load()?;
             self.stale = false;
         }
-        Ok(())
+        self.stopped().map_or(Ok(()), Err)
     }
 
     /// Commits the next version.
     pub(crate) fn commit(&mut self, change: &Change, now: TimeNs) -> Result<(), DeltaError> {
         self.refresh()?;
         let version = self.state.next_version;
-        let path = self.commit_path(version);
+        let name = commit_name(version);
         let id = ulid::Ulid::generate().to_string();
         let text = self.actions(change, &id, now);
-        match durable::publish_new(&path, text.as_bytes()) {
+        match self.log_dir.publish_new(&name, text.as_bytes()) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                self.check_owner(&path, &id)?;
+                self.check_owner(&name, &id)?;
             }
             Err(error) => {
                 self.stale = true;
-                return Err(io_error("commit", &path)(error));
+                return Err(self.io_error("commit", &name)(error));
             }
         }
-        self.state.apply_all(&text, &self.app_id).map_err(|what| corrupt(&path, what))?;
+        let applied = self.state.apply_all(&text, &self.app_id);
+        applied.map_err(|what| self.corrupt(&name, what))?;
         self.state.next_version = version + 1;
         if version > 0 && version.is_multiple_of(checkpoint::INTERVAL) {
             let actions = self.state.actions();
-            if let Err(error) = checkpoint::write(&self.log_dir(), version, &actions) {
+            if let Err(error) = checkpoint::write(&self.log_dir, version, &actions) {
                 tracing::warn!(dir = %self.dir.display(), %error, "a checkpoint cannot be written");
             }
         }
@@ -227,24 +308,29 @@ impl DeltaLog {
     /// Deletes files that went more than `keep` ago, and files older than that which no version has
     /// ever named.
     pub(crate) fn collect_garbage(&mut self, now: TimeNs, keep: Duration) -> io::Result<u64> {
+        if self.stopped.is_some() {
+            return Ok(0);
+        }
         let mut deleted = 0;
         let (gone, kept): (Vec<_>, Vec<_>) = std::mem::take(&mut self.state.removed)
             .into_iter()
             .partition(|(_, at)| now.since(*at) >= keep);
         self.state.removed = kept;
         for (name, _) in &gone {
-            deleted += remove_existing(&self.dir.join(name))?;
+            deleted += u64::from(self.dir.delete(name)?);
         }
         self.collect_commits(now, keep)?;
-        for entry in fs::read_dir(&self.dir)? {
-            let entry = entry?;
-            let name = entry.file_name();
-            let Some(name) = name.to_str() else { continue };
+        let looked = self.orphans_collected.is_some_and(|at| now.since(at) < LOOKED_AT_EVERY);
+        if looked && self.dir.is_remote() {
+            return Ok(deleted);
+        }
+        self.orphans_collected = Some(now);
+        for Entry { name, changed } in self.dir.list()? {
             let known = self.state.files.iter().any(|file| file.name == name)
-                || self.state.removed.iter().any(|(removed, _)| removed == name);
+                || self.state.removed.iter().any(|(removed, _)| *removed == name);
             let ours = [".parquet", ".tmp"].iter().any(|end| name.ends_with(end));
-            if ours && !known && now.since(changed_at(&entry)?) >= keep {
-                deleted += remove_existing(&entry.path())?;
+            if ours && !known && now.since(changed) >= keep {
+                deleted += u64::from(self.dir.delete(&name)?);
             }
         }
         Ok(deleted)
@@ -254,51 +340,40 @@ impl DeltaLog {
     fn collect_commits(&mut self, now: TimeNs, keep: Duration) -> io::Result<()> {
         let last = self.state.next_version.saturating_sub(1);
         let newest = last - last % checkpoint::INTERVAL;
-        let dir = self.log_dir();
-        let looked =
-            self.commits_collected.is_some_and(|at| now.since(at) < COMMITS_LOOKED_AT_EVERY);
-        if looked || newest == 0 || !checkpoint::exists(&dir, newest) {
+        let looked = self.commits_collected.is_some_and(|at| now.since(at) < LOOKED_AT_EVERY);
+        if looked || newest == 0 || !checkpoint::exists(&self.log_dir, newest)? {
             return Ok(());
         }
         self.commits_collected = Some(now);
-        for entry in fs::read_dir(dir)? {
-            let entry = entry?;
-            let name = entry.file_name();
-            let digits = name.to_str().and_then(|name| name.get(..20)?.parse::<u64>().ok());
-            if digits.is_some_and(|version| version < newest)
-                && now.since(changed_at(&entry)?) >= keep
-            {
-                remove_existing(&entry.path())?;
+        for Entry { name, changed } in self.log_dir.list()? {
+            let version = name.get(..20).and_then(|digits| digits.parse::<u64>().ok());
+            if version.is_some_and(|version| version < newest) && now.since(changed) >= keep {
+                self.log_dir.delete(&name)?;
             }
         }
         Ok(())
     }
 
-    fn log_dir(&self) -> PathBuf {
-        self.dir.join("_delta_log")
-    }
-
-    fn commit_path(&self, version: u64) -> PathBuf {
-        self.log_dir().join(format!("{version:020}.json"))
-    }
-
     /// Finds out who made the commit that was to be ours.
-    fn check_owner(&mut self, path: &Path, id: &str) -> Result<(), DeltaError> {
-        let text = fs::read_to_string(path).map_err(io_error("read", path))?;
-        let info = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        let info = info.map(|action| action["commitInfo"].clone()).find(Value::is_object);
-        let info = info.unwrap_or_default();
-        if info["commitId"] == id {
+    fn check_owner(&mut self, name: &str, id: &str) -> Result<(), DeltaError> {
+        let text = self.read_commit(name)?;
+        let author = Author::of(&text, &self.app_id);
+        if author.commit_id.as_deref() == Some(id) {
             return Ok(());
         }
-        let epoch = info["writerEpoch"].as_u64().unwrap_or(0);
         self.stale = true;
-        if epoch == u64::from(self.epoch) {
-            let error = io::Error::other("an earlier attempt reached the disk; it is read again");
-            return Err(io_error("commit", path)(error));
-        }
-        self.fenced = Some((path.to_owned(), epoch));
-        Err(DeltaError::Fenced { path: path.to_owned(), epoch })
+        let path = self.log_dir.join(name);
+        let stop = match author.epoch {
+            Err(by) => Stop::Foreign { path, by },
+            Ok(epoch) if epoch > u64::from(self.epoch) => Stop::Fenced { path, epoch },
+            Ok(_) => {
+                let error = io::Error::other("an earlier attempt was made after all; it is read");
+                return Err(self.io_error("commit", name)(error));
+            }
+        };
+        tracing::error!(log = %self.app_id, reason = ?stop, "a table is not written any more");
+        self.stopped = Some(stop.clone());
+        Err(stop.into())
     }
 
     fn actions(&self, change: &Change, id: &str, now: TimeNs) -> String {
@@ -350,46 +425,124 @@ impl DeltaLog {
         text
     }
 
-    fn load(&self) -> Result<State, DeltaError> {
-        let dir = self.log_dir();
-        let mut names = match fs::read_dir(&dir) {
-            Ok(entries) => entries
-                .map(|entry| entry.map(|entry| entry.file_name().to_string_lossy().into_owned()))
-                .collect::<io::Result<Vec<_>>>()
-                .map_err(io_error("list", &dir))?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(State::default()),
-            Err(error) => return Err(io_error("list", &dir)(error)),
-        };
+    /// Reads everything that was committed, up to the first commit of another program.
+    fn load(&mut self) -> Result<(), DeltaError> {
         let mut state = State::default();
-        let checkpoint = checkpoint::read(&dir).map_err(|(path, what)| corrupt(&path, what))?;
-        if let Some(Checkpoint { version, actions }) = checkpoint {
+        let checkpoint = checkpoint::read(&self.log_dir);
+        if let Some(Checkpoint { version, actions }) = checkpoint? {
             let applied = actions.iter().try_for_each(|action| state.apply(action, &self.app_id));
-            applied.map_err(|what| corrupt(&dir, what))?;
+            applied.map_err(|what| self.corrupt("", what))?;
             state.next_version = version + 1;
         }
+        let names = self.log_dir.list().map_err(self.io_error("list", ""))?;
+        let mut names: Vec<_> = names.into_iter().map(|entry| entry.name).collect();
         names.retain(|name| version_of(name).is_some_and(|v| v >= state.next_version));
         names.sort_unstable();
         for (at, name) in names.iter().enumerate() {
-            let path = dir.join(name);
-            if path != self.commit_path(state.next_version) {
+            if *name != commit_name(state.next_version) {
                 let what = format!("commit {} before it is missing", state.next_version);
-                return Err(corrupt(&path, what));
+                return Err(self.corrupt(name, what));
             }
-            let text = fs::read_to_string(&path).map_err(io_error("read", &path))?;
-            let mut next = State { next_version: state.next_version + 1, ..State::default() };
+            let text = self.read_commit(name)?;
             match check(&text) {
-                Ok(()) => {
-                    state.apply_all(&text, &self.app_id).map_err(|what| corrupt(&path, what))?;
-                }
+                Ok(()) => {}
                 Err(what) if at + 1 == names.len() => {
-                    set_aside(&path, &what).map_err(io_error("rename", &path))?;
-                    next.next_version -= 1;
+                    self.set_aside(name, &what).map_err(self.io_error("rename", name))?;
+                    break;
                 }
-                Err(what) => return Err(corrupt(&path, what)),
+                Err(what) => return Err(self.corrupt(name, what)),
             }
-            state.next_version = next.next_version;
+            if !self.add_commit(&mut state, name, &text)? {
+                break;
+            }
         }
-        Ok(state)
+        self.follow(&mut state)?;
+        self.state = state;
+        Ok(())
+    }
+
+    /// Takes in commits that a list did not name yet, as those of some buckets do for a while.
+    fn follow(&mut self, state: &mut State) -> Result<(), DeltaError> {
+        while self.dir.is_remote() && self.stopped.is_none() {
+            let name = commit_name(state.next_version);
+            match self.log_dir.get(&name) {
+                Ok(text) => {
+                    let text = String::from_utf8_lossy(&text);
+                    self.add_commit(state, &name, &text)?;
+                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => break,
+                Err(error) => return Err(self.io_error("read", &name)(error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes in a commit, or stops before it where it is another program's.
+    fn add_commit(
+        &mut self,
+        state: &mut State,
+        name: &str,
+        text: &str,
+    ) -> Result<bool, DeltaError> {
+        if let Err(by) = Author::of(text, &self.app_id).epoch {
+            let path = self.log_dir.join(name);
+            tracing::error!(commit = %path.display(), by, "a table is not written any more, since another program has changed it");
+            self.stopped = Some(Stop::Foreign { path, by });
+            return Ok(false);
+        }
+        state.apply_all(text, &self.app_id).map_err(|what| self.corrupt(name, what))?;
+        state.next_version += 1;
+        Ok(true)
+    }
+
+    fn read_commit(&self, name: &str) -> Result<String, DeltaError> {
+        let bytes = self.log_dir.get(name).map_err(self.io_error("read", name))?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    /// A commit that was cut short by a power loss counts as absent; its number is free again.
+    fn set_aside(&self, name: &str, what: &str) -> io::Result<()> {
+        let path = self.log_dir.join(name);
+        tracing::warn!(commit = %path.display(), what, "set an unfinished commit aside");
+        let stem = name.trim_end_matches(".json");
+        self.log_dir.rename(name, &format!("{stem}.unfinished.{}", ulid::Ulid::generate()))
+    }
+
+    fn corrupt(&self, name: &str, what: String) -> DeltaError {
+        DeltaError::Corrupt { path: self.log_dir.join(name), what }
+    }
+
+    fn io_error(&self, action: &'static str, name: &str) -> impl FnOnce(io::Error) -> DeltaError {
+        let path = self.log_dir.join(name);
+        move |source| DeltaError::Io { action, path, source }
+    }
+}
+
+/// Who wrote a commit.
+struct Author {
+    commit_id: Option<String>,
+    /// Which life of the node, or which other program.
+    epoch: Result<u64, String>,
+}
+
+impl Author {
+    fn of(text: &str, app_id: &str) -> Self {
+        let actions = || text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let info = actions().map(|action| action["commitInfo"].clone()).find(Value::is_object);
+        let info = info.unwrap_or_default();
+        let others =
+            actions().filter_map(|action| action["txn"]["appId"].as_str().map(str::to_owned));
+        let mut others = others.filter(|id| id != app_id && id != COMPLETE_FROM);
+        let epoch = match (info["writerEpoch"].as_u64(), others.next()) {
+            (Some(epoch), None) => Ok(epoch),
+            (_, Some(other)) => Err(format!("application {other}")),
+            (None, None) => {
+                let engine = info["engineInfo"].as_str().or(info["clientVersion"].as_str());
+                let operation = info["operation"].as_str().unwrap_or("a commit");
+                Err(format!("{} ({operation})", engine.unwrap_or("another program")))
+            }
+        };
+        Self { commit_id: info["commitId"].as_str().map(str::to_owned), epoch }
     }
 }
 
@@ -463,11 +616,8 @@ impl State {
     }
 }
 
-/// A commit that was cut short by a power loss counts as absent; its number is free again.
-fn set_aside(path: &Path, what: &str) -> io::Result<()> {
-    tracing::warn!(commit = %path.display(), what, "set an unfinished commit aside");
-    fs::rename(path, path.with_extension(format!("unfinished.{}", ulid::Ulid::generate())))?;
-    durable::sync_dir(durable::parent(path))
+fn commit_name(version: u64) -> String {
+    format!("{version:020}.json")
 }
 
 /// The version that a file of the log commits.
@@ -482,19 +632,6 @@ fn check(text: &str) -> Result<(), String> {
         actions += 1;
     }
     if actions == 0 { Err("it is empty".to_owned()) } else { Ok(()) }
-}
-
-fn changed_at(entry: &fs::DirEntry) -> io::Result<TimeNs> {
-    let changed = entry.metadata()?.modified()?.duration_since(std::time::UNIX_EPOCH);
-    Ok(TimeNs::ZERO.saturating_add(changed.unwrap_or_default()))
-}
-
-fn remove_existing(path: &Path) -> io::Result<u64> {
-    match fs::remove_file(path) {
-        Ok(()) => Ok(1),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
-        Err(error) => Err(error),
-    }
 }
 
 /// The schema as Delta writes it: every field may be null, so that a later one can be added.
@@ -530,20 +667,20 @@ fn uuid(number: u128) -> String {
     [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-")
 }
 
-fn corrupt(path: &Path, what: String) -> DeltaError {
-    DeltaError::Corrupt { path: path.to_owned(), what }
-}
-
-fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DeltaError {
-    let path = path.to_owned();
-    move |source| DeltaError::Io { action, path, source }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::path::Path;
+
     use arrow::datatypes::Field;
 
     use super::*;
+
+    impl DeltaLog {
+        fn commit_path(&self, version: u64) -> PathBuf {
+            self.log_dir.join(&commit_name(version))
+        }
+    }
 
     fn open(dir: &Path) -> DeltaLog {
         let schema = Schema::new(vec![Field::new("time_", DataType::Int64, false)]);
@@ -693,7 +830,7 @@ mod tests {
         for seq in 1..=checkpoint::INTERVAL {
             write(&mut log, seq, &format!("f{seq}")).unwrap();
         }
-        let now = changed_at(&fs::read_dir(dir.path()).unwrap().next().unwrap().unwrap()).unwrap();
+        let now = log.log_dir.list().unwrap().into_iter().map(|entry| entry.changed).max().unwrap();
         let hour = Duration::from_hours(1);
         log.collect_garbage(now, hour).unwrap();
         assert!(log.commit_path(0).exists(), "it is young");

@@ -14,6 +14,8 @@ use undine_schema::tables::DATA_LOSS;
 use undine_schema::{Cube, Incarnation, Seq, SeqRange, TableDef, TimeNs};
 
 use crate::allocated::{Allocated, NAME_BYTES_MAX};
+use crate::backend::Folder;
+use crate::cache::Shelves;
 use crate::config::{BuildError, Config};
 use crate::delta::{DeltaError, DeltaLog};
 use crate::durable;
@@ -25,6 +27,7 @@ use crate::log::{Log, Options, replay};
 use crate::recover::{Found, report, wait_synced};
 use crate::retention;
 use crate::seal::{Holds, Sealer, TableTiers, Tier};
+use crate::spool::{Spool, read_mark};
 use crate::state::{cube_schema, raw_schema};
 use crate::stats::Recovered;
 use crate::store::{Inner, Store};
@@ -54,10 +57,26 @@ impl Config {
         let allocated_path = self.dir.join("allocated");
         let allocated =
             Allocated::read(&allocated_path).map_err(io_error("read", &allocated_path))?;
-        let objects = LocalFileSystem::new_with_prefix(&tables_dir)
-            .map_err(|error| io_error("open", &tables_dir)(io::Error::other(error)))?;
-        let objects: Arc<dyn ObjectStore> = Arc::new(objects);
-        let mut tiers = self.open_tiers(&tables_dir)?;
+        let shelves = self.open_shelves(&tables_dir)?;
+        let objects: Arc<dyn ObjectStore> = match &shelves {
+            Some(shelves) => Arc::clone(shelves) as _,
+            None => {
+                let objects = LocalFileSystem::new_with_prefix(&tables_dir)
+                    .map_err(|error| io_error("open", &tables_dir)(io::Error::other(error)))?;
+                Arc::new(objects)
+            }
+        };
+        let root = match &shelves {
+            Some(shelves) => Folder::before(tables_dir.clone(), Arc::clone(shelves)),
+            None => Folder::on_disk(tables_dir.clone()),
+        };
+        let mut tiers = self.open_tiers(&root)?;
+        let spool = match (&self.bucket, shelves) {
+            (Some(bucket), Some(shelves)) => {
+                Some(Spool::open(bucket, &self.dir, shelves, &mut tiers, self.clock.now())?)
+            }
+            _ => None,
+        };
 
         let mut found = Found::new(&self.tables, &tiers);
         let replayed = replay(&log_dir, &mut |header, body| found.add(header, body))?;
@@ -72,8 +91,10 @@ impl Config {
             found.tables.iter().map(|table| (table.def, table.missing(&lives))).collect();
 
         let newest = found.newest_life().max(newest_life(&tiers)).max(newest_of(&allocated));
+        let newest = spool.iter().map(Spool::newest_life).fold(newest, u16::max);
         let incarnation = lives.begin(&self.dir, newest)?;
         let now = self.clock.now();
+        spool.iter().try_for_each(|spool| spool.begin(incarnation, now))?;
         begin_tiers(&mut tiers, incarnation, now)?;
 
         let names = || self.tables.iter().map(|table| table.name);
@@ -133,7 +154,9 @@ impl Config {
             log,
             lives,
             recovered,
+            stopped: Mutex::new(stops_of(&sealer)),
             sealer: Mutex::new(sealer),
+            spool,
             pressed: Notify::new(),
             lock,
         };
@@ -192,7 +215,20 @@ impl Config {
         }
     }
 
-    fn open_tiers(&self, tables_dir: &Path) -> Result<Vec<TableTiers>, BuildError> {
+    /// The local disk before the bucket, where there is one.
+    fn open_shelves(&self, tables_dir: &Path) -> Result<Option<Arc<Shelves>>, BuildError> {
+        let Some(bucket) = &self.bucket else {
+            let (dir, url) = (self.dir.clone(), read_mark(&self.dir)?);
+            return url.map_or(Ok(None), |url| Err(BuildError::BucketMissing { dir, url }));
+        };
+        let cache = self.dir.join("cache");
+        let bytes_max = bucket.cache_bytes_max;
+        Shelves::open(tables_dir, cache.clone(), bytes_max, Arc::clone(&bucket.bucket))
+            .map(|shelves| Some(Arc::new(shelves)))
+            .map_err(io_error("open", &cache))
+    }
+
+    fn open_tiers(&self, root: &Folder) -> Result<Vec<TableTiers>, BuildError> {
         let mut all = Vec::with_capacity(self.tables.len());
         for &table in &self.tables {
             let mut tiers = Vec::new();
@@ -200,8 +236,7 @@ impl Config {
                 let tier = name_of(width, holds);
                 let folders = [folder_of(table.name), tier.clone(), folder_of(&self.node)];
                 let prefix = folders.join("/");
-                let dir =
-                    folders.iter().fold(tables_dir.to_owned(), |dir, folder| dir.join(folder));
+                let dir = root.sub(&prefix);
                 let schema = match holds {
                     Holds::States(cube) => cube_schema(table, cube),
                     Holds::Exemplars | Holds::Rows => raw_schema(table),
@@ -243,6 +278,15 @@ fn name_of(width: Duration, holds: Holds) -> String {
         Holds::States(cube) => format!("{}.{}", tier_name(width), cube.name()),
         Holds::Exemplars => "exemplars".to_owned(),
     }
+}
+
+/// The tables that another program has changed.
+fn stops_of(sealer: &Sealer) -> BTreeMap<&'static str, String> {
+    let stops = sealer.tables.iter().filter_map(|table| {
+        let stop = table.tiers.iter().find_map(|tier| tier.log.stopped())?;
+        Some((table.table.name, stop.to_string()))
+    });
+    stops.collect()
 }
 
 /// Makes the catalogs that are missing. One that comes later than its table's others begins where
@@ -315,6 +359,9 @@ impl From<DeltaError> for BuildError {
             DeltaError::Corrupt { path, what } => Self::Corrupt { path, what },
             DeltaError::Fenced { path, epoch } => {
                 Self::Corrupt { path, what: format!("life {epoch} of the node is at work on it") }
+            }
+            DeltaError::Foreign { path, by } => {
+                Self::Corrupt { path, what: format!("{by} has written it") }
             }
         }
     }

@@ -145,7 +145,7 @@ impl Tier {
         let wrong = |source| SealError::Summary { table: table.name, source };
         let mut batches = Vec::new();
         for file in &old {
-            for batch in segment_file::read(&self.path_of(file)).map_err(segment)? {
+            for batch in segment_file::read(self.log.dir(), &file.name).map_err(segment)? {
                 batches.push(evolve(&batch, &self.schema).map_err(wrong)?);
             }
         }

@@ -72,6 +72,26 @@ pub enum SealError {
         #[source]
         source: ArrowError,
     },
+    /// What was sealed before still waits for the bucket.
+    #[error(
+        "table {table} is not sealed, since {bytes} bytes wait for the bucket and spool_bytes_max is {bytes_max}; see why uploads fail, or raise it"
+    )]
+    SpoolFull {
+        /// The table.
+        table: &'static str,
+        /// Bytes that wait.
+        bytes: u64,
+        /// Bytes that may wait.
+        bytes_max: u64,
+    },
+    /// Another program or node writes the table.
+    #[error("table {table} is not sealed: {reason}")]
+    Stopped {
+        /// The table.
+        table: &'static str,
+        /// What was found.
+        reason: String,
+    },
     /// The store is going, or its seal panicked.
     #[error("the seal was given up, since the store is stopping")]
     Stopping,
@@ -155,6 +175,9 @@ impl Inner {
     fn seal_table(&self, sealer: &mut Sealer, number: usize) -> Result<SealReport, SealError> {
         let tiers = &mut sealer.tables[number];
         let table = tiers.table.name;
+        if let Some(reason) = self.stop_of(table) {
+            return Err(SealError::Stopped { table, reason });
+        }
         let catalog = |source| SealError::Catalog { table, source };
         for tier in &mut tiers.tiers {
             tier.log.refresh().map_err(catalog)?;
@@ -164,6 +187,11 @@ impl Inner {
         if upto <= before {
             return Ok(SealReport::default());
         }
+        self.spool_room().map_err(|(bytes, bytes_max)| SealError::SpoolFull {
+            table,
+            bytes,
+            bytes_max,
+        })?;
         self.hot.lock().tables[number].sealing_to = upto;
         let view = self.hot.view(number);
         let plan = Plan {
@@ -171,7 +199,10 @@ impl Inner {
             now: self.config.clock.now(),
             groups_per_window_max: self.config.groups_per_window_max,
         };
-        let mut report = tiers.seal(&view, plan)?;
+        let sealed = tiers.seal(&view, plan);
+        let stopped = tiers.tiers.iter().find_map(|tier| tier.log.stopped());
+        stopped.iter().for_each(|stop| self.note_stop(table, stop));
+        let mut report = sealed?;
         report.rows = slices(&view, before, upto).map(|rows| rows.num_rows() as u64).sum();
         let cold = tiers.cold(&sealer.objects);
         self.hot.publish_cold(number, cold, upto);

@@ -1,37 +1,36 @@
-//! Segments on a local disk: Parquet that every other engine reads.
-
-use std::fs::{self, File};
-use std::path::Path;
+//! Segments: Parquet files that every other engine reads.
 
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::Int64Type;
+use bytes::Bytes;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::errors::ParquetError;
 use undine_schema::TimeNs;
 
+use crate::backend::Folder;
 use crate::delta::FileStats;
-use crate::durable;
 use crate::encoding::properties;
 
-/// Writes `rows` to a new file in `dir`; it is on the disk on return.
-pub(crate) fn write(dir: &Path, rows: &RecordBatch) -> Result<FileStats, ParquetError> {
+/// Writes `rows` to a new file in `dir`; it is durable on return.
+pub(crate) fn write(dir: &Folder, rows: &RecordBatch) -> Result<FileStats, ParquetError> {
     let name = format!("{}.parquet", ulid::Ulid::generate());
-    let tmp = dir.join(format!(".{name}.tmp"));
-    let mut writer =
-        ArrowWriter::try_new(File::create(&tmp)?, rows.schema(), Some(properties(rows)?))?;
+    let mut writer = ArrowWriter::try_new(Vec::new(), rows.schema(), Some(properties(rows)?))?;
     writer.write(rows)?;
     let file = writer.into_inner()?;
-    file.sync_all()?;
-    let bytes = file.metadata()?.len();
-    fs::rename(&tmp, dir.join(&name))?;
-    durable::sync_dir(dir)?;
+    let bytes = file.len() as u64;
+    dir.replace(&name, file.into())?;
     Ok(stats_of(name, bytes, rows))
 }
 
-/// Reads a file back.
-pub(crate) fn read(path: &Path) -> Result<Vec<RecordBatch>, ParquetError> {
-    let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(path)?)?.build()?;
+/// Reads a file of `dir` back.
+pub(crate) fn read(dir: &Folder, name: &str) -> Result<Vec<RecordBatch>, ParquetError> {
+    decode(dir.get(name)?)
+}
+
+/// The rows of a file.
+pub(crate) fn decode(file: Bytes) -> Result<Vec<RecordBatch>, ParquetError> {
+    let reader = ParquetRecordBatchReaderBuilder::try_new(file)?.build()?;
     reader.collect::<Result<_, _>>().map_err(ParquetError::from)
 }
 

@@ -1,7 +1,12 @@
 //! Figures about the store.
 
+use std::collections::BTreeMap;
+use std::sync::{MutexGuard, PoisonError};
+
 use undine_schema::Seq;
 
+use crate::delta::DeltaError;
+use crate::spool::BucketStats;
 use crate::store::Inner;
 
 /// What the store holds.
@@ -19,6 +24,11 @@ pub struct Stats {
     pub refused_frames: u64,
     /// Retries since the start that were acknowledged and not stored again.
     pub repeated_frames: u64,
+    /// Tables that are not written any more since another program or node writes them, and what was
+    /// found.
+    pub stopped: BTreeMap<&'static str, String>,
+    /// The bucket side, where there is one.
+    pub bucket: Option<BucketStats>,
 }
 
 /// What the store holds of one table.
@@ -68,6 +78,7 @@ impl Inner {
     pub(crate) fn stats(&self) -> Stats {
         let views: Vec<_> = (0..self.hot.all().len()).map(|table| self.hot.view(table)).collect();
         let (log_bytes, log_queue_bytes) = (self.log.bytes(), self.log.queue_bytes());
+        let bucket = self.bucket_stats();
         let changes = self.hot.lock();
         let tables = views.iter().enumerate().map(|(number, view)| {
             let table = &self.hot.all()[number];
@@ -99,6 +110,22 @@ impl Inner {
             log_queue_bytes,
             refused_frames: changes.refused_frames,
             repeated_frames: changes.repeated_frames,
+            stopped: self.stops().clone(),
+            bucket,
         }
+    }
+
+    /// Notes that a table is not written any more.
+    pub(crate) fn note_stop(&self, table: &'static str, stop: &DeltaError) {
+        self.stops().entry(table).or_insert_with(|| stop.to_string());
+    }
+
+    /// Why a table is not written any more, where it is not.
+    pub(crate) fn stop_of(&self, table: &str) -> Option<String> {
+        self.stops().get(table).cloned()
+    }
+
+    fn stops(&self) -> MutexGuard<'_, BTreeMap<&'static str, String>> {
+        self.stopped.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

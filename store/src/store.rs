@@ -1,11 +1,13 @@
 //! The store: what its parts do together.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use tokio::sync::Notify;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use undine_schema::tables::DATA_LOSS;
@@ -22,6 +24,7 @@ use crate::log::{Content, Entry, EntryPart, Log};
 use crate::loss::{Loss, Reason, rows_of};
 use crate::seal::{SealError, SealReport, Sealer};
 use crate::snapshot::Snapshot;
+use crate::spool::Spool;
 use crate::stats::{Recovered, Stats};
 use crate::tidy::TidyReport;
 
@@ -43,6 +46,10 @@ pub(crate) struct Inner {
     pub(crate) recovered: Vec<Recovered>,
     /// Held for as long as a seal takes.
     pub(crate) sealer: Mutex<Sealer>,
+    /// What goes to a bucket, where there is one.
+    pub(crate) spool: Option<Spool>,
+    /// Tables that are not written any more, and why.
+    pub(crate) stopped: Mutex<BTreeMap<&'static str, String>>,
     /// Unsealed rows take much room.
     pub(crate) pressed: Notify,
     /// Keeps other processes away from the folder until the store is gone.
@@ -104,6 +111,8 @@ impl Store {
     /// Seals, merges and evicts until `shutdown`; then accepts nothing more, syncs the log and
     /// returns.
     pub async fn run(self, shutdown: CancellationToken) {
+        let mut uploads = JoinSet::new();
+        uploads.spawn(self.clone().upload_until(shutdown.clone()));
         let mut next_seal = Instant::now() + self.inner.config.seal_interval;
         loop {
             let pressed = tokio::select! {
@@ -133,6 +142,7 @@ impl Store {
         if let Err(error) = reported.and(self.inner.log.sync().await) {
             tracing::error!(%error, cause = %Causes(&error), "the log is not synced at the end");
         }
+        while uploads.join_next().await.is_some() {}
     }
 
     /// Merges small batches in memory and reports what was evicted; [`run`](Self::run) does so

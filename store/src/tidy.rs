@@ -7,7 +7,6 @@
 //! No tier is made of another's files: each is made of rows and says by itself how far it reaches. So
 //! a merge cannot reach over another tier's place, whatever it merges.
 
-use std::path::PathBuf;
 use std::sync::PoisonError;
 use std::time::Duration;
 
@@ -51,13 +50,13 @@ impl Inner {
         let sealer = &mut *sealer;
         let now = self.config.clock.now();
         let mut report = TidyReport::default();
+        let mut outcome = Ok(());
         for (number, table) in sealer.tables.iter_mut().enumerate() {
             let before = report;
             for tier in table.tiers.iter_mut().filter(|tier| !tier.log.is_new()) {
-                let catalog = |source| SealError::Catalog { table: table.table.name, source };
-                tier.log.refresh().map_err(catalog)?;
-                report.expired_rows += tier.expire(table.table, now)?;
-                report.merged_segments += tier.merge(table.table, self.config.segments_max, now)?;
+                // One table that cannot be tidied does not keep the others from it.
+                let tidied = tier.tidy(table.table, self.config.segments_max, now, &mut report);
+                outcome = outcome.and(tidied);
                 match tier.log.collect_garbage(now, self.config.deleted_files_for) {
                     Ok(deleted) => report.deleted_files += deleted,
                     Err(error) => tracing::warn!(
@@ -72,7 +71,7 @@ impl Inner {
                 self.hot.publish_cold(number, table.cold(&sealer.objects), sealed_to);
             }
         }
-        Ok(report)
+        outcome.map(|()| report)
     }
 }
 
@@ -80,6 +79,24 @@ impl Inner {
 struct Bucket(i64);
 
 impl Tier {
+    /// Expires and merges, unless another program writes the log.
+    fn tidy(
+        &mut self,
+        table: &'static TableDef,
+        segments_max: usize,
+        now: TimeNs,
+        report: &mut TidyReport,
+    ) -> Result<(), SealError> {
+        if self.log.stopped().is_some() {
+            return Ok(());
+        }
+        let catalog = |source| SealError::Catalog { table: table.name, source };
+        self.log.refresh().map_err(catalog)?;
+        report.expired_rows += self.expire(table, now)?;
+        report.merged_segments += self.merge(table, segments_max, now)?;
+        Ok(())
+    }
+
     /// Merges small segments where there are too many.
     fn merge(
         &mut self,
@@ -104,7 +121,7 @@ impl Tier {
         let wrong = |source| SealError::Summary { table: table.name, source };
         let mut batches = Vec::new();
         for file in files {
-            for batch in segment_file::read(&self.path_of(file)).map_err(segment)? {
+            for batch in segment_file::read(self.log.dir(), &file.name).map_err(segment)? {
                 batches.push(evolve(&batch, &self.schema).map_err(wrong)?);
             }
         }
@@ -228,10 +245,6 @@ impl Tier {
             parts.push(part(&|bucket| bucket == own)?);
         }
         Ok(parts)
-    }
-
-    pub(crate) fn path_of(&self, file: &FileStats) -> PathBuf {
-        self.log.dir().join(&file.name)
     }
 }
 

@@ -2,12 +2,15 @@
 
 #[cfg(test)]
 mod it {
+    mod bucket;
     mod crash;
+    mod faulty;
     mod fixture;
     mod interop;
     mod kinds;
     mod limits;
     mod model;
     mod race;
+    mod servers;
     mod speed;
 }

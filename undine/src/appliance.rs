@@ -109,7 +109,7 @@ impl Appliance {
     fn build_all(config: &RawConfig) -> Result<Self> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let node = settings::node(config)?;
-        let store = settings::store(config, &node, &clock).build()?;
+        let store = settings::store(config, &node, &clock)?.build()?;
         let append: Arc<dyn Append> = Arc::new(store.clone());
         let feed: Arc<dyn Feed> = Arc::new(store.clone());
         let model = config

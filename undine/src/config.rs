@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use toml::{Table, Value};
 
 pub(crate) use raw::{
-    Capture, Export, Hooks, Plugins, Profiler, RawConfig, Retention, Webhook, WebhookFormat,
+    Capture, Export, Hooks, Plugins, Profiler, RawConfig, Retention, Store, Webhook, WebhookFormat,
 };
 pub(crate) use size::ByteSize;
 

@@ -3,6 +3,7 @@
 //! `test` is what CI runs and what CONTRIBUTING.md budgets; `full` adds what does not fit there.
 
 mod bpf;
+mod buckets;
 mod deny;
 mod fuzz;
 mod kernels;

@@ -64,6 +64,7 @@ fn store(
         groups_per_window_max: 1000,
         segments_max: 100,
         deleted_files_for: Duration::from_hours(1),
+        bucket: None,
         clock: Arc::<ManualClock>::clone(clock),
     }
     .build()

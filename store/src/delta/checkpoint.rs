@@ -3,19 +3,19 @@
 //! Written every [`INTERVAL`] commits beside them; `_last_checkpoint` names the newest. Commits
 //! before it are deleted when they are as old as deleted files may get.
 
-use std::fs::{self, File};
 use std::io;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Fields, Schema};
 use arrow::error::ArrowError;
 use arrow::json::{LineDelimitedWriter, ReaderBuilder};
+use bytes::Bytes;
 use parquet::arrow::ArrowWriter;
 use parquet::errors::ParquetError;
 use serde_json::{Value, json};
 
-use crate::durable;
+use super::DeltaError;
+use crate::backend::Folder;
 use crate::segment_file;
 
 /// Commits between two checkpoints.
@@ -30,50 +30,52 @@ pub(super) struct Checkpoint {
 const POINTER: &str = "_last_checkpoint";
 
 /// Writes the state at `version`, one action a row, and points to it.
-pub(super) fn write(dir: &Path, version: u64, actions: &[Value]) -> Result<(), ParquetError> {
+pub(super) fn write(dir: &Folder, version: u64, actions: &[Value]) -> Result<(), ParquetError> {
     let schema = Arc::new(schema());
     let mut decoder = ReaderBuilder::new(Arc::clone(&schema))
         .with_batch_size(actions.len().max(1))
         .build_decoder()?;
     decoder.serialize(actions)?;
     let rows = decoder.flush()?.ok_or_else(|| ParquetError::General("no action".to_owned()))?;
-    let path = path_of(dir, version);
-    let tmp = path.with_extension(format!("{}.tmp", ulid::Ulid::generate()));
-    let mut writer = ArrowWriter::try_new(File::create(&tmp)?, schema, None)?;
+    let mut writer = ArrowWriter::try_new(Vec::new(), schema, None)?;
     writer.write(&rows)?;
-    writer.into_inner()?.sync_all()?;
-    fs::rename(&tmp, &path)?;
-    durable::sync_dir(dir)?;
+    dir.replace(&name_of(version), writer.into_inner()?.into())?;
     let pointer = json!({"version": version, "size": actions.len()}).to_string();
-    durable::replace(&dir.join(POINTER), pointer.as_bytes())?;
+    dir.replace(POINTER, pointer.into())?;
     Ok(())
 }
 
 /// The newest checkpoint's version and actions; none where there is none.
-pub(super) fn read(dir: &Path) -> Result<Option<Checkpoint>, (PathBuf, String)> {
-    let pointer = dir.join(POINTER);
-    let text = match fs::read(&pointer) {
+pub(super) fn read(dir: &Folder) -> Result<Option<Checkpoint>, DeltaError> {
+    let corrupt = |name: &str, what: String| DeltaError::Corrupt { path: dir.join(name), what };
+    let get = |name: &str| {
+        let path = dir.join(name);
+        dir.get(name).map_err(|source| DeltaError::Io { action: "read", path, source })
+    };
+    let text = match get(POINTER) {
         Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err((pointer, error.to_string())),
+        Err(DeltaError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            return Ok(None);
+        }
+        Err(error) => return Err(error),
     };
     let value: Value =
-        serde_json::from_slice(&text).map_err(|error| (pointer.clone(), error.to_string()))?;
-    let version =
-        value["version"].as_u64().ok_or_else(|| (pointer, "it names no version".to_owned()))?;
-    let path = path_of(dir, version);
-    let actions = read_actions(&path).map_err(|error| (path, error.to_string()))?;
+        serde_json::from_slice(&text).map_err(|error| corrupt(POINTER, error.to_string()))?;
+    let version = value["version"].as_u64();
+    let version = version.ok_or_else(|| corrupt(POINTER, "it names no version".to_owned()))?;
+    let name = name_of(version);
+    let actions = read_actions(get(&name)?).map_err(|error| corrupt(&name, error.to_string()))?;
     Ok(Some(Checkpoint { version, actions }))
 }
 
 /// Whether the checkpoint of `version` is there.
-pub(super) fn exists(dir: &Path, version: u64) -> bool {
-    path_of(dir, version).exists()
+pub(super) fn exists(dir: &Folder, version: u64) -> io::Result<bool> {
+    dir.has(&name_of(version))
 }
 
-fn read_actions(path: &Path) -> Result<Vec<Value>, ParquetError> {
+fn read_actions(file: Bytes) -> Result<Vec<Value>, ParquetError> {
     let mut json = LineDelimitedWriter::new(Vec::new());
-    for batch in segment_file::read(path)? {
+    for batch in segment_file::decode(file)? {
         json.write(&batch)?;
     }
     json.finish()?;
@@ -83,8 +85,8 @@ fn read_actions(path: &Path) -> Result<Vec<Value>, ParquetError> {
     values.map_err(|error| ArrowError::ExternalError(error.into()).into())
 }
 
-fn path_of(dir: &Path, version: u64) -> PathBuf {
-    dir.join(format!("{version:020}.checkpoint.parquet"))
+fn name_of(version: u64) -> String {
+    format!("{version:020}.checkpoint.parquet")
 }
 
 /// The protocol's schema of a checkpoint, as far as these logs use it.

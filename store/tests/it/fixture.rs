@@ -72,6 +72,7 @@ pub(crate) fn config(dir: &Path, clock: Arc<ManualClock>) -> Config {
         groups_per_window_max: 1000,
         segments_max: 3,
         deleted_files_for: Duration::from_mins(1),
+        bucket: None,
         clock,
     }
 }

@@ -18,7 +18,7 @@ use undine_collector::{
 use undine_query::Engine;
 use undine_schema::trace::Tracer;
 use undine_schema::{Clock, SystemClock, tables};
-use undine_store::Store;
+use undine_store::{Bucket, BucketConfig, Store};
 
 use crate::config::{
     self, Capture, Export, Hooks, Plugins, Profiler, RawConfig, Webhook, WebhookFormat,
@@ -51,9 +51,9 @@ pub(super) fn store(
     config: &RawConfig,
     node: &str,
     clock: &Arc<dyn Clock>,
-) -> undine_store::Config {
+) -> Result<undine_store::Config> {
     let raw_for = Some(config.store.raw_for).filter(|keep| !keep.is_zero());
-    undine_store::Config {
+    Ok(undine_store::Config {
         dir: config.data_dir.clone(),
         node: node.to_owned(),
         tables: tables::ALL.to_vec(),
@@ -68,8 +68,23 @@ pub(super) fn store(
         groups_per_window_max: 10_000,
         segments_max: 64,
         deleted_files_for: Duration::from_hours(24),
+        bucket: bucket(&config.store)?,
         clock: Arc::clone(clock),
+    })
+}
+
+/// Where segments go, where a bucket is configured.
+fn bucket(store: &config::Store) -> Result<Option<BucketConfig>> {
+    if store.bucket.is_empty() {
+        return Ok(None);
     }
+    Ok(Some(BucketConfig {
+        bucket: Arc::new(Bucket::open(&store.bucket)?),
+        spool_bytes_max: store.spool_size_max.as_usize() as u64,
+        cache_bytes_max: store.cache_size_max.as_usize() as u64,
+        upload_interval: store.upload_interval,
+        deleted_files_for: Duration::from_hours(7 * 24),
+    }))
 }
 
 pub(super) fn query(

@@ -105,6 +105,12 @@ pub(crate) struct Store {
     pub(crate) raw_for: Duration,
     #[serde(default)]
     pub(crate) retention: Vec<Retention>,
+    /// Empty for none.
+    pub(crate) bucket: String,
+    #[serde(deserialize_with = "duration")]
+    pub(crate) upload_interval: Duration,
+    pub(crate) spool_size_max: ByteSize,
+    pub(crate) cache_size_max: ByteSize,
 }
 
 #[derive(Clone, Debug, Deserialize)]

@@ -1,0 +1,213 @@
+//! Buckets of real servers, which `cargo xtask test --only buckets` installs and then runs this with.
+//!
+//! A server is started on a port of its own and ended with its test. The client takes its endpoint from
+//! the environment, so it runs in a process of its own.
+
+use std::fs;
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+use undine_store::{Bucket, BucketConfig, BucketError, Thoroughness};
+
+use super::bucket::Node;
+
+const CHILD: &str = "it::servers::a_child_that_keeps_a_store_in_a_bucket";
+
+/// Makes a container as the emulator's well-known account, which no library of ours can.
+const MAKE_CONTAINER: &str = r#"
+import base64, email.utils, hashlib, hmac, sys, urllib.request
+account = "devstoreaccount1"
+key = base64.b64decode("Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==")
+date, version = email.utils.formatdate(usegmt=True), "2021-08-06"
+text = "PUT" + "\n" * 12 + f"x-ms-date:{date}\nx-ms-version:{version}\n/{account}/{account}/undine\nrestype:container"
+signature = base64.b64encode(hmac.new(key, text.encode(), hashlib.sha256).digest()).decode()
+request = urllib.request.Request(f"{sys.argv[1]}/{account}/undine?restype=container", method="PUT", headers={
+    "x-ms-date": date, "x-ms-version": version, "Authorization": f"SharedKey {account}:{signature}"})
+assert urllib.request.urlopen(request).status == 201
+"#;
+
+/// A server that ends with its test.
+struct Server {
+    child: Child,
+    address: String,
+    dir: TempDir,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+/// Where the servers are installed.
+fn installed(program: &str) -> PathBuf {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bucket-test").join(program);
+    assert!(path.exists(), "run cargo xtask test --only buckets, which installs {program}");
+    path
+}
+
+impl Server {
+    fn start(program: &str, arguments: impl Fn(&str, &Path) -> Vec<String>) -> Self {
+        let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let dir = TempDir::new().unwrap();
+        let child = Command::new(installed(program))
+            .args(arguments(&free.port().to_string(), dir.path()))
+            .current_dir(dir.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::from(fs::File::create(dir.path().join("stderr")).unwrap()))
+            .spawn()
+            .unwrap();
+        let mut server = Self { child, address: free.to_string(), dir };
+        let deadline = Instant::now() + Duration::from_secs(60);
+        // None of them says when it listens, so it is asked until it answers.
+        while TcpStream::connect(free).is_err() {
+            let ended = server.child.try_wait().unwrap();
+            let said = || fs::read_to_string(server.dir.path().join("stderr")).unwrap();
+            assert!(ended.is_none() && Instant::now() < deadline, "{program}: {}", said());
+            thread::sleep(Duration::from_millis(20));
+        }
+        server
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Runs the child with these variables.
+    fn client(&self, bucket: &str, variables: &[(&str, &str)]) -> Output {
+        fs::write(self.dir.path().join("bucket"), bucket).unwrap();
+        Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", CHILD, "--ignored", "--nocapture", "--test-threads=1"])
+            .current_dir(self.dir.path())
+            .envs(variables.iter().copied())
+            .output()
+            .unwrap()
+    }
+
+    fn s3_client(&self) -> Output {
+        self.client(
+            "s3://undine/some/prefix",
+            &[
+                ("AWS_ENDPOINT", &self.url()),
+                ("AWS_ALLOW_HTTP", "true"),
+                ("AWS_REGION", "us-east-1"),
+                ("AWS_ACCESS_KEY_ID", "S3RVER"),
+                ("AWS_SECRET_ACCESS_KEY", "S3RVER"),
+            ],
+        )
+    }
+}
+
+fn assert_passed(output: &Output) {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
+    assert!(output.status.success() && stdout.contains("1 passed"), "{stdout}{stderr}");
+}
+
+#[test]
+#[ignore = "needs servers that cargo xtask test --only buckets installs"]
+fn a_store_lives_in_a_bucket_of_moto() {
+    let server = Server::start("moto/bin/moto_server", |port, _| {
+        ["-H", "127.0.0.1", "-p", port].map(str::to_owned).to_vec()
+    });
+    let made = Command::new("curl")
+        .args(["-sfo", "/dev/null", "-X", "PUT", &format!("{}/undine", server.url())])
+        .status();
+    assert!(made.unwrap().success());
+    assert_passed(&server.s3_client());
+}
+
+#[test]
+#[ignore = "needs servers that cargo xtask test --only buckets installs"]
+fn a_store_lives_in_a_container_of_azurite() {
+    let server = Server::start("node_modules/.bin/azurite-blob", |port, _| {
+        let options = ["--blobHost", "127.0.0.1", "--blobPort", port, "--inMemoryPersistence"];
+        let quiet = ["--silent", "--disableTelemetry", "--skipApiVersionCheck"];
+        options.into_iter().chain(quiet).map(str::to_owned).collect()
+    });
+    let python = installed("moto/bin/python");
+    let made = Command::new(python).args(["-c", MAKE_CONTAINER, &server.url()]).status();
+    assert!(made.unwrap().success());
+    assert_passed(&server.client(
+        "az://undine/some/prefix",
+        &[
+            ("AZURE_STORAGE_USE_EMULATOR", "true"),
+            ("AZURITE_BLOB_STORAGE_URL", &server.url()),
+            ("AZURE_ALLOW_HTTP", "true"),
+        ],
+    ));
+}
+
+#[test]
+#[ignore = "needs servers that cargo xtask test --only buckets installs"]
+fn a_bucket_of_s3rver_is_refused_since_its_creates_overwrite() {
+    let server = Server::start("node_modules/.bin/s3rver", |port, dir| {
+        let dir = dir.join("files").display().to_string();
+        let options = ["-a", "127.0.0.1", "-p", port, "-d", &dir, "--configure-bucket", "undine"];
+        options.map(str::to_owned).to_vec()
+    });
+    let output = server.s3_client();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(!output.status.success());
+    let refused = text.lines().find(|line| line.starts_with("refused: ")).expect("it says why");
+    assert!(refused.contains("s3://undine/some/prefix"), "{refused}");
+    assert!(refused.contains("writers made the same file at once"), "{refused}");
+}
+
+#[test]
+#[ignore = "is run by its parents, in a process of its own"]
+fn a_child_that_keeps_a_store_in_a_bucket() {
+    let url = fs::read_to_string("bucket").unwrap();
+    let bucket = Arc::new(Bucket::open(&url).unwrap());
+    match bucket.probe(Thoroughness::Full) {
+        Err(error @ BucketError::Unsafe { .. }) => {
+            println!("\nrefused: {error}");
+            panic!("the bucket is unsafe");
+        }
+        probed => probed.unwrap(),
+    }
+    let node = |bucket| {
+        Node::with(BucketConfig {
+            bucket,
+            spool_bytes_max: 1 << 30,
+            cache_bytes_max: 1 << 20,
+            upload_interval: Duration::from_mins(1),
+            deleted_files_for: Duration::from_hours(1),
+        })
+    };
+    let first = node(Arc::clone(&bucket));
+    let store = first.start();
+    first.append(&store, &[1, 2, 3]);
+    first.seal(&store).unwrap();
+    assert_eq!(first.upload(&store).unwrap(), 4);
+    // Numbers that do not compress, for a segment that goes up in parts.
+    let mut state = 7_u64;
+    let mut ids: Vec<_> = (0..1_300_000)
+        .map(|_| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            state.rotate_left(17).cast_signed() >> 1
+        })
+        .collect();
+    for batch in ids.chunks(100_000) {
+        first.append_notes(&store, batch);
+    }
+    first.seal(&store).unwrap();
+    assert_eq!(first.upload(&store).unwrap(), 1);
+    let stats = store.stats().bucket.unwrap();
+    assert!(stats.uploaded_bytes > 8 << 20, "a segment is large enough for parts: {stats:?}");
+    ids.extend([1, 2, 3]);
+    ids.sort_unstable();
+    drop(store);
+    let second = node(bucket);
+    let store = second.start();
+    assert!(second.ids(&store) == ids, "another disk reads the same rows from the bucket");
+    let cache = store.stats().bucket.unwrap().cache;
+    assert!(cache.bypasses > 0 && cache.misses > 0, "{cache:?}");
+}

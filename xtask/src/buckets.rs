@@ -1,0 +1,47 @@
+//! Runs the store's tests against servers of buckets: two that keep their promises, one that does not.
+
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::shell::{cargo, command, is_installed, root, run};
+use crate::steps::Outcome;
+
+/// The servers, in the versions whose behaviour is known. Moto's own extra for servers would bring every
+/// service of Amazon.
+const FROM_PYPI: [&str; 3] = ["moto[s3]==5.2.5", "flask==3.1.3", "flask-cors==6.0.5"];
+const FROM_NPM: [&str; 2] = ["s3rver@3.7.1", "azurite@3.35.0"];
+
+/// Installs the servers below `target` and runs the tests that start them.
+pub(crate) fn check() -> Result<Outcome> {
+    for program in ["python3", "npm", "node", "curl"] {
+        if !is_installed(program) {
+            return Ok(Outcome::Skipped(format!("{program} is not installed")));
+        }
+    }
+    let dir = root().join("target/bucket-test");
+    std::fs::create_dir_all(&dir)?;
+    let npm = command("npm", &["install", "--no-save", "--no-audit", "--no-fund", "--prefix"])
+        .arg(&dir)
+        .args(FROM_NPM)
+        .stdout(Stdio::null())
+        .spawn()
+        .context("cannot start npm")?;
+    let python = dir.join("moto");
+    let from_pypi = install_from_pypi(&python);
+    let from_npm = npm.wait_with_output()?;
+    from_pypi?;
+    ensure!(from_npm.status.success(), "npm cannot install {FROM_NPM:?}");
+    let tests = ["test", "--release", "--locked", "--workspace", "--test", "it", "--"];
+    let which = ["--ignored", "--test-threads=2", "it::servers::a_store", "it::servers::a_bucket"];
+    run(cargo(&tests).args(which)).map(|()| Outcome::Passed)
+}
+
+fn install_from_pypi(python: &std::path::Path) -> Result<()> {
+    if python.join("bin/moto_server").exists() {
+        return Ok(());
+    }
+    run(command("python3", &["-m", "venv"]).arg(python))?;
+    let mut pip = Command::new(python.join("bin/pip"));
+    run(pip.args(["install", "--quiet", "--disable-pip-version-check"]).args(FROM_PYPI))
+}
