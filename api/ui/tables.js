@@ -8,10 +8,11 @@ const KINDS = {
   event: "Things that happened; older windows become summaries.",
   counter: "Counters of an entity; older windows become summaries.",
   gauge: "Momentary values of an entity; older windows become summaries.",
+  stacks: "Stacks of an entity; of older windows the most frequent are kept.",
   state: "Versions of what exists.",
   record: "Findings; every row is kept.",
 };
-const ROLES = { time: "time", dimension: "grouped by", measure: "summed", sketched: "quantiles", detail: "row only" };
+const ROLES = { time: "time", dimension: "grouped by", measure: "summed", sketched: "quantiles", counter: "summed, with its increase", detail: "row only" };
 
 /** Text in which backticks mark code. */
 const prose = (text) => text.split("`").map((part, at) => (at % 2 ? h("code", {}, part) : part));
