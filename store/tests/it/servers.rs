@@ -75,7 +75,7 @@ impl Server {
             .spawn()
             .unwrap();
         let mut server = Self { child, address: free.to_string(), dir };
-        let deadline = Instant::now() + Duration::from_secs(60);
+        let deadline = Instant::now() + Duration::from_mins(3);
         // None of them says when it listens, so it is asked until it answers.
         while TcpStream::connect(free).is_err() {
             let ended = server.child.try_wait().unwrap();
