@@ -28,7 +28,7 @@ pub(crate) fn test() -> Vec<Step> {
         Step { name: "object", minutes_max: 1, check: || bpf::check().map(passed) },
         Step { name: "build", minutes_max: 28, check: build },
         Step { name: "tests", minutes_max: 7, check: tests },
-        Step { name: "buckets", minutes_max: 3, check: || buckets::check() },
+        Step { name: "buckets", minutes_max: 2, check: || buckets::check() },
         Step { name: "kernels", minutes_max: 3, check: || kernels::check("5.10") },
         Step { name: "clippy", minutes_max: 7, check: clippy },
         Step { name: "capture", minutes_max: 2, check: capture },

@@ -52,7 +52,7 @@ impl Node {
         Self { dir: TempDir::new().unwrap(), clock: clock(), bucket, runtime }
     }
 
-    fn config(&self) -> Config {
+    pub(crate) fn config(&self) -> Config {
         let bucket = Some(self.bucket.clone());
         Config { bucket, ..config(self.dir.path(), Arc::clone(&self.clock)) }
     }

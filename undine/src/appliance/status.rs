@@ -37,7 +37,8 @@ impl ApplianceStatus {
             Metric::labelled(name, help, kind, samples)
         };
         let (counter, gauge) = (MetricKind::Counter, MetricKind::Gauge);
-        vec![
+        let mut metrics = Self::bucket_metrics(&stats);
+        metrics.extend([
             of(
                 "undine_store_appended_rows_total",
                 "Rows appended since the start.",
@@ -76,6 +77,63 @@ impl ApplianceStatus {
                 "undine_store_repeated_frames_total",
                 "Retries that were not stored again.",
                 stats.repeated_frames,
+            ),
+            Metric::gauge(
+                "undine_store_stopped_tables",
+                "Tables that are not written since another program or node writes them.",
+                stats.stopped.len() as u64,
+            ),
+        ]);
+        metrics
+    }
+
+    fn bucket_metrics(stats: &undine_store::Stats) -> Vec<Metric> {
+        let Some(bucket) = &stats.bucket else { return Vec::new() };
+        vec![
+            Metric::gauge(
+                "undine_store_spooled_bytes",
+                "Bytes of files that wait for the bucket.",
+                bucket.spooled_bytes,
+            ),
+            Metric::gauge(
+                "undine_store_spool_bytes_max",
+                "Bytes of such files at which nothing more is sealed.",
+                bucket.spool_bytes_max,
+            ),
+            Metric::counter(
+                "undine_store_refused_seals_total",
+                "Seals of a table that were put off because the spool was full.",
+                bucket.refused_seals,
+            ),
+            Metric::counter(
+                "undine_store_uploaded_bytes_total",
+                "Bytes of files that went to the bucket.",
+                bucket.uploaded_bytes,
+            ),
+            Metric::counter(
+                "undine_store_failed_uploads_total",
+                "Uploads that failed; what they were to take waits.",
+                bucket.failed_uploads,
+            ),
+            Metric::gauge(
+                "undine_store_cache_bytes",
+                "Bytes of local copies of the bucket's files.",
+                bucket.cache.bytes,
+            ),
+            Metric::counter(
+                "undine_store_cache_hits_total",
+                "Reads of files that had a local copy.",
+                bucket.cache.hits,
+            ),
+            Metric::counter(
+                "undine_store_cache_misses_total",
+                "Files that were fetched from the bucket to be kept.",
+                bucket.cache.misses,
+            ),
+            Metric::counter(
+                "undine_store_cache_evictions_total",
+                "Local copies that made room for others.",
+                bucket.cache.evictions,
             ),
         ]
     }
