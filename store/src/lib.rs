@@ -34,6 +34,7 @@ mod loss;
 mod stats;
 pub mod sketch;
 mod durable;
+pub mod inspect;
 
 pub use config::{BuildError, Config};
 pub use delta::DeltaError;

@@ -4,6 +4,7 @@
 mod it {
     mod crash;
     mod fixture;
+    mod inspect;
     mod interop;
     mod limits;
     mod model;
