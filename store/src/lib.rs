@@ -32,6 +32,7 @@ mod delta;
 mod folder;
 mod loss;
 mod stats;
+mod storage_tables;
 pub mod sketch;
 mod durable;
 pub mod inspect;

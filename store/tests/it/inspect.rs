@@ -5,11 +5,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use arrow::array::{AsArray, RecordBatch};
+use arrow::datatypes::Int64Type;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
-use undine_schema::{Append, Frame, TimeNs};
+use undine_schema::tables::{STORAGE_SEGMENTS, STORAGE_TABLES};
+use undine_schema::{Append, Frame, TableDef, TimeNs};
 use undine_store::inspect::{
-    Depth, Dialect, Folder, InspectError, Severity, Unneeded, Vacuum, Verification,
+    Depth, Dialect, Folder, InspectError, SegmentState, Severity, Unneeded, Vacuum, Verification,
 };
 use undine_store::{BuildError, Store};
 
@@ -323,4 +326,57 @@ fn views_name_every_file_of_the_present_versions_and_no_other() {
         }
         assert!(sql.contains("\"data_loss\""), "a table without files is a view without rows");
     }
+}
+
+#[test]
+fn the_store_tells_of_its_tables_and_files_as_tables() {
+    let dir = TempDir::new().unwrap();
+    let store = filled(dir.path(), &runtime());
+    let stats = store.stats();
+    let rows_of = |table: &TableDef| {
+        let snapshot = store.snapshot(table);
+        assert!(snapshot.raw.is_none() && snapshot.tiers.is_empty());
+        let [slice] = snapshot.hot.as_slice() else { panic!("{snapshot:?}") };
+        assert_eq!(slice.seqs.rows(), slice.rows.num_rows() as u64);
+        slice.rows.clone()
+    };
+    let tables = rows_of(&STORAGE_TABLES);
+    let text = |rows: &RecordBatch, column: &str, at: usize| {
+        rows[column].as_string::<i32>().value(at).to_owned()
+    };
+    let int = |rows: &RecordBatch, column: &str, at: usize| {
+        rows[column].as_primitive::<Int64Type>().value(at).cast_unsigned()
+    };
+    assert_eq!(tables.num_rows(), stats.tables.len());
+    let at = stats.tables.iter().position(|table| table.table == "requests").unwrap();
+    let requests = &stats.tables[at];
+    assert_eq!(text(&tables, "table_name", at), "requests");
+    assert_eq!(text(&tables, "kind", at), "event");
+    assert_eq!(text(&tables, "newest", at), "1.80");
+    assert_eq!(text(&tables, "sealed_to", at), "1.70");
+    assert_eq!(int(&tables, "sealed_rows", at), 70);
+    assert_eq!(int(&tables, "hot_bytes", at), requests.hot_bytes);
+    assert_eq!(int(&tables, "hot_bytes_max", at), 64 << 20);
+    assert_eq!(int(&tables, "horizon", at), 0, "no row is missing");
+    let segments = rows_of(&STORAGE_SEGMENTS);
+    let held = runtime().block_on(Folder::open(dir.path()).unwrap().inspect()).unwrap();
+    let mut said: Vec<_> = (0..segments.num_rows())
+        .map(|at| {
+            let (path, tier) = (text(&segments, "path", at), text(&segments, "tier", at));
+            assert!(
+                path.starts_with(&format!("{}/{tier}/node-1/", text(&segments, "table_name", at)))
+            );
+            (path, int(&segments, "bytes", at), int(&segments, "source_rows", at))
+        })
+        .collect();
+    said.sort();
+    let files = held.tiers.iter().flat_map(|tier| {
+        let of = |file: &SegmentState| {
+            (format!("{}/{}", tier.prefix, file.name), file.bytes, file.source_rows)
+        };
+        tier.segments.iter().map(of).collect::<Vec<_>>()
+    });
+    let mut files: Vec<_> = files.collect();
+    files.sort();
+    assert_eq!(said, files);
 }
