@@ -87,13 +87,12 @@ pub(crate) fn rows(
     let schema = answer_schema(&columns(listing));
     let arrays = match listing {
         Listing::Tables => {
-            let own = tables::ALL.iter().map(|t| [t.name.into(), t.doc.trim().into()]);
+            let own = tables::readable().map(|t| [t.name.into(), t.doc.trim().into()]);
             let traced = environment.trace_columns.iter();
             texts(own.chain(traced.map(|(name, _)| [name.clone(), TRACED_DOC.to_owned()])))
         }
         Listing::Schemas => texts(
-            tables::ALL
-                .iter()
+            tables::readable()
                 .flat_map(|table| {
                     table.visible_columns().map(|column| {
                         [

@@ -27,6 +27,8 @@ mod process_stats;
 mod processes;
 mod redis_events;
 mod stack_traces;
+mod storage_segments;
+mod storage_tables;
 mod tcp_drops;
 mod tcp_resets;
 mod tcp_retransmits;
@@ -60,6 +62,8 @@ pub use process_stats::{PROCESS_STATS, ProcessStat, ProcessStats};
 pub use processes::{PROCESSES, ProcessVersion, Processes};
 pub use redis_events::{REDIS_EVENTS, RedisEvent, RedisEvents};
 pub use stack_traces::{STACK_TRACES, StackTrace, StackTraces};
+pub use storage_segments::{STORAGE_SEGMENTS, StorageSegment, StorageSegments};
+pub use storage_tables::{STORAGE_TABLES, StorageTable, StorageTables};
 pub use tcp_drops::{TCP_DROPS, TcpDrop, TcpDrops};
 pub use tcp_resets::{TCP_RESETS, TcpReset, TcpResets};
 pub use tcp_retransmits::{TCP_RETRANSMITS, TcpRetransmit, TcpRetransmits};
@@ -68,7 +72,7 @@ pub use tls_events::{TLS_EVENTS, TlsEvent, TlsEvents};
 
 use crate::TableDef;
 
-/// All tables, by name.
+/// All tables that rows are appended to, by name.
 pub static ALL: [&TableDef; 32] = [
     &AMQP_EVENTS,
     &ANOMALIES,
@@ -104,6 +108,14 @@ pub static ALL: [&TableDef; 32] = [
     &TLS_EVENTS,
 ];
 
+/// Tables about the store itself, which makes their rows when they are read.
+pub static OF_STORE: [&TableDef; 2] = [&STORAGE_SEGMENTS, &STORAGE_TABLES];
+
+/// All tables that can be read.
+pub fn readable() -> impl Iterator<Item = &'static TableDef> {
+    ALL.iter().chain(&OF_STORE).copied()
+}
+
 /// Other names of tables, as Pixie calls them, and the names that they have here.
 pub const ALIASES: [(&str, &str); 1] = [("stirling_error", "collector_errors")];
 
@@ -111,7 +123,7 @@ pub const ALIASES: [(&str, &str); 1] = [("stirling_error", "collector_errors")];
 pub fn find(name: &str) -> Option<&'static TableDef> {
     let alias = ALIASES.iter().find(|(alias, _)| *alias == name);
     let name = alias.map_or(name, |(_, name)| name);
-    ALL.iter().copied().find(|table| table.name == name)
+    readable().find(|table| table.name == name)
 }
 
 /// The names of `table`: its own, then others.
@@ -127,7 +139,7 @@ mod tests {
 
     #[test]
     fn every_table_starts_with_its_time_and_has_no_other() {
-        for table in ALL {
+        for table in readable() {
             let times: Vec<_> =
                 table.columns.iter().filter(|c| c.role == Role::Time).map(|c| c.name).collect();
             assert_eq!(times, ["time_"], "{}", table.name);
@@ -138,7 +150,8 @@ mod tests {
     #[test]
     fn table_and_column_names_are_unique_and_sorted_where_readers_expect_it() {
         assert!(ALL.is_sorted_by_key(|table| table.name));
-        for table in ALL {
+        assert!(OF_STORE.iter().all(|table| ALL.iter().all(|own| own.name != table.name)));
+        for table in readable() {
             let mut names: Vec<_> = table.columns.iter().map(|c| c.name).collect();
             names.sort_unstable();
             names.dedup();

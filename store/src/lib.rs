@@ -38,8 +38,10 @@ mod spool;
 mod folder;
 mod loss;
 mod stats;
+mod storage_tables;
 pub mod sketch;
 mod durable;
+pub mod inspect;
 
 pub use backend::{Bucket, BucketConfig, BucketError, Thoroughness};
 pub use cache::CacheStats;

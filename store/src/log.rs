@@ -11,7 +11,9 @@
 mod frame;
 mod replay;
 mod writer;
+mod examine;
 
+pub(crate) use examine::examine;
 pub(crate) use frame::{Content, Entry, EntryPart, Header, PartHeader, decode_rows, key_of};
 pub(crate) use replay::{RETRY_KEYS_FOR, replay};
 pub(crate) use writer::{Log, Options};

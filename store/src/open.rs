@@ -324,7 +324,7 @@ fn newest_of(allocated: &BTreeMap<String, Seq>) -> u16 {
 }
 
 /// Takes the folder for this process.
-fn lock(dir: &Path) -> Result<File, BuildError> {
+pub(crate) fn lock(dir: &Path) -> Result<File, BuildError> {
     let path = dir.join("LOCK");
     let mut file = OpenOptions::new()
         .read(true)

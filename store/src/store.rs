@@ -61,14 +61,14 @@ impl Store {
     pub fn snapshot(&self, table: &TableDef) -> Snapshot {
         match self.inner.hot.number_of(table.name) {
             Some(number) => self.inner.hot.view(number).snapshot(),
-            None => Snapshot {
+            None => self.inner.snapshot_of_itself(table).unwrap_or(Snapshot {
                 hot: Vec::new(),
                 hot_complete_from: TimeNs::new(i64::MIN),
                 raw: None,
                 tiers: Vec::new(),
                 cubes: Vec::new(),
                 exemplars: None,
-            },
+            }),
         }
     }
 

@@ -6,6 +6,7 @@ mod bpf;
 mod buckets;
 mod deny;
 mod fuzz;
+mod interop;
 mod kernels;
 mod shell;
 mod steps;

@@ -58,8 +58,7 @@ struct Script {
 
 /// `GET /api/v1/tables`.
 pub(crate) async fn tables(State(shared): AppState) -> Json<Tables> {
-    let tables = schema::ALL
-        .iter()
+    let tables = schema::readable()
         .map(|table| Table {
             name: table.name,
             doc: table.doc.trim(),

@@ -132,7 +132,7 @@ impl Evaluator<'_> {
 
     pub(super) fn no_table(&mut self, name: &str, range: Range) -> super::Raised {
         let message = format!("there is no table `{name}`");
-        let own = tables::ALL.iter().map(|table| table.name);
+        let own = tables::readable().map(|table| table.name);
         let traced = self.surroundings.traces.iter().map(|(name, _)| name.as_str());
         let known: Vec<_> = own.chain(traced).collect();
         let help = did_you_mean(name, known.iter().copied())

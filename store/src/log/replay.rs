@@ -102,7 +102,7 @@ pub(super) fn name_of(number: u64) -> String {
     format!("{number:016}.log")
 }
 
-fn numbers(dir: &Path) -> io::Result<Vec<u64>> {
+pub(super) fn numbers(dir: &Path) -> io::Result<Vec<u64>> {
     let mut numbers = Vec::new();
     for file in fs::read_dir(dir)? {
         let name = file?.file_name();
@@ -114,12 +114,12 @@ fn numbers(dir: &Path) -> io::Result<Vec<u64>> {
 }
 
 /// Where the frames of a segment are, and what lies between them.
-struct Scan {
-    good: Vec<Range<usize>>,
-    bad: Vec<Range<usize>>,
+pub(super) struct Scan {
+    pub(super) good: Vec<Range<usize>>,
+    pub(super) bad: Vec<Range<usize>>,
 }
 
-fn scan(bytes: &[u8]) -> Scan {
+pub(super) fn scan(bytes: &[u8]) -> Scan {
     let mut scan = Scan { good: Vec::new(), bad: Vec::new() };
     let mut at = 0;
     while at < bytes.len() {
