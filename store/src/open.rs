@@ -19,7 +19,7 @@ use crate::cache::Shelves;
 use crate::config::{BuildError, Config};
 use crate::delta::{DeltaError, DeltaLog};
 use crate::durable;
-use crate::folder::{folder_of, tier_name};
+use crate::folder::folder_of;
 use crate::hot::Measured;
 use crate::hot_tables::{Changes, HotTables};
 use crate::lives::Lives;
@@ -233,7 +233,7 @@ impl Config {
         for &table in &self.tables {
             let mut tiers = Vec::new();
             for (width, holds) in self.tiers_of(table) {
-                let tier = name_of(width, holds);
+                let tier = holds.tier_name(width);
                 let folders = [folder_of(table.name), tier.clone(), folder_of(&self.node)];
                 let prefix = folders.join("/");
                 let dir = root.sub(&prefix);
@@ -268,15 +268,6 @@ impl Config {
             tiers.push((Duration::ZERO, Holds::Rows));
         }
         tiers
-    }
-}
-
-/// The name of a tier's folder.
-fn name_of(width: Duration, holds: Holds) -> String {
-    match holds {
-        Holds::States(Cube::Full) | Holds::Rows => tier_name(width),
-        Holds::States(cube) => format!("{}.{}", tier_name(width), cube.name()),
-        Holds::Exemplars => "exemplars".to_owned(),
     }
 }
 

@@ -18,6 +18,7 @@ use parquet::errors::ParquetError;
 use undine_schema::{AppendError, Cube, Incarnation, Seq, TableDef, TableKind, TimeNs};
 
 use crate::delta::{Change, DeltaError, DeltaLog, FileStats};
+use crate::folder::tier_name;
 use crate::hot_tables::{Cold, View};
 use crate::loss::{Loss, Reason};
 use crate::retention::Limits;
@@ -119,6 +120,17 @@ pub(crate) enum Holds {
     States(Cube),
     Exemplars,
     Rows,
+}
+
+impl Holds {
+    /// The name of a tier of this width, which its folder has too.
+    pub(crate) fn tier_name(self, width: Duration) -> String {
+        match self {
+            Self::States(Cube::Full) | Self::Rows => tier_name(width),
+            Self::States(cube) => format!("{}.{}", tier_name(width), cube.name()),
+            Self::Exemplars => "exemplars".to_owned(),
+        }
+    }
 }
 
 /// One tier.

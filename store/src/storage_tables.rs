@@ -6,7 +6,7 @@ use undine_schema::tables::{
 };
 use undine_schema::{Incarnation, Seq, SeqRange, Slice, TableDef, TimeNs};
 
-use crate::folder::tier_name;
+use crate::seal::Holds;
 use crate::snapshot::Snapshot;
 use crate::store::Inner;
 
@@ -27,6 +27,8 @@ impl Inner {
             hot_complete_from: TimeNs::new(i64::MIN),
             raw: None,
             tiers: Vec::new(),
+            cubes: Vec::new(),
+            exemplars: None,
         })
     }
 
@@ -35,8 +37,12 @@ impl Inner {
         let mut rows = StorageSegments::new(0);
         for (number, table) in self.hot.all().iter().enumerate() {
             let cold = &self.hot.view(number).cold;
-            for tier in cold.tiers.iter().chain(&cold.raw) {
-                let (name, sealed_to) = (tier_name(tier.width), tier.sealed_to.to_string());
+            let states = cold.tiers.iter().chain(&cold.cubes);
+            let states = states.map(|tier| (Holds::States(tier.cube), tier));
+            let rows_of = cold.raw.iter().map(|tier| (Holds::Rows, tier));
+            let exemplars = cold.exemplars.iter().map(|tier| (Holds::Exemplars, tier));
+            for (holds, tier) in states.chain(rows_of).chain(exemplars) {
+                let (name, sealed_to) = (holds.tier_name(tier.width), tier.sealed_to.to_string());
                 for segment in tier.segments.iter() {
                     rows.push(&StorageSegment {
                         time_: now,
