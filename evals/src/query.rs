@@ -87,8 +87,12 @@ pub(crate) fn run(options: &Options) -> Result<Report> {
     let dir = tempfile::tempdir()?;
     let wanted: Vec<&str> = options.queries.split(',').collect();
     let mut ours = Vec::new();
-    ours.extend(runtime.block_on(in_memory(options, &wanted, dir.path(), &mut report))?);
-    let (files, found) = runtime.block_on(on_parquet(options, &wanted, dir.path(), &mut report))?;
+    let (row_bytes, found) =
+        runtime.block_on(in_memory(options, &wanted, dir.path(), &mut report))?;
+    ours.extend(found);
+    let budget = options.rows.div_ceil(SEALS) * row_bytes * 3 / 2;
+    let (files, found) =
+        runtime.block_on(on_parquet(options, &wanted, dir.path(), budget, &mut report))?;
     ours.extend(found);
     let peers = ask_peers(options, &files, dir.path(), &mut report)?;
     compare(&mut report, &ours, &peers, &wanted);
@@ -101,7 +105,7 @@ async fn in_memory(
     wanted: &[&str],
     dir: &Path,
     report: &mut Report,
-) -> Result<Vec<Measured>> {
+) -> Result<(u64, Vec<Measured>)> {
     let store = open(&dir.join("hot"), options.rows * ROW_BYTES_MAX)?;
     let start = Instant::now();
     let mut requests = Requests::new(options.rows, BATCH_ROWS);
@@ -111,25 +115,29 @@ async fn in_memory(
             ..Frame::captured(&HTTP_EVENTS, rows)
         })?;
     }
+    store.merge_hot().await?;
     report.figure("load_memory_s", start.elapsed().as_secs_f64());
-    report.figure("bytes_per_row_memory", ratio(store.stats().hot_bytes, options.rows));
+    let bytes = store.stats().hot_bytes;
+    report.figure("bytes_per_row_memory", ratio(bytes, options.rows));
     let engine = engine(&store)?;
     let mut measured = ask_all(&engine, "memory", options, wanted).await?;
     if wanted.contains(&"q1") {
         measured.push(ask_pxl(&engine, "memory", options, report).await?);
     }
-    Ok(measured)
+    Ok((bytes.div_ceil(options.rows), measured))
 }
 
-/// Everything in the store's own segments, and for Q3 also half of its range there and half in memory.
+/// Everything in the store's own segments, and for Q3 also half of its range there and half in
+/// memory, which has room for less than that.
 async fn on_parquet(
     options: &Options,
     wanted: &[&str],
     dir: &Path,
+    hot_bytes_max: u64,
     report: &mut Report,
 ) -> Result<(Vec<PathBuf>, Vec<Measured>)> {
     let chunk = options.rows.div_ceil(SEALS);
-    let store = open(&dir.join("cold"), (chunk * ROW_BYTES_MAX).max(8 << 20))?;
+    let store = open(&dir.join("cold"), hot_bytes_max.max(1 << 20))?;
     let batch_rows = BATCH_ROWS.min(usize::try_from(chunk)?);
     let mut requests = Requests::new(options.rows, batch_rows);
     let (mut unsealed, mut sealed_s) = (0, 0.0);
@@ -384,6 +392,7 @@ fn compare(report: &mut Report, ours: &[Measured], peers: &[Measured], wanted: &
         if !wanted.contains(&query) {
             continue;
         }
+        same_everywhere(report, ours, query);
         for (place, peers_place, target) in [
             ("memory", "memory", in_memory),
             ("parquet", "parquet", on_parquet),
@@ -419,6 +428,19 @@ fn compare(report: &mut Report, ours: &[Measured], peers: &[Measured], wanted: &
             }
         }
     }
+}
+
+/// Requires that ours are the same wherever the rows are.
+fn same_everywhere(report: &mut Report, ours: &[Measured], query: &str) {
+    let answers = ours.iter().filter(|measured| measured.query == query);
+    let answers: Vec<_> = answers.map(|own| (&own.place, own.rows, own.total)).collect();
+    let same = answers.windows(2).all(|pair| (pair[0].1, pair[0].2) == (pair[1].1, pair[1].2));
+    report.check(
+        format!("{query}: rows and counts wherever the rows are"),
+        format!("{answers:?}"),
+        "the same",
+        same && !answers.is_empty(),
+    );
 }
 
 /// Requires that everyone found as many rows and the same counts.

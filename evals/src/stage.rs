@@ -22,6 +22,8 @@ pub(crate) fn store_config(dir: &Path, hot_bytes_max: usize) -> undine_store::Co
         node: "evals".to_owned(),
         tables: tables::ALL.to_vec(),
         hot_bytes_max,
+        hot_budgets: Vec::new(),
+        hot_pinned_bytes_max: hot_bytes_max,
         log_queue_bytes_max: 256 << 20,
         log_sync_interval: Duration::from_millis(200),
         commit_interval: Duration::from_millis(10),

@@ -18,7 +18,7 @@ use object_store::path::Path;
 use parquet::arrow::arrow_reader::ArrowReaderOptions;
 use parquet::arrow::async_reader::AsyncFileReader;
 use parquet::arrow::{ARROW_SCHEMA_META_KEY, encode_arrow_schema, parquet_to_arrow_schema};
-use parquet::errors::{ParquetError, Result as ParquetResult};
+use parquet::errors::Result as ParquetResult;
 use parquet::file::metadata::{
     FileMetaData, KeyValue, PageIndexPolicy, ParquetMetaData, ParquetMetaDataBuilder,
     ParquetMetaDataReader,
@@ -91,7 +91,7 @@ impl ParquetFileReaderFactory for Opener {
 
 /// Reads one segment.
 struct Reader {
-    reader: Box<dyn AsyncFileReader + Send>,
+    reader: Box<dyn AsyncFileReader>,
     path: Path,
     bytes: u64,
     footers: Arc<Footers>,

@@ -7,8 +7,8 @@ use arrow::array::{Array as _, ArrayRef, AsArray, BooleanArray, RecordBatch};
 use arrow::compute::{cast, filter_record_batch};
 use arrow::datatypes::{Int64Type, SchemaRef};
 use datafusion::common::Result;
-use undine_schema::Seq;
-use undine_store::Snapshot;
+use undine_schema::{Seq, TimeNs};
+use undine_store::{HotSlice, Snapshot, Wanted};
 
 use crate::provider::Span;
 
@@ -17,26 +17,47 @@ use crate::provider::Span;
 #[derive(Clone, Debug)]
 pub(crate) struct HotPart {
     pub(crate) rows: RecordBatch,
-    /// Least and greatest time.
+    /// Bounds of the times.
     times: (i64, i64),
+    /// Where its texts are numbers, and how many rows of that come before these.
+    numbered: Option<(Arc<HotSlice>, usize)>,
 }
 
 impl HotPart {
-    fn new(rows: RecordBatch) -> Self {
+    fn of_slice(slice: HotSlice) -> Self {
+        let times = (slice.times.0.get(), slice.times.1.get());
+        Self { rows: slice.rows.clone(), times, numbered: Some((Arc::new(slice), 0)) }
+    }
+
+    fn of_rows(rows: RecordBatch) -> Self {
         let times = times(&rows).iter();
         let times = times.fold((i64::MAX, i64::MIN), |(a, b), &t| (a.min(t), b.max(t)));
-        Self { rows, times }
+        Self { rows, times, numbered: None }
+    }
+
+    fn slice(&self, range: Range<usize>) -> Self {
+        let numbered = self.numbered.as_ref();
+        let numbered = numbered.map(|(slice, offset)| (Arc::clone(slice), offset + range.start));
+        Self { numbered, ..Self::of_rows(self.rows.slice(range.start, range.len())) }
     }
 
     /// The columns at `columns`, with the types of `schema`, which has just these.
     pub(crate) fn project(&self, columns: &[usize], schema: &SchemaRef) -> Result<RecordBatch> {
         let arrays = columns.iter().zip(schema.fields());
-        let arrays = arrays.map(|(&at, field)| {
+        let arrays = arrays.map(|(&at, field)| -> Result<ArrayRef> {
             let array = self.rows.column(at);
             if array.data_type() == field.data_type() {
-                Ok(Arc::clone(array))
-            } else {
-                Ok(cast(array, field.data_type())?)
+                return Ok(Arc::clone(array));
+            }
+            let numbered = self.numbered.as_ref().and_then(|(slice, offset)| {
+                let all = slice.dictionary(field.name())?;
+                let some: ArrayRef = Arc::new(all.slice(*offset, self.rows.num_rows()));
+                Some(some)
+            });
+            match numbered {
+                Some(numbered) => Ok(numbered),
+                // Rows that have just come.
+                None => Ok(cast(array, field.data_type())?),
             }
         });
         let arrays: Vec<ArrayRef> = arrays.collect::<Result<_>>()?;
@@ -70,13 +91,13 @@ impl HotPart {
             let mask: BooleanArray = times[range].iter().map(|time| Some(inside(time))).collect();
             let kept = filter_record_batch(&rows, &mask)?;
             if kept.num_rows() > 0 {
-                parts.push(Self::new(kept));
+                parts.push(Self::of_rows(kept));
             }
             Ok(())
         };
         mixed(first..from, parts)?;
         if from < until {
-            parts.push(Self::new(self.rows.slice(from, until - from)));
+            parts.push(self.slice(from..until));
         }
         mixed(until..last + 1, parts)
     }
@@ -84,15 +105,11 @@ impl HotPart {
 
 /// The hot rows above `above` whose time is in `span`.
 pub(crate) fn hot_parts(snapshot: &Snapshot, above: Seq, span: Span) -> Result<Vec<HotPart>> {
+    let times = TimeNs::new(span.from)..TimeNs::new(span.until);
+    let wanted = Wanted { above, times, equal: &[] };
     let mut parts = Vec::new();
-    for slice in &snapshot.hot {
-        if slice.seqs.last <= above {
-            continue;
-        }
-        let below = (above.raw() + 1).saturating_sub(slice.seqs.first.raw());
-        let skip = usize::try_from(below).unwrap_or(usize::MAX).min(slice.rows.num_rows());
-        let rows = slice.rows.slice(skip, slice.rows.num_rows() - skip);
-        HotPart::new(rows).cut(span, &mut parts)?;
+    for slice in snapshot.hot_rows(&wanted) {
+        HotPart::of_slice(slice).cut(span, &mut parts)?;
     }
     Ok(parts)
 }
@@ -136,7 +153,7 @@ mod tests {
     fn part(times: &[i64]) -> HotPart {
         let schema = Schema::new(vec![Field::new("time_", DataType::Int64, false)]);
         let column = Arc::new(Int64Array::from(times.to_vec()));
-        HotPart::new(RecordBatch::try_new(Arc::new(schema), vec![column]).unwrap())
+        HotPart::of_rows(RecordBatch::try_new(Arc::new(schema), vec![column]).unwrap())
     }
 
     fn all(parts: &[HotPart]) -> Vec<i64> {

@@ -62,6 +62,17 @@ def texts(table, window, quantiles, distinct, group):
         "AND service = 'default/svc-07' ORDER BY time_ DESC LIMIT 100")
 
 
+def linked():
+    """A folder that holds just the files."""
+    folder = os.path.join(SCRATCH, "files-" + ENGINE)
+    os.makedirs(folder, exist_ok=True)
+    for file in FILES:
+        link = os.path.join(folder, os.path.basename(file))
+        if not os.path.exists(link):
+            os.link(file, link)
+    return folder
+
+
 def arrow_table():
     import pyarrow.parquet
     return pyarrow.parquet.ParquetDataset(FILES).read(columns=COLUMNS)
@@ -104,7 +115,7 @@ def chdb_runs():
     shutil.rmtree(folder, ignore_errors=True)
     base = session.Session(folder)
     base.query(f"SET max_threads = {THREADS}")
-    files = "file('{" + ",".join(FILES) + "}', Parquet)" if len(FILES) > 1 else f"file('{FILES[0]}', Parquet)"
+    files = f"file('{linked()}/*.parquet', Parquet)"
     table = files
     if PLACE == "memory":
         types = ("time_ Int64, service LowCardinality(String), remote_addr LowCardinality(String), "
@@ -166,13 +177,7 @@ def datafusion_runs():
         batches = rows.combine_chunks().to_batches(max_chunksize=65536)
         context.register_record_batches("own", [batches[part::THREADS] for part in range(THREADS)])
     else:
-        folder = os.path.join(SCRATCH, "datafusion-files")
-        os.makedirs(folder, exist_ok=True)
-        for file in FILES:
-            link = os.path.join(folder, os.path.basename(file))
-            if not os.path.exists(link):
-                os.link(file, link)
-        context.register_parquet("own", folder + "/")
+        context.register_parquet("own", linked() + "/")
     def quantile(function):
         return ", ".join(f"{function}({q}) WITHIN GROUP (ORDER BY latency) AS p{i}" for i, q in enumerate((0.5, 0.99)))
     quantiles = {"t-digest": quantile("approx_percentile_cont"), "exact": quantile("percentile_cont")}

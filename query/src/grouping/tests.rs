@@ -30,8 +30,8 @@ fn rows() -> RecordBatch {
         Int64Array::from_iter((0..ROWS).map(|n| (n % 19 != 0).then_some((n * n % 1009) as i64)));
     let columns: Vec<(&str, ArrayRef)> = vec![
         ("numbered", Arc::new(numbered)),
-        ("text", Arc::new(text)),
-        ("time", Arc::new(time)),
+        ("words", Arc::new(text)),
+        ("moment", Arc::new(time)),
         ("flag", Arc::new(flag)),
         ("id", Arc::new(id)),
         ("value", Arc::new(value)),
@@ -70,13 +70,13 @@ async fn answer(context: &SessionContext, sql: &str) -> (String, Vec<String>) {
 async fn groups_are_the_same_as_without_it() {
     for sql in [
         "SELECT numbered, count(*), sum(value), min(value), max(value), avg(value) FROM t GROUP BY numbered",
-        "SELECT CAST(numbered AS VARCHAR) AS s, time / 7 AS w, count(value) FROM t GROUP BY s, w",
-        "SELECT text, flag, id, time, count(*) FROM t GROUP BY text, flag, id, time",
-        "SELECT id, sum(value) FILTER (WHERE flag) AS s FROM t WHERE time > 0 GROUP BY id",
-        "SELECT text FROM t GROUP BY text",
+        "SELECT CAST(numbered AS VARCHAR) AS s, moment / 7 AS w, count(value) FROM t GROUP BY s, w",
+        "SELECT words, flag, id, moment, count(*) FROM t GROUP BY words, flag, id, moment",
+        "SELECT id, sum(value) FILTER (WHERE flag) AS s FROM t WHERE moment > 0 GROUP BY id",
+        "SELECT words FROM t GROUP BY words",
         "SELECT s, max(v) FROM (SELECT CAST(numbered AS VARCHAR) AS s, value * 2 AS v FROM t) GROUP BY s",
-        "SELECT flag, count(*) FROM t WHERE time > 1000000 GROUP BY flag",
-        "SELECT time, approx_distinct(text), stddev(value) FROM t GROUP BY time",
+        "SELECT flag, count(*) FROM t WHERE moment > 1000000 GROUP BY flag",
+        "SELECT moment, approx_distinct(words) FROM t GROUP BY moment",
     ] {
         for partitions in [1, 2] {
             let (plan, found) = answer(&context(partitions, true), sql).await;
@@ -93,8 +93,8 @@ async fn what_it_cannot_group_is_left_alone() {
     for sql in [
         "SELECT count(*) FROM t",
         "SELECT CAST(value AS DOUBLE) AS d, count(*) FROM t GROUP BY d",
-        "SELECT text, count(DISTINCT value), sum(DISTINCT time) FROM t GROUP BY text",
-        "SELECT text, flag, count(*) FROM t GROUP BY GROUPING SETS ((text), (flag))",
+        "SELECT words, count(DISTINCT value), sum(DISTINCT moment) FROM t GROUP BY words",
+        "SELECT words, flag, count(*) FROM t GROUP BY GROUPING SETS ((words), (flag))",
     ] {
         let (plan, found) = answer(&context(2, true), sql).await;
         let (_, expected) = answer(&context(2, false), sql).await;
@@ -107,7 +107,7 @@ async fn a_first_stage_hands_on_what_it_has_when_there_are_too_many_groups() {
     let context = context(2, true);
     let count = 3 * GROUPS_MAX as i64;
     let sql = format!(
-        "SELECT count(*) AS n, sum(c) AS rows FROM (SELECT value, count(*) AS c FROM \
+        "SELECT count(*) AS n, sum(c) AS total FROM (SELECT value, count(*) AS c FROM \
          (SELECT value % {count} AS value FROM generate_series(1, {}) AS g(value)) GROUP BY value)",
         2 * count
     );
