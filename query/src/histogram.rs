@@ -62,8 +62,8 @@ impl Histogram {
         if !full && self.grow_to(key) {
             self.add_n(key, n, bytes);
         } else {
-            // One key with a count above zero is a sketch; a negative count is none and counts nothing.
-            drop(self.rest.merge_parts(&[key], &[n]));
+            let added = self.rest.merge_parts(&[key], &[n]);
+            debug_assert!(added.is_ok(), "one key with a count above zero is a sketch");
             if self.dense.is_empty() && self.rest.buckets().len() > SPARSE_BUCKETS_MAX {
                 self.densify();
             }
