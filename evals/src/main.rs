@@ -7,10 +7,12 @@ mod capture;
 mod client;
 mod compiled;
 mod flavours;
+mod longrange;
 mod loss;
 mod nginx;
 mod overhead;
 mod profile;
+mod query;
 mod report;
 mod scripts;
 mod stage;
@@ -77,6 +79,39 @@ enum Command {
         #[arg(long, default_value_t = 200_000)]
         rows: u32,
     },
+    /// Six questions over one hour of requests, in memory and on Parquet, beside other engines.
+    Query {
+        /// Rows that are asked about.
+        #[arg(long, default_value_t = 20_000_000)]
+        rows: u64,
+        /// Engines to ask too, with commas between them: duckdb, chdb, polars, datafusion.
+        #[arg(long, default_value = "duckdb,chdb,polars,datafusion")]
+        peer: String,
+        /// Times that each question is asked after the first; the median counts.
+        #[arg(long, default_value_t = 5)]
+        runs: usize,
+        /// Questions with commas between them.
+        #[arg(long, default_value = "q1,q2,q3,q4,q5,q6")]
+        queries: String,
+    },
+    /// A year of summaries: what a question over all of it takes, and what it takes on disk.
+    Longrange {
+        /// Days of it.
+        #[arg(long, default_value_t = 365)]
+        days: u32,
+        /// Services.
+        #[arg(long, default_value_t = 20)]
+        services: u32,
+        /// Endpoints of each service.
+        #[arg(long, default_value_t = 200)]
+        endpoints: u32,
+        /// Hours of each day that have requests.
+        #[arg(long, default_value_t = 2)]
+        hours: u32,
+        /// Requests of an endpoint in such an hour.
+        #[arg(long, default_value_t = 4)]
+        requests: u32,
+    },
     /// Every PxL script in a folder runs, and what it exports arrives.
     Scripts {
         /// The folder; without it, scripts of the shape of Pixie's tutorial that come with Undine.
@@ -118,6 +153,12 @@ fn main() -> Result<ExitCode> {
         Command::Overhead { windows, requests } => overhead::run(windows, requests)?,
         Command::Loss { requests } => loss::run(requests)?,
         Command::Tiers { rows } => tiers::run(rows)?,
+        Command::Query { rows, peer, runs, queries } => {
+            query::run(&query::Options { rows, peers: peer, runs, queries })?
+        }
+        Command::Longrange { days, services, endpoints, hours, requests } => {
+            longrange::run(longrange::Options { days, services, endpoints, hours, requests })?
+        }
         Command::Scripts { folder } => scripts::run(folder.as_deref())?,
     };
     say(&if cli.json { serde_json::to_string(&report)? } else { report.table() });
@@ -131,6 +172,8 @@ profile   shares of functions in CPU profiles, of programs with and without fram
 loss      forced at each stage: operations and bytes exact, missing rows within the bounds
 overhead  watched and unwatched windows in turn: what it costs the server, other calls, the collector
 tiers     one answer before, during and after sealing, and after a restart
+query     six questions over one hour of requests, in memory and on Parquet, beside other engines
+longrange a year of summaries: questions over all of it with cold caches, bytes of each tier
 scripts   every PxL script in a folder runs, and what it exports arrives";
 
 #[expect(clippy::print_stdout, reason = "the report is what this program is for")]

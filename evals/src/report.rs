@@ -106,3 +106,10 @@ impl Report {
         format!("{}\n{figures}\n\n{checks}\n{skipped}", self.scenario)
     }
 }
+
+/// How many times `b` is in `a`.
+pub(crate) fn ratio(a: u64, b: u64) -> f64 {
+    #[expect(clippy::cast_precision_loss, reason = "a ratio needs no more digits")]
+    let ratio = a as f64 / b as f64;
+    ratio
+}

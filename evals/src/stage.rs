@@ -12,11 +12,18 @@ use undine_store::Store;
 
 /// A store that seals only when it is told to.
 pub(crate) fn store(dir: &Path, hot_bytes_max: usize) -> Result<Store> {
-    let config = undine_store::Config {
+    store_config(dir, hot_bytes_max).build().context("cannot open the store")
+}
+
+/// Settings of such a store.
+pub(crate) fn store_config(dir: &Path, hot_bytes_max: usize) -> undine_store::Config {
+    undine_store::Config {
         dir: dir.to_path_buf(),
         node: "evals".to_owned(),
         tables: tables::ALL.to_vec(),
         hot_bytes_max,
+        hot_budgets: Vec::new(),
+        hot_pinned_bytes_max: hot_bytes_max,
         log_queue_bytes_max: 256 << 20,
         log_sync_interval: Duration::from_millis(200),
         commit_interval: Duration::from_millis(10),
@@ -29,8 +36,7 @@ pub(crate) fn store(dir: &Path, hot_bytes_max: usize) -> Result<Store> {
         deleted_files_for: Duration::from_hours(24),
         bucket: None,
         clock: Arc::new(SystemClock),
-    };
-    config.build().context("cannot open the store")
+    }
 }
 
 /// A running store; what it runs on ends with it.
@@ -60,4 +66,24 @@ impl RunningStore {
 /// An engine over a store, with limits that no scenario reaches.
 pub(crate) fn engine(store: &Store) -> Result<Engine> {
     undine::appliance::engine(store, "evals").context("cannot build the engine")
+}
+
+/// Settings of an engine that may use both of our cores, with limits that no scenario reaches.
+pub(crate) fn engine_config(store: &Store) -> undine_query::Config {
+    undine_query::Config {
+        store: store.clone(),
+        clock: Arc::new(SystemClock),
+        node: "evals".to_owned(),
+        cluster: "evals".to_owned(),
+        profiler_period: None,
+        memory_bytes_max: 8 << 30,
+        timeout: Duration::from_mins(5),
+        runs_max: 1,
+        rows_max: 1_000_000,
+        script_bytes_max: 1 << 20,
+        depth_max: 64,
+        nodes_max: 10_000,
+        partitions: 2,
+        tracer: None,
+    }
 }

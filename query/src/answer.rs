@@ -28,6 +28,9 @@ pub struct ResultTable {
     pub notes: Vec<Note>,
     /// Where the rows come from.
     pub sources: Vec<SourceUse>,
+    /// Whether every value is what all rows give to the last bit. Quantiles come from sketches: each is
+    /// within [`RELATIVE_ERROR_MAX`](undine_store::sketch::RELATIVE_ERROR_MAX) of the value of its rank.
+    pub exact: bool,
 }
 
 impl ResultTable {
@@ -76,6 +79,17 @@ pub enum Note {
         /// What stands in for it.
         template: &'static str,
     },
+    /// Rows of a table were lost in the range that is answered, or may have been.
+    Lost {
+        /// The table.
+        table: &'static str,
+        /// Why, as in `data_loss`.
+        reason: String,
+        /// At least this many rows.
+        rows_min: i64,
+        /// At most this many rows; none where there is no bound.
+        rows_max: Option<i64>,
+    },
     /// Summaries do not reach back as far as was asked.
     SummariesStart {
         /// The table.
@@ -112,6 +126,14 @@ impl std::fmt::Display for Note {
                     f,
                     "{table}: {column} stands for {template}, since older rows are summarised"
                 )
+            }
+            Self::Lost { table, reason, rows_min, rows_max } => {
+                let most = rows_max.map_or("or more".to_owned(), |most| format!("to {most}"));
+                let rows = match rows_max {
+                    Some(most) if most == rows_min => format!("{rows_min}"),
+                    _ => format!("{rows_min} {most}"),
+                };
+                write!(f, "{table}: {rows} rows were lost in this range ({reason}); see data_loss")
             }
             Self::SummariesStart { table, from } => {
                 write!(f, "{table}: nothing is kept from before {}", show(from.get()))
@@ -154,5 +176,15 @@ impl std::fmt::Display for Tier {
             Self::Raw => f.write_str("raw"),
             Self::Summary { width_ns } => f.write_str(&crate::time_text::show_width(*width_ns)),
         }
+    }
+}
+
+impl std::fmt::Display for SourceUse {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        use crate::time_text::show;
+        let Self { table, tier, rows, range: (from, until) } = self;
+        let what = if matches!(tier, Tier::Summary { .. }) { "states" } else { "rows" };
+        let (from, until) = (show(from.get()), show(until.get()));
+        write!(f, "{table} {tier}: {rows} {what}, {from} to {until}")
     }
 }

@@ -4,10 +4,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::{AsArray, RecordBatch};
+use arrow::array::{ArrayRef, AsArray, RecordBatch, StringArray};
 use arrow::compute::cast;
 use arrow::datatypes::{Field, Int64Type, Schema, SchemaRef};
 use datafusion::common::DataFusionError;
+use datafusion::execution::SessionStateBuilder;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::GreedyMemoryPool;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
@@ -17,21 +18,23 @@ use tokio::sync::{Semaphore, oneshot};
 use tracing::Instrument;
 use undine_schema::column::{PXL_TYPE_KEY, SEMANTIC_TYPE_KEY};
 use undine_schema::trace::{TraceError, Tracer};
-use undine_schema::{Clock, tables};
+use undine_schema::{Clock, PxlType, SemanticType, tables};
 use undine_store::Store;
 
 use crate::answer::{Answer, Note, ResultTable};
 use crate::diagnostics::{Diagnostic, Diagnostics, Range};
 use crate::eval::{self, FunctionCall, Mutation, PluginWindow, Program, Sink, Surroundings};
 use crate::expr::TypedKind;
+use crate::footers::Footers;
 use crate::functions::Needs;
 use crate::functions::environment::{self, Environment, Process};
+use crate::grouping::FewGroups;
 use crate::otel::{self, Endpoint, Export};
 use crate::parse::{self, Limits};
-use crate::plan::{Fault, Moment, Origin, Planned, Planner, bare};
+use crate::plan::{Fault, Moment, Origin, Planned, Planner, bare, has_older, horizon};
 use crate::pragma::{self, Pragmas};
 use crate::provider::{Sources, Span, zero_filled};
-use crate::relation::{Column, Listing, Op, Relation};
+use crate::relation::{AggregateKind, Column, Listing, Op, Relation};
 use crate::scripts::{self, BuiltIn};
 
 /// Stack of the thread that compiles a script: a tree as deep as a script is long can be dropped.
@@ -149,6 +152,7 @@ pub struct Engine {
 struct Inner {
     config: Config,
     runtime: Arc<RuntimeEnv>,
+    footers: Arc<Footers>,
     runs: Semaphore,
     since: i64,
 }
@@ -186,7 +190,8 @@ impl Config {
             .build_arc()
             .map_err(|error| BuildError::Runtime(Box::new(error)))?;
         let (runs, since) = (Semaphore::new(self.runs_max), self.clock.now().get());
-        Ok(Engine { inner: Arc::new(Inner { config: self, runtime, runs, since }) })
+        let footers = Arc::default();
+        Ok(Engine { inner: Arc::new(Inner { config: self, runtime, footers, runs, since }) })
     }
 }
 
@@ -253,6 +258,7 @@ impl Engine {
             source: &request.script,
             rows_max: pragmas.rows_max,
             planner: self.planner(moment, &program).await?,
+            explained: pragmas.explain.then(Vec::new),
         };
         let roots: Vec<_> = program.sinks.iter().map(|sink| Arc::clone(sink.relation())).collect();
         let shared = run.planner.share(&roots).await;
@@ -278,6 +284,9 @@ impl Engine {
                     });
                 }
             }
+        }
+        if let Some(explained) = run.explained.take() {
+            answer.tables.push(explanation(&explained).map_err(|error| run.error(error.into()))?);
         }
         Ok(answer)
     }
@@ -342,11 +351,17 @@ impl Engine {
         options.sql_parser.map_string_types_to_utf8view = false;
         options.sql_parser.enable_ident_normalization = false;
         options.catalog.create_default_catalog_and_schema = true;
-        SessionContext::new_with_config_rt(config, Arc::clone(&self.inner.runtime))
+        let state = SessionStateBuilder::new()
+            .with_config(config)
+            .with_runtime_env(Arc::clone(&self.inner.runtime))
+            .with_default_features()
+            .with_physical_optimizer_rule(Arc::new(FewGroups))
+            .build();
+        SessionContext::new_with_state(state)
     }
 
     pub(crate) fn sources(&self) -> Sources {
-        Sources::new(self.inner.config.store.clone())
+        Sources::new(self.inner.config.store.clone(), Arc::clone(&self.inner.footers))
     }
 
     fn environment(&self) -> Environment {
@@ -392,7 +407,9 @@ impl Engine {
     async fn processes(&self, moment: Moment) -> Result<HashMap<[u8; 16], Process>, Error> {
         let mut planner = self.plain_planner(self.session(), moment);
         let snapshot = planner.snapshot(&tables::PROCESSES);
-        let everything = Span { from: i64::MIN, until: i64::MAX };
+        let since = horizon(&snapshot);
+        let from = if has_older(&snapshot, since) { since } else { i64::MIN };
+        let everything = Span { from, ..Span::ALL };
         let mut origin = Origin::default();
         let fields =
             ["cmdline", "service", "pod", "namespace", "node", "container", "container_id"];
@@ -452,6 +469,8 @@ struct Run<'a> {
     source: &'a str,
     rows_max: usize,
     planner: Planner,
+    /// How each table was computed, if the script wants to know: its name, what is said and the text.
+    explained: Option<Vec<(String, &'static str, String)>>,
 }
 
 impl Run<'_> {
@@ -480,8 +499,18 @@ impl Run<'_> {
             .and_then(|plan| plan.project(visible))
             .and_then(LogicalPlanBuilder::build);
         let plan = limited.map_err(|error| self.error(error.into()))?;
+        if let Some(explained) = &mut self.explained {
+            let text = self.planner.explain(&plan).await;
+            explained.push((
+                name.clone(),
+                "plan",
+                text.map_err(|fault| self.engine.run_error(fault))?,
+            ));
+        }
         let executed = self.planner.execute(plan).await;
         let batches = executed.map_err(|fault| self.error(fault))?;
+        let losses = self.planner.losses(&sources).await;
+        notes.extend(losses.map_err(|fault| self.error(fault))?);
         let mut room = self.rows_max;
         let mut kept = Vec::with_capacity(batches.len());
         for batch in batches {
@@ -495,8 +524,42 @@ impl Run<'_> {
             }
         }
         notes.dedup();
-        Ok(ResultTable { name, schema, batches: kept, notes, sources })
+        if let Some(explained) = &mut self.explained {
+            let reads = sources.iter().map(|source| ("reads", source.to_string()));
+            let known = notes.iter().map(|note| ("note", note.to_string()));
+            let lines = reads.chain(known);
+            explained.extend(lines.map(|(kind, text)| (name.clone(), kind, text)));
+        }
+        let exact = !any_below(relation, |relation| match &relation.op {
+            Op::Aggregate { values, .. } => {
+                values.iter().any(|value| value.kind == AggregateKind::Quantiles)
+            }
+            _ => false,
+        });
+        Ok(ResultTable { name, schema, batches: kept, notes, sources, exact })
     }
+}
+
+/// The table that says how the others were computed.
+fn explanation(lines: &[(String, &'static str, String)]) -> Result<ResultTable, DataFusionError> {
+    let names = ["table", "kind", "text"].map(|name| Column {
+        name: name.into(),
+        pxl_type: PxlType::String,
+        semantic: SemanticType::None,
+    });
+    let schema = answer_schema(&names);
+    let tables = StringArray::from_iter_values(lines.iter().map(|(table, ..)| table));
+    let kinds = StringArray::from_iter_values(lines.iter().map(|(_, kind, _)| kind));
+    let texts = StringArray::from_iter_values(lines.iter().map(|(.., text)| text));
+    let columns: Vec<ArrayRef> = vec![Arc::new(tables), Arc::new(kinds), Arc::new(texts)];
+    Ok(ResultTable {
+        name: "explain".to_owned(),
+        batches: vec![RecordBatch::try_new(Arc::clone(&schema), columns)?],
+        schema,
+        notes: Vec::new(),
+        sources: Vec::new(),
+        exact: true,
+    })
 }
 
 /// The schema of a result: never null, with type and meaning in each field's metadata.

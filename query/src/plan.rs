@@ -4,6 +4,7 @@
 //! relation reads is computed once and kept in memory for the run; chains of filters and maps are
 //! planned into each of their readers. Very deep chains are cut the same way.
 
+mod losses;
 mod lower;
 mod scan;
 mod states;
@@ -22,6 +23,7 @@ use datafusion::datasource::{MemTable, provider_as_source};
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
 use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
+use datafusion::physical_plan::displayable;
 use datafusion::prelude::SessionContext;
 use futures::TryStreamExt;
 use object_store::ObjectStore;
@@ -176,6 +178,12 @@ impl Planner {
         Ok(batches)
     }
 
+    /// How a plan is computed, for people.
+    pub(crate) async fn explain(&self, plan: &LogicalPlan) -> Result<String, Fault> {
+        let physical = self.context.state().create_physical_plan(plan).await?;
+        Ok(displayable(physical.as_ref()).indent(false).to_string())
+    }
+
     /// A scan of `table`, with columns by their bare names.
     fn scan_of(&mut self, table: Arc<dyn TableProvider>) -> Result<LogicalPlanBuilder> {
         self.scans += 1;
@@ -183,16 +191,26 @@ impl Planner {
         LogicalPlanBuilder::scan(name, provider_as_source(table), None)
     }
 
+    /// The segments of a tier that touch `span`, as a table of its schema, and how many states or
+    /// rows they hold.
     pub(crate) fn files_of(
         &mut self,
         tier: &undine_store::TierView,
         span: Span,
     ) -> Result<(Arc<dyn TableProvider>, u64), Fault> {
-        let segments = crate::provider::segments_in(tier, span);
-        let rows = segments.iter().map(|segment| segment.rows).sum();
+        let files = self.segments(tier, Arc::clone(&tier.schema), span)?;
+        let rows = files.rows();
+        Ok((Arc::new(files), rows))
+    }
+
+    fn segments(
+        &mut self,
+        tier: &undine_store::TierView,
+        schema: SchemaRef,
+        span: Span,
+    ) -> Result<Segments, Fault> {
         let url = self.register(&tier.objects)?;
-        let table = Segments::new(Arc::clone(&tier.schema), url, segments);
-        Ok((Arc::new(table), rows))
+        Ok(Segments::new(tier, schema, url, &self.sources.footers, span))
     }
 
     /// Makes the folder of a tier known to the run under a name of its own.

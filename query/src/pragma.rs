@@ -7,13 +7,15 @@ use crate::diagnostics::{Diagnostic, Range, did_you_mean};
 pub(crate) struct Pragmas {
     /// Rows of one result that are shown; more are cut.
     pub(crate) rows_max: usize,
+    /// Whether the answer has a table more, which says how the others were computed.
+    pub(crate) explain: bool,
 }
 
 const KEYS: [&str; 3] = ["max_output_rows_per_table", "explain", "analyze"];
 
 /// The settings of a script, `rows_max` unless it says otherwise.
 pub(crate) fn read(source: &str, rows_max: usize) -> Result<Pragmas, Vec<Diagnostic>> {
-    let mut pragmas = Pragmas { rows_max };
+    let mut pragmas = Pragmas { rows_max, explain: false };
     let mut mistakes = Vec::new();
     let mut start = 0;
     for line in source.split_inclusive('\n') {
@@ -45,7 +47,11 @@ fn set(pragmas: &mut Pragmas, setting: &str, range: Range) -> Result<(), Diagnos
                 })?;
             Ok(())
         }
-        "explain" | "analyze" => Ok(()),
+        "explain" => {
+            pragmas.explain = value != "false";
+            Ok(())
+        }
+        "analyze" => Ok(()),
         _ => Err(Diagnostic::new(range, format!("there is no setting `{key}`"), "unknown")
             .maybe_help(did_you_mean(key, KEYS))),
     }
@@ -58,6 +64,7 @@ mod tests {
         let read = |text| super::read(text, 10_000);
         assert_eq!(read("#px:set max_output_rows_per_table=500\n").unwrap().rows_max, 500);
         assert_eq!(read("# px:set max_output_rows_per_table=500\n").unwrap().rows_max, 10_000);
+        assert!(read("#px:set explain=true\n").unwrap().explain);
         assert!(read("#px:set max_output_rows=500\n").is_err());
         assert!(read("import px\n#px:set explain\n").is_err());
     }

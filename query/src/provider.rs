@@ -1,35 +1,53 @@
 //! Where rows are: the hot slices and the segments of one moment, cut to a range of time.
+//!
+//! ```text
+//! Rows ─┬─ hot parts ── columns asked for, texts as dictionaries ──────────────┬─ union
+//!       └─ segments that touch the range ── Parquet ── their own time filter ──┘
+//! ```
+//!
+//! Bounds of `time_` in a query's filters cut the range once more before anything is planned, so they
+//! need no filter above. Other filters prune row groups and pages by their statistics.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use arrow::array::{ArrayRef, AsArray, BooleanArray, RecordBatch};
-use arrow::compute::filter_record_batch;
-use arrow::datatypes::{Int64Type, SchemaRef};
+use arrow::array::ArrayRef;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use async_trait::async_trait;
+use datafusion::catalog::memory::MemorySourceConfig;
 use datafusion::catalog::{Session, TableProvider};
-use datafusion::common::Result;
+use datafusion::common::{Column, DFSchema, Result, ScalarValue};
 use datafusion::datasource::TableType;
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource};
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::execution::object_store::ObjectStoreUrl;
-use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
+use datafusion::logical_expr::{BinaryExpr, Expr, Operator, TableProviderFilterPushDown, lit};
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::expressions::{cast, col};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::empty::EmptyExec;
-use undine_schema::{Seq, Slice, TableDef};
+use datafusion::physical_plan::filter::FilterExec;
+use datafusion::physical_plan::projection::ProjectionExec;
+use datafusion::physical_plan::union::UnionExec;
+use undine_schema::column::Role;
+use undine_schema::{ColumnDef, PxlType, Seq, TableDef};
 use undine_store::{Segment, Snapshot, Store, TierView};
+
+use crate::footers::{Footers, Opener};
+use crate::hot::{HotPart, cut, deal, hot_parts};
 
 /// The parts of a run's tables, each table at one moment only.
 #[derive(Debug)]
 pub(crate) struct Sources {
     store: Store,
     snapshots: HashMap<&'static str, Arc<Snapshot>>,
+    pub(crate) footers: Arc<Footers>,
 }
 
 impl Sources {
-    pub(crate) fn new(store: Store) -> Self {
-        Self { store, snapshots: HashMap::new() }
+    pub(crate) fn new(store: Store, footers: Arc<Footers>) -> Self {
+        Self { store, snapshots: HashMap::new(), footers }
     }
 
     /// The table as it was when it was first asked for in this run.
@@ -49,30 +67,16 @@ pub(crate) struct Span {
     pub(crate) until: i64,
 }
 
-/// The hot rows above `above` whose time is in `span`; shared with the store where whole slices are.
-pub(crate) fn hot_rows(slices: &[Slice], above: Seq, span: Span) -> Result<Vec<RecordBatch>> {
-    let mut batches = Vec::new();
-    for slice in slices {
-        if slice.seqs.last <= above {
-            continue;
-        }
-        let below = (above.raw() + 1).saturating_sub(slice.seqs.first.raw());
-        let skip = usize::try_from(below).unwrap_or(usize::MAX).min(slice.rows.num_rows());
-        let rows = slice.rows.slice(skip, slice.rows.num_rows() - skip);
-        if rows.num_rows() == 0 {
-            continue;
-        }
-        let times = rows.column(0).as_primitive::<Int64Type>().values();
-        let inside = |time: &i64| (span.from..span.until).contains(time);
-        let count = times.iter().filter(|time| inside(time)).count();
-        if count == rows.num_rows() {
-            batches.push(rows);
-        } else if count > 0 {
-            let mask: BooleanArray = times.iter().map(|time| Some(inside(time))).collect();
-            batches.push(filter_record_batch(&rows, &mask)?);
-        }
+impl Span {
+    pub(crate) const ALL: Self = Self { from: i64::MIN, until: i64::MAX };
+
+    fn and(self, other: Self) -> Self {
+        Self { from: self.from.max(other.from), until: self.until.min(other.until) }
     }
-    Ok(batches)
+
+    fn covers(self, segment: &Segment) -> bool {
+        self.from <= segment.first_time.get() && segment.last_time.get() < self.until
+    }
 }
 
 /// The segments of a tier that may hold windows or rows of `span`.
@@ -83,17 +87,306 @@ pub(crate) fn segments_in(tier: &TierView, span: Span) -> Vec<Segment> {
     tier.segments.iter().filter(touches).cloned().collect()
 }
 
-/// Parquet files as a table.
+/// What a scan of a table's rows reads, as it is planned.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Read {
+    pub(crate) hot_rows: u64,
+    /// Rows of the segments that were not passed by.
+    pub(crate) raw_rows: u64,
+    /// The range that is answered, once a scan is planned.
+    pub(crate) span: Option<Span>,
+}
+
+/// The rows of a table in memory and on disk, each once.
 #[derive(Debug)]
+pub(crate) struct Rows {
+    table: &'static TableDef,
+    schema: SchemaRef,
+    span: Span,
+    hot: Vec<HotPart>,
+    raw: Option<Segments>,
+    read: Arc<Mutex<Read>>,
+}
+
+impl Rows {
+    /// The rows of `table` in `span`: the hot ones above `above`, and those in `raw`.
+    pub(crate) fn new(
+        table: &'static TableDef,
+        snapshot: &Snapshot,
+        above: Seq,
+        raw: Option<Segments>,
+        span: Span,
+    ) -> Result<Self> {
+        let hot = hot_parts(snapshot, above, span)?;
+        let schema = rows_schema(table);
+        Ok(Self { table, schema, span, hot, raw, read: Arc::default() })
+    }
+
+    /// How many rows there are in memory, and in the segments that touch the range.
+    pub(crate) fn count(&self) -> Read {
+        let hot = self.hot.iter().map(|part| part.rows.num_rows() as u64).sum();
+        let raw = self.raw.iter().flat_map(|raw| &raw.files).map(|segment| segment.rows).sum();
+        Read { hot_rows: hot, raw_rows: raw, span: None }
+    }
+
+    /// What scans of it read, kept up to date.
+    pub(crate) fn reads(&self) -> Arc<Mutex<Read>> {
+        Arc::clone(&self.read)
+    }
+
+    fn scan_hot(
+        &self,
+        columns: &[usize],
+        schema: &SchemaRef,
+        span: Span,
+        partitions: usize,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let parts = if span == self.span { self.hot.clone() } else { cut(&self.hot, span)? };
+        self.note(|read| {
+            read.hot_rows = parts.iter().map(|part| part.rows.num_rows() as u64).sum();
+        });
+        let runs = deal(&parts, partitions).into_iter();
+        let runs = runs.map(|run| run.iter().map(|part| part.project(columns, schema)).collect());
+        let runs: Vec<Vec<_>> = runs.collect::<Result<_>>()?;
+        let source = MemorySourceConfig::try_new(&runs, Arc::clone(schema), None)?;
+        Ok(DataSourceExec::from_data_source(source))
+    }
+
+    async fn scan_raw(
+        &self,
+        raw: &Segments,
+        state: &dyn Session,
+        schema: &SchemaRef,
+        span: Span,
+        filters: &[Expr],
+        limit: Option<usize>,
+    ) -> Result<Option<Arc<dyn ExecutionPlan>>> {
+        let raw = raw.within(span);
+        self.note(|read| read.raw_rows = raw.files.iter().map(|segment| segment.rows).sum());
+        if raw.files.is_empty() {
+            return Ok(None);
+        }
+        let is_cut = raw.files.iter().any(|segment| !span.covers(segment));
+        let mut wanted: Vec<_> = schema
+            .fields()
+            .iter()
+            .map(|field| raw.schema.index_of(field.name()))
+            .collect::<Result<_, _>>()?;
+        if is_cut && !wanted.contains(&0) {
+            wanted.push(0);
+        }
+        let mut pruning: Vec<_> =
+            filters.iter().filter(|filter| self.is_same_on_disk(filter)).cloned().collect();
+        pruning.extend(bounds(span));
+        let limit = limit.filter(|_| filters.is_empty() && !is_cut);
+        let mut plan = raw.scan(state, Some(&wanted), &pruning, limit).await?;
+        if let Some(bounds) = bounds(span).filter(|_| is_cut) {
+            let described = DFSchema::try_from(plan.schema())?;
+            let bounds = state.create_physical_expr(bounds, &described)?;
+            plan = Arc::new(FilterExec::try_new(bounds, plan)?);
+        }
+        if plan.schema().fields() == schema.fields() {
+            return Ok(Some(plan));
+        }
+        let on_disk = plan.schema();
+        let columns = schema.fields().iter().map(|field| {
+            let column = col(field.name(), &on_disk)?;
+            let column = if on_disk.field_with_name(field.name())?.data_type() == field.data_type()
+            {
+                column
+            } else {
+                cast(column, &on_disk, field.data_type().clone())?
+            };
+            Ok((column, field.name().clone()))
+        });
+        let columns: Vec<(Arc<dyn PhysicalExpr>, String)> = columns.collect::<Result<_>>()?;
+        Ok(Some(Arc::new(ProjectionExec::try_new(columns, plan)?)))
+    }
+
+    /// Whether a filter means the same of the columns on disk.
+    fn is_same_on_disk(&self, filter: &Expr) -> bool {
+        filter.column_refs().iter().all(|column| {
+            let definition = self.table.column(&column.name);
+            definition.is_some_and(|definition| definition.pxl_type != PxlType::Uint128)
+        })
+    }
+
+    fn note(&self, change: impl FnOnce(&mut Read)) {
+        change(&mut self.read.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+#[async_trait]
+impl TableProvider for Rows {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    fn supports_filters_pushdown(
+        &self,
+        filters: &[&Expr],
+    ) -> Result<Vec<TableProviderFilterPushDown>> {
+        let support = |filter: &&Expr| match time_bound(filter) {
+            Some(_) => TableProviderFilterPushDown::Exact,
+            None => TableProviderFilterPushDown::Inexact,
+        };
+        Ok(filters.iter().map(support).collect())
+    }
+
+    async fn scan(
+        &self,
+        state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let columns: Vec<usize> = match projection {
+            Some(projection) => projection.clone(),
+            None => (0..self.schema.fields().len()).collect(),
+        };
+        let schema = Arc::new(self.schema.project(&columns)?);
+        let bounds = filters.iter().filter_map(time_bound);
+        let span = bounds.fold(self.span, Span::and);
+        let others: Vec<_> =
+            filters.iter().filter(|filter| time_bound(filter).is_none()).cloned().collect();
+        self.note(|read| read.span = Some(span));
+        let partitions = state.config().target_partitions();
+        let mut inputs = Vec::new();
+        if let Some(raw) = &self.raw {
+            inputs.extend(self.scan_raw(raw, state, &schema, span, &others, limit).await?);
+        }
+        let hot = self.scan_hot(&columns, &schema, span, partitions)?;
+        if inputs.is_empty() {
+            return Ok(hot);
+        }
+        inputs.push(hot);
+        UnionExec::try_new(inputs)
+    }
+}
+
+/// The schema of a table's rows as a scan gives them: texts by which rows are grouped are
+/// dictionaries.
+pub(crate) fn rows_schema(table: &TableDef) -> SchemaRef {
+    let field = |column: &ColumnDef| {
+        let data_type = if is_numbered(column) { numbered() } else { column.pxl_type.arrow() };
+        Field::new(column.name, data_type, false)
+    };
+    Arc::new(Schema::new(table.columns.iter().map(field).collect::<Vec<_>>()))
+}
+
+/// As [`rows_schema`], with the types that are in the files where they differ in more than that.
+pub(crate) fn rows_schema_on_disk(table: &TableDef) -> SchemaRef {
+    let schema = rows_schema(table);
+    let fields = schema.fields().iter().map(|field| match field.data_type() {
+        DataType::FixedSizeBinary(_) => Arc::new(Field::new(field.name(), DataType::Binary, false)),
+        _ => Arc::clone(field),
+    });
+    Arc::new(Schema::new(fields.collect::<Vec<_>>()))
+}
+
+/// Whether a scan gives the column as a dictionary.
+pub(crate) fn is_numbered(column: &ColumnDef) -> bool {
+    column.pxl_type == PxlType::String && column.role == Role::Dimension
+}
+
+fn numbered() -> DataType {
+    DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8))
+}
+
+/// The range that `filter` allows, if it is a bound of `time_` and nothing else.
+fn time_bound(filter: &Expr) -> Option<Span> {
+    let Expr::BinaryExpr(BinaryExpr { left, op, right }) = filter else { return None };
+    let time = |expr: &Expr| matches!(expr, Expr::Column(column) if column.name == "time_");
+    let constant = |expr: &Expr| match expr {
+        Expr::Literal(ScalarValue::Int64(value), _) => *value,
+        _ => None,
+    };
+    let (op, value) = if time(left) {
+        (*op, constant(right)?)
+    } else if time(right) {
+        (op.swap()?, constant(left)?)
+    } else {
+        return None;
+    };
+    let (from, until) = match op {
+        Operator::GtEq => (value, i64::MAX),
+        Operator::Gt => (value.checked_add(1)?, i64::MAX),
+        Operator::Lt => (i64::MIN, value),
+        Operator::LtEq => (i64::MIN, value.checked_add(1)?),
+        Operator::Eq => (value, value.checked_add(1)?),
+        _ => return None,
+    };
+    Some(Span { from, until })
+}
+
+/// The bounds that there are, on `time_`.
+fn bounds(span: Span) -> Option<Expr> {
+    let time = || Expr::Column(Column::new_unqualified("time_"));
+    let from = (span.from > i64::MIN).then(|| time().gt_eq(lit(span.from)));
+    let until = (span.until < i64::MAX).then(|| time().lt(lit(span.until)));
+    from.into_iter().chain(until).reduce(Expr::and)
+}
+
+/// Parquet files as a table.
+#[derive(Clone, Debug)]
 pub(crate) struct Segments {
     schema: SchemaRef,
     url: ObjectStoreUrl,
     files: Vec<Segment>,
+    opener: Arc<Opener>,
 }
 
 impl Segments {
-    pub(crate) fn new(schema: SchemaRef, url: ObjectStoreUrl, segments: Vec<Segment>) -> Self {
-        Self { schema, url, files: segments }
+    /// The segments of `tier` that touch `span`, with their texts as `schema` says.
+    pub(crate) fn new(
+        tier: &TierView,
+        schema: SchemaRef,
+        url: ObjectStoreUrl,
+        footers: &Arc<Footers>,
+        span: Span,
+    ) -> Self {
+        let opener = Opener {
+            objects: Arc::clone(&tier.objects),
+            footers: Arc::clone(footers),
+            schema: Arc::clone(&schema),
+        };
+        Self { schema, url, files: segments_in(tier, span), opener: Arc::new(opener) }
+    }
+
+    /// States, or rows, of all files.
+    pub(crate) fn rows(&self) -> u64 {
+        self.files.iter().map(|segment| segment.rows).sum()
+    }
+
+    /// Without the files that hold no row of `span`.
+    fn within(&self, span: Span) -> Self {
+        let touches = |segment: &&Segment| {
+            segment.first_time.get() < span.until && segment.last_time.get() >= span.from
+        };
+        let files = self.files.iter().filter(touches).cloned().collect();
+        Self { files, ..self.clone() }
+    }
+
+    /// The files in as many runs of about as many bytes, in their order.
+    fn groups(&self, partitions: usize) -> Vec<FileGroup> {
+        let bytes: u64 = self.files.iter().map(|segment| segment.bytes).sum();
+        let share = bytes.div_ceil(partitions as u64).max(1);
+        let (mut groups, mut group, mut upto) = (Vec::new(), Vec::new(), 0);
+        for segment in &self.files {
+            group.push(PartitionedFile::new(segment.path.to_string(), segment.bytes));
+            upto += segment.bytes;
+            if upto >= share * (groups.len() as u64 + 1) {
+                groups.push(FileGroup::new(std::mem::take(&mut group)));
+            }
+        }
+        if !group.is_empty() {
+            groups.push(FileGroup::new(group));
+        }
+        groups
     }
 }
 
@@ -129,21 +422,18 @@ impl TableProvider for Segments {
             };
             return Ok(Arc::new(EmptyExec::new(schema)));
         }
+        let opener: Arc<Opener> = Arc::clone(&self.opener);
         let mut source = ParquetSource::new(Arc::clone(&self.schema))
-            .with_table_parquet_options(state.default_table_options().parquet);
+            .with_table_parquet_options(state.default_table_options().parquet)
+            .with_parquet_file_reader_factory(opener);
         let conjunction = filters.iter().cloned().reduce(Expr::and);
         if let Some(predicate) = conjunction {
-            let schema = datafusion::common::DFSchema::try_from(Arc::clone(&self.schema))?;
+            let schema = DFSchema::try_from(Arc::clone(&self.schema))?;
             source = source.with_predicate(state.create_physical_expr(predicate, &schema)?);
         }
-        let files: FileGroup = self
-            .files
-            .iter()
-            .map(|segment| PartitionedFile::new(segment.path.to_string(), segment.bytes))
-            .collect::<Vec<_>>()
-            .into();
+        let partitions = state.config().target_partitions();
         let config = FileScanConfigBuilder::new(self.url.clone(), Arc::new(source))
-            .with_file_group(files)
+            .with_file_groups(self.groups(partitions))
             .with_expr_adapter(Some(Arc::new(crate::evolve::Evolution)))
             .with_projection_indices(projection.cloned())?
             .with_limit(limit.filter(|_| filters.is_empty()))

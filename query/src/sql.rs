@@ -1,27 +1,39 @@
 //! SQL over the same tables, read-only: every column by its name, context included; rows in memory
 //! and on disk. Summaries are there as tables of states: `http_events__10s`, the smaller ones as
 //! `http_events__10s_service`; single rows that stand for many are in `http_events__exemplars`.
+//! Beside the engine's own functions there are `bin(time_, width)` and those of [`quantiles`].
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use datafusion::catalog::TableProvider;
+use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, StringArray};
+use arrow::datatypes::{DataType, Int64Type};
+use async_trait::async_trait;
 use datafusion::catalog::view::ViewTable;
-use datafusion::common::DataFusionError;
-use datafusion::common::TableReference;
+use datafusion::catalog::{SchemaProvider, TableProvider};
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::common::{DataFusionError, Result as PlanResult, ScalarValue, plan_err};
 use datafusion::datasource::MemTable;
 use datafusion::execution::context::SQLOptions;
+use datafusion::logical_expr::{
+    ColumnarValue, Expr, LogicalPlan, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
+    Volatility,
+};
 use datafusion::prelude::SessionContext;
 use futures::TryStreamExt;
-use undine_schema::{TimeNs, tables};
+use undine_schema::{TableDef, TimeNs, tables};
+use undine_store::TierView;
 
-use crate::answer::{Note, ResultTable};
+use crate::answer::{Note, ResultTable, SourceUse, Tier};
 use crate::engine::{Engine, Error};
-use crate::plan::{Fault, Moment, Origin};
-use crate::provider::Span;
+use crate::functions::operators::bins;
+use crate::plan::{Fault, Moment, Planner, has_older, horizon};
+use crate::provider::{Read, Span};
+use crate::quantiles;
 use crate::time_text::show_width;
 
 impl Engine {
-    /// Answers one SQL query over the rows that are kept; anything but reading is refused.
+    /// Answers one SQL query over the rows that are kept; anything but reading is refused. The
+    /// answer of `EXPLAIN` also says which parts of the store are read.
     ///
     /// # Errors
     /// See [`Error`].
@@ -39,108 +51,283 @@ impl Engine {
             return Err(Error::Sql(format!("it has more than {limit} bytes")));
         }
         let context = self.session();
-        let origins = self.register_tables(&context).map_err(|fault| self.run_error(fault))?;
+        let now = self.config().clock.now().get();
+        let moment = Moment { now, since: now, strict: false };
+        // The planner's session is another one, or the two would keep each other alive.
+        let planner = Mutex::new(self.plain_planner(self.session(), moment));
+        let tables = Arc::new(Tables { planner, asked: Mutex::default() });
+        register(&context, &tables).map_err(|error| self.run_error(error.into()))?;
         let options = SQLOptions::new()
             .with_allow_ddl(false)
             .with_allow_dml(false)
             .with_allow_statements(false);
         let wrong = |error: DataFusionError| Error::Sql(error.strip_backtrace());
         let frame = context.sql_with_options(query, options).await.map_err(wrong)?;
-        let used = tables_used(frame.logical_plan());
+        let exact = is_exact(frame.logical_plan());
+        let is_explained =
+            matches!(frame.logical_plan(), LogicalPlan::Explain(_) | LogicalPlan::Analyze(_));
         let rows_max = self.config().rows_max;
-        let frame = frame.limit(0, Some(rows_max.saturating_add(1))).map_err(wrong)?;
+        let frame = if is_explained {
+            frame
+        } else {
+            frame.limit(0, Some(rows_max.saturating_add(1))).map_err(wrong)?
+        };
         let schema = Arc::clone(frame.schema().inner());
         let failed = |error: DataFusionError| self.run_error(error.into());
         let mut stream = frame.execute_stream().await.map_err(failed)?;
-        let mut notes = Vec::new();
-        let mut sources = Vec::new();
-        for (table, origin) in origins {
-            if used.iter().any(|name| name == table) {
-                notes.extend(origin.notes);
-                sources.extend(origin.sources);
-            }
-        }
-        let (mut batches, mut room) = (Vec::new(), rows_max);
+        let (mut batches, mut room, mut is_cut) = (Vec::new(), rows_max, false);
         while let Some(batch) = stream.try_next().await.map_err(failed)? {
             let kept = batch.slice(0, batch.num_rows().min(room));
-            if kept.num_rows() < batch.num_rows() {
-                notes.push(Note::RowsCut { rows_max });
-            }
+            is_cut |= kept.num_rows() < batch.num_rows();
             room -= kept.num_rows();
             if kept.num_rows() > 0 {
                 batches.push(kept);
             }
         }
-        Ok(ResultTable { name: "output".to_owned(), schema, batches, notes, sources })
-    }
-
-    fn register_tables(
-        &self,
-        context: &SessionContext,
-    ) -> Result<Vec<(&'static str, Origin)>, Fault> {
-        let now = self.config().clock.now().get();
-        let moment = Moment { now, since: now, strict: false };
-        let mut planner = self.plain_planner(context.clone(), moment);
-        let everything = Span { from: i64::MIN, until: i64::MAX };
-        let mut origins = Vec::new();
-        for table in tables::readable() {
-            let snapshot = planner.snapshot(table);
-            let mut origin = Origin::default();
-            let rows = planner.rows_in(table, &snapshot, everything, &mut origin)?;
-            let horizon = crate::plan::horizon(&snapshot);
-            if crate::plan::has_older(&snapshot, horizon) {
-                origin.notes.push(Note::Clipped {
-                    table: table.name,
-                    asked: None,
-                    from: TimeNs::new(horizon),
-                    reason: format!("SQL reads rows; older windows are in {}__…", table.name),
-                });
-            }
-            let view: Arc<dyn TableProvider> = Arc::new(ViewTable::new(rows, None));
-            for name in tables::names_of(table) {
-                context.register_table(TableReference::bare(name), Arc::clone(&view))?;
-                origins.push((name, origin.clone()));
-            }
-            let tiers = snapshot.tiers.iter().chain(&snapshot.cubes);
-            for tier in tiers.chain(&snapshot.exemplars) {
-                let width = i64::try_from(tier.width.as_nanos()).unwrap_or(i64::MAX);
-                let name = match tier.cube.name() {
-                    _ if snapshot
-                        .exemplars
-                        .as_ref()
-                        .is_some_and(|rows| std::ptr::eq(rows, tier)) =>
-                    {
-                        format!("{}__exemplars", table.name)
-                    }
-                    "" => format!("{}__{}", table.name, show_width(width)),
-                    cube => format!("{}__{}_{cube}", table.name, show_width(width)),
-                };
-                let (files, rows) = planner.files_of(tier, everything)?;
-                let files = if rows == 0 {
-                    Arc::new(MemTable::try_new(Arc::clone(&tier.schema), vec![Vec::new()])?)
-                } else {
-                    files
-                };
-                context.register_table(TableReference::bare(name), files)?;
-            }
+        let (sources, mut notes) = tables.reads(now);
+        let losses = self.plain_planner(self.session(), moment).losses(&sources).await;
+        notes.extend(losses.map_err(|fault| self.run_error(fault))?);
+        if is_cut {
+            notes.push(Note::RowsCut { rows_max });
         }
-        Ok(origins)
+        if is_explained {
+            batches.extend(explained(&batches, &sources, &notes));
+        }
+        Ok(ResultTable { name: "output".to_owned(), schema, batches, notes, sources, exact })
     }
 }
 
-/// The names of the tables that a plan reads.
-fn tables_used(plan: &datafusion::logical_expr::LogicalPlan) -> Vec<String> {
-    use datafusion::common::tree_node::TreeNodeRecursion;
-    use datafusion::logical_expr::LogicalPlan;
-    let mut names = Vec::new();
-    let visited = plan.apply_with_subqueries(|node| {
-        match node {
-            LogicalPlan::TableScan(scan) => names.push(scan.table_name.table().to_owned()),
-            LogicalPlan::SubqueryAlias(alias) => names.push(alias.alias.table().to_owned()),
-            _ => {}
+fn register(context: &SessionContext, tables: &Arc<Tables>) -> PlanResult<()> {
+    let options = context.copied_config();
+    let catalog = &options.options().catalog;
+    let Some(found) = context.catalog(&catalog.default_catalog) else {
+        return plan_err!("the session has no catalog");
+    };
+    let tables: Arc<Tables> = Arc::clone(tables);
+    found.register_schema(&catalog.default_schema, tables)?;
+    quantiles::aggregates().into_iter().for_each(|function| context.register_udaf(function));
+    quantiles::scalars().into_iter().for_each(|function| context.register_udf(function));
+    context.register_udf(ScalarUDF::new_from_impl(Bin {
+        signature: Signature::exact(vec![DataType::Int64, DataType::Int64], Volatility::Immutable),
+    }));
+    Ok(())
+}
+
+/// The tables of one query, each made when it is first asked for.
+#[derive(Debug)]
+struct Tables {
+    planner: Mutex<Planner>,
+    asked: Mutex<Vec<Asked>>,
+}
+
+/// A table that a query names.
+#[derive(Debug)]
+struct Asked {
+    name: String,
+    provider: Arc<dyn TableProvider>,
+    of: Of,
+}
+
+/// What a table that a query names is made of.
+#[derive(Debug)]
+enum Of {
+    /// Rows, since this time if there were older ones.
+    Rows { table: &'static TableDef, read: Arc<Mutex<Read>>, horizon: Option<i64> },
+    /// States of a summary.
+    States { table: &'static TableDef, width_ns: i64, rows: u64 },
+}
+
+impl Tables {
+    fn find(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>, Fault> {
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = asked.iter().find(|known| known.name == name) {
+            return Ok(Some(Arc::clone(&known.provider)));
         }
-        Ok(TreeNodeRecursion::Continue)
+        let mut planner = self.planner.lock().unwrap_or_else(PoisonError::into_inner);
+        let made = match tables::readable()
+            .find(|table| tables::names_of(table).any(|known| known == name))
+        {
+            Some(table) => Some(rows(&mut planner, table)?),
+            None => states(&mut planner, name)?,
+        };
+        let Some((provider, of)) = made else { return Ok(None) };
+        let name = name.to_owned();
+        asked.push(Asked { name, provider: Arc::clone(&provider), of });
+        Ok(Some(provider))
+    }
+
+    /// Where the query reads, once it is planned, and what to know about that.
+    fn reads(&self, now: i64) -> (Vec<SourceUse>, Vec<Note>) {
+        let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mut sources, mut notes) = (Vec::new(), Vec::new());
+        let until = |until: i64| TimeNs::new(if until == i64::MAX { now } else { until });
+        for asked in asked.iter() {
+            match &asked.of {
+                Of::Rows { table, read, horizon } => {
+                    let read = *read.lock().unwrap_or_else(PoisonError::into_inner);
+                    let Some(span) = read.span else { continue };
+                    let horizon = horizon.filter(|&horizon| span.from < horizon);
+                    let from = TimeNs::new(span.from.max(horizon.unwrap_or(0)));
+                    let mut source = |tier, rows| {
+                        let range = (from, until(span.until));
+                        sources.push(SourceUse { table: table.name, tier, rows, range });
+                    };
+                    source(Tier::Hot, read.hot_rows);
+                    if read.raw_rows > 0 {
+                        source(Tier::Raw, read.raw_rows);
+                    }
+                    if let Some(horizon) = horizon {
+                        notes.push(Note::Clipped {
+                            table: table.name,
+                            asked: (span.from > i64::MIN).then(|| TimeNs::new(span.from)),
+                            from: TimeNs::new(horizon),
+                            reason: format!(
+                                "SQL reads rows; older windows are in {}__…",
+                                table.name
+                            ),
+                        });
+                    }
+                }
+                Of::States { table, width_ns, rows } => {
+                    let tier = Tier::Summary { width_ns: *width_ns };
+                    let range = (TimeNs::ZERO, TimeNs::new(now));
+                    sources.push(SourceUse { table: table.name, tier, rows: *rows, range });
+                }
+            }
+        }
+        (sources, notes)
+    }
+}
+
+type Made = (Arc<dyn TableProvider>, Of);
+
+fn rows(planner: &mut Planner, table: &'static TableDef) -> Result<Made, Fault> {
+    let snapshot = planner.snapshot(table);
+    let rows = planner.rows_of(table, &snapshot, Span::ALL)?;
+    let read = rows.reads();
+    let since = horizon(&snapshot);
+    let horizon = has_older(&snapshot, since).then_some(since);
+    let view = ViewTable::new(planner.scan_rows(table, rows)?, None);
+    Ok((Arc::new(view), Of::Rows { table, read, horizon }))
+}
+
+/// The table of a summary's states or of rows that stand for others, by its name, such as
+/// `http_events__10s`, `http_events__10s_service` or `http_events__exemplars`.
+fn states(planner: &mut Planner, name: &str) -> Result<Option<Made>, Fault> {
+    let Some((table, tier)) = name.rsplit_once("__") else { return Ok(None) };
+    let Some(table) = tables::readable().find(|known| known.name == table) else {
+        return Ok(None);
+    };
+    let snapshot = planner.snapshot(table);
+    let width_of = |tier: &TierView| i64::try_from(tier.width.as_nanos()).unwrap_or(i64::MAX);
+    let called = |known: &&TierView| match known.cube.name() {
+        "" => show_width(width_of(known)) == tier,
+        cube => format!("{}_{cube}", show_width(width_of(known))) == tier,
+    };
+    let found = if tier == "exemplars" {
+        snapshot.exemplars.as_ref()
+    } else {
+        snapshot.tiers.iter().chain(&snapshot.cubes).find(called)
+    };
+    let Some(found) = found else { return Ok(None) };
+    let width_ns = width_of(found);
+    let (files, rows) = planner.files_of(found, Span::ALL)?;
+    let files = if rows == 0 {
+        Arc::new(MemTable::try_new(Arc::clone(&found.schema), vec![Vec::new()])?)
+    } else {
+        files
+    };
+    Ok(Some((files, Of::States { table, width_ns, rows })))
+}
+
+#[async_trait]
+impl SchemaProvider for Tables {
+    fn table_names(&self) -> Vec<String> {
+        tables::readable().flat_map(tables::names_of).map(str::to_owned).collect()
+    }
+
+    async fn table(&self, name: &str) -> PlanResult<Option<Arc<dyn TableProvider>>> {
+        self.find(name).map_err(|fault| match fault {
+            Fault::Engine(error) => error,
+            Fault::Script(diagnostic) => DataFusionError::Plan(diagnostic.message),
+        })
+    }
+
+    fn table_exist(&self, name: &str) -> bool {
+        matches!(self.find(name), Ok(Some(_)))
+    }
+}
+
+/// Whether nothing in the plan estimates.
+fn is_exact(plan: &LogicalPlan) -> bool {
+    let estimates = |name: &str| {
+        let ours = ["quantiles", "sketch", "merged_quantiles", "merged_sketch", "quantile_of"];
+        ours.contains(&name) || name.starts_with("approx_")
+    };
+    let mut exact = true;
+    let visited = plan.apply_with_subqueries(|node| {
+        node.apply_expressions(|expr| {
+            expr.apply(|part| {
+                exact &= match part {
+                    Expr::AggregateFunction(call) => !estimates(call.func.name()),
+                    Expr::ScalarFunction(call) => !estimates(call.func.name()),
+                    _ => true,
+                };
+                Ok(TreeNodeRecursion::Continue)
+            })
+        })
     });
     debug_assert!(visited.is_ok(), "the visitor does not fail");
-    names
+    exact
+}
+
+/// Rows for the answer of `EXPLAIN`: one for each part of the store that is read, and each note.
+fn explained(
+    batches: &[RecordBatch],
+    sources: &[SourceUse],
+    notes: &[Note],
+) -> Option<RecordBatch> {
+    let schema = batches.first()?.schema();
+    let sources = sources.iter().map(|source| ("reads", source.to_string()));
+    let notes = notes.iter().map(|note| ("note", note.to_string()));
+    let (kinds, texts): (Vec<_>, Vec<_>) = sources.chain(notes).unzip();
+    let columns: Vec<ArrayRef> =
+        vec![Arc::new(StringArray::from(kinds)), Arc::new(StringArray::from(texts))];
+    RecordBatch::try_new(schema, columns).ok()
+}
+
+/// `bin(value, width)` as in scripts.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Bin {
+    signature: Signature,
+}
+
+impl ScalarUDFImpl for Bin {
+    fn name(&self) -> &'static str {
+        "bin"
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, _arg_types: &[DataType]) -> PlanResult<DataType> {
+        Ok(DataType::Int64)
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> PlanResult<ColumnarValue> {
+        if let [ColumnarValue::Array(values), ColumnarValue::Scalar(width)] = args.args.as_slice()
+            && let ScalarValue::Int64(Some(width)) = width
+        {
+            let values = values.as_primitive::<Int64Type>();
+            let binned = bins(values.values(), *width);
+            let binned = Int64Array::new(binned.into(), values.nulls().cloned());
+            return Ok(ColumnarValue::Array(Arc::new(binned)));
+        }
+        let arrays = ColumnarValue::values_to_arrays(&args.args)?;
+        let values = arrays[0].as_primitive::<Int64Type>().iter();
+        let widths = arrays[1].as_primitive::<Int64Type>().iter();
+        let each = values.zip(widths).map(|(value, width)| Some(bins(&[value?], width?)[0]));
+        Ok(ColumnarValue::Array(Arc::new(each.collect::<Int64Array>())))
+    }
 }

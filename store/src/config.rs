@@ -7,6 +7,7 @@ use std::time::Duration;
 use undine_schema::{Clock, TableDef};
 
 use crate::backend::{BucketConfig, BucketError};
+use crate::hot_budget::HotBudget;
 use crate::retention::Retention;
 
 /// Settings of a store. [`build`](Self::build) checks them.
@@ -20,6 +21,11 @@ pub struct Config {
     pub tables: Vec<&'static TableDef>,
     /// Bytes of rows that stay in memory over all tables, at least 1 MiB.
     pub hot_bytes_max: usize,
+    /// What single tables may take of it; tables that are not named share what is left.
+    pub hot_budgets: Vec<HotBudget>,
+    /// Bytes of rows that have left memory and are still held by readers. Above it sealed rows make
+    /// room for them, and it is counted in [`Stats::pinned_frames`](crate::Stats::pinned_frames).
+    pub hot_pinned_bytes_max: usize,
     /// Bytes of accepted rows that may wait for the log; more are refused as full.
     pub log_queue_bytes_max: usize,
     /// Longest time that captured rows stay unsynced.

@@ -6,11 +6,14 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayData, AsArray, RecordBatch};
-use arrow::compute::concat_batches;
-use arrow::datatypes::Int64Type;
+use arrow::array::{Array, ArrayData, RecordBatch, UInt64Array};
+use arrow::compute::{concat_batches, take_record_batch};
 use arrow::error::ArrowError;
-use undine_schema::{Seq, SeqRange, Slice, TimeNs};
+use undine_schema::{Seq, SeqRange, Slice, TableDef};
+
+use crate::hot_dictionary::Keys;
+use crate::hot_memory::Account;
+use crate::hot_zones::Zones;
 
 /// Chunks of the last, growing block.
 const TAIL_CHUNKS_MAX: usize = 64;
@@ -18,15 +21,21 @@ const TAIL_CHUNKS_MAX: usize = 64;
 pub(crate) const MERGED_ROWS_MAX: u64 = 64 * 1024;
 /// Neighbours that are worth a merge.
 const MERGED_CHUNKS_MIN: usize = 8;
+/// Rows from which on a chunk's texts are worth numbering.
+const NUMBERED_ROWS_MIN: u64 = 4096;
+/// Memory from which on a batch that keeps more than twice what it shows is copied.
+const PARENT_BYTES_MIN: u64 = 64 * 1024;
 
 /// Consecutive rows of one life with one durability.
 #[derive(Debug)]
 pub(crate) struct Chunk {
     pub(crate) seqs: SeqRange,
-    pub(crate) rows: RecordBatch,
-    /// Memory that the rows hold.
+    rows: RecordBatch,
+    /// Memory that the rows hold, and their keys.
     pub(crate) bytes: u64,
-    pub(crate) last_time: TimeNs,
+    pub(crate) zones: Zones,
+    /// Its texts as numbers, once it is merged.
+    pub(crate) keys: Option<Arc<Keys>>,
     /// Whether the rows must be sealed before they are evicted.
     pub(crate) commit: bool,
     /// Counts appends over all tables: the smaller, the older.
@@ -38,15 +47,27 @@ pub(crate) struct Chunk {
 pub(crate) struct Measured {
     rows: RecordBatch,
     pub(crate) bytes: u64,
-    last_time: TimeNs,
+    zones: Zones,
 }
 
 impl Measured {
-    pub(crate) fn new(rows: RecordBatch) -> Self {
-        let times = rows.column(0).as_primitive::<Int64Type>().values();
-        let last_time = TimeNs::new(times.iter().copied().max().unwrap_or(i64::MIN));
-        let bytes = bytes_of(&rows);
-        Self { rows, bytes, last_time }
+    /// A slice of something much larger is copied, so that it keeps no more than it shows.
+    pub(crate) fn new(table: &TableDef, rows: RecordBatch) -> Self {
+        let Memory { held, shown } = memory_of(&rows);
+        let copied = (held > PARENT_BYTES_MIN && held > 2 * shown).then(|| {
+            let all = UInt64Array::from_iter_values(0..rows.num_rows() as u64);
+            take_record_batch(&rows, &all).ok()
+        });
+        let zones = Zones::of(table, &rows);
+        match copied.flatten() {
+            Some(rows) => Self { bytes: memory_of(&rows).held, rows, zones },
+            None => Self { bytes: held, rows, zones },
+        }
+    }
+
+    /// The same rows, counted as held for as long as they are.
+    pub(crate) fn leased(self, account: &Arc<Account>) -> Self {
+        Self { rows: account.lease(self.rows, self.bytes), ..self }
     }
 
     pub(crate) fn rows(&self) -> &RecordBatch {
@@ -55,13 +76,35 @@ impl Measured {
 
     /// Gives the rows their place.
     pub(crate) fn place(self, seqs: SeqRange, commit: bool, order: u64) -> Chunk {
-        let Self { rows, bytes, last_time } = self;
+        let Self { rows, bytes, zones } = self;
         debug_assert_eq!(seqs.rows(), rows.num_rows() as u64);
-        Chunk { seqs, rows, bytes, last_time, commit, order }
+        Chunk { seqs, rows, bytes, zones, keys: None, commit, order }
     }
 }
 
 impl Chunk {
+    pub(crate) fn rows(&self) -> &RecordBatch {
+        &self.rows
+    }
+
+    /// Memory that its keys take.
+    pub(crate) fn keys_bytes(&self) -> u64 {
+        self.keys.as_ref().map_or(0, |keys| keys.bytes())
+    }
+
+    /// The same chunk with its texts numbered.
+    pub(crate) fn with_keys(&self, keys: Keys) -> Self {
+        let bytes = self.bytes - self.keys_bytes() + keys.bytes();
+        let (rows, zones) = (self.rows.clone(), self.zones.clone());
+        Self { rows, bytes, zones, keys: Some(Arc::new(keys)), ..*self }
+    }
+
+    /// The same chunk, counted as held for as long as its rows are.
+    pub(crate) fn leased(&self, account: &Arc<Account>) -> Self {
+        let rows = account.lease(self.rows.clone(), self.bytes - self.keys_bytes());
+        Self { rows, zones: self.zones.clone(), keys: self.keys.clone(), ..*self }
+    }
+
     /// Its rows after `after` and up to `upto`.
     pub(crate) fn between(&self, after: Seq, upto: Seq) -> Option<Slice> {
         let first = self.seqs.first.max(Seq::from_raw(after.raw().saturating_add(1)));
@@ -75,8 +118,15 @@ impl Chunk {
     }
 }
 
-/// Memory behind a batch, each allocation counted once.
-pub(crate) fn bytes_of(rows: &RecordBatch) -> u64 {
+/// Memory behind a batch.
+struct Memory {
+    /// Each allocation as a whole, and once.
+    held: u64,
+    /// What the batch itself needs of it.
+    shown: u64,
+}
+
+fn memory_of(rows: &RecordBatch) -> Memory {
     fn gather(data: &ArrayData, allocations: &mut Vec<(usize, usize)>) {
         let nulls = data.nulls().map(arrow::buffer::NullBuffer::buffer);
         for buffer in data.buffers().iter().chain(nulls) {
@@ -85,11 +135,16 @@ pub(crate) fn bytes_of(rows: &RecordBatch) -> u64 {
         data.child_data().iter().for_each(|child| gather(child, allocations));
     }
     let mut allocations = Vec::with_capacity(rows.num_columns() * 2);
-    rows.columns().iter().for_each(|column| gather(&column.to_data(), &mut allocations));
+    let mut shown = 0;
+    for column in rows.columns() {
+        let data = column.to_data();
+        gather(&data, &mut allocations);
+        shown += data.get_slice_memory_size().unwrap_or(usize::MAX / 2) as u64;
+    }
     allocations.sort_unstable();
     allocations.dedup_by_key(|&mut (start, _)| start);
     let buffers: usize = allocations.iter().map(|&(_, bytes)| bytes).sum();
-    (buffers + rows.num_columns() * size_of::<ArrayData>()) as u64
+    Memory { held: (buffers + rows.num_columns() * size_of::<ArrayData>()) as u64, shown }
 }
 
 /// Chunks in ascending order of seq.
@@ -185,6 +240,13 @@ impl HotList {
         runs
     }
 
+    /// Large chunks whose texts are not numbered, and which no merge waits for.
+    pub(crate) fn unnumbered(&self) -> Vec<Arc<Chunk>> {
+        let large =
+            |chunk: &&Arc<Chunk>| chunk.keys.is_none() && chunk.seqs.rows() >= NUMBERED_ROWS_MIN;
+        self.iter().filter(large).map(Arc::clone).collect()
+    }
+
     /// Puts `merged` in the place of `run`, unless a chunk of the run has gone since.
     pub(crate) fn replace(&mut self, run: &[Arc<Chunk>], merged: &Arc<Chunk>) -> bool {
         let chunks: Vec<_> = self.iter().map(Arc::clone).collect();
@@ -199,9 +261,13 @@ impl HotList {
 }
 
 /// One chunk with the rows of neighbours.
-pub(crate) fn merge(run: &[Arc<Chunk>]) -> Result<Chunk, ArrowError> {
+pub(crate) fn merge(
+    table: &TableDef,
+    run: &[Arc<Chunk>],
+    account: &Arc<Account>,
+) -> Result<Chunk, ArrowError> {
     let (first, last) = (&run[0], &run[run.len() - 1]);
     let rows = concat_batches(&first.rows.schema(), run.iter().map(|chunk| &chunk.rows))?;
     let seqs = SeqRange { first: first.seqs.first, last: last.seqs.last };
-    Ok(Measured::new(rows).place(seqs, first.commit, first.order))
+    Ok(Measured::new(table, rows).leased(account).place(seqs, first.commit, first.order))
 }

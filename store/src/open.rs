@@ -20,7 +20,7 @@ use crate::config::{BuildError, Config};
 use crate::delta::{DeltaError, DeltaLog};
 use crate::durable;
 use crate::folder::folder_of;
-use crate::hot::Measured;
+use crate::hot_budget::{self, limits_of};
 use crate::hot_tables::{Changes, HotTables};
 use crate::lives::Lives;
 use crate::log::{Log, Options, replay};
@@ -123,12 +123,14 @@ impl Config {
             retry_keys: found.retry_keys(now),
             tables: Vec::new(),
             bytes: 0,
+            numbering_bytes: 0,
             unsealed_bytes: 0,
             evicted: Vec::new(),
             order: found.order,
             stopping: false,
             refused_frames: 0,
             repeated_frames: 0,
+            pinned_frames: 0,
         };
         let recovered: Vec<_> = found
             .tables
@@ -140,11 +142,13 @@ impl Config {
             })
             .collect();
         let views = found.into_views(&sealer, &lives, &mut changes);
-        let hot = HotTables::new(views.into_iter(), self.hot_bytes_max, changes);
+        let limits = limits_of(&self.tables, &self.hot_budgets, self.hot_bytes_max);
+        let bytes_max = (self.hot_bytes_max, self.hot_pinned_bytes_max);
+        let hot = HotTables::new(views.into_iter(), &limits, bytes_max, changes);
         if let Some(rows) = reported {
             let number = self.tables.iter().position(|table| **table == DATA_LOSS).unwrap_or(0);
             let mut changes = hot.lock();
-            let seqs = hot.publish(&mut changes, number, Measured::new(rows), true);
+            let seqs = hot.publish(&mut changes, number, hot.measure(number, rows), true);
             drop(changes);
             hot.announce(number, seqs.last);
         }
@@ -176,6 +180,7 @@ impl Config {
                 "at least 1 MiB is needed",
             );
         }
+        hot_budget::check(&self.tables, &self.hot_budgets)?;
         let durations = [
             ("log_sync_interval", self.log_sync_interval),
             ("commit_interval", self.commit_interval),

@@ -15,6 +15,7 @@ use undine_schema::{
 };
 
 use crate::hot::{Chunk, HotList, Measured};
+use crate::hot_dictionary::Dictionaries;
 use crate::hot_tables::{Changes, TableChanges, View};
 use crate::lives::Lives;
 use crate::log::{
@@ -92,7 +93,7 @@ impl Found {
                     ));
                 }
                 self.order += 1;
-                let chunk = Measured::new(rows).place(seqs, commit, self.order);
+                let chunk = Measured::new(table.def, rows).place(seqs, commit, self.order);
                 table.chunks.insert(seqs.first, chunk);
             }
             Content::Memory | Content::Lost => table.settled.push(seqs),
@@ -194,7 +195,8 @@ impl FoundTable {
     fn view(self, tiers: &TableTiers, objects: &Arc<dyn ObjectStore>) -> (View, u64) {
         let gone = self.chunks.values().filter(|chunk| self.is_evicted(chunk));
         let sealed = tiers.tiers.iter().flat_map(|tier| tier.log.files());
-        let times = gone.map(|chunk| chunk.last_time).chain(sealed.map(|file| file.last_time));
+        let times =
+            gone.map(|chunk| chunk.zones.last_time).chain(sealed.map(|file| file.last_time));
         let after = times.max().map(|last| TimeNs::new(last.get().saturating_add(1)));
         let expired = tiers.tiers.iter().map(|tier| tier.log.complete_from()).max();
         let evicted = self.evicted;
@@ -206,7 +208,8 @@ impl FoundTable {
         let bytes = hot.iter().map(|chunk| chunk.bytes).sum();
         let least = TimeNs::new(i64::MIN);
         let hot_complete_from = after.max(expired).unwrap_or(least).max(least);
-        (View { hot, hot_complete_from, cold: Arc::new(tiers.cold(objects)) }, bytes)
+        let cold = Arc::new(tiers.cold(objects));
+        (View { hot, hot_complete_from, dictionaries: Dictionaries::default(), cold }, bytes)
     }
 }
 

@@ -183,6 +183,7 @@ impl Sketch {
 
 /// The bucket of a value that is not NaN. Values nearer to zero than the smallest normal double
 /// are zero.
+#[inline]
 pub fn key_of(value: f64) -> i32 {
     let magnitude = value.abs();
     if magnitude < f64::MIN_POSITIVE {

@@ -18,11 +18,18 @@ use object_store::ObjectStore;
 use object_store::path::Path;
 use undine_schema::{Cube, Seq, Slice, TimeNs};
 
+use crate::hot::Chunk;
+use crate::hot_dictionary::Dictionaries;
+
 /// A table at one moment.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
-    /// Rows in memory, ascending by seq. Rows that a tier holds too may still be among them.
+    /// Rows in memory, ascending by seq. Rows that a tier holds too may still be among them. See
+    /// [`hot_rows`](Self::hot_rows) for those that a reader wants.
     pub hot: Vec<Slice>,
+    /// The chunks of `hot`.
+    pub(crate) chunks: Vec<Arc<Chunk>>,
+    pub(crate) dictionaries: Dictionaries,
     /// Every row that is kept anywhere and whose time is at or after this is in `hot`.
     pub hot_complete_from: TimeNs,
     /// The rows on disk, where the table's policy keeps them.

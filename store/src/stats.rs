@@ -18,6 +18,10 @@ pub struct Stats {
     pub hot_bytes: u64,
     /// Bytes of rows that may be in memory.
     pub hot_bytes_max: u64,
+    /// Bytes of rows that have left memory and that readers, or the log's queue, still hold.
+    pub pinned_bytes: u64,
+    /// Frames since the start that found more pinned than `hot_pinned_bytes_max`.
+    pub pinned_frames: u64,
     /// Bytes of the log's segments.
     pub log_bytes: u64,
     /// Bytes that wait for the log.
@@ -42,6 +46,10 @@ pub struct TableStats {
     pub hot_rows: u64,
     /// Bytes of rows in memory.
     pub hot_bytes: u64,
+    /// Bytes that its rows keep where memory is short.
+    pub hot_share_bytes: u64,
+    /// Bytes of its rows that have left memory and are still held.
+    pub pinned_bytes: u64,
     /// Rows appended since the start.
     pub appended_rows: u64,
     /// Rows that the log gave back at the start.
@@ -94,6 +102,8 @@ impl Inner {
                 table: table.def.name,
                 hot_rows: view.hot.iter().map(|chunk| chunk.seqs.rows()).sum(),
                 hot_bytes: changed.bytes,
+                hot_share_bytes: table.limit.share_bytes,
+                pinned_bytes: self.hot.pinned_bytes_of(&changes, number),
                 appended_rows: changed.appended_rows,
                 recovered_rows: self.recovered[number].rows,
                 sealed_rows: sealed.map(|segment| segment.source_rows).sum(),
@@ -109,6 +119,8 @@ impl Inner {
             tables: tables.collect(),
             hot_bytes: changes.bytes,
             hot_bytes_max: self.config.hot_bytes_max as u64,
+            pinned_bytes: self.hot.pinned_bytes(&changes),
+            pinned_frames: changes.pinned_frames,
             log_bytes,
             log_queue_bytes,
             refused_frames: changes.refused_frames,

@@ -18,7 +18,8 @@ use undine_schema::{
 
 use crate::config::Config;
 use crate::hot::Measured;
-use crate::hot_tables::{Changes, HotTables, Room};
+use crate::hot_dictionary::Dictionaries;
+use crate::hot_tables::{Changes, Coming, HotTables, Room};
 use crate::lives::Lives;
 use crate::log::{Content, Entry, EntryPart, Log};
 use crate::loss::{Loss, Reason, rows_of};
@@ -63,6 +64,8 @@ impl Store {
             Some(number) => self.inner.hot.view(number).snapshot(),
             None => self.inner.snapshot_of_itself(table).unwrap_or(Snapshot {
                 hot: Vec::new(),
+                chunks: Vec::new(),
+                dictionaries: Dictionaries::default(),
                 hot_complete_from: TimeNs::new(i64::MIN),
                 raw: None,
                 tiers: Vec::new(),
@@ -154,6 +157,7 @@ impl Store {
         let inner = Arc::clone(&self.inner);
         let merged = tokio::task::spawn_blocking(move || {
             (0..inner.hot.all().len()).for_each(|table| inner.hot.merge(table));
+            inner.hot.say_what_is_pinned();
             inner.report_evictions()
         });
         merged.await.unwrap_or(Err(AppendError::Stopping))
@@ -183,6 +187,8 @@ impl Inner {
         let parts: Vec<_> =
             parts.into_iter().map(|part| self.check(part)).collect::<Result<_, _>>()?;
         let bytes: u64 = parts.iter().map(|(_, rows)| rows.bytes).sum();
+        let coming = |&(table, ref rows): &(usize, Measured)| Coming { table, bytes: rows.bytes };
+        let coming: Vec<_> = parts.iter().map(coming).collect();
         let room = match durability {
             Durability::Commit => Room::BySealed,
             Durability::Interval | Durability::Memory => Room::ByCaptured,
@@ -205,7 +211,7 @@ impl Inner {
             changes.refused_frames += 1;
             return Err(AppendError::Full { retry_after: self.config.log_sync_interval });
         }
-        if !self.hot.make_room(&mut changes, bytes, room, &mut gone) {
+        if !self.hot.make_room(&mut changes, &coming, room, &mut gone) {
             changes.refused_frames += 1;
             self.pressed.notify_one();
             return Err(AppendError::Full { retry_after: UPKEEP_INTERVAL });
@@ -311,9 +317,10 @@ impl Inner {
         now: TimeNs,
     ) {
         let Some(number) = self.hot.number_of(DATA_LOSS.name) else { return };
-        let rows = Measured::new(rows);
+        let rows = self.hot.measure(number, rows);
         let mut gone = Vec::new();
-        self.hot.make_room(changes, rows.bytes, Room::Regardless, &mut gone);
+        let coming = Coming { table: number, bytes: rows.bytes };
+        self.hot.make_room(changes, &[coming], Room::Regardless, &mut gone);
         let parts = vec![(number, rows)];
         self.accept(changes, parts, Durability::Commit, markers, now, None);
     }
@@ -331,7 +338,7 @@ impl Inner {
         }
         let declared = part.table.arrow_schema();
         if Arc::ptr_eq(&declared, &part.rows.schema()) {
-            return Ok((number, Measured::new(part.rows)));
+            return Ok((number, self.hot.measure(number, part.rows)));
         }
         let found = part.rows.schema();
         let names = |schema: &arrow::datatypes::Schema| {
@@ -348,7 +355,7 @@ impl Inner {
         }
         let rows = RecordBatch::try_new(declared, part.rows.columns().to_vec())
             .map_err(|error| refused(error.to_string()))?;
-        Ok((number, Measured::new(rows)))
+        Ok((number, self.hot.measure(number, rows)))
     }
 }
 

@@ -186,6 +186,7 @@ fn provenance(table: &ResultTable) -> Value {
         "notes": table.notes.iter().map(note).collect::<Vec<_>>(),
         "sources": table.sources.iter().map(source).collect::<Vec<_>>(),
         "effective_range": effective_range,
+        "exact": table.exact,
     })
 }
 
@@ -196,6 +197,7 @@ fn note(note: &Note) -> Value {
         Note::Widened { .. } => "widened",
         Note::Templated { .. } => "templated",
         Note::SummariesStart { .. } => "summaries_start",
+        Note::Lost { .. } => "lost",
     };
     json!({"code": code, "message": note.to_string()})
 }

@@ -151,6 +151,18 @@ pub(crate) fn two<A: Marker, B: Marker, R: ResultMarker>(
     })
 }
 
+/// A kernel of integers whose second argument is constant most of the time.
+pub(crate) fn over_constant(f: fn(&[i64], i64) -> Vec<i64>) -> Kernel {
+    Box::new(move |_, inputs| {
+        let (a, b) = (inputs.column::<I>(0)?, inputs.column::<I>(1)?);
+        if b.constant && !a.constant && !b.array.is_empty() {
+            return Ok(Arc::new(Int64Array::from(f(a.array.values(), b.at(0)))));
+        }
+        let one = |row| f(&[a.at(row)], b.at(row)).first().copied().unwrap_or_default();
+        Ok(I::gather((0..inputs.rows).map(one)))
+    })
+}
+
 /// A kernel of three arguments.
 pub(crate) fn three<A: Marker, B: Marker, C: Marker, R: ResultMarker>(
     f: impl for<'a> Fn(A::Value<'a>, B::Value<'a>, C::Value<'a>) -> R::Owned + Send + Sync + 'static,

@@ -13,7 +13,7 @@ pub(crate) fn declare(r: &mut Registry) {
     logic(r);
     select(r);
     for (args, result) in [([I, I], I), ([T, I], T), ([T, T], T), ([I, T], I)] {
-        r.plain("bin", &args, result, two::<k::I, k::I, k::I>(bin));
+        r.plain("bin", &args, result, k::over_constant(bins));
     }
     #[expect(clippy::cast_possible_truncation, reason = "bin of a double cuts it, as in C")]
     r.plain("bin", &[F, I], I, two::<k::F, k::I, k::I>(|v, n| bin(v as i64, n)));
@@ -22,6 +22,23 @@ pub(crate) fn declare(r: &mut Registry) {
 /// `v - v % n`: towards zero.
 pub(crate) fn bin(value: i64, width: i64) -> i64 {
     value - modulo(value, width)
+}
+
+/// [`bin`] of each value. Times come nearly in order, so most fall into the bin of the one before,
+/// and a comparison is much cheaper than a division.
+pub(crate) fn bins(values: &[i64], width: i64) -> Vec<i64> {
+    let (mut start, mut end) = (0, 0);
+    let binned = values.iter().map(|&value| {
+        if (start..end).contains(&value) {
+            return start;
+        }
+        let found = bin(value, width);
+        if value >= 0 && width > 0 {
+            (start, end) = (found, found.saturating_add(width));
+        }
+        found
+    });
+    binned.collect()
 }
 
 fn operator(args: Vec<Expr>, op: Operator) -> Expr {
@@ -134,4 +151,18 @@ fn choose(args: Vec<Expr>) -> Expr {
     let Ok([condition, yes, no]) = <[Expr; 3]>::try_from(args) else { return lit(false) };
     let fallback = no.clone();
     when(condition, yes).otherwise(no).unwrap_or(fallback)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bins_of_many_values_are_the_bins_of_each() {
+        let values = [5, 7, 12, 3, -1, -12, 0, i64::MAX, i64::MAX - 1, i64::MIN, 10, 11, 10];
+        for width in [0, 1, 5, 10, -3, i64::MAX] {
+            let each: Vec<i64> = values.iter().map(|&value| bin(value, width)).collect();
+            assert_eq!(bins(&values, width), each, "{width}");
+        }
+    }
 }

@@ -222,6 +222,7 @@ pub(super) fn over_rows(part: Part, arg: Expr, pxl_type: PxlType) -> Expr {
         Part::Min => min(arg),
         Part::Max => max(arg),
         Part::Any => first_value(arg, Vec::new()),
+        Part::Sketch if pxl_type == PxlType::Int64 => quantiles::quantiles(arg),
         Part::Sketch => quantiles::quantiles(cast(arg, DataType::Float64)),
         Part::PathClusters => clusters::fitted(arg),
     }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use datafusion::common::DataFusionError;
 use datafusion::datasource::MemTable;
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, cast, lit};
 use undine_schema::trace::arrow_schema;
@@ -11,7 +12,7 @@ use undine_store::Snapshot;
 use super::{Fault, Origin, Planned, Planner, bare};
 use crate::answer::{Note, SourceUse, Tier};
 use crate::diagnostics::{Diagnostic, Range};
-use crate::provider::{Span, hot_rows};
+use crate::provider::{Rows, Span, is_numbered, rows_schema_on_disk};
 use crate::relation::{Relation, Scan, Traced};
 use crate::time_text::show;
 
@@ -119,7 +120,8 @@ impl Planner {
         Ok(horizon)
     }
 
-    /// All columns of the rows in `span`, wherever they are.
+    /// All columns of the rows in `span`, wherever they are. A range that reaches further back than
+    /// rows do is refused, so that no answer is partial unknown to anybody.
     pub(crate) fn rows_in(
         &mut self,
         table: &'static TableDef,
@@ -127,26 +129,40 @@ impl Planner {
         span: Span,
         origin: &mut Origin,
     ) -> Result<LogicalPlan, Fault> {
+        let horizon = horizon(snapshot);
+        if span.from < horizon && has_older(snapshot, horizon) {
+            let (name, from) = (table.name, show(horizon));
+            return Err(DataFusionError::Internal(format!(
+                "rows of {name} are asked for from before {from}, since when they are kept, and \
+                 nobody cut the range or took summaries"
+            ))
+            .into());
+        }
+        let rows = self.rows_of(table, snapshot, span)?;
+        let read = rows.count();
+        let mut source = |tier, rows| {
+            let range = self.shown(span);
+            origin.sources.push(SourceUse { table: table.name, tier, rows, range });
+        };
+        source(Tier::Hot, read.hot_rows);
+        if read.raw_rows > 0 {
+            source(Tier::Raw, read.raw_rows);
+        }
+        self.scan_rows(table, rows)
+    }
+
+    /// The rows in `span`, wherever they are.
+    pub(crate) fn rows_of(
+        &mut self,
+        table: &'static TableDef,
+        snapshot: &Snapshot,
+        span: Span,
+    ) -> Result<Rows, Fault> {
         let raw = snapshot.raw.as_ref().filter(|_| span.from < snapshot.hot_complete_from.get());
         let above = raw.map_or(Seq::ZERO, |raw| raw.sealed_to);
-        let hot = self.hot(table, snapshot, above, span, origin)?;
-        let Some(raw) = raw else { return Ok(hot) };
-        let (files, rows) = self.files_of(raw, span)?;
-        if rows == 0 {
-            return Ok(hot);
-        }
-        origin.sources.push(SourceUse {
-            table: table.name,
-            tier: Tier::Raw,
-            rows,
-            range: self.shown(span),
-        });
-        let old = self
-            .scan_of(files)?
-            .filter(within("time_", span))?
-            .project(table.columns.iter().map(|column| on_disk(column.name, column.pxl_type)))?
-            .build()?;
-        Ok(LogicalPlanBuilder::from(old).union(hot)?.build()?)
+        let raw =
+            raw.map(|raw| self.segments(raw, rows_schema_on_disk(table), span)).transpose()?;
+        Ok(Rows::new(table, snapshot, above, raw, span)?)
     }
 
     /// All columns of the hot rows above `above` in `span`.
@@ -158,17 +174,30 @@ impl Planner {
         span: Span,
         origin: &mut Origin,
     ) -> Result<LogicalPlan, Fault> {
-        let batches = hot_rows(&snapshot.hot, above, span)?;
-        let rows: usize = batches.iter().map(arrow::array::RecordBatch::num_rows).sum();
+        let rows = Rows::new(table, snapshot, above, None, span)?;
         origin.sources.push(SourceUse {
             table: table.name,
             tier: Tier::Hot,
-            rows: rows as u64,
+            rows: rows.count().hot_rows,
             range: self.shown(span),
         });
-        let memory = MemTable::try_new(table.arrow_schema(), vec![batches])?;
-        let columns = table.columns.iter().map(|column| bare(column.name).alias(column.name));
-        Ok(self.scan_of(Arc::new(memory))?.project(columns)?.build()?)
+        self.scan_rows(table, rows)
+    }
+
+    /// All columns of `rows` with their types in scripts.
+    pub(crate) fn scan_rows(
+        &mut self,
+        table: &'static TableDef,
+        rows: Rows,
+    ) -> Result<LogicalPlan, Fault> {
+        let columns = table.columns.iter().map(|column| {
+            if is_numbered(column) {
+                cast(bare(column.name), column.pxl_type.arrow()).alias(column.name)
+            } else {
+                bare(column.name).alias(column.name)
+            }
+        });
+        Ok(self.scan_of(Arc::new(rows))?.project(columns)?.build()?)
     }
 }
 

@@ -62,6 +62,8 @@ pub(crate) fn config(dir: &Path, clock: Arc<ManualClock>) -> Config {
         node: "node-1".to_owned(),
         tables: vec![&REQUESTS, &NOTES],
         hot_bytes_max: 64 << 20,
+        hot_budgets: Vec::new(),
+        hot_pinned_bytes_max: 64 << 20,
         log_queue_bytes_max: 64 << 20,
         log_sync_interval: Duration::from_millis(200),
         commit_interval: Duration::from_millis(1),

@@ -58,6 +58,8 @@ pub(super) fn store(
         node: node.to_owned(),
         tables: tables::ALL.to_vec(),
         hot_bytes_max: config.store.hot_size_max.as_usize(),
+        hot_budgets: Vec::new(),
+        hot_pinned_bytes_max: config.store.hot_size_max.as_usize(),
         log_queue_bytes_max: 64 * MIB,
         log_sync_interval: config.store.log_sync_interval,
         commit_interval: Duration::from_millis(10),

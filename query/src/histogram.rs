@@ -1,0 +1,319 @@
+//! Counts of one group's values in the buckets of the store's sketch, laid out so that counting a
+//! value is one addition.
+//!
+//! ```text
+//! few buckets      rest: sorted keys and counts (a Sketch)
+//! more than that   dense: one counter for each bucket of some powers of two, rest: whatever is outside
+//! ```
+//!
+//! What a bucket counts is what both parts hold of it, so the layout never shows in an answer: two
+//! histograms of the same values give the same quantiles however the values came.
+
+use datafusion::common::{Result, exec_datafusion_err, exec_err};
+use undine_store::sketch::{Sketch, key_of, middle_of};
+
+/// Buckets of one power of two.
+const OCTAVE: i32 = 128;
+/// Buckets that have counters of their own: 32 powers of two, 16 KiB.
+const DENSE_BUCKETS_MAX: usize = 32 * OCTAVE as usize;
+/// Buckets up to which keys and counts are kept sorted instead.
+const SPARSE_BUCKETS_MAX: usize = 32;
+
+/// Counts of values by bucket.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Histogram {
+    /// Key of the first counter; a multiple of [`OCTAVE`].
+    base: i32,
+    dense: Vec<u32>,
+    rest: Sketch,
+}
+
+impl Histogram {
+    /// Counts a value; NaN has no rank and is left out. What it took of memory is added to `bytes`.
+    #[inline]
+    pub(crate) fn add(&mut self, value: f64, bytes: &mut usize) {
+        if !value.is_nan() {
+            self.add_key(key_of(value), bytes);
+        }
+    }
+
+    #[inline]
+    fn add_key(&mut self, key: i32, bytes: &mut usize) {
+        match self.dense.get_mut(key.wrapping_sub(self.base).cast_unsigned() as usize) {
+            Some(count) if *count < u32::MAX => *count += 1,
+            _ => self.add_elsewhere(key, 1, bytes),
+        }
+    }
+
+    #[inline]
+    fn add_n(&mut self, key: i32, n: i64, bytes: &mut usize) {
+        let counter = self.dense.get_mut(key.wrapping_sub(self.base).cast_unsigned() as usize);
+        match counter.map(|count| (u32::try_from(i64::from(*count) + n.min(1 << 32)), count)) {
+            Some((Ok(sum), count)) => *count = sum,
+            _ => self.add_elsewhere(key, n, bytes),
+        }
+    }
+
+    /// Adds what has no counter, or more than it can hold.
+    #[cold]
+    fn add_elsewhere(&mut self, key: i32, n: i64, bytes: &mut usize) {
+        let before = self.bytes();
+        let full = self.covers(key);
+        if !full && self.grow_to(key) {
+            self.add_n(key, n, bytes);
+        } else {
+            let added = self.rest.merge_parts(&[key], &[n]);
+            debug_assert!(added.is_ok(), "one key with a count above zero is a sketch");
+            if self.dense.is_empty() && self.rest.buckets().len() > SPARSE_BUCKETS_MAX {
+                self.densify();
+            }
+        }
+        *bytes += self.bytes().saturating_sub(before);
+    }
+
+    fn covers(&self, key: i32) -> bool {
+        (key.wrapping_sub(self.base).cast_unsigned() as usize) < self.dense.len()
+    }
+
+    /// Gives a key a counter, where there are counters and that does not make too many.
+    fn grow_to(&mut self, key: i32) -> bool {
+        if self.dense.is_empty() || key < OCTAVE {
+            return false;
+        }
+        let octave = key - key.rem_euclid(OCTAVE);
+        let end = self.base.saturating_add(i32::try_from(self.dense.len()).unwrap_or(i32::MAX));
+        let base = self.base.min(octave);
+        let buckets = usize::try_from(end.max(octave + OCTAVE) - base).unwrap_or(usize::MAX);
+        if buckets > DENSE_BUCKETS_MAX {
+            return false;
+        }
+        let mut dense = vec![0; buckets];
+        let offset = usize::try_from(self.base - base).unwrap_or(0);
+        dense[offset..offset + self.dense.len()].copy_from_slice(&self.dense);
+        (self.base, self.dense) = (base, dense);
+        true
+    }
+
+    /// Makes counters around the middle of the positive buckets.
+    fn densify(&mut self) {
+        let positive = self.rest.buckets().partition_point(|&(key, _)| key < OCTAVE);
+        let keys = &self.rest.buckets()[positive..];
+        let Some(&(middle, _)) = keys.get(keys.len() / 2) else { return };
+        self.base = middle - middle.rem_euclid(OCTAVE);
+        self.dense = vec![0; OCTAVE as usize];
+        let mut bytes = 0;
+        let rest = std::mem::take(&mut self.rest);
+        for &(key, n) in rest.buckets() {
+            self.add_n(key, n, &mut bytes);
+        }
+    }
+
+    /// Adds the counts that [`encode`](Self::encode) wrote.
+    pub(crate) fn merge_encoded(&mut self, mut state: &[u8], bytes: &mut usize) -> Result<()> {
+        let mut key = 0_i64;
+        let damaged = || exec_datafusion_err!("the state of a sketch is damaged");
+        while !state.is_empty() {
+            let delta = take(&mut state).ok_or_else(damaged)?;
+            let n = take(&mut state).and_then(|n| i64::try_from(n).ok()).ok_or_else(damaged)?;
+            let sign = -(delta & 1).cast_signed();
+            key = key.wrapping_add((delta >> 1).cast_signed() ^ sign);
+            let key = i32::try_from(key).ok().filter(|_| n > 0).ok_or_else(damaged)?;
+            self.add_n(key, n, bytes);
+        }
+        Ok(())
+    }
+
+    /// Appends the counts to `out`: the distance of each key from the one before, zigzag, and its
+    /// count, each in groups of 7 bits, lowest first.
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        let mut before = 0;
+        self.for_each(|key, n| put_bucket(out, &mut before, key, n));
+    }
+
+    /// The values of ranks `q * (count - 1)`, counted from 0 and rounded down, for ascending `qs`;
+    /// none of nothing.
+    pub(crate) fn quantiles<const N: usize>(&self, qs: [f64; N]) -> Option<[f64; N]> {
+        let mut count = 0_i64;
+        self.for_each(|_, n| count = count.saturating_add(n));
+        if count == 0 {
+            return None;
+        }
+        #[expect(
+            clippy::cast_precision_loss,
+            clippy::cast_possible_truncation,
+            reason = "a rank needs no more digits than a double has"
+        )]
+        let ranks = qs.map(|q| (q.clamp(0.0, 1.0) * (count - 1) as f64).floor() as i64);
+        let (mut found, mut at, mut upto, mut last) = ([0.0; N], 0, 0_i64, 0);
+        self.for_each(|key, n| {
+            upto = upto.saturating_add(n);
+            last = key;
+            while at < N && upto > ranks[at] {
+                found[at] = middle_of(key);
+                at += 1;
+            }
+        });
+        found[at..].fill(middle_of(last));
+        Some(found)
+    }
+
+    /// Each bucket and its count, ascending by key.
+    fn for_each(&self, mut each: impl FnMut(i32, i64)) {
+        let mut rest = self.rest.buckets().iter().copied().peekable();
+        let counters = (self.base..).zip(&self.dense).filter(|&(_, &n)| n > 0);
+        for (key, &n) in counters {
+            while let Some((key, n)) = rest.next_if(|&(other, _)| other < key) {
+                each(key, n);
+            }
+            let more = rest.next_if(|&(other, _)| other == key).map_or(0, |(_, n)| n);
+            each(key, i64::from(n).saturating_add(more));
+        }
+        rest.for_each(|(key, n)| each(key, n));
+    }
+
+    /// Memory that it holds beside itself.
+    fn bytes(&self) -> usize {
+        self.dense.capacity() * size_of::<u32>() + size_of_val(self.rest.buckets())
+    }
+}
+
+/// Appends the counts of a sketch that is two lists to `out`, as [`Histogram::encode`] does.
+pub(crate) fn encode_lists(keys: &[i32], counts: &[i64], out: &mut Vec<u8>) -> Result<()> {
+    if keys.len() != counts.len() || counts.iter().any(|&n| n < 1) {
+        return exec_err!("a summary holds a damaged sketch: its lists do not fit");
+    }
+    let mut before = 0;
+    keys.iter().zip(counts).for_each(|(&key, &n)| put_bucket(out, &mut before, key, n));
+    Ok(())
+}
+
+fn put_bucket(out: &mut Vec<u8>, before: &mut i64, key: i32, n: i64) {
+    let delta = i64::from(key) - *before;
+    *before = i64::from(key);
+    put(out, ((delta << 1) ^ (delta >> 63)).cast_unsigned());
+    put(out, n.cast_unsigned());
+}
+
+fn put(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push((value & 0x7f) as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push((value & 0x7f) as u8);
+}
+
+#[inline]
+fn take(bytes: &mut &[u8]) -> Option<u64> {
+    let (mut value, mut shift) = (0_u64, 0);
+    loop {
+        let (&byte, rest) = bytes.split_first()?;
+        *bytes = rest;
+        value |= u64::from(byte & 0x7f).checked_shl(shift)?;
+        if byte < 0x80 {
+            return Some(value);
+        }
+        shift += 7;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const QS: [f64; 5] = [0.0, 0.25, 0.5, 0.99, 1.0];
+
+    /// Values of many sizes, in no order.
+    fn values(count: u64, spread: u32) -> impl Iterator<Item = f64> {
+        (0..count).map(move |number| {
+            let noise = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 12;
+            let size = f64::from(u32::try_from(noise % u64::from(spread)).unwrap());
+            #[expect(clippy::cast_precision_loss, reason = "52 bits")]
+            let mantissa = 1.0 + noise as f64 / 2_f64.powi(52);
+            mantissa * size.exp2()
+        })
+    }
+
+    fn histogram(values: impl Iterator<Item = f64>) -> Histogram {
+        let mut histogram = Histogram::default();
+        let mut bytes = 0;
+        values.for_each(|value| histogram.add(value, &mut bytes));
+        assert_eq!(bytes, histogram.bytes(), "memory is counted as it is taken");
+        histogram
+    }
+
+    fn check(values: &[f64]) {
+        let mut sketch = Sketch::new();
+        values.iter().for_each(|&value| sketch.add(value));
+        let expected = QS.map(|q| sketch.quantile(q).unwrap());
+        let histogram = histogram(values.iter().copied());
+        assert_eq!(histogram.quantiles(QS).unwrap(), expected);
+        let mut encoded = Vec::new();
+        histogram.encode(&mut encoded);
+        let (mut merged, mut bytes) = (Histogram::default(), 0);
+        let (half, other) = values.split_at(values.len() / 2);
+        for part in [half, other] {
+            let mut state = Vec::new();
+            super::tests::histogram(part.iter().copied()).encode(&mut state);
+            merged.merge_encoded(&state, &mut bytes).unwrap();
+        }
+        assert_eq!(merged.quantiles(QS).unwrap(), expected);
+        let mut again = Vec::new();
+        merged.encode(&mut again);
+        assert_eq!(again, encoded, "equal counts have equal bytes, whatever their layout");
+        let (keys, counts) = sketch.to_parts();
+        let mut of_lists = Vec::new();
+        encode_lists(&keys, &counts, &mut of_lists).unwrap();
+        assert_eq!(of_lists, encoded);
+    }
+
+    #[test]
+    fn the_layout_never_shows_in_an_answer() {
+        for (count, spread) in [(1, 1), (20, 4), (40, 1), (1000, 12), (20_000, 30), (20_000, 900)] {
+            check(&values(count, spread).collect::<Vec<_>>());
+        }
+        let mixed: Vec<f64> = values(500, 9)
+            .enumerate()
+            .map(|(at, value)| match at % 4 {
+                0 => -value,
+                1 => 0.0,
+                2 => value.recip(),
+                _ => value,
+            })
+            .chain([f64::INFINITY, f64::NEG_INFINITY])
+            .collect();
+        check(&mixed);
+    }
+
+    #[test]
+    fn a_counter_that_is_full_carries_into_the_rest() {
+        let mut histogram = histogram(values(1000, 6));
+        let (key, mut bytes) = (key_of(8.0), 0);
+        let of = |histogram: &Histogram| {
+            let mut found = 0;
+            histogram.for_each(|other, n| found += if other == key { n } else { 0 });
+            found
+        };
+        let before = of(&histogram);
+        histogram.add_n(key, i64::from(u32::MAX) - 5, &mut bytes);
+        histogram.add_n(key, i64::from(u32::MAX), &mut bytes);
+        (0..10).for_each(|_| histogram.add(8.0, &mut bytes));
+        assert_eq!(of(&histogram), before + 2 * i64::from(u32::MAX) + 5);
+    }
+
+    #[test]
+    fn few_values_take_little_room_and_extreme_ones_no_more_than_the_limit() {
+        assert!(histogram(values(30, 3)).bytes() <= SPARSE_BUCKETS_MAX * 16);
+        let wide = histogram(values(5000, 1000).map(|value| value * 1e-150));
+        assert!(wide.dense.len() <= DENSE_BUCKETS_MAX);
+    }
+
+    #[test]
+    fn a_damaged_state_is_refused() {
+        let (mut histogram, mut bytes) = (Histogram::default(), 0);
+        for state in [&[0x80_u8][..], &[2], &[2, 0], &[0xff; 11]] {
+            assert!(histogram.merge_encoded(state, &mut bytes).is_err(), "{state:?}");
+        }
+        assert!(encode_lists(&[1], &[0], &mut Vec::new()).is_err());
+        assert!(encode_lists(&[1], &[], &mut Vec::new()).is_err());
+    }
+}

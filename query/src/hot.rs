@@ -1,0 +1,189 @@
+//! The hot rows of a table, cut to a range of time and shown with their texts as dictionaries.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use arrow::array::{Array as _, ArrayRef, AsArray, BooleanArray, RecordBatch};
+use arrow::compute::{cast, filter_record_batch};
+use arrow::datatypes::{Int64Type, SchemaRef};
+use datafusion::common::Result;
+use undine_schema::{Seq, TimeNs};
+use undine_store::{HotSlice, Snapshot, Wanted};
+
+use crate::provider::Span;
+
+/// Consecutive rows in memory, with the table's own schema; shared with the store but for a few at
+/// the ends of a range.
+#[derive(Clone, Debug)]
+pub(crate) struct HotPart {
+    pub(crate) rows: RecordBatch,
+    /// Bounds of the times.
+    times: (i64, i64),
+    /// Where its texts are numbers, and how many rows of that come before these.
+    numbered: Option<(Arc<HotSlice>, usize)>,
+}
+
+impl HotPart {
+    fn of_slice(slice: HotSlice) -> Self {
+        let times = (slice.times.0.get(), slice.times.1.get());
+        Self { rows: slice.rows.clone(), times, numbered: Some((Arc::new(slice), 0)) }
+    }
+
+    fn of_rows(rows: RecordBatch) -> Self {
+        let times = times(&rows).iter();
+        let times = times.fold((i64::MAX, i64::MIN), |(a, b), &t| (a.min(t), b.max(t)));
+        Self { rows, times, numbered: None }
+    }
+
+    fn slice(&self, range: Range<usize>) -> Self {
+        let numbered = self.numbered.as_ref();
+        let numbered = numbered.map(|(slice, offset)| (Arc::clone(slice), offset + range.start));
+        Self { numbered, ..Self::of_rows(self.rows.slice(range.start, range.len())) }
+    }
+
+    /// The columns at `columns`, with the types of `schema`, which has just these.
+    pub(crate) fn project(&self, columns: &[usize], schema: &SchemaRef) -> Result<RecordBatch> {
+        let arrays = columns.iter().zip(schema.fields());
+        let arrays = arrays.map(|(&at, field)| -> Result<ArrayRef> {
+            let array = self.rows.column(at);
+            if array.data_type() == field.data_type() {
+                return Ok(Arc::clone(array));
+            }
+            let numbered = self.numbered.as_ref().and_then(|(slice, offset)| {
+                let all = slice.dictionary(field.name())?;
+                let some: ArrayRef = Arc::new(all.slice(*offset, self.rows.num_rows()));
+                Some(some)
+            });
+            match numbered {
+                Some(numbered) => Ok(numbered),
+                // Rows that have just come.
+                None => Ok(cast(array, field.data_type())?),
+            }
+        });
+        let arrays: Vec<ArrayRef> = arrays.collect::<Result<_>>()?;
+        let rows =
+            arrow::array::RecordBatchOptions::new().with_row_count(Some(self.rows.num_rows()));
+        Ok(RecordBatch::try_new_with_options(Arc::clone(schema), arrays, &rows)?)
+    }
+
+    /// The rows whose time is in `span`.
+    fn cut(self, span: Span, parts: &mut Vec<Self>) -> Result<()> {
+        let inside = |time: &i64| (span.from..span.until).contains(time);
+        if self.rows.num_rows() == 0 || self.times.0 >= span.until || self.times.1 < span.from {
+            return Ok(());
+        }
+        if inside(&self.times.0) && inside(&self.times.1) {
+            parts.push(self);
+            return Ok(());
+        }
+        // Rows come nearly in order: what is in and out of the range is mixed at its ends only.
+        let times = times(&self.rows);
+        let middle = times.len() / 2;
+        let after = |at: usize| times[at..].iter().position(|time| !inside(time)).map(|n| at + n);
+        let Some(first) = times.iter().position(inside) else { return Ok(()) };
+        let last = times.iter().rposition(inside).unwrap_or(first);
+        let centre = middle.clamp(first, last);
+        let from = times[first..centre].iter().rposition(|time| !inside(time));
+        let from = from.map_or(first, |n| first + n + 1);
+        let until = after(centre).map_or(last + 1, |at| at.min(last + 1)).max(from);
+        let mixed = |range: Range<usize>, parts: &mut Vec<Self>| -> Result<()> {
+            let rows = self.rows.slice(range.start, range.len());
+            let mask: BooleanArray = times[range].iter().map(|time| Some(inside(time))).collect();
+            let kept = filter_record_batch(&rows, &mask)?;
+            if kept.num_rows() > 0 {
+                parts.push(Self::of_rows(kept));
+            }
+            Ok(())
+        };
+        mixed(first..from, parts)?;
+        if from < until {
+            parts.push(self.slice(from..until));
+        }
+        mixed(until..last + 1, parts)
+    }
+}
+
+/// The hot rows above `above` whose time is in `span`.
+pub(crate) fn hot_parts(snapshot: &Snapshot, above: Seq, span: Span) -> Result<Vec<HotPart>> {
+    let times = TimeNs::new(span.from)..TimeNs::new(span.until);
+    let wanted = Wanted { above, times, equal: &[] };
+    let mut parts = Vec::new();
+    for slice in snapshot.hot_rows(&wanted) {
+        HotPart::of_slice(slice).cut(span, &mut parts)?;
+    }
+    Ok(parts)
+}
+
+/// Those of `parts`' rows whose time is in `span`.
+pub(crate) fn cut(parts: &[HotPart], span: Span) -> Result<Vec<HotPart>> {
+    let mut kept = Vec::with_capacity(parts.len());
+    parts.iter().try_for_each(|part| part.clone().cut(span, &mut kept))?;
+    Ok(kept)
+}
+
+/// The parts as `partitions` runs of about as many rows, in their order.
+pub(crate) fn deal(parts: &[HotPart], partitions: usize) -> Vec<&[HotPart]> {
+    let rows: usize = parts.iter().map(|part| part.rows.num_rows()).sum();
+    let share = rows.div_ceil(partitions).max(1);
+    let (mut dealt, mut start, mut upto) = (Vec::new(), 0, 0);
+    for (at, part) in parts.iter().enumerate() {
+        upto += part.rows.num_rows();
+        if upto >= share * (dealt.len() + 1) {
+            dealt.push(&parts[start..=at]);
+            start = at + 1;
+        }
+    }
+    if start < parts.len() || dealt.is_empty() {
+        dealt.push(&parts[start..]);
+    }
+    dealt
+}
+
+fn times(rows: &RecordBatch) -> &[i64] {
+    rows.column(0).as_primitive::<Int64Type>().values()
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::Int64Array;
+    use arrow::datatypes::{DataType, Field, Schema};
+
+    use super::*;
+
+    fn part(times: &[i64]) -> HotPart {
+        let schema = Schema::new(vec![Field::new("time_", DataType::Int64, false)]);
+        let column = Arc::new(Int64Array::from(times.to_vec()));
+        HotPart::of_rows(RecordBatch::try_new(Arc::new(schema), vec![column]).unwrap())
+    }
+
+    fn all(parts: &[HotPart]) -> Vec<i64> {
+        parts.iter().flat_map(|part| times(&part.rows).to_vec()).collect()
+    }
+
+    #[test]
+    fn a_cut_keeps_exactly_the_rows_inside_and_their_order() {
+        let times = [5, 1, 3, 4, 9, 2, 7, 6, 8, 12, 10, 3, 11];
+        for from in 0..14 {
+            for until in from..14 {
+                let kept = cut(&[part(&times)], Span { from, until }).unwrap();
+                let expected: Vec<i64> =
+                    times.into_iter().filter(|time| (from..until).contains(time)).collect();
+                assert_eq!(all(&kept), expected, "{from}..{until}");
+            }
+        }
+    }
+
+    #[test]
+    fn parts_are_dealt_in_runs_of_about_as_many_rows() {
+        let parts: Vec<_> = [3, 1, 1, 1, 2, 4].map(|rows| part(&vec![0; rows])).to_vec();
+        let rows = |partitions| {
+            let dealt = deal(&parts, partitions).into_iter();
+            dealt.map(|run| all(run).len()).collect::<Vec<_>>()
+        };
+        assert_eq!(rows(1), [12]);
+        assert_eq!(rows(2), [6, 6]);
+        assert_eq!(rows(3), [4, 4, 4]);
+        assert_eq!(rows(50).iter().sum::<usize>(), 12);
+        assert_eq!(deal(&[], 2).len(), 1);
+    }
+}

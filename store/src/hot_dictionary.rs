@@ -1,0 +1,341 @@
+//! One dictionary for each text dimension of a table, shared by its chunks.
+//!
+//! Texts are numbered as they first come and keep their number, so the dictionary of a later moment
+//! begins with that of an earlier one, and equal numbers are equal texts in all chunks of a table:
+//! a reader groups and compares integers. Chunks get their numbers when they are merged, off the
+//! path of an append. A dictionary that is full starts again as the next *generation*; numbers of
+//! an earlier one then mean nothing, and their chunks show plain text only.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, Int32Array, RecordBatch, StringArray};
+use arrow::buffer::ScalarBuffer;
+use undine_schema::column::Role;
+use undine_schema::{ColumnDef, PxlType, TableDef};
+
+/// Texts of one generation of a dictionary.
+const VALUES_MAX: usize = 16 * 1024;
+/// Bytes of the texts of one generation.
+const VALUES_BYTES_MAX: usize = 1024 * 1024;
+/// Numbers of a chunk that are listed, so that a reader can pass it by.
+const DISTINCT_MAX: usize = 64;
+/// Texts that are found without hashing all of them.
+const RECENT: usize = 256;
+
+/// The dictionaries of a table at one moment.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Dictionaries {
+    columns: Arc<[Dictionary]>,
+}
+
+#[derive(Clone, Debug)]
+struct Dictionary {
+    column: usize,
+    generation: u64,
+    values: ArrayRef,
+}
+
+/// A chunk's texts as numbers, for the columns that have few different ones.
+#[derive(Debug, Default)]
+pub(crate) struct Keys {
+    columns: Vec<ColumnKeys>,
+}
+
+#[derive(Debug)]
+struct ColumnKeys {
+    column: usize,
+    generation: u64,
+    numbers: Numbers,
+    /// The different numbers, where there are few.
+    distinct: Option<Box<[i32]>>,
+}
+
+#[derive(Debug)]
+enum Numbers {
+    /// Every row has this one.
+    All(i32),
+    Each(ScalarBuffer<i32>),
+}
+
+impl Keys {
+    /// Memory that they take.
+    pub(crate) fn bytes(&self) -> u64 {
+        let bytes = |column: &ColumnKeys| {
+            let numbers = match &column.numbers {
+                Numbers::All(_) => 0,
+                Numbers::Each(numbers) => numbers.inner().capacity(),
+            };
+            size_of::<ColumnKeys>() + numbers + column.distinct.as_ref().map_or(0, |d| d.len() * 4)
+        };
+        self.columns.iter().map(bytes).sum::<usize>() as u64
+    }
+}
+
+impl Dictionaries {
+    /// The numbers of some rows of a chunk, and the texts that they stand for.
+    pub(crate) fn column(
+        &self,
+        keys: &Keys,
+        column: usize,
+        offset: usize,
+        rows: usize,
+    ) -> Option<(Int32Array, ArrayRef)> {
+        let (keys, dictionary) = self.matching(keys, column)?;
+        let numbers = match &keys.numbers {
+            Numbers::All(number) => vec![*number; rows].into(),
+            Numbers::Each(numbers) => numbers.slice(offset, rows),
+        };
+        Some((Int32Array::new(numbers, None), Arc::clone(&dictionary.values)))
+    }
+
+    /// Whether a row of a chunk may hold `text` in a column.
+    pub(crate) fn may_hold(&self, keys: &Keys, column: usize, text: &str) -> bool {
+        let Some((keys, dictionary)) = self.matching(keys, column) else { return true };
+        let values = dictionary.values.as_string::<i32>();
+        let is_text =
+            |&number: &i32| usize::try_from(number).is_ok_and(|n| values.value(n) == text);
+        keys.distinct.as_ref().is_none_or(|distinct| distinct.iter().any(is_text))
+    }
+
+    fn matching<'a>(
+        &'a self,
+        keys: &'a Keys,
+        column: usize,
+    ) -> Option<(&'a ColumnKeys, &'a Dictionary)> {
+        let keys = keys.columns.iter().find(|keys| keys.column == column)?;
+        let dictionary = self.columns.iter().find(|dictionary| dictionary.column == column)?;
+        (keys.generation == dictionary.generation).then_some((keys, dictionary))
+    }
+}
+
+/// The columns that are numbered: text by which rows are grouped.
+pub(crate) fn columns_of(
+    table: &TableDef,
+) -> impl Iterator<Item = (usize, &'static ColumnDef)> + use<> {
+    table
+        .columns
+        .iter()
+        .enumerate()
+        .filter(|(_, column)| column.pxl_type == PxlType::String && column.role == Role::Dimension)
+}
+
+/// Numbers the texts of a table. Whoever holds it is the only one who does.
+#[derive(Debug)]
+pub(crate) struct Numbering {
+    columns: Vec<Column>,
+}
+
+#[derive(Debug)]
+struct Column {
+    column: usize,
+    generation: u64,
+    numbers: HashMap<Box<str>, i32>,
+    texts: Vec<Box<str>>,
+    bytes: usize,
+    /// A single chunk filled a whole dictionary: the column is not for numbering.
+    given_up: bool,
+    shown: ArrayRef,
+}
+
+impl Numbering {
+    pub(crate) fn new(table: &TableDef) -> Self {
+        Self { columns: columns_of(table).map(|(at, _)| Column::new(at)).collect() }
+    }
+
+    /// Numbers the texts of a chunk, the new ones after those that are known.
+    pub(crate) fn keys_of(&mut self, rows: &RecordBatch) -> Keys {
+        let keys = self.columns.iter_mut().filter_map(|column| column.keys_of(rows));
+        Keys { columns: keys.collect() }
+    }
+
+    /// The dictionaries as they are now.
+    pub(crate) fn dictionaries(&mut self) -> Dictionaries {
+        Dictionaries { columns: self.columns.iter_mut().map(Column::dictionary).collect() }
+    }
+
+    /// Memory of the dictionaries.
+    pub(crate) fn bytes(&self) -> u64 {
+        // Each text is kept twice, to be found by and to be shown.
+        let bytes = |c: &Column| 2 * c.bytes + c.texts.len() * (size_of::<Box<str>>() * 2 + 8);
+        self.columns.iter().map(bytes).sum::<usize>() as u64
+    }
+}
+
+impl Column {
+    fn new(column: usize) -> Self {
+        Self {
+            column,
+            generation: 0,
+            numbers: HashMap::new(),
+            texts: Vec::new(),
+            bytes: 0,
+            given_up: false,
+            shown: Arc::new(StringArray::new_null(0)),
+        }
+    }
+
+    fn keys_of(&mut self, rows: &RecordBatch) -> Option<ColumnKeys> {
+        if self.given_up {
+            return None;
+        }
+        let texts = rows.column(self.column).as_string::<i32>();
+        let numbers = self.numbers_of(texts).or_else(|| {
+            self.numbers.clear();
+            self.texts.clear();
+            self.bytes = 0;
+            self.generation += 1;
+            self.numbers_of(texts)
+        });
+        let Some(numbers) = numbers else {
+            *self =
+                Self { given_up: true, generation: self.generation + 1, ..Self::new(self.column) };
+            return None;
+        };
+        let distinct = distinct_of(&numbers, self.texts.len());
+        let numbers = match distinct.as_deref() {
+            Some([number]) => Numbers::All(*number),
+            _ => Numbers::Each(numbers.into()),
+        };
+        Some(ColumnKeys { column: self.column, generation: self.generation, numbers, distinct })
+    }
+
+    /// The number of each text, or nothing where the dictionary is full.
+    fn numbers_of(&mut self, texts: &StringArray) -> Option<Vec<i32>> {
+        let mut recent = [0_i32; RECENT];
+        let mut numbers = Vec::with_capacity(texts.len());
+        for text in texts.iter().map(Option::unwrap_or_default) {
+            let slot = &mut recent[slot_of(text)];
+            let known = usize::try_from(*slot).ok().and_then(|number| self.texts.get(number));
+            if known.is_none_or(|known| **known != *text) {
+                *slot = self.number_of(text)?;
+            }
+            numbers.push(*slot);
+        }
+        Some(numbers)
+    }
+
+    fn number_of(&mut self, text: &str) -> Option<i32> {
+        if let Some(&number) = self.numbers.get(text) {
+            return Some(number);
+        }
+        if self.texts.len() == VALUES_MAX || self.bytes + text.len() > VALUES_BYTES_MAX {
+            return None;
+        }
+        let number = i32::try_from(self.texts.len()).ok()?;
+        self.numbers.insert(text.into(), number);
+        self.texts.push(text.into());
+        self.bytes += text.len();
+        Some(number)
+    }
+
+    fn dictionary(&mut self) -> Dictionary {
+        let shown = self.shown.as_string::<i32>();
+        let first =
+            self.texts.first().is_none_or(|text| shown.len() > 0 && *shown.value(0) == **text);
+        if shown.len() != self.texts.len() || !first {
+            self.shown = Arc::new(StringArray::from_iter_values(&self.texts));
+        }
+        let values = Arc::clone(&self.shown);
+        Dictionary { column: self.column, generation: self.generation, values }
+    }
+}
+
+/// Where a text is looked for first: its length and both its ends, mixed.
+fn slot_of(text: &str) -> usize {
+    let bytes = text.as_bytes();
+    let end = |bytes: Option<&[u8; 8]>| bytes.map_or(0, |&eight| u64::from_le_bytes(eight));
+    let ends = match (bytes.first_chunk(), bytes.last_chunk()) {
+        (None, _) => bytes.iter().fold(0, |all, &byte| all << 8 | u64::from(byte)),
+        (first, last) => end(first) ^ end(last).rotate_left(29),
+    };
+    let mixed = (ends ^ bytes.len() as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    usize::try_from(mixed >> 56).unwrap_or(0) % RECENT
+}
+
+fn distinct_of(numbers: &[i32], values: usize) -> Option<Box<[i32]>> {
+    let mut seen = vec![false; values];
+    let mut distinct = Vec::new();
+    for &number in numbers {
+        let seen = seen.get_mut(usize::try_from(number).ok()?)?;
+        if !std::mem::replace(seen, true) {
+            if distinct.len() == DISTINCT_MAX {
+                return None;
+            }
+            distinct.push(number);
+        }
+    }
+    Some(distinct.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use undine_schema::tables::{HTTP_EVENTS, HttpEvent, HttpEvents};
+
+    use super::*;
+
+    fn rows(services: impl Iterator<Item = String>) -> RecordBatch {
+        let mut builder = HttpEvents::new(8);
+        for service in services {
+            builder.push(&HttpEvent { service: &service, pod: "one", ..HttpEvent::default() });
+        }
+        builder.finish()
+    }
+
+    fn column(name: &str) -> usize {
+        HTTP_EVENTS.columns.iter().position(|column| column.name == name).unwrap()
+    }
+
+    fn shown(dictionaries: &Dictionaries, keys: &Keys, name: &str, rows: usize) -> Vec<String> {
+        let (numbers, values) = dictionaries.column(keys, column(name), 0, rows).unwrap();
+        let values = values.as_string::<i32>();
+        let text = |number: &i32| values.value(usize::try_from(*number).unwrap()).to_owned();
+        numbers.values().iter().map(text).collect()
+    }
+
+    #[test]
+    fn numbers_of_all_chunks_mean_the_same_in_every_later_dictionary() {
+        let names = ["shop", "cart", "shop", "a service with a long name, 1", "pay"];
+        let mut numbering = Numbering::new(&HTTP_EVENTS);
+        let first = rows(names[..3].iter().map(ToString::to_string));
+        let first = numbering.keys_of(&first);
+        let early = numbering.dictionaries();
+        let second = numbering.keys_of(&rows(names.iter().map(ToString::to_string)));
+        let late = numbering.dictionaries();
+        assert_eq!(shown(&early, &first, "service", 3), names[..3]);
+        assert_eq!(shown(&late, &first, "service", 3), names[..3]);
+        assert_eq!(shown(&late, &second, "service", 5), names);
+        let (a, _) = early.column(&first, column("service"), 1, 2).unwrap();
+        let (b, _) = late.column(&second, column("service"), 1, 2).unwrap();
+        assert_eq!(a, b);
+        assert!(late.may_hold(&second, column("service"), "pay"));
+        assert!(!late.may_hold(&first, column("service"), "pay"));
+        assert!(late.may_hold(&first, column("req_path"), "/"), "nothing is known of it");
+        assert!(first.columns.iter().all(|keys| {
+            keys.column == column("service") || matches!(keys.numbers, Numbers::All(0))
+        }));
+    }
+
+    #[test]
+    fn a_full_dictionary_starts_again_and_a_column_of_one_off_texts_is_given_up() {
+        let mut numbering = Numbering::new(&HTTP_EVENTS);
+        let few = numbering.keys_of(&rows(["shop".to_owned()].into_iter()));
+        let many = |from: usize, to: usize| rows((from..to).map(|n| format!("service {n}")));
+        let half = VALUES_MAX / 2 + 1;
+        numbering.keys_of(&many(0, half));
+        let later = numbering.keys_of(&many(half, 2 * half));
+        let dictionaries = numbering.dictionaries();
+        assert!(dictionaries.column(&few, column("service"), 0, 1).is_none());
+        assert!(dictionaries.may_hold(&few, column("service"), "pay"), "nothing is known any more");
+        let texts = shown(&dictionaries, &later, "service", half);
+        assert_eq!((texts.len(), texts[0].as_str()), (half, "service 8193"));
+        assert_eq!(shown(&dictionaries, &few, "pod", 1), ["one"], "other columns stay");
+
+        let hopeless = numbering.keys_of(&many(0, VALUES_MAX + 1));
+        let dictionaries = numbering.dictionaries();
+        assert!(dictionaries.column(&hopeless, column("service"), 0, 1).is_none());
+        assert!(dictionaries.column(&later, column("service"), 0, 1).is_none());
+        assert!(dictionaries.column(&hopeless, column("pod"), 0, 1).is_some());
+        assert!(numbering.bytes() < 1024, "its memory is given back");
+    }
+}

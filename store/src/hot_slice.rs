@@ -1,0 +1,111 @@
+//! The hot rows that a reader wants, and no chunk that cannot hold any.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use arrow::array::{DictionaryArray, RecordBatch};
+use arrow::datatypes::Int32Type;
+use undine_schema::{Seq, SeqRange, TableDef, TimeNs};
+
+use crate::hot::Chunk;
+use crate::hot_dictionary::Dictionaries;
+use crate::snapshot::Snapshot;
+
+/// Which hot rows a reader wants. What it says only leaves chunks out: a chunk that is given may
+/// hold other rows too, for the reader to filter.
+#[derive(Clone, Debug)]
+pub struct Wanted<'a> {
+    /// Rows above this place: exactly.
+    pub above: Seq,
+    /// Rows whose time lies in it.
+    pub times: Range<TimeNs>,
+    /// Rows that hold these values, all of them.
+    pub equal: &'a [(&'a str, Value<'a>)],
+}
+
+/// A value that a column is to hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Value<'a> {
+    /// A text.
+    Text(&'a str),
+    /// An integer.
+    Integer(i64),
+}
+
+/// Consecutive hot rows of one chunk.
+#[derive(Clone, Debug)]
+pub struct HotSlice {
+    /// Where they stand; dense, one place a row.
+    pub seqs: SeqRange,
+    /// The rows, with the table's Arrow schema.
+    pub rows: RecordBatch,
+    /// Least and greatest time of a row of the chunk.
+    pub times: (TimeNs, TimeNs),
+    chunk: Arc<Chunk>,
+    dictionaries: Dictionaries,
+}
+
+impl Snapshot {
+    /// The hot rows above a place, without the chunks whose bounds and dictionaries say that no row
+    /// of them is wanted.
+    pub fn hot_rows<'a>(&'a self, wanted: &'a Wanted<'a>) -> impl Iterator<Item = HotSlice> + 'a {
+        let matching = self.chunks.iter().filter(|chunk| self.may_hold(chunk, wanted));
+        matching.filter_map(|chunk| {
+            let slice = chunk.between(wanted.above, chunk.seqs.last)?;
+            Some(HotSlice {
+                seqs: slice.seqs,
+                rows: slice.rows,
+                times: (chunk.zones.first_time, chunk.zones.last_time),
+                chunk: Arc::clone(chunk),
+                dictionaries: self.dictionaries.clone(),
+            })
+        })
+    }
+
+    fn may_hold(&self, chunk: &Chunk, wanted: &Wanted<'_>) -> bool {
+        let (zones, times) = (&chunk.zones, &wanted.times);
+        let in_time = zones.first_time < times.end && times.start <= zones.last_time;
+        let schema = chunk.rows().schema_ref();
+        in_time
+            && wanted.equal.iter().all(|&(name, value)| {
+                let Ok(column) = schema.index_of(name) else { return true };
+                match value {
+                    Value::Integer(value) => zones.may_hold(column, value),
+                    Value::Text(text) => chunk
+                        .keys
+                        .as_ref()
+                        .is_none_or(|keys| self.dictionaries.may_hold(keys, column, text)),
+                }
+            })
+    }
+}
+
+impl HotSlice {
+    /// Whether every row's time lies in `times`, so that no row needs a look at it.
+    pub fn is_within(&self, times: &Range<TimeNs>) -> bool {
+        times.contains(&self.times.0) && times.contains(&self.times.1)
+    }
+
+    /// A text dimension as numbers into the table's dictionary. The values are one and the same
+    /// array for all slices of a snapshot, so equal numbers are equal texts in all of them. Nothing
+    /// for other columns, and for chunks so new that they are not numbered yet.
+    pub fn dictionary(&self, column: &str) -> Option<DictionaryArray<Int32Type>> {
+        let keys = self.chunk.keys.as_ref()?;
+        let at = self.rows.schema_ref().index_of(column).ok()?;
+        let offset = usize::try_from(self.seqs.first.raw() - self.chunk.seqs.first.raw()).ok()?;
+        let (numbers, texts) = self.dictionaries.column(keys, at, offset, self.rows.num_rows())?;
+        DictionaryArray::try_new(numbers, texts).ok()
+    }
+}
+
+impl Wanted<'static> {
+    /// All rows above a place.
+    pub fn above(above: Seq) -> Self {
+        Self { above, times: TimeNs::new(i64::MIN)..TimeNs::new(i64::MAX), equal: &[] }
+    }
+}
+
+/// The columns of which [`HotSlice::dictionary`] may know something.
+pub fn dictionary_columns(table: &TableDef) -> impl Iterator<Item = &'static str> + use<> {
+    crate::hot_dictionary::columns_of(table).map(|(_, column)| column.name)
+}
