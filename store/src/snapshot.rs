@@ -42,6 +42,23 @@ pub struct Snapshot {
     pub exemplars: Option<TierView>,
 }
 
+impl Snapshot {
+    /// A table that is in memory only, of which everything is there.
+    pub(crate) fn in_memory(chunks: Vec<Arc<Chunk>>) -> Self {
+        let rows = |chunk: &Arc<Chunk>| Slice { seqs: chunk.seqs, rows: chunk.rows().clone() };
+        Self {
+            hot: chunks.iter().map(rows).collect(),
+            chunks,
+            dictionaries: Dictionaries::default(),
+            hot_complete_from: TimeNs::new(i64::MIN),
+            raw: None,
+            tiers: Vec::new(),
+            cubes: Vec::new(),
+            exemplars: None,
+        }
+    }
+}
+
 /// One tier of a table at one moment: a version of its Delta log.
 #[derive(Clone, Debug)]
 pub struct TierView {

@@ -1,11 +1,14 @@
 //! Tables about the store itself, whose rows are made when they are read.
 
+use std::sync::Arc;
+
 use arrow::array::RecordBatch;
 use undine_schema::tables::{
     STORAGE_SEGMENTS, STORAGE_TABLES, StorageSegment, StorageSegments, StorageTable, StorageTables,
 };
-use undine_schema::{Incarnation, Seq, SeqRange, Slice, TableDef, TimeNs};
+use undine_schema::{Incarnation, Seq, SeqRange, TableDef, TimeNs};
 
+use crate::hot::Measured;
 use crate::seal::Holds;
 use crate::snapshot::Snapshot;
 use crate::store::Inner;
@@ -20,16 +23,12 @@ impl Inner {
         } else {
             return None;
         };
+        if rows.num_rows() == 0 {
+            return Some(Snapshot::in_memory(Vec::new()));
+        }
         let seqs = SeqRange::new(Seq::new(Incarnation::new(0), 1), rows.num_rows());
-        let hot = if rows.num_rows() == 0 { Vec::new() } else { vec![Slice { seqs, rows }] };
-        Some(Snapshot {
-            hot,
-            hot_complete_from: TimeNs::new(i64::MIN),
-            raw: None,
-            tiers: Vec::new(),
-            cubes: Vec::new(),
-            exemplars: None,
-        })
+        let chunk = Measured::new(table, rows).place(seqs, false, 0);
+        Some(Snapshot::in_memory(vec![Arc::new(chunk)]))
     }
 
     fn segment_rows(&self) -> RecordBatch {

@@ -18,7 +18,6 @@ use undine_schema::{
 
 use crate::config::Config;
 use crate::hot::Measured;
-use crate::hot_dictionary::Dictionaries;
 use crate::hot_tables::{Changes, Coming, HotTables, Room};
 use crate::lives::Lives;
 use crate::log::{Content, Entry, EntryPart, Log};
@@ -62,16 +61,10 @@ impl Store {
     pub fn snapshot(&self, table: &TableDef) -> Snapshot {
         match self.inner.hot.number_of(table.name) {
             Some(number) => self.inner.hot.view(number).snapshot(),
-            None => self.inner.snapshot_of_itself(table).unwrap_or(Snapshot {
-                hot: Vec::new(),
-                chunks: Vec::new(),
-                dictionaries: Dictionaries::default(),
-                hot_complete_from: TimeNs::new(i64::MIN),
-                raw: None,
-                tiers: Vec::new(),
-                cubes: Vec::new(),
-                exemplars: None,
-            }),
+            None => {
+                let of_itself = self.inner.snapshot_of_itself(table);
+                of_itself.unwrap_or_else(|| Snapshot::in_memory(Vec::new()))
+            }
         }
     }
 
