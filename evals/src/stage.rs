@@ -17,6 +17,8 @@ pub(crate) fn store(dir: &Path, hot_bytes_max: usize) -> Result<Store> {
         node: "evals".to_owned(),
         tables: tables::ALL.to_vec(),
         hot_bytes_max,
+        hot_budgets: Vec::new(),
+        hot_pinned_bytes_max: 64 << 20,
         log_queue_bytes_max: 256 << 20,
         log_sync_interval: Duration::from_millis(200),
         commit_interval: Duration::from_millis(10),

@@ -242,9 +242,8 @@ impl HotList {
 
     /// Large chunks whose texts are not numbered, and which no merge waits for.
     pub(crate) fn unnumbered(&self) -> Vec<Arc<Chunk>> {
-        let large = |chunk: &&Arc<Chunk>| {
-            chunk.keys.is_none() && chunk.seqs.rows() >= NUMBERED_ROWS_MIN
-        };
+        let large =
+            |chunk: &&Arc<Chunk>| chunk.keys.is_none() && chunk.seqs.rows() >= NUMBERED_ROWS_MIN;
         self.iter().filter(large).map(Arc::clone).collect()
     }
 

@@ -57,8 +57,10 @@ pub(crate) fn limits_of(
 ) -> Vec<Limit> {
     let total = hot_bytes_max as u64;
     let budget_of = |table: &TableDef| budgets.iter().find(|budget| budget.table == table.name);
-    let shares: Vec<_> =
-        tables.iter().map(|table| budget_of(table).and_then(|budget| budget.share_percent)).collect();
+    let shares: Vec<_> = tables
+        .iter()
+        .map(|table| budget_of(table).and_then(|budget| budget.share_percent))
+        .collect();
     let named: u64 = shares.iter().flatten().map(|&share| u64::from(share)).sum();
     let unnamed = shares.iter().filter(|share| share.is_none()).count().max(1) as u64;
     let rest = total * 100_u64.saturating_sub(named) / 100 / unnamed;
@@ -77,13 +79,9 @@ pub(crate) fn limits_of(
 }
 
 /// Whether budgets name tables that are kept, once each, and leave nobody without memory.
-pub(crate) fn check(
-    tables: &[&'static TableDef],
-    budgets: &[HotBudget],
-) -> Result<(), BuildError> {
-    let refused = |value: String, remedy| {
-        Err(BuildError::Setting { key: "hot_budgets", value, remedy })
-    };
+pub(crate) fn check(tables: &[&'static TableDef], budgets: &[HotBudget]) -> Result<(), BuildError> {
+    let refused =
+        |value: String, remedy| Err(BuildError::Setting { key: "hot_budgets", value, remedy });
     for (at, budget) in budgets.iter().enumerate() {
         let name = &budget.table;
         if !tables.iter().any(|table| table.name == name) {

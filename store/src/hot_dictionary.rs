@@ -93,7 +93,8 @@ impl Dictionaries {
     pub(crate) fn may_hold(&self, keys: &Keys, column: usize, text: &str) -> bool {
         let Some((keys, dictionary)) = self.matching(keys, column) else { return true };
         let values = dictionary.values.as_string::<i32>();
-        let is_text = |&number: &i32| usize::try_from(number).is_ok_and(|n| values.value(n) == text);
+        let is_text =
+            |&number: &i32| usize::try_from(number).is_ok_and(|n| values.value(n) == text);
         keys.distinct.as_ref().is_none_or(|distinct| distinct.iter().any(is_text))
     }
 
@@ -112,9 +113,11 @@ impl Dictionaries {
 pub(crate) fn columns_of(
     table: &TableDef,
 ) -> impl Iterator<Item = (usize, &'static ColumnDef)> + use<> {
-    table.columns.iter().enumerate().filter(|(_, column)| {
-        column.pxl_type == PxlType::String && column.role == Role::Dimension
-    })
+    table
+        .columns
+        .iter()
+        .enumerate()
+        .filter(|(_, column)| column.pxl_type == PxlType::String && column.role == Role::Dimension)
 }
 
 /// Numbers the texts of a table. Whoever holds it is the only one who does.
@@ -185,7 +188,8 @@ impl Column {
             self.numbers_of(texts)
         });
         let Some(numbers) = numbers else {
-            *self = Self { given_up: true, generation: self.generation + 1, ..Self::new(self.column) };
+            *self =
+                Self { given_up: true, generation: self.generation + 1, ..Self::new(self.column) };
             return None;
         };
         let distinct = distinct_of(&numbers, self.texts.len());
@@ -227,7 +231,8 @@ impl Column {
 
     fn dictionary(&mut self) -> Dictionary {
         let shown = self.shown.as_string::<i32>();
-        let first = self.texts.first().is_none_or(|text| shown.len() > 0 && *shown.value(0) == **text);
+        let first =
+            self.texts.first().is_none_or(|text| shown.len() > 0 && *shown.value(0) == **text);
         if shown.len() != self.texts.len() || !first {
             self.shown = Arc::new(StringArray::from_iter_values(&self.texts));
         }

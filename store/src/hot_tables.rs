@@ -9,8 +9,8 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use arrow::array::RecordBatch;
 use arc_swap::ArcSwap;
+use arrow::array::RecordBatch;
 use tokio::sync::watch;
 use undine_schema::{Incarnation, Seq, SeqRange, Slice, TableDef, TimeNs};
 
@@ -300,9 +300,8 @@ impl HotTables {
         // What goes is freed only when `gone` is, so it is counted here; where a reader holds it
         // too, the next frame finds it pinned.
         let mut freed = 0;
-        let excess = |freed: u64| {
-            self.held.load(Ordering::Relaxed).saturating_sub(held_max + freed)
-        };
+        let excess =
+            |freed: u64| self.held.load(Ordering::Relaxed).saturating_sub(held_max + freed);
         while excess(freed) > 0 {
             let Some((table, chunk)) = self.victim(changes, coming, Self::first_sealed) else {
                 return;
@@ -347,13 +346,7 @@ impl HotTables {
     }
 
     /// Shows one chunk in the place of some, with the dictionaries that it needs.
-    fn replace(
-        &self,
-        table: usize,
-        run: &[Arc<Chunk>],
-        merged: Chunk,
-        numbering: &mut Numbering,
-    ) {
+    fn replace(&self, table: usize, run: &[Arc<Chunk>], merged: Chunk, numbering: &mut Numbering) {
         let merged = Arc::new(merged);
         let dictionaries = numbering.dictionaries();
         let dictionary_bytes = numbering.bytes();

@@ -195,7 +195,8 @@ impl FoundTable {
     fn view(self, tiers: &TableTiers, objects: &Arc<dyn ObjectStore>) -> (View, u64) {
         let gone = self.chunks.values().filter(|chunk| self.is_evicted(chunk));
         let sealed = tiers.tiers.iter().flat_map(|tier| tier.log.files());
-        let times = gone.map(|chunk| chunk.zones.last_time).chain(sealed.map(|file| file.last_time));
+        let times =
+            gone.map(|chunk| chunk.zones.last_time).chain(sealed.map(|file| file.last_time));
         let after = times.max().map(|last| TimeNs::new(last.get().saturating_add(1)));
         let expired = tiers.tiers.iter().map(|tier| tier.log.complete_from()).max();
         let evicted = self.evicted;

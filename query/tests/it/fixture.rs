@@ -54,6 +54,8 @@ fn store(
         node: "node-1".to_owned(),
         tables: ALL.to_vec(),
         hot_bytes_max,
+        hot_budgets: Vec::new(),
+        hot_pinned_bytes_max: 64 << 20,
         log_queue_bytes_max: 64 << 20,
         log_sync_interval: Duration::from_millis(50),
         commit_interval: Duration::from_millis(1),
