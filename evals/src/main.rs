@@ -7,6 +7,7 @@ mod capture;
 mod client;
 mod compiled;
 mod flavours;
+mod ingest;
 mod loss;
 mod nginx;
 mod overhead;
@@ -77,6 +78,18 @@ enum Command {
         #[arg(long, default_value_t = 200_000)]
         rows: u32,
     },
+    /// Rows a second and core: to memory with the log, to Parquet, all the way; peers beside it.
+    Ingest {
+        /// Rows of each table.
+        #[arg(long, default_value_t = 1_000_000)]
+        rows: u32,
+        /// Rounds; the best counts.
+        #[arg(long, default_value_t = 3)]
+        rounds: u32,
+        /// Leave out the peers, also where they are installed.
+        #[arg(long)]
+        without_peers: bool,
+    },
     /// Every PxL script in a folder runs, and what it exports arrives.
     Scripts {
         /// The folder; without it, scripts of the shape of Pixie's tutorial that come with Undine.
@@ -118,6 +131,9 @@ fn main() -> Result<ExitCode> {
         Command::Overhead { windows, requests } => overhead::run(windows, requests)?,
         Command::Loss { requests } => loss::run(requests)?,
         Command::Tiers { rows } => tiers::run(rows)?,
+        Command::Ingest { rows, rounds, without_peers } => {
+            ingest::run(rows, rounds, !without_peers)?
+        }
         Command::Scripts { folder } => scripts::run(folder.as_deref())?,
     };
     say(&if cli.json { serde_json::to_string(&report)? } else { report.table() });
@@ -131,6 +147,7 @@ profile   shares of functions in CPU profiles, of programs with and without fram
 loss      forced at each stage: operations and bytes exact, missing rows within the bounds
 overhead  watched and unwatched windows in turn: what it costs the server, other calls, the collector
 tiers     one answer before, during and after sealing, and after a restart
+ingest    rows a second and core: to memory with the log, to Parquet, all the way; peers beside it
 scripts   every PxL script in a folder runs, and what it exports arrives";
 
 #[expect(clippy::print_stdout, reason = "the report is what this program is for")]
