@@ -31,7 +31,7 @@ use crate::config::BuildError;
 use crate::delta::{Change, DeltaError, DeltaLog, FileStats};
 use crate::durable;
 use crate::hot_tables::Cold;
-use crate::seal::TableTiers;
+use crate::seal::{Holds, TableTiers};
 use crate::snapshot::{Segment, TierView};
 use crate::store::{Inner, Store};
 
@@ -142,6 +142,7 @@ struct Lane {
     table: &'static str,
     number: usize,
     width: Duration,
+    holds: Holds,
     prefix: String,
     log: DeltaLog,
     /// Whether the log was compared with the local one by this life.
@@ -269,8 +270,10 @@ impl Spool {
         let mut outcome = Ok(());
         for lane in all {
             let cold = &colds[lane.number];
-            let mut views = cold.tiers.iter().chain(&cold.raw);
-            let Some(view) = views.find(|view| view.width == lane.width) else { continue };
+            let is_its = |(holds, view): &(Holds, &TierView)| {
+                *holds == lane.holds && view.width == lane.width
+            };
+            let Some((_, view)) = cold.tiers().find(is_its) else { continue };
             match self.upload_lane(lane, put, view, now) {
                 Ok(report) => total.add(report),
                 Err(UploadError::Stopping) => return Err(UploadError::Stopping),
@@ -466,8 +469,8 @@ impl Inner {
     fn spooled(&self) -> (u64, u64) {
         let Some(spool) = &self.spool else { return (0, 0) };
         let colds = self.colds();
-        let views = colds.iter().flat_map(|cold| cold.tiers.iter().chain(&cold.raw));
-        spool.spooled(views.flat_map(|view| view.segments.iter()))
+        let views = colds.iter().flat_map(|cold| cold.tiers());
+        spool.spooled(views.flat_map(|(_, view)| view.segments.iter()))
     }
 
     /// Whether what a seal writes has room until the bucket takes it: `Err` names how much waits.
@@ -565,6 +568,7 @@ fn lanes_of(config: &BucketConfig, tiers: &[TableTiers]) -> Vec<Lane> {
             table: table.table.name,
             number,
             width: tier.width,
+            holds: tier.holds,
             prefix: tier.prefix.clone(),
             log: tier.log.twin(root.sub(&tier.prefix)),
             is_met: false,

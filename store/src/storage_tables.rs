@@ -9,7 +9,6 @@ use undine_schema::tables::{
 use undine_schema::{Incarnation, Seq, SeqRange, TableDef, TimeNs};
 
 use crate::hot::Measured;
-use crate::seal::Holds;
 use crate::snapshot::Snapshot;
 use crate::store::Inner;
 
@@ -36,11 +35,7 @@ impl Inner {
         let mut rows = StorageSegments::new(0);
         for (number, table) in self.hot.all().iter().enumerate() {
             let cold = &self.hot.view(number).cold;
-            let states = cold.tiers.iter().chain(&cold.cubes);
-            let states = states.map(|tier| (Holds::States(tier.cube), tier));
-            let rows_of = cold.raw.iter().map(|tier| (Holds::Rows, tier));
-            let exemplars = cold.exemplars.iter().map(|tier| (Holds::Exemplars, tier));
-            for (holds, tier) in states.chain(rows_of).chain(exemplars) {
+            for (holds, tier) in cold.tiers() {
                 let (name, sealed_to) = (holds.tier_name(tier.width), tier.sealed_to.to_string());
                 for segment in tier.segments.iter() {
                     rows.push(&StorageSegment {

@@ -11,6 +11,7 @@ mod it {
     mod kinds;
     mod limits;
     mod model;
+    mod publish;
     mod race;
     mod servers;
     mod speed;

@@ -13,7 +13,8 @@ use std::path::{Path, PathBuf};
 use toml::{Table, Value};
 
 pub(crate) use raw::{
-    Capture, Export, Hooks, Plugins, Profiler, RawConfig, Retention, Store, Webhook, WebhookFormat,
+    Capture, Evict, Export, Hooks, HotTable, Plugins, Profiler, RawConfig, Retention, Store,
+    Webhook, WebhookFormat,
 };
 pub(crate) use size::ByteSize;
 

@@ -18,10 +18,11 @@ use undine_collector::{
 use undine_query::Engine;
 use undine_schema::trace::Tracer;
 use undine_schema::{Clock, SystemClock, tables};
-use undine_store::{Bucket, BucketConfig, Store};
+use undine_store::{Bucket, BucketConfig, Eviction, HotBudget, Store};
 
 use crate::config::{
-    self, Capture, Export, Hooks, Plugins, Profiler, RawConfig, Webhook, WebhookFormat,
+    self, ByteSize, Capture, Evict, Export, Hooks, HotTable, Plugins, Profiler, RawConfig, Webhook,
+    WebhookFormat,
 };
 
 const MIB: usize = 1024 * 1024;
@@ -58,8 +59,8 @@ pub(super) fn store(
         node: node.to_owned(),
         tables: tables::ALL.to_vec(),
         hot_bytes_max: config.store.hot_size_max.as_usize(),
-        hot_budgets: Vec::new(),
-        hot_pinned_bytes_max: config.store.hot_size_max.as_usize(),
+        hot_budgets: config.store.hot_tables.iter().map(hot_budget).collect(),
+        hot_pinned_bytes_max: config.store.hot_pinned_size_max.as_usize(),
         log_queue_bytes_max: 64 * MIB,
         log_sync_interval: config.store.log_sync_interval,
         commit_interval: Duration::from_millis(10),
@@ -87,6 +88,18 @@ fn bucket(store: &config::Store) -> Result<Option<BucketConfig>> {
         upload_interval: store.upload_interval,
         deleted_files_for: Duration::from_hours(7 * 24),
     }))
+}
+
+fn hot_budget(table: &HotTable) -> HotBudget {
+    HotBudget {
+        table: table.table.clone(),
+        share_percent: table.share,
+        bytes_max: table.size_max.map(ByteSize::as_usize),
+        eviction: table.evict.map(|evict| match evict {
+            Evict::Oldest => Eviction::Oldest,
+            Evict::SealedOnly => Eviction::SealedOnly,
+        }),
+    }
 }
 
 pub(super) fn query(
