@@ -287,7 +287,7 @@ impl Cache {
             fetched_bytes: AtomicU64::new(0),
         };
         for (key, bytes, _) in found {
-            if key.ends_with(".tmp") {
+            if std::path::Path::new(&key).extension().is_some_and(|end| end == "tmp") {
                 fs::remove_file(cache.dir.join(key))?;
             } else {
                 cache.insert(&key, bytes);

@@ -57,26 +57,9 @@ impl Config {
         let allocated_path = self.dir.join("allocated");
         let allocated =
             Allocated::read(&allocated_path).map_err(io_error("read", &allocated_path))?;
-        let shelves = self.open_shelves(&tables_dir)?;
-        let objects: Arc<dyn ObjectStore> = match &shelves {
-            Some(shelves) => Arc::clone(shelves) as _,
-            None => {
-                let objects = LocalFileSystem::new_with_prefix(&tables_dir)
-                    .map_err(|error| io_error("open", &tables_dir)(io::Error::other(error)))?;
-                Arc::new(objects)
-            }
-        };
-        let root = match &shelves {
-            Some(shelves) => Folder::before(tables_dir.clone(), Arc::clone(shelves)),
-            None => Folder::on_disk(tables_dir.clone()),
-        };
+        let Places { objects, root, shelves } = self.open_places(&tables_dir)?;
         let mut tiers = self.open_tiers(&root)?;
-        let spool = match (&self.bucket, shelves) {
-            (Some(bucket), Some(shelves)) => {
-                Some(Spool::open(bucket, &self.dir, shelves, &mut tiers, self.clock.now())?)
-            }
-            _ => None,
-        };
+        let spool = self.open_spool(shelves, &mut tiers)?;
 
         let mut found = Found::new(&self.tables, &tiers);
         let replayed = replay(&log_dir, &mut |header, body| found.add(header, body))?;
@@ -220,17 +203,33 @@ impl Config {
         }
     }
 
-    /// The local disk before the bucket, where there is one.
-    fn open_shelves(&self, tables_dir: &Path) -> Result<Option<Arc<Shelves>>, BuildError> {
+    /// The local disk, before the bucket where there is one.
+    fn open_places(&self, tables_dir: &Path) -> Result<Places, BuildError> {
         let Some(bucket) = &self.bucket else {
-            let (dir, url) = (self.dir.clone(), read_mark(&self.dir)?);
-            return url.map_or(Ok(None), |url| Err(BuildError::BucketMissing { dir, url }));
+            if let Some(url) = read_mark(&self.dir)? {
+                return Err(BuildError::BucketMissing { dir: self.dir.clone(), url });
+            }
+            let objects = LocalFileSystem::new_with_prefix(tables_dir)
+                .map_err(|error| io_error("open", tables_dir)(io::Error::other(error)))?;
+            let root = Folder::on_disk(tables_dir.to_owned());
+            return Ok(Places { objects: Arc::new(objects), root, shelves: None });
         };
         let cache = self.dir.join("cache");
         let bytes_max = bucket.cache_bytes_max;
-        Shelves::open(tables_dir, cache.clone(), bytes_max, Arc::clone(&bucket.bucket))
-            .map(|shelves| Some(Arc::new(shelves)))
-            .map_err(io_error("open", &cache))
+        let shelves =
+            Shelves::open(tables_dir, cache.clone(), bytes_max, Arc::clone(&bucket.bucket));
+        let shelves = Arc::new(shelves.map_err(io_error("open", &cache))?);
+        let root = Folder::before(tables_dir.to_owned(), Arc::clone(&shelves));
+        Ok(Places { objects: Arc::clone(&shelves) as _, root, shelves: Some(shelves) })
+    }
+
+    fn open_spool(
+        &self,
+        shelves: Option<Arc<Shelves>>,
+        tiers: &mut [TableTiers],
+    ) -> Result<Option<Spool>, BuildError> {
+        let (Some(bucket), Some(shelves)) = (&self.bucket, shelves) else { return Ok(None) };
+        Spool::open(bucket, &self.dir, shelves, tiers, self.clock.now()).map(Some)
     }
 
     fn open_tiers(&self, root: &Folder) -> Result<Vec<TableTiers>, BuildError> {
@@ -274,6 +273,13 @@ impl Config {
         }
         tiers
     }
+}
+
+/// Where segments are.
+struct Places {
+    objects: Arc<dyn ObjectStore>,
+    root: Folder,
+    shelves: Option<Arc<Shelves>>,
 }
 
 /// The tables that another program has changed.

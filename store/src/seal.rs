@@ -213,7 +213,9 @@ impl Inner {
         };
         let sealed = tiers.seal(&view, plan);
         let stopped = tiers.tiers.iter().find_map(|tier| tier.log.stopped());
-        stopped.iter().for_each(|stop| self.note_stop(table, stop));
+        if let Some(stop) = stopped {
+            self.note_stop(table, &stop);
+        }
         let mut report = sealed?;
         report.rows = slices(&view, before, upto).map(|rows| rows.num_rows() as u64).sum();
         let cold = tiers.cold(&sealer.objects);

@@ -348,7 +348,7 @@ impl Spool {
         match lane.log.collect_garbage(now, self.config.deleted_files_for) {
             Ok(deleted) => report.deleted_files = deleted,
             Err(error) => {
-                tracing::warn!(table, %error, "old files of the bucket cannot be deleted")
+                tracing::warn!(table, %error, "old files of the bucket cannot be deleted");
             }
         }
         Ok(report)

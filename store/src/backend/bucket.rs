@@ -152,7 +152,8 @@ impl Bucket {
         };
         let client = |source| BucketError::Client { url: url.to_owned(), source };
         let (scheme, rest) = url.split_once("://").ok_or_else(|| address("it has no scheme"))?;
-        let requests = Requests::start().map_err(|_| address("its thread cannot be started"))?;
+        let requests = Requests::start()
+            .map_err(|error| address(&format!("its thread cannot be started ({error})")))?;
         if scheme == "file" {
             let dir = PathBuf::from(rest);
             if !dir.is_absolute() {
@@ -359,7 +360,7 @@ impl Requests {
         });
         let answer = receiver.recv();
         drop(task);
-        answer.map_err(|_| io::Error::other("the request panicked"))?.map_err(io_error)
+        answer.map_err(io::Error::other)?.map_err(io_error)
     }
 }
 

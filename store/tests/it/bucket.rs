@@ -124,7 +124,7 @@ fn files_of(objects: &dyn ObjectStore, dir: &str) -> Vec<Key> {
         let log = Key::from(format!("{dir}/_delta_log"));
         let mut commits: Vec<_> =
             objects.list(Some(&log)).map_ok(|meta| meta.location).try_collect().await.unwrap();
-        commits.retain(|key| key.as_ref().ends_with(".json"));
+        commits.retain(|key| key.extension() == Some("json"));
         commits.sort_unstable();
         let mut files = BTreeSet::new();
         for (version, commit) in commits.iter().enumerate() {
@@ -159,9 +159,11 @@ fn segments_below(dir: &Path) -> usize {
     let Ok(entries) = std::fs::read_dir(dir) else { return 0 };
     entries
         .map(|entry| entry.unwrap().path())
-        .map(|path| match path.is_dir() {
-            true => segments_below(&path),
-            false => usize::from(path.extension().is_some_and(|end| end == "parquet")),
+        .map(|path| {
+            if path.is_dir() {
+                return segments_below(&path);
+            }
+            usize::from(path.extension().is_some_and(|end| end == "parquet"))
         })
         .sum()
 }
@@ -437,7 +439,7 @@ fn files_that_no_version_names_leave_the_bucket_after_their_time() {
     let parquets = || {
         let dir = Key::from(NOTES_DIR);
         let all = wait(faulty.list(Some(&dir)).try_collect::<Vec<_>>());
-        all.unwrap().iter().filter(|meta| meta.location.as_ref().ends_with(".parquet")).count()
+        all.unwrap().iter().filter(|meta| meta.location.extension() == Some("parquet")).count()
     };
     assert_eq!(files_of(&*faulty, NOTES_DIR).len(), 1);
     assert_eq!(parquets(), 6, "an older version may still be read");
