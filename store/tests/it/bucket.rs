@@ -176,13 +176,13 @@ fn what_is_sealed_goes_to_the_bucket_and_is_read_from_there() {
     node.append(&store, &[1, 2, 3]);
     node.seal(&store).unwrap();
     let stats = store.stats().bucket.unwrap();
-    assert_eq!((stats.spooled_files, stats.uploaded_files), (4, 0), "{stats:?}");
-    assert_eq!(segments_below(&node.dir.path().join("tables")), 4);
-    assert_eq!(node.upload(&store).unwrap(), 4);
+    assert_eq!((stats.spooled_files, stats.uploaded_files), (7, 0), "{stats:?}");
+    assert_eq!(segments_below(&node.dir.path().join("tables")), 7);
+    assert_eq!(node.upload(&store).unwrap(), 7);
     assert_eq!(node.upload(&store).unwrap(), 0, "nothing is uploaded twice");
     let stats = store.stats().bucket.unwrap();
-    assert_eq!((stats.spooled_files, stats.spooled_bytes, stats.uploaded_files), (0, 0, 4));
-    assert_eq!((stats.cache.files, stats.cache.misses), (4, 0), "what went up is still here");
+    assert_eq!((stats.spooled_files, stats.spooled_bytes, stats.uploaded_files), (0, 0, 7));
+    assert_eq!((stats.cache.files, stats.cache.misses), (7, 0), "what went up is still here");
     assert_eq!(segments_below(&node.dir.path().join("tables")), 0);
     assert_eq!(node.ids(&store), [1, 2, 3]);
     assert_eq!(ids_in(&*faulty), [1, 2, 3]);
@@ -241,7 +241,7 @@ fn while_the_bucket_is_away_rows_are_sealed_into_the_spool_and_beyond_it_stay_in
     let error = node.upload(&store).unwrap_err();
     assert!(matches!(error, UploadError::Catalog { .. } | UploadError::File { .. }), "{error}");
     let stats = store.stats().bucket.unwrap();
-    assert_eq!((stats.spooled_files, stats.failed_uploads), (4, 1), "{stats:?}");
+    assert_eq!((stats.spooled_files, stats.failed_uploads), (7, 1), "{stats:?}");
     assert!(stats.failure.unwrap().contains("nothing answers"));
     drop(store);
 
