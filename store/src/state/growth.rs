@@ -87,7 +87,9 @@ mod tests {
 
     fn joined(readings: &[Reading]) -> Growth {
         let mut growth = Growth::NONE;
-        readings.iter().for_each(|&reading| growth.join(&Growth::of(reading)));
+        for &reading in readings {
+            growth.join(&Growth::of(reading));
+        }
         growth
     }
 

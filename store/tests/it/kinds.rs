@@ -225,7 +225,9 @@ impl Hit {
 
 fn batch_of(hits: &[Hit], start: i64) -> RecordBatch {
     let mut batch = HttpEvents::new(hits.len());
-    hits.iter().for_each(|hit| hit.row(start, &mut batch));
+    for hit in hits {
+        hit.row(start, &mut batch);
+    }
     batch.finish()
 }
 
