@@ -11,6 +11,8 @@ pub struct Stats {
     pub tables: Vec<TableStats>,
     /// Bytes of rows in memory.
     pub hot_bytes: u64,
+    /// Bytes of rows that may be in memory.
+    pub hot_bytes_max: u64,
     /// Bytes of the log's segments.
     pub log_bytes: u64,
     /// Bytes that wait for the log.
@@ -94,6 +96,7 @@ impl Inner {
         Stats {
             tables: tables.collect(),
             hot_bytes: changes.bytes,
+            hot_bytes_max: self.config.hot_bytes_max as u64,
             log_bytes,
             log_queue_bytes,
             refused_frames: changes.refused_frames,

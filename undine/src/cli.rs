@@ -29,6 +29,9 @@ pub(crate) enum Command {
     Get(Get),
     /// Say what this kernel and these rights allow, and what to do about the rest.
     Doctor(Doctor),
+    /// Look at the data folder: what it holds, whether it is whole, how other engines read it.
+    #[command(subcommand)]
+    Storage(Storage),
     /// Print a completion script for a shell.
     Completions {
         /// Which shell.
@@ -184,6 +187,79 @@ pub(crate) struct Doctor {
     /// Print one JSON object.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Storage {
+    /// What is on disk of each table and tier. Works beside a running Undine.
+    Status {
+        /// Tiers without files too.
+        #[arg(long)]
+        all: bool,
+        #[command(flatten)]
+        folder: StorageFolder,
+    },
+    /// Whether everything is there and is what the logs say; status 1 where it is not. Works beside
+    /// a running Undine.
+    Verify {
+        /// Decode every page of every file, not only the footers.
+        #[arg(long)]
+        pages: bool,
+        #[command(flatten)]
+        folder: StorageFolder,
+    },
+    /// Print SQL that makes a view of each table and tier over exactly the files of this moment.
+    ExportView {
+        /// Whose SQL.
+        #[arg(long = "for", value_enum, default_value_t = ViewsFor::Duckdb)]
+        engine: ViewsFor,
+        #[command(flatten)]
+        folder: StorageFolder,
+    },
+    /// Delete files that no version needs. A running Undine does so itself.
+    Vacuum {
+        /// Only say what would be deleted.
+        #[arg(long)]
+        dry_run: bool,
+        /// How long a file stays after it is not needed any more; readers of older versions need it.
+        #[arg(long, value_name = "TIME", default_value = "24h")]
+        keep: humantime::Duration,
+        #[command(flatten)]
+        folder: StorageFolder,
+    },
+    /// Check a data folder, copy it to an empty one, and check the copy. FROM may be a backup or,
+    /// to make one, the folder of a running Undine.
+    #[command(visible_alias = "backup")]
+    Restore {
+        /// The folder to copy.
+        from: PathBuf,
+        /// Where it is to be: an empty folder, or one that is not there.
+        to: PathBuf,
+        /// Print one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StorageFolder {
+    /// The data folder; otherwise the one that the configuration names.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// The configuration that names it.
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ViewsFor {
+    /// `DuckDB` 1.3 or later.
+    Duckdb,
+    /// `ClickHouse`, `clickhouse-local` or `chDB`.
+    Clickhouse,
 }
 
 #[derive(Debug, Args)]

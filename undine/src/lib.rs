@@ -10,6 +10,7 @@ mod telemetry;
 mod client;
 mod value;
 mod doctor;
+mod storage;
 mod demo;
 mod record;
 pub mod receiver;
@@ -58,6 +59,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Query(args) => runtime()?.block_on(client::query(args)).map(done),
         Command::Get(what) => runtime()?.block_on(client::get(what)).map(done),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Storage(what) => runtime()?.block_on(storage::run(what)),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "undine", &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)

@@ -5,6 +5,7 @@
 mod bpf;
 mod deny;
 mod fuzz;
+mod interop;
 mod kernels;
 mod shell;
 mod steps;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 
 use crate::shell::{self, built, cargo, is_installed, say};
-use crate::{bpf, deny, fuzz, kernels, ui};
+use crate::{bpf, deny, fuzz, interop, kernels, ui};
 
 /// How a step ended without failing.
 pub(crate) enum Outcome {
@@ -33,6 +33,7 @@ pub(crate) fn test() -> Vec<Step> {
         Step { name: "capture", minutes_max: 2, check: capture },
         Step { name: "loss", minutes_max: 1, check: || eval(&["loss"]) },
         Step { name: "exact", minutes_max: 1, check: exact },
+        Step { name: "interop", minutes_max: 2, check: || interop::check(&interop::SMALL) },
         Step { name: "tiers", minutes_max: 1, check: || eval(&["tiers"]) },
         Step { name: "scripts", minutes_max: 1, check: || eval(&["scripts"]) },
         Step { name: "demo", minutes_max: 4, check: demo },
@@ -48,6 +49,7 @@ pub(crate) fn full() -> Vec<Step> {
         Step { name: "kernel-matrix", minutes_max: 15, check: || kernels::check_all() },
         Step { name: "demo-control", minutes_max: 5, check: demo_control },
         Step { name: "fuzz", minutes_max: 60, check: fuzz::step },
+        Step { name: "interop-all", minutes_max: 5, check: || interop::check(&interop::ALL) },
         Step { name: "capture-all", minutes_max: 15, check: || eval(&["capture"]) },
         Step { name: "overhead", minutes_max: 10, check: || eval(&["overhead"]) },
         Step { name: "benches", minutes_max: 20, check: benches },

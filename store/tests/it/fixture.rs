@@ -93,7 +93,7 @@ pub(crate) struct Row {
 }
 
 impl Row {
-    fn service(&self) -> &'static str {
+    pub(crate) fn service(&self) -> &'static str {
         ["cart", "shop", ""][usize::from(self.kind) % 3]
     }
 

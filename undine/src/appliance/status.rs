@@ -50,6 +50,24 @@ impl ApplianceStatus {
                 counter,
                 |t| t.evicted_rows,
             ),
+            of(
+                "undine_store_lost_rows",
+                "Rows of earlier lives that were gone at the start.",
+                gauge,
+                |t| t.lost_rows,
+            ),
+            of(
+                "undine_store_recovered_rows",
+                "Rows that the log gave back at the start.",
+                gauge,
+                |t| t.recovered_rows,
+            ),
+            of(
+                "undine_store_unsealed_rows",
+                "Rows of this life that are in no tier yet.",
+                gauge,
+                unsealed_rows,
+            ),
             of("undine_store_hot_rows", "Rows in memory.", gauge, |t| t.hot_rows),
             of("undine_store_sealed_rows", "Rows that the finest tier stands for.", gauge, |t| {
                 t.sealed_rows
@@ -57,6 +75,11 @@ impl ApplianceStatus {
             of("undine_store_segments", "Files over all tiers.", gauge, |t| t.segments),
             of("undine_store_segment_bytes", "Size of those files.", gauge, |t| t.segment_bytes),
             Metric::gauge("undine_store_hot_bytes", "Bytes of rows in memory.", stats.hot_bytes),
+            Metric::gauge(
+                "undine_store_hot_bytes_max",
+                "Bytes of rows that may be in memory.",
+                stats.hot_bytes_max,
+            ),
             Metric::gauge(
                 "undine_store_log_bytes",
                 "Bytes of the log's segments.",
@@ -115,6 +138,13 @@ impl ApplianceStatus {
             ),
         ]
     }
+}
+
+/// Rows of a table that only memory and the log hold, as far as this life appended them.
+fn unsealed_rows(table: &TableStats) -> u64 {
+    let sealed = table.sealed_to.incarnation() == table.newest.incarnation();
+    let sealed_to = if sealed { table.sealed_to.counter() } else { 0 };
+    table.newest.counter().saturating_sub(sealed_to)
 }
 
 fn capture_check(collector: &Handle) -> Check {

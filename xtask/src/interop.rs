@@ -1,0 +1,33 @@
+//! Lets other engines, from Python's package index, read what the store wrote.
+
+use anyhow::Result;
+
+use crate::shell::{cargo, command, is_installed, root, run};
+use crate::steps::Outcome;
+
+/// A module of Python and the package that brings it.
+type Engine = (&'static str, &'static str);
+
+/// What is small enough for every run: 70 MB to download.
+pub(crate) const SMALL: [Engine; 2] =
+    [("duckdb", "duckdb==2.0.0"), ("deltalake", "deltalake==1.6.6")];
+/// With `ClickHouse`, which takes 700 MB.
+pub(crate) const ALL: [Engine; 3] = [SMALL[0], SMALL[1], ("chdb", "chdb==4.4.0")];
+
+/// Runs the store's tests of other engines, with an environment of their own.
+pub(crate) fn check(engines: &[Engine]) -> Result<Outcome> {
+    if !is_installed("python3") {
+        return Ok(Outcome::Skipped("python3 is not installed".to_owned()));
+    }
+    let folder = root().join("target/interop-test");
+    run(command("python3", &["-m", "venv"]).arg(&folder))?;
+    let python = folder.join("bin/python");
+    let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"];
+    run(command(&python.to_string_lossy(), &pip).args(engines.iter().map(|(_, package)| package)))?;
+    let modules: Vec<_> = engines.iter().map(|(module, _)| *module).collect();
+    let tests = ["test", "--release", "--locked", "--workspace", "--test", "it", "--", "interop::"];
+    run(cargo(&tests)
+        .env("UNDINE_TEST_PYTHON", python)
+        .env("UNDINE_TEST_ENGINES", modules.join(",")))?;
+    Ok(Outcome::Passed)
+}
