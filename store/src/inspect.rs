@@ -420,7 +420,7 @@ fn log_segments(dir: &Path) -> Result<Vec<LogSegment>, InspectError> {
         let quarantined = name.contains(".log.quarantined");
         // One that is deleted meanwhile is sealed.
         let Ok(about) = entry.metadata() else { continue };
-        if quarantined || name.ends_with(".log") {
+        if quarantined || name.strip_suffix(".log").is_some() {
             segments.push(LogSegment { name, bytes: about.len(), quarantined });
         }
     }

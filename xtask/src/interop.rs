@@ -1,4 +1,4 @@
-//! Lets other engines, from PyPI, read what the store wrote.
+//! Lets other engines, from Python's package index, read what the store wrote.
 
 use anyhow::Result;
 

@@ -106,7 +106,7 @@ fn matching(
         found.push(Target { pid: *pid, file: program(*pid) });
     }
     if found.is_empty() {
-        let named = [("pod", pod), ("container", container), ("command line", cmdline)];
+        let named = [("pod", pod), ("container", container), ("a command line with", cmdline)];
         let named: Vec<_> = named
             .iter()
             .filter(|(_, text)| !text.is_empty())

@@ -217,11 +217,14 @@ impl Catalog {
             let versions = [".json", ".checkpoint.parquet"].into_iter();
             let version = versions.filter_map(|end| version_of(file, end)).next();
             let old = version.is_some_and(|version| Some(version) < self.checkpoint);
-            let why = match old {
-                true => Unneeded::OldCommit,
-                false if name.contains(".unfinished.") => Unneeded::Unfinished,
-                false if name.ends_with(".tmp") => Unneeded::Orphan,
-                false => continue,
+            let why = if old {
+                Unneeded::OldCommit
+            } else if name.contains(".unfinished.") {
+                Unneeded::Unfinished
+            } else if name.strip_suffix(".tmp").is_some() {
+                Unneeded::Orphan
+            } else {
+                continue;
             };
             let (name, since) = (format!("_delta_log/{name}"), changed_at(file));
             unneeded.push(UnneededFile { name, bytes: file.size, since, why });

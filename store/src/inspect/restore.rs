@@ -155,7 +155,7 @@ impl Copied {
             let name = entry.map_err(io_error("list", from))?.file_name();
             let text = name.to_string_lossy();
             let of = text.get(..20).and_then(|digits| digits.parse::<u64>().ok());
-            let draft = text.contains(".unfinished.") || text.ends_with(".tmp");
+            let draft = text.contains(".unfinished.") || text.strip_suffix(".tmp").is_some();
             let later = of.is_some_and(|of| of > version);
             if !draft && !later {
                 self.all(&from.join(&name), &to.join(&name))?;

@@ -61,9 +61,10 @@ impl Folder {
         let mut verified = Verification::default();
         // The log first: what is sealed and deleted from it meanwhile is then in the catalogs.
         let log_dir = self.dir.join("log");
-        let log = match log_dir.is_dir() {
-            true => examine(&log_dir).map_err(io_error("read the log in", &log_dir))?,
-            false => Vec::new(),
+        let log = if log_dir.is_dir() {
+            examine(&log_dir).map_err(io_error("read the log in", &log_dir))?
+        } else {
+            Vec::new()
         };
         verified.inspection = self.inspect().await?;
         verified.findings = verified.inspection.findings.clone();

@@ -147,8 +147,9 @@ fn empty(nodes: &[TierState], type_of: impl Fn(&str) -> &'static str) -> String 
         let of = type_of(delta);
         let value = if of.starts_with("Array(") { "[]" } else { "NULL" };
         let of = match of {
-            "String" | "Bool" | "Int64" | "Int32" | "Float64" => format!("Nullable({of})"),
-            "DateTime64(6, 'UTC')" => format!("Nullable({of})"),
+            "String" | "Bool" | "Int64" | "Int32" | "Float64" | "DateTime64(6, 'UTC')" => {
+                format!("Nullable({of})")
+            }
             other => other.to_owned(),
         };
         format!("CAST({value} AS {of}) AS {}", quoted(name))

@@ -12,11 +12,15 @@ use tokio::runtime::Runtime;
 use undine_schema::tables::{STORAGE_SEGMENTS, STORAGE_TABLES};
 use undine_schema::{Append, Frame, TableDef, TimeNs};
 use undine_store::inspect::{
-    Depth, Dialect, Folder, InspectError, SegmentState, Severity, Unneeded, Vacuum, Verification,
+    Depth, Dialect, Folder, InspectError, SegmentState, Severity, TierState, Unneeded, Vacuum,
+    Verification,
 };
 use undine_store::{BuildError, Store};
 
 use super::fixture::{NOTES, REQUESTS, Row, clock, config, copy, integers, notes, requests};
+
+/// What is done to a file.
+type Harm<'a> = &'a dyn Fn(&Path);
 
 const HOUR: Duration = Duration::from_hours(1);
 /// A time after every file of a test.
@@ -103,10 +107,10 @@ fn a_sound_folder_has_no_findings_and_tells_what_it_holds_beside_a_running_store
             assert_eq!(tier.times().map(|(a, b)| (a.get(), b.get())), Some(times));
             assert!(tier.unneeded.iter().any(|file| file.why == Unneeded::Removed));
         }
-        assert_eq!(of("requests").map(|tier| tier.bytes()).sum::<u64>(), requests.segment_bytes);
+        assert_eq!(of("requests").map(TierState::bytes).sum::<u64>(), requests.segment_bytes);
         let segments: usize = of("requests").map(|tier| tier.segments.len()).sum();
         assert_eq!(segments as u64, requests.segments);
-        assert_eq!(of("notes.Beta").map(|tier| tier.rows()).sum::<u64>(), 7);
+        assert_eq!(of("notes.Beta").map(TierState::rows).sum::<u64>(), 7);
     }
     assert_eq!(files_below(dir.path()), before, "looking changes nothing");
     drop(store);
@@ -136,7 +140,6 @@ fn every_kind_of_damage_is_found_where_it_is() {
         fs::write(path, &bytes).unwrap();
     };
     // What is done to which file; how deep one must look; where it is found and as what.
-    type Harm<'a> = &'a dyn Fn(&Path);
     let error = Some(Severity::Error);
     let cases: [(&str, &String, Harm<'_>, Depth, &String, &str); 10] = [
         ("deleted", &file, &|p| fs::remove_file(p).unwrap(), Depth::Footers, &file, "missing"),

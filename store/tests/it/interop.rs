@@ -178,7 +178,7 @@ fn integers(rows: Vec<Value>) -> Value {
     let integer = |value: &Value| match value {
         Value::String(text) => text.parse::<i64>().map_or(value.clone(), Value::from),
         value => value.as_f64().map_or(value.clone(), |number| {
-            assert_eq!(number.fract(), 0.0, "{value}");
+            assert!(number.fract().abs() < f64::EPSILON, "{value}");
             value.as_i64().map_or_else(|| json!(format!("{number:.0}")), Value::from)
         }),
     };
