@@ -7,6 +7,7 @@ mod capture;
 mod client;
 mod compiled;
 mod flavours;
+mod ingest;
 mod longrange;
 mod loss;
 mod nginx;
@@ -112,6 +113,18 @@ enum Command {
         #[arg(long, default_value_t = 4)]
         requests: u32,
     },
+    /// Rows a second and core: to memory with the log, to Parquet, all the way; peers beside it.
+    Ingest {
+        /// Rows of each table.
+        #[arg(long, default_value_t = 1_000_000)]
+        rows: u32,
+        /// Rounds; the best counts.
+        #[arg(long, default_value_t = 3)]
+        rounds: u32,
+        /// Leave out the peers, also where they are installed.
+        #[arg(long)]
+        without_peers: bool,
+    },
     /// Every PxL script in a folder runs, and what it exports arrives.
     Scripts {
         /// The folder; without it, scripts of the shape of Pixie's tutorial that come with Undine.
@@ -159,6 +172,9 @@ fn main() -> Result<ExitCode> {
         Command::Longrange { days, services, endpoints, hours, requests } => {
             longrange::run(longrange::Options { days, services, endpoints, hours, requests })?
         }
+        Command::Ingest { rows, rounds, without_peers } => {
+            ingest::run(rows, rounds, !without_peers)?
+        }
         Command::Scripts { folder } => scripts::run(folder.as_deref())?,
     };
     say(&if cli.json { serde_json::to_string(&report)? } else { report.table() });
@@ -174,6 +190,7 @@ overhead  watched and unwatched windows in turn: what it costs the server, other
 tiers     one answer before, during and after sealing, and after a restart
 query     six questions over one hour of requests, in memory and on Parquet, beside other engines
 longrange a year of summaries: questions over all of it with cold caches, bytes of each tier
+ingest    rows a second and core: to memory with the log, to Parquet, all the way; peers beside it
 scripts   every PxL script in a folder runs, and what it exports arrives";
 
 #[expect(clippy::print_stdout, reason = "the report is what this program is for")]

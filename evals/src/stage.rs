@@ -23,7 +23,7 @@ pub(crate) fn store_config(dir: &Path, hot_bytes_max: usize) -> undine_store::Co
         tables: tables::ALL.to_vec(),
         hot_bytes_max,
         hot_budgets: Vec::new(),
-        hot_pinned_bytes_max: hot_bytes_max,
+        hot_pinned_bytes_max: 64 << 20,
         log_queue_bytes_max: 256 << 20,
         log_sync_interval: Duration::from_millis(200),
         commit_interval: Duration::from_millis(10),

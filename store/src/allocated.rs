@@ -62,6 +62,12 @@ impl Allocated {
         Ok(Self { page })
     }
 
+    /// A page of `tables` slots that no file keeps.
+    #[cfg(test)]
+    pub(crate) fn unsaved(tables: usize) -> io::Result<Self> {
+        Ok(Self { page: MmapMut::map_anon(MAGIC.len() + tables * SLOT_BYTES)? })
+    }
+
     /// Notes that the table of slot `index` has given out `last`.
     pub(crate) fn set(&mut self, index: usize, last: Seq) {
         let at = MAGIC.len() + index * SLOT_BYTES + SEQ_AT;

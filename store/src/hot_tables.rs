@@ -4,10 +4,13 @@
 //! copy of a few bytes, never I/O and never a copy of rows. Readers take no lock: they load the
 //! table's one pointer.
 
+#[cfg(test)]
+mod interleaved;
+
 use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use arc_swap::ArcSwap;
 use arrow::array::RecordBatch;
@@ -19,6 +22,7 @@ use crate::hot::{Chunk, HotList, Measured, merge};
 use crate::hot_budget::{Eviction, Limit};
 use crate::hot_dictionary::{Dictionaries, Numbering};
 use crate::hot_memory::Account;
+use crate::interleaving;
 use crate::retry_keys::RetryKeys;
 use crate::snapshot::{Snapshot, TierView};
 
@@ -165,7 +169,7 @@ impl HotTables {
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, Changes> {
-        self.changes.lock().unwrap_or_else(PoisonError::into_inner)
+        interleaving::lock(&self.changes)
     }
 
     /// Measures rows that are to come to a table; they count as held from now on.
@@ -324,7 +328,7 @@ impl HotTables {
     /// outside the lock.
     pub(crate) fn merge(&self, table: usize) {
         let HotTable { def, account, numbering, .. } = &self.tables[table];
-        let mut numbering = numbering.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut numbering = interleaving::lock(numbering);
         let bytes_max = (self.bytes_max / 64).min(8 * 1024 * 1024);
         for run in self.view(table).hot.mergeable(bytes_max) {
             match merge(def, &run, account) {
@@ -375,6 +379,7 @@ impl HotTables {
 
     /// What a table is now.
     pub(crate) fn view(&self, table: usize) -> Arc<View> {
+        interleaving::point();
         self.tables[table].view.load_full()
     }
 
@@ -382,7 +387,9 @@ impl HotTables {
     fn change_view(&self, table: usize, change: impl FnOnce(&mut View)) {
         let mut view = View::clone(&self.tables[table].view.load());
         change(&mut view);
+        interleaving::point();
         self.tables[table].view.store(Arc::new(view));
+        interleaving::point();
     }
 
     /// The chunk that goes next: of the table furthest above its share, else the oldest.

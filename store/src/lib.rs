@@ -24,6 +24,7 @@ mod hot_memory;
 mod hot_zones;
 mod hot_dictionary;
 mod hot_slice;
+mod interleaving;
 mod feed;
 mod lives;
 mod allocated;

@@ -7,6 +7,7 @@ mod it {
     mod interop;
     mod limits;
     mod model;
+    mod publish;
     mod race;
     mod speed;
 }

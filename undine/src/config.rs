@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use toml::{Table, Value};
 
 pub(crate) use raw::{
-    Capture, Export, Hooks, Plugins, Profiler, RawConfig, Webhook, WebhookFormat,
+    Capture, Evict, Export, Hooks, HotTable, Plugins, Profiler, RawConfig, Webhook, WebhookFormat,
 };
 pub(crate) use size::ByteSize;
 

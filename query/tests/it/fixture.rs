@@ -55,7 +55,7 @@ fn store(
         tables: ALL.to_vec(),
         hot_bytes_max,
         hot_budgets: Vec::new(),
-        hot_pinned_bytes_max: hot_bytes_max,
+        hot_pinned_bytes_max: 64 << 20,
         log_queue_bytes_max: 64 << 20,
         log_sync_interval: Duration::from_millis(50),
         commit_interval: Duration::from_millis(1),

@@ -18,10 +18,11 @@ use undine_collector::{
 use undine_query::Engine;
 use undine_schema::trace::Tracer;
 use undine_schema::{Clock, SystemClock, tables};
-use undine_store::Store;
+use undine_store::{Eviction, HotBudget, Store};
 
 use crate::config::{
-    self, Capture, Export, Hooks, Plugins, Profiler, RawConfig, Webhook, WebhookFormat,
+    self, ByteSize, Capture, Evict, Export, Hooks, HotTable, Plugins, Profiler, RawConfig, Webhook,
+    WebhookFormat,
 };
 
 const MIB: usize = 1024 * 1024;
@@ -49,8 +50,8 @@ pub(super) fn store(
         node: node.to_owned(),
         tables: tables::ALL.to_vec(),
         hot_bytes_max: config.store.hot_size_max.as_usize(),
-        hot_budgets: Vec::new(),
-        hot_pinned_bytes_max: config.store.hot_size_max.as_usize(),
+        hot_budgets: config.store.hot_tables.iter().map(hot_budget).collect(),
+        hot_pinned_bytes_max: config.store.hot_pinned_size_max.as_usize(),
         log_queue_bytes_max: 64 * MIB,
         log_sync_interval: config.store.log_sync_interval,
         commit_interval: Duration::from_millis(10),
@@ -61,6 +62,18 @@ pub(super) fn store(
         segments_max: 64,
         deleted_files_for: Duration::from_hours(24),
         clock: Arc::clone(clock),
+    }
+}
+
+fn hot_budget(table: &HotTable) -> HotBudget {
+    HotBudget {
+        table: table.table.clone(),
+        share_percent: table.share,
+        bytes_max: table.size_max.map(ByteSize::as_usize),
+        eviction: table.evict.map(|evict| match evict {
+            Evict::Oldest => Eviction::Oldest,
+            Evict::SealedOnly => Eviction::SealedOnly,
+        }),
     }
 }
 

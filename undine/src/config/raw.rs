@@ -95,6 +95,8 @@ pub(crate) struct Profiler {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Store {
     pub(crate) hot_size_max: ByteSize,
+    pub(crate) hot_tables: Vec<HotTable>,
+    pub(crate) hot_pinned_size_max: ByteSize,
     #[serde(deserialize_with = "duration")]
     pub(crate) log_sync_interval: Duration,
     #[serde(deserialize_with = "duration")]
@@ -103,6 +105,22 @@ pub(crate) struct Store {
     pub(crate) tiers: Vec<Duration>,
     #[serde(deserialize_with = "duration")]
     pub(crate) raw_for: Duration,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct HotTable {
+    pub(crate) table: String,
+    pub(crate) share: Option<u8>,
+    pub(crate) size_max: Option<ByteSize>,
+    pub(crate) evict: Option<Evict>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Evict {
+    Oldest,
+    SealedOnly,
 }
 
 #[derive(Clone, Debug, Deserialize)]

@@ -278,7 +278,7 @@ fn store(dir: &std::path::Path, clock: &Arc<dyn Clock>) -> Store {
         tables: undine_schema::tables::ALL.to_vec(),
         hot_bytes_max: 16 << 20,
         hot_budgets: Vec::new(),
-        hot_pinned_bytes_max: 16 << 20,
+        hot_pinned_bytes_max: 64 << 20,
         log_queue_bytes_max: 16 << 20,
         log_sync_interval: Duration::from_secs(1),
         commit_interval: Duration::from_millis(10),
