@@ -179,12 +179,13 @@ async fn ask(
             end - 1
         )
     };
-    let one = "df = df[df.service == 'default/svc-07']\n";
+    let last = options.services.saturating_sub(1);
+    let one = format!("df = df[df.service == 'default/svc-{last:02}']\n");
     for (name, script, groups, limit) in [
         ("p99 per service and day", script("", "service"), options.services, 300.0),
         (
             "p99 per endpoint of one service and day",
-            script(one, "endpoint"),
+            script(&one, "endpoint"),
             options.endpoints,
             1000.0,
         ),
