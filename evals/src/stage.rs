@@ -26,6 +26,7 @@ pub(crate) fn store(dir: &Path, hot_bytes_max: usize) -> Result<Store> {
         groups_per_window_max: 10_000,
         segments_max: 64,
         deleted_files_for: Duration::from_hours(24),
+        on_damage: undine_store::OnDamage::SetAside,
         clock: Arc::new(SystemClock),
     };
     config.build().context("cannot open the store")

@@ -36,8 +36,20 @@ pub struct Config {
     pub segments_max: usize,
     /// How long files stay after no version refers to them any more.
     pub deleted_files_for: Duration,
+    /// What happens when rows that were synced are gone from the log.
+    pub on_damage: OnDamage,
     /// Where the time comes from.
     pub clock: Arc<dyn Clock>,
+}
+
+/// What a start does with a damaged log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnDamage {
+    /// Keeps the damaged segment under another name, loads the rest, and reports in `data_loss`
+    /// which rows are gone.
+    SetAside,
+    /// Is refused, with the log as it was found.
+    Refuse,
 }
 
 /// Why a store cannot be built.
@@ -99,6 +111,14 @@ pub enum BuildError {
         dir: PathBuf,
         /// How often.
         lives: u16,
+    },
+    /// Rows that were synced are gone from the log, and the start is to be refused then.
+    #[error("the log {path} is damaged: {what}; restore it from a copy, or start without strict to keep the rest and have the missing rows reported in data_loss", path = path.display())]
+    Damaged {
+        /// The segment or the log's folder.
+        path: PathBuf,
+        /// What is gone.
+        what: String,
     },
     /// A file of the store does not say what it should.
     #[error("file {path} cannot be understood: {what}; restore it from a copy or move it away", path = path.display())]

@@ -20,7 +20,7 @@ use undine_schema::{Seq, TimeNs};
 pub(crate) use self::file_stats::FileStats;
 
 use self::checkpoint::Checkpoint;
-use crate::durable;
+use crate::{disk, durable};
 
 /// The application id of the time from which a tier is complete.
 const COMPLETE_FROM: &str = "undine/complete_from";
@@ -257,7 +257,7 @@ impl DeltaLog {
         let dir = self.log_dir();
         let looked =
             self.commits_collected.is_some_and(|at| now.since(at) < COMMITS_LOOKED_AT_EVERY);
-        if looked || newest == 0 || !checkpoint::exists(&dir, newest) {
+        if looked || newest == 0 || !checkpoint::is_newest(&dir, newest) {
             return Ok(());
         }
         self.commits_collected = Some(now);
@@ -265,7 +265,8 @@ impl DeltaLog {
             let entry = entry?;
             let name = entry.file_name();
             let digits = name.to_str().and_then(|name| name.get(..20)?.parse::<u64>().ok());
-            if digits.is_some_and(|version| version < newest)
+            let unfinished = name.to_str().is_some_and(|name| name.ends_with(".tmp"));
+            if (unfinished || digits.is_some_and(|version| version < newest))
                 && now.since(changed_at(&entry)?) >= keep
             {
                 remove_existing(&entry.path())?;
@@ -466,7 +467,7 @@ impl State {
 /// A commit that was cut short by a power loss counts as absent; its number is free again.
 fn set_aside(path: &Path, what: &str) -> io::Result<()> {
     tracing::warn!(commit = %path.display(), what, "set an unfinished commit aside");
-    fs::rename(path, path.with_extension(format!("unfinished.{}", ulid::Ulid::generate())))?;
+    disk::rename(path, path.with_extension(format!("unfinished.{}", ulid::Ulid::generate())))?;
     durable::sync_dir(durable::parent(path))
 }
 
@@ -490,7 +491,7 @@ fn changed_at(entry: &fs::DirEntry) -> io::Result<TimeNs> {
 }
 
 fn remove_existing(path: &Path) -> io::Result<u64> {
-    match fs::remove_file(path) {
+    match disk::remove_file(path) {
         Ok(()) => Ok(1),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
         Err(error) => Err(error),
@@ -684,6 +685,24 @@ mod tests {
         let schema = Schema::empty();
         let error = DeltaLog::open(dir.path().to_owned(), "x".to_owned(), &schema).unwrap_err();
         assert!(error.to_string().contains("commit 0 before it is missing"), "{error}");
+    }
+
+    #[test]
+    fn commits_stay_while_the_pointer_does_not_name_the_checkpoint_after_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut log = begun(dir.path(), 1);
+        for seq in 1..=2 * checkpoint::INTERVAL {
+            write(&mut log, seq, &format!("f{seq}")).unwrap();
+        }
+        // As a kill between the two files of the second checkpoint leaves it.
+        let pointer = dir.path().join("_delta_log/_last_checkpoint");
+        for text in ["{\"version\":100,\"size\":102}", ""] {
+            fs::write(&pointer, text).unwrap();
+            let mut log = open(dir.path());
+            let later = TimeNs::new(i64::MAX / 2);
+            log.collect_garbage(later, Duration::from_hours(1)).unwrap();
+            assert_eq!(open(dir.path()).files().len(), 200, "{text}");
+        }
     }
 
     #[test]

@@ -34,8 +34,18 @@ mod loss;
 mod stats;
 pub mod sketch;
 mod durable;
+mod disk;
+#[cfg(test)]
+mod power_loss;
+#[cfg(test)]
+#[path = "../tests/it/fixture.rs"]
+#[expect(dead_code, reason = "the other half is for the tests that see the store from outside")]
+mod fixture;
 
-pub use config::{BuildError, Config};
+#[cfg(test)]
+extern crate self as undine_store;
+
+pub use config::{BuildError, Config, OnDamage};
 pub use delta::DeltaError;
 pub use seal::{SealError, SealReport};
 pub use snapshot::{Segment, Snapshot, TierView};

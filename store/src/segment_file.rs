@@ -2,7 +2,7 @@
 //!
 //! Integers are delta-packed, text is dictionary-encoded, pages are zstd-1.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::path::Path;
 
 use arrow::array::{AsArray, RecordBatch};
@@ -16,7 +16,7 @@ use parquet::schema::types::ColumnPath;
 use undine_schema::TimeNs;
 
 use crate::delta::FileStats;
-use crate::durable;
+use crate::{disk, durable};
 
 /// Rows of a row group.
 const ROW_GROUP_ROWS_MAX: usize = 128 * 1024;
@@ -26,12 +26,12 @@ pub(crate) fn write(dir: &Path, rows: &RecordBatch) -> Result<FileStats, Parquet
     let name = format!("{}.parquet", ulid::Ulid::generate());
     let tmp = dir.join(format!(".{name}.tmp"));
     let mut writer =
-        ArrowWriter::try_new(File::create(&tmp)?, rows.schema(), Some(properties(rows)?))?;
+        ArrowWriter::try_new(disk::create(&tmp)?, rows.schema(), Some(properties(rows)?))?;
     writer.write(rows)?;
     let file = writer.into_inner()?;
     file.sync_all()?;
     let bytes = file.metadata()?.len();
-    fs::rename(&tmp, dir.join(&name))?;
+    disk::rename(&tmp, dir.join(&name))?;
     durable::sync_dir(dir)?;
     Ok(stats_of(name, bytes, rows))
 }

@@ -41,6 +41,10 @@ impl Inner {
         let sealer = &mut *sealer;
         let now = self.config.clock.now();
         let mut report = TidyReport::default();
+        let settled = sealer.settle();
+        if let Err(error) = &settled {
+            tracing::warn!(%error, "old files stay: catalogs cannot be synced");
+        }
         for (number, table) in sealer.tables.iter_mut().enumerate() {
             let before = report;
             for tier in &mut table.tiers {
@@ -48,6 +52,9 @@ impl Inner {
                 tier.log.refresh().map_err(catalog)?;
                 report.expired_rows += tier.expire(table.table, now)?;
                 report.merged_segments += tier.merge(table.table, self.config.segments_max, now)?;
+                if settled.is_err() {
+                    continue;
+                }
                 match tier.log.collect_garbage(now, self.config.deleted_files_for) {
                     Ok(deleted) => report.deleted_files += deleted,
                     Err(error) => tracing::warn!(

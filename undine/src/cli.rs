@@ -46,6 +46,7 @@ pub(crate) enum Command {
 }
 
 #[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub(crate) struct Up {
     /// A file that changes some of the defaults (see `undine up --print-defaults`).
     #[arg(long, short, value_name = "FILE")]
@@ -65,6 +66,9 @@ pub(crate) struct Up {
     /// Do not capture; only store what is received and answer questions.
     #[arg(long)]
     pub(crate) no_capture: bool,
+    /// Refuse to start if rows that were safe are gone from the log, instead of reporting them.
+    #[arg(long)]
+    pub(crate) strict: bool,
     /// Record what the kernel sends to this file, to be replayed or to report a bug.
     #[arg(long, value_name = "FILE")]
     pub(crate) record: Option<PathBuf>,

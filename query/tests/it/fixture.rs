@@ -63,6 +63,7 @@ fn store(
         groups_per_window_max: 1000,
         segments_max: 100,
         deleted_files_for: Duration::from_hours(1),
+        on_damage: undine_store::OnDamage::SetAside,
         clock: Arc::<ManualClock>::clone(clock),
     }
     .build()

@@ -3,7 +3,7 @@
 //! Written every [`INTERVAL`] commits beside them; `_last_checkpoint` names the newest. Commits
 //! before it are deleted when they are as old as deleted files may get.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,8 +15,8 @@ use parquet::arrow::ArrowWriter;
 use parquet::errors::ParquetError;
 use serde_json::{Value, json};
 
-use crate::durable;
 use crate::segment_file;
+use crate::{disk, durable};
 
 /// Commits between two checkpoints.
 pub(super) const INTERVAL: u64 = 100;
@@ -39,10 +39,10 @@ pub(super) fn write(dir: &Path, version: u64, actions: &[Value]) -> Result<(), P
     let rows = decoder.flush()?.ok_or_else(|| ParquetError::General("no action".to_owned()))?;
     let path = path_of(dir, version);
     let tmp = path.with_extension(format!("{}.tmp", ulid::Ulid::generate()));
-    let mut writer = ArrowWriter::try_new(File::create(&tmp)?, schema, None)?;
+    let mut writer = ArrowWriter::try_new(disk::create(&tmp)?, schema, None)?;
     writer.write(&rows)?;
     writer.into_inner()?.sync_all()?;
-    fs::rename(&tmp, &path)?;
+    disk::rename(&tmp, &path)?;
     durable::sync_dir(dir)?;
     let pointer = json!({"version": version, "size": actions.len()}).to_string();
     durable::replace(&dir.join(POINTER), pointer.as_bytes())?;
@@ -51,24 +51,31 @@ pub(super) fn write(dir: &Path, version: u64, actions: &[Value]) -> Result<(), P
 
 /// The newest checkpoint's version and actions; none where there is none.
 pub(super) fn read(dir: &Path) -> Result<Option<Checkpoint>, (PathBuf, String)> {
+    let Some(version) = newest(dir)? else { return Ok(None) };
+    let path = path_of(dir, version);
+    let actions = read_actions(&path).map_err(|error| (path, error.to_string()))?;
+    Ok(Some(Checkpoint { version, actions }))
+}
+
+/// Whether a start would read the checkpoint of `version`: its file may be there and the pointer
+/// still name an older one, since they are two files.
+pub(super) fn is_newest(dir: &Path, version: u64) -> bool {
+    newest(dir).is_ok_and(|newest| newest == Some(version)) && path_of(dir, version).exists()
+}
+
+/// The version that the pointer names; an empty file counts as absent.
+fn newest(dir: &Path) -> Result<Option<u64>, (PathBuf, String)> {
     let pointer = dir.join(POINTER);
     let text = match fs::read(&pointer) {
+        Ok(text) if text.is_empty() => return Ok(None),
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err((pointer, error.to_string())),
     };
     let value: Value =
         serde_json::from_slice(&text).map_err(|error| (pointer.clone(), error.to_string()))?;
-    let version =
-        value["version"].as_u64().ok_or_else(|| (pointer, "it names no version".to_owned()))?;
-    let path = path_of(dir, version);
-    let actions = read_actions(&path).map_err(|error| (path, error.to_string()))?;
-    Ok(Some(Checkpoint { version, actions }))
-}
-
-/// Whether the checkpoint of `version` is there.
-pub(super) fn exists(dir: &Path, version: u64) -> bool {
-    path_of(dir, version).exists()
+    let version = value["version"].as_u64();
+    version.map(Some).ok_or_else(|| (pointer, "it names no version".to_owned()))
 }
 
 fn read_actions(path: &Path) -> Result<Vec<Value>, ParquetError> {

@@ -5,7 +5,6 @@
 //! `sync_interval`. A full disk is waited out, and the queue fills up to its limit meanwhile; any
 //! other error ends the log, since nothing is known about what a failed sync left behind.
 
-use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,6 +18,7 @@ use undine_schema::{AppendError, Durability, Seq, TimeNs};
 use super::ClosedSegment;
 use super::frame::{Entry, decode, encode};
 use super::replay::{name_of, note_last};
+use crate::disk::{self, File, OpenOptions};
 use crate::durable;
 
 /// Size at which a new segment begins.
@@ -233,7 +233,7 @@ impl Log {
         };
         let gone: Vec<_> = self.closed().extract_if(.., |segment| done(segment)).collect();
         for segment in &gone {
-            fs::remove_file(&segment.path)?;
+            disk::remove_file(&segment.path)?;
         }
         match gone.first() {
             Some(segment) => durable::sync_dir(durable::parent(&segment.path)),
@@ -282,6 +282,8 @@ struct Writer {
 struct OpenSegment {
     file: File,
     about: ClosedSegment,
+    /// Its bytes that are surely on the disk.
+    synced: u64,
 }
 
 impl Writer {
@@ -388,7 +390,6 @@ impl Writer {
 
     /// Writes one frame, or leaves the segment as it was.
     fn write_entry(&mut self, entry: &Entry) -> io::Result<()> {
-        let frame = encode(entry).map_err(io::Error::other)?;
         if self.open.as_ref().is_some_and(|open| open.about.bytes >= SEGMENT_BYTES_MAX) {
             self.sync()?;
             if let Some(full) = self.open.take() {
@@ -407,9 +408,11 @@ impl Writer {
                 none.insert(OpenSegment {
                     file,
                     about: ClosedSegment { path, bytes: 0, last, keep_until },
+                    synced: 0,
                 })
             }
         };
+        let frame = encode(entry, open.synced).map_err(io::Error::other)?;
         if let Err(error) = open.file.write_all(&frame) {
             open.file.set_len(open.about.bytes)?;
             return Err(error);
@@ -443,8 +446,9 @@ impl Writer {
     }
 
     fn sync(&mut self) -> io::Result<()> {
-        if let Some(open) = &self.open {
+        if let Some(open) = &mut self.open {
             open.file.sync_data()?;
+            open.synced = open.about.bytes;
         }
         self.last_sync = Some(Instant::now());
         self.unsynced_since = None;

@@ -18,7 +18,7 @@ use undine_collector::{
 use undine_query::Engine;
 use undine_schema::trace::Tracer;
 use undine_schema::{Clock, SystemClock, tables};
-use undine_store::Store;
+use undine_store::{OnDamage, Store};
 
 use crate::config::{
     self, Capture, Export, Hooks, Plugins, Profiler, RawConfig, Webhook, WebhookFormat,
@@ -58,6 +58,7 @@ pub(super) fn store(
         groups_per_window_max: 10_000,
         segments_max: 64,
         deleted_files_for: Duration::from_hours(24),
+        on_damage: if config.store.strict { OnDamage::Refuse } else { OnDamage::SetAside },
         clock: Arc::clone(clock),
     }
 }

@@ -103,6 +103,7 @@ pub(crate) struct Store {
     pub(crate) tiers: Vec<Duration>,
     #[serde(deserialize_with = "duration")]
     pub(crate) raw_for: Duration,
+    pub(crate) strict: bool,
 }
 
 #[derive(Clone, Debug, Deserialize)]

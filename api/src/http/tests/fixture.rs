@@ -286,6 +286,7 @@ fn store(dir: &std::path::Path, clock: &Arc<dyn Clock>) -> Store {
         groups_per_window_max: 1000,
         segments_max: 100,
         deleted_files_for: Duration::from_hours(1),
+        on_damage: undine_store::OnDamage::SetAside,
         clock: Arc::clone(clock),
     }
     .build()
