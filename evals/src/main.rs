@@ -6,6 +6,7 @@
 mod capture;
 mod client;
 mod compiled;
+mod crash;
 mod flavours;
 mod loss;
 mod nginx;
@@ -77,6 +78,12 @@ enum Command {
         #[arg(long, default_value_t = 200_000)]
         rows: u32,
     },
+    /// A loaded store is killed at random moments: what was acknowledged is there, nothing twice.
+    Crash {
+        /// How often it is killed.
+        #[arg(long, default_value_t = 50)]
+        rounds: u32,
+    },
     /// Every PxL script in a folder runs, and what it exports arrives.
     Scripts {
         /// The folder; without it, scripts of the shape of Pixie's tutorial that come with Undine.
@@ -88,6 +95,9 @@ enum Command {
     /// The client of the loss scenario.
     #[command(hide = true)]
     Talker(talker::Args),
+    /// The store that the crash scenario kills.
+    #[command(hide = true)]
+    CrashLoad(crash::LoadArgs),
     /// What the overhead scenario runs in a process of its own.
     #[command(hide = true)]
     Calls,
@@ -111,12 +121,17 @@ fn main() -> Result<ExitCode> {
             talker::run(&args)?;
             return Ok(ExitCode::SUCCESS);
         }
+        Command::CrashLoad(args) => {
+            crash::run_load(&args)?;
+            return Ok(ExitCode::SUCCESS);
+        }
         Command::Calls => {
             say(&overhead::run_calls()?.to_string());
             return Ok(ExitCode::SUCCESS);
         }
         Command::Overhead { windows, requests } => overhead::run(windows, requests)?,
         Command::Loss { requests } => loss::run(requests)?,
+        Command::Crash { rounds } => crash::run(rounds)?,
         Command::Tiers { rows } => tiers::run(rows)?,
         Command::Scripts { folder } => scripts::run(folder.as_deref())?,
     };
@@ -131,6 +146,7 @@ profile   shares of functions in CPU profiles, of programs with and without fram
 loss      forced at each stage: operations and bytes exact, missing rows within the bounds
 overhead  watched and unwatched windows in turn: what it costs the server, other calls, the collector
 tiers     one answer before, during and after sealing, and after a restart
+crash     a loaded store is killed: acknowledged rows are there, none twice, losses reported
 scripts   every PxL script in a folder runs, and what it exports arrives";
 
 #[expect(clippy::print_stdout, reason = "the report is what this program is for")]

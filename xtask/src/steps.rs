@@ -34,6 +34,7 @@ pub(crate) fn test() -> Vec<Step> {
         Step { name: "loss", minutes_max: 1, check: || eval(&["loss"]) },
         Step { name: "exact", minutes_max: 1, check: exact },
         Step { name: "tiers", minutes_max: 1, check: || eval(&["tiers"]) },
+        Step { name: "crash", minutes_max: 1, check: || eval(&["crash", "--rounds", "5"]) },
         Step { name: "scripts", minutes_max: 1, check: || eval(&["scripts"]) },
         Step { name: "demo", minutes_max: 4, check: demo },
         Step { name: "page", minutes_max: 2, check: || ui::check() },
@@ -49,6 +50,7 @@ pub(crate) fn full() -> Vec<Step> {
         Step { name: "demo-control", minutes_max: 5, check: demo_control },
         Step { name: "fuzz", minutes_max: 60, check: fuzz::step },
         Step { name: "capture-all", minutes_max: 15, check: || eval(&["capture"]) },
+        Step { name: "crash-50", minutes_max: 5, check: || eval(&["crash", "--rounds", "50"]) },
         Step { name: "overhead", minutes_max: 10, check: || eval(&["overhead"]) },
         Step { name: "benches", minutes_max: 20, check: benches },
     ]
