@@ -23,8 +23,8 @@ use undine_store::{Config, OnDamage, Store, TierView};
 
 use crate::report::Report;
 
-use self::load::{Level, Notes, Sent};
 pub(crate) use self::load::{Args as LoadArgs, run as run_load};
+use self::load::{Level, Notes, Sent};
 
 /// Captured rows may be lost for so long.
 const INTERVAL: Duration = Duration::from_millis(200);

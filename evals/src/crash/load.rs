@@ -14,9 +14,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use arrow::array::RecordBatch;
 use tokio::task::JoinSet;
-use undine_schema::tables::{
-    ANOMALIES, Anomalies, Anomaly, HTTP_EVENTS, HttpEvent, HttpEvents,
-};
+use undine_schema::tables::{ANOMALIES, Anomalies, Anomaly, HTTP_EVENTS, HttpEvent, HttpEvents};
 use undine_schema::{
     Append, AppendError, Clock, Durability, Frame, Part, RetryKey, SystemClock, TimeNs,
 };

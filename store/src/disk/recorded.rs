@@ -126,16 +126,14 @@ impl File {
     }
 
     pub(crate) fn sync_all(&self) -> io::Result<()> {
-        self.file.sync_all()?;
+        // Before it is done: what others write meanwhile may not be in it.
         let path = &self.path;
         let dir = path.is_dir();
-        note(
-            path,
-            |relative| {
-                if dir { Op::SyncDir(relative(path)) } else { Op::Sync(relative(path)) }
-            },
-        );
-        Ok(())
+        note(path, |relative| {
+            let path = relative(path);
+            if dir { Op::SyncDir(path) } else { Op::Sync(path) }
+        });
+        self.file.sync_all()
     }
 
     pub(crate) fn sync_data(&self) -> io::Result<()> {
@@ -155,14 +153,24 @@ impl File {
 
 impl Write for File {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.file.write(bytes)?;
+        (&*self).write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+impl Write for &File {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = (&self.file).write(bytes)?;
         let bytes = bytes[..written].to_vec();
         note(&self.path, |relative| Op::Write(relative(&self.path), bytes));
         Ok(written)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
+        (&self.file).flush()
     }
 }
 
