@@ -60,7 +60,9 @@ struct Found {
     frames_acknowledged: u64,
     rows: u64,
     lost_rows: u64,
+    /// Age of the oldest row that a kill took, above what the process was held up.
     lost_span_max: Duration,
+    stall_max: Duration,
     acknowledged_lost: u64,
     never_sent: u64,
     twice: u64,
@@ -82,10 +84,14 @@ pub(crate) fn run(rounds: u32) -> Result<Report> {
             folder = tempfile::tempdir()?;
         }
         let dir = folder.path().join("store");
+        let started_at = SystemClock.now();
         let killed_at = kill_once(&dir, &mut dice, &mut found)?;
         let store = config(&dir).build().with_context(|| format!("after kill {round}"))?;
         let held = Held::read(&dir, &store)?;
-        found.compare(&Notes::read(&dir)?, &held, killed_at);
+        let notes = Notes::read(&dir)?;
+        let stall = notes.stall(started_at, killed_at);
+        found.stall_max = found.stall_max.max(stall);
+        found.compare(&notes, &held, killed_at.saturating_sub(stall));
         if round % 3 == 0 {
             runtime.block_on(store.seal())?;
             let sealed = Held::read(&dir, &store)?;
@@ -164,7 +170,7 @@ impl Held {
 }
 
 impl Found {
-    fn compare(&mut self, notes: &Notes, held: &Held, killed_at: TimeNs) {
+    fn compare(&mut self, notes: &Notes, held: &Held, running_until: TimeNs) {
         let there: BTreeSet<_> = held.requests.iter().copied().collect();
         self.twice += (held.requests.len() - there.len()) as u64;
         let unique: BTreeSet<_> = held.anomalies.iter().copied().collect();
@@ -201,7 +207,7 @@ impl Found {
                 self.unreported += u64::from(reported != places.end - places.start);
                 // Rows of earlier kills are in here again, and no longer tell of this one.
                 if held.is_of_last_life(first, notes) {
-                    self.lost_span_max = self.lost_span_max.max(killed_at.since(frame.time));
+                    self.lost_span_max = self.lost_span_max.max(running_until.since(frame.time));
                 }
             }
         }
@@ -214,6 +220,7 @@ impl Found {
         report.count("frames_sent", self.frames_sent);
         report.count("rows_at_the_end", self.rows);
         report.count("rows_lost_in_one_folder_max", self.lost_rows);
+        report.figure("stall_of_the_machine_max_ms", self.stall_max.as_secs_f64() * 1e3);
         report.same("acknowledged frames that are lost", self.acknowledged_lost, 0);
         report.same("rows that were never sent", self.never_sent, 0);
         report.same("rows that are there twice", self.twice, 0);
@@ -224,7 +231,7 @@ impl Found {
         report.same("stores that a seal changed", self.changed_by_a_seal, 0);
         let span = self.lost_span_max;
         report.check(
-            "age of the oldest captured row that was lost",
+            "age of the oldest captured row that was lost, stalls apart",
             format!("{} ms", span.as_millis()),
             format!("at most {} ms", INTERVAL.as_millis()),
             span <= INTERVAL,

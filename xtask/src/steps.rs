@@ -50,6 +50,7 @@ pub(crate) fn full() -> Vec<Step> {
         Step { name: "demo-control", minutes_max: 5, check: demo_control },
         Step { name: "fuzz", minutes_max: 60, check: fuzz::step },
         Step { name: "capture-all", minutes_max: 15, check: || eval(&["capture"]) },
+        Step { name: "model", minutes_max: 15, check: model },
         Step { name: "crash-50", minutes_max: 5, check: || eval(&["crash", "--rounds", "50"]) },
         Step { name: "overhead", minutes_max: 10, check: || eval(&["overhead"]) },
         Step { name: "benches", minutes_max: 20, check: benches },
@@ -166,6 +167,13 @@ fn demo() -> Result<Outcome> {
 fn demo_control() -> Result<Outcome> {
     let args = ["demo", "--json", "--require-ebpf", "--control"];
     shell::run(&mut built("undine", &args)?).map(passed)
+}
+
+/// Random histories of a store, other ones each time.
+fn model() -> Result<Outcome> {
+    let test = "it::model::many_long_histories_of_a_store_give_the_answers_of_a_list_of_its_rows";
+    let args = ["test", "--release", "--locked", "--workspace", "--test", "it", "--"];
+    shell::run(cargo(&args).args(["--ignored", "--exact", test])).map(passed)
 }
 
 fn benches() -> Result<Outcome> {

@@ -24,6 +24,8 @@ use undine_store::Store;
 const FRAMES_PER_LIFE: i64 = 10_000_000;
 /// Rows of a frame have consecutive ids from ten times its number on.
 const IDS_PER_FRAME: i64 = 10;
+/// How often the process notes that it runs.
+const BEAT: Duration = Duration::from_millis(10);
 /// Tasks that wait for each acknowledgement before they send again.
 const SENDERS: usize = 4;
 
@@ -112,9 +114,19 @@ pub(super) struct Notes {
     pub(super) acknowledged: Vec<i64>,
     /// Captured frames that were accepted, with the place of their first row.
     pub(super) accepted: Vec<(i64, u64)>,
+    /// When the process noted that it runs, and how many nanoseconds late.
+    pub(super) beats: Vec<(TimeNs, i64)>,
 }
 
 impl Notes {
+    /// How long the process that was started and killed at these times got nothing done.
+    pub(super) fn stall(&self, started_at: TimeNs, killed_at: TimeNs) -> Duration {
+        let beats = || self.beats.iter().filter(|(at, _)| *at >= started_at);
+        let late = beats().map(|&(_, late)| Duration::from_nanos(late.max(0).cast_unsigned()));
+        let last = beats().map(|(at, _)| *at).max().unwrap_or(started_at);
+        late.max().unwrap_or_default().max(killed_at.since(last))
+    }
+
     /// Reads both files; a last line without its end does not count.
     pub(super) fn read(dir: &Path) -> Result<Self> {
         let mut notes = Self::default();
@@ -125,12 +137,12 @@ impl Notes {
             notes.sent.push(Sent { level, number, time: TimeNs::new(time) });
         }
         for line in whole_lines(&dir.with_extension("told"))? {
-            let (level, rest) = line.split_at(1);
-            let (number, place) = pair(rest)?;
-            if level == "c" {
-                notes.accepted.push((number, place.cast_unsigned()));
-            } else {
-                notes.acknowledged.push(number);
+            let (kind, rest) = line.split_at(1);
+            let (number, about) = pair(rest)?;
+            match kind {
+                "c" => notes.accepted.push((number, about.cast_unsigned())),
+                "k" => notes.acknowledged.push(number),
+                _ => notes.beats.push((TimeNs::new(number), about)),
             }
         }
         Ok(notes)
@@ -170,6 +182,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let captured = std::thread::Builder::new()
         .name("capture".to_owned())
         .spawn(move || capturing.capture())?;
+    let beating = Arc::clone(&load);
+    std::thread::Builder::new().name("beat".to_owned()).spawn(move || beating.beat())?;
     runtime.block_on(load.serve(before))?;
     captured.join().unwrap_or(Ok(()))
 }
@@ -193,6 +207,18 @@ impl Load {
         // One call a line, so that the lines of several threads do not mix.
         (&self.sent).write_all(format!("{letter}{number} {}\n", sent.time.get()).as_bytes())?;
         Ok(sent)
+    }
+
+    /// Notes over and over that the process runs, and how late: what the machine held up is not the
+    /// store's loss.
+    fn beat(&self) -> io::Result<()> {
+        loop {
+            let before = SystemClock.now();
+            std::thread::sleep(BEAT);
+            let now = SystemClock.now();
+            let late = now.since(before).saturating_sub(BEAT).as_nanos();
+            (&self.told).write_all(format!("b{} {late}\n", now.get()).as_bytes())?;
+        }
     }
 
     /// Captured rows, as fast as a busy host makes them.
