@@ -46,7 +46,6 @@ pub(crate) enum Command {
 }
 
 #[derive(Debug, Args)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub(crate) struct Up {
     /// A file that changes some of the defaults (see `undine up --print-defaults`).
     #[arg(long, short, value_name = "FILE")]

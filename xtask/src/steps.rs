@@ -33,8 +33,7 @@ pub(crate) fn test() -> Vec<Step> {
         Step { name: "capture", minutes_max: 2, check: capture },
         Step { name: "loss", minutes_max: 1, check: || eval(&["loss"]) },
         Step { name: "exact", minutes_max: 1, check: exact },
-        Step { name: "tiers", minutes_max: 1, check: || eval(&["tiers"]) },
-        Step { name: "crash", minutes_max: 1, check: || eval(&["crash", "--rounds", "5"]) },
+        Step { name: "tiers", minutes_max: 1, check: tiers },
         Step { name: "scripts", minutes_max: 1, check: || eval(&["scripts"]) },
         Step { name: "demo", minutes_max: 4, check: demo },
         Step { name: "page", minutes_max: 2, check: || ui::check() },
@@ -154,6 +153,12 @@ fn capture() -> Result<Outcome> {
 fn exact() -> Result<Outcome> {
     eval(&["flavours"])?;
     eval(&["profile"])
+}
+
+/// One answer over all tiers, also when the store is killed.
+fn tiers() -> Result<Outcome> {
+    eval(&["tiers"])?;
+    eval(&["crash", "--rounds", "5"])
 }
 
 fn eval(args: &[&str]) -> Result<Outcome> {
