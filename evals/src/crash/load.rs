@@ -81,11 +81,11 @@ impl Sent {
     }
 
     fn requests(self) -> RecordBatch {
-        let mut rows = HttpEvents::new(IDS_PER_FRAME as usize);
-        for id in self.ids() {
+        let mut rows = HttpEvents::new(self.ids().count());
+        for (id, service) in self.ids().zip(["shop", "cart", "pay", "shop", "mail"]) {
             rows.push(&HttpEvent {
                 time_: self.time,
-                service: ["shop", "cart", "pay"][(id % 3) as usize],
+                service,
                 req_method: "GET",
                 req_path: "/items/7",
                 req_path_template: "/items/*",

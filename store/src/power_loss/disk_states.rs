@@ -73,6 +73,9 @@ enum NameChange {
 
 type Names = BTreeMap<PathBuf, Node>;
 
+/// Which changes of names reach the disk, by their number.
+type Kept = Box<dyn Fn(usize) -> bool>;
+
 /// A disk under a kernel.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Disk {
@@ -166,7 +169,7 @@ impl Disk {
     /// The states after a power loss, each with its name.
     pub(super) fn states(&self) -> Vec<(String, Tree)> {
         let all = self.pending.len();
-        let mut names: Vec<(String, Box<dyn Fn(usize) -> bool>)> = vec![
+        let mut names: Vec<(String, Kept)> = vec![
             ("all names".to_owned(), Box::new(|_| true)),
             ("no names".to_owned(), Box::new(|_| false)),
         ];
