@@ -212,7 +212,8 @@ impl Found {
                 self.unreported += u64::from(reported != places.end - places.start);
                 // Rows of earlier kills are in here again, and no longer tell of this one.
                 if let Some(killed_at) = killed_at.filter(|_| held.is_of_last_life(first, notes)) {
-                    self.lost_span_max = self.lost_span_max.max(killed_at.since(frame.time));
+                    let at = notes.accepted_at.get(&number).copied().unwrap_or(killed_at);
+                    self.lost_span_max = self.lost_span_max.max(killed_at.since(at));
                 }
             }
         }

@@ -4,6 +4,7 @@
 //! appended, one of `told` when the store has said what becomes of it; the kernel keeps both when
 //! the process dies. Everything about a frame follows from its number.
 
+use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -114,6 +115,8 @@ pub(super) struct Notes {
     pub(super) acknowledged: Vec<i64>,
     /// Captured frames that were accepted, with the place of their first row.
     pub(super) accepted: Vec<(i64, u64)>,
+    /// When those were accepted.
+    pub(super) accepted_at: HashMap<i64, TimeNs>,
     /// When the process noted that it runs, and how many nanoseconds late.
     pub(super) beats: Vec<(TimeNs, i64)>,
 }
@@ -142,6 +145,9 @@ impl Notes {
             match kind {
                 "c" => notes.accepted.push((number, about.cast_unsigned())),
                 "k" => notes.acknowledged.push(number),
+                "a" => {
+                    notes.accepted_at.insert(number, TimeNs::new(about));
+                }
                 _ => notes.beats.push((TimeNs::new(number), about)),
             }
         }
@@ -229,7 +235,9 @@ impl Load {
             match self.store.append(sent.frame()) {
                 Ok(pending) => {
                     let first = pending.seqs[0].first.raw();
-                    (&self.told).write_all(format!("c{} {first}\n", sent.number).as_bytes())?;
+                    let (number, now) = (sent.number, SystemClock.now().get());
+                    let lines = format!("c{number} {first}\na{number} {now}\n");
+                    (&self.told).write_all(lines.as_bytes())?;
                 }
                 Err(AppendError::Full { retry_after }) => std::thread::sleep(retry_after),
                 Err(error) => return Err(error.into()),
