@@ -6,6 +6,7 @@
 mod capture;
 mod client;
 mod compiled;
+mod crash;
 mod flavours;
 mod ingest;
 mod longrange;
@@ -125,6 +126,12 @@ enum Command {
         #[arg(long)]
         without_peers: bool,
     },
+    /// A loaded store is killed at random moments: what was acknowledged is there, nothing twice.
+    Crash {
+        /// How often it is killed.
+        #[arg(long, default_value_t = 50)]
+        rounds: u32,
+    },
     /// Every PxL script in a folder runs, and what it exports arrives.
     Scripts {
         /// The folder; without it, scripts of the shape of Pixie's tutorial that come with Undine.
@@ -136,6 +143,9 @@ enum Command {
     /// The client of the loss scenario.
     #[command(hide = true)]
     Talker(talker::Args),
+    /// The store that the crash scenario kills.
+    #[command(hide = true)]
+    CrashLoad(crash::LoadArgs),
     /// What the overhead scenario runs in a process of its own.
     #[command(hide = true)]
     Calls,
@@ -159,12 +169,17 @@ fn main() -> Result<ExitCode> {
             talker::run(&args)?;
             return Ok(ExitCode::SUCCESS);
         }
+        Command::CrashLoad(args) => {
+            crash::run_load(&args)?;
+            return Ok(ExitCode::SUCCESS);
+        }
         Command::Calls => {
             say(&overhead::run_calls()?.to_string());
             return Ok(ExitCode::SUCCESS);
         }
         Command::Overhead { windows, requests } => overhead::run(windows, requests)?,
         Command::Loss { requests } => loss::run(requests)?,
+        Command::Crash { rounds } => crash::run(rounds)?,
         Command::Tiers { rows } => tiers::run(rows)?,
         Command::Query { rows, peer, runs, queries } => {
             query::run(&query::Options { rows, peers: peer, runs, queries })?
@@ -191,6 +206,7 @@ tiers     one answer before, during and after sealing, and after a restart
 query     six questions over one hour of requests, in memory and on Parquet, beside other engines
 longrange a year of summaries: questions over all of it with cold caches, bytes of each tier
 ingest    rows a second and core: to memory with the log, to Parquet, all the way; peers beside it
+crash     a loaded store is killed: acknowledged rows are there, none twice, losses reported
 scripts   every PxL script in a folder runs, and what it exports arrives";
 
 #[expect(clippy::print_stdout, reason = "the report is what this program is for")]

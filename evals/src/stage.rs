@@ -35,6 +35,7 @@ pub(crate) fn store_config(dir: &Path, hot_bytes_max: usize) -> undine_store::Co
         segments_max: 64,
         deleted_files_for: Duration::from_hours(24),
         bucket: None,
+        on_damage: undine_store::OnDamage::SetAside,
         clock: Arc::new(SystemClock),
     }
 }

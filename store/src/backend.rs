@@ -19,7 +19,7 @@ pub use self::bucket::{Bucket, BucketConfig, BucketError};
 pub use self::probe::Thoroughness;
 
 use crate::cache::Shelves;
-use crate::durable;
+use crate::{disk, durable};
 
 /// A folder of files whose names say what they hold.
 #[derive(Clone, Debug)]
@@ -167,7 +167,7 @@ impl Folder {
             Place::Disk { behind, .. } => {
                 let shelved =
                     behind.as_ref().is_some_and(|shelves| shelves.drop_file(&self.key(name)));
-                match fs::remove_file(self.join(name)) {
+                match disk::remove_file(self.join(name)) {
                     Ok(()) => Ok(true),
                     Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(shelved),
                     Err(error) => Err(error),
@@ -181,7 +181,7 @@ impl Folder {
     pub(crate) fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         match &self.place {
             Place::Disk { .. } => {
-                fs::rename(self.join(from), self.join(to))?;
+                disk::rename(self.join(from), self.join(to))?;
                 self.sync()
             }
             Place::Bucket(_) => Err(io::ErrorKind::Unsupported.into()),

@@ -49,8 +49,20 @@ pub struct Config {
     pub deleted_files_for: Duration,
     /// Where segments go to from the local disk; `None` keeps them there.
     pub bucket: Option<BucketConfig>,
+    /// What happens when rows that were synced are gone from the log.
+    pub on_damage: OnDamage,
     /// Where the time comes from.
     pub clock: Arc<dyn Clock>,
+}
+
+/// What a start does with a damaged log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnDamage {
+    /// Keeps the damaged segment under another name, loads the rest, and reports in `data_loss`
+    /// which rows are gone.
+    SetAside,
+    /// Is refused, with the log as it was found.
+    Refuse,
 }
 
 /// Why a store cannot be built.
@@ -123,6 +135,14 @@ pub enum BuildError {
         dir: PathBuf,
         /// The bucket that it has used.
         url: String,
+    },
+    /// Rows that were synced are gone from the log, and the start is to be refused then.
+    #[error("the log {path} is damaged: {what}; restore it from a copy, or start without strict to keep the rest and have the missing rows reported in data_loss", path = path.display())]
+    Damaged {
+        /// The segment or the log's folder.
+        path: PathBuf,
+        /// What is gone.
+        what: String,
     },
     /// A file of the store does not say what it should.
     #[error("file {path} cannot be understood: {what}; restore it from a copy or move it away", path = path.display())]

@@ -341,13 +341,14 @@ impl DeltaLog {
         let last = self.state.next_version.saturating_sub(1);
         let newest = last - last % checkpoint::INTERVAL;
         let looked = self.commits_collected.is_some_and(|at| now.since(at) < LOOKED_AT_EVERY);
-        if looked || newest == 0 || !checkpoint::exists(&self.log_dir, newest)? {
+        if looked || newest == 0 || !checkpoint::is_newest(&self.log_dir, newest)? {
             return Ok(());
         }
         self.commits_collected = Some(now);
         for Entry { name, changed } in self.log_dir.list()? {
             let version = name.get(..20).and_then(|digits| digits.parse::<u64>().ok());
-            if version.is_some_and(|version| version < newest) && now.since(changed) >= keep {
+            let goes = name.ends_with(".tmp") || version.is_some_and(|version| version < newest);
+            if goes && now.since(changed) >= keep {
                 self.log_dir.delete(&name)?;
             }
         }
@@ -821,6 +822,24 @@ mod tests {
         let schema = Schema::empty();
         let error = DeltaLog::open(dir.path().to_owned(), "x".to_owned(), &schema).unwrap_err();
         assert!(error.to_string().contains("commit 0 before it is missing"), "{error}");
+    }
+
+    #[test]
+    fn commits_stay_while_the_pointer_does_not_name_the_checkpoint_after_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut log = begun(dir.path(), 1);
+        for seq in 1..=2 * checkpoint::INTERVAL {
+            write(&mut log, seq, &format!("f{seq}")).unwrap();
+        }
+        // As a kill between the two files of the second checkpoint leaves it.
+        let pointer = dir.path().join("_delta_log/_last_checkpoint");
+        for text in ["{\"version\":100,\"size\":102}", ""] {
+            fs::write(&pointer, text).unwrap();
+            let mut log = open(dir.path());
+            let later = TimeNs::new(i64::MAX / 2);
+            log.collect_garbage(later, Duration::from_hours(1)).unwrap();
+            assert_eq!(open(dir.path()).files().len(), 200, "{text}");
+        }
     }
 
     #[test]

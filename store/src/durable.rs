@@ -1,8 +1,9 @@
 //! Files that are there in full after a power loss, or not at all.
 
-use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::Path;
+
+use crate::disk::{self, File};
 
 /// Makes `path` with `bytes` unless it exists; the bytes and the name are on the disk on return.
 ///
@@ -11,8 +12,8 @@ use std::path::Path;
 pub(crate) fn publish_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let tmp = tmp_of(path);
     write_synced(&tmp, bytes)?;
-    let linked = fs::hard_link(&tmp, path);
-    let removed = fs::remove_file(&tmp);
+    let linked = disk::hard_link(&tmp, path);
+    let removed = disk::remove_file(&tmp);
     linked?;
     removed?;
     sync_dir(parent(path))
@@ -22,7 +23,7 @@ pub(crate) fn publish_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
 pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let tmp = tmp_of(path);
     write_synced(&tmp, bytes)?;
-    fs::rename(&tmp, path)?;
+    disk::rename(&tmp, path)?;
     sync_dir(parent(path))
 }
 
@@ -33,7 +34,7 @@ pub(crate) fn create_dirs(dir: &Path) -> io::Result<()> {
     }
     let above = parent(dir);
     create_dirs(above)?;
-    match fs::create_dir(dir) {
+    match disk::create_dir(dir) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
         _ => sync_dir(above),
     }
@@ -42,6 +43,18 @@ pub(crate) fn create_dirs(dir: &Path) -> io::Result<()> {
 /// Puts the names in a folder on the disk.
 pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
+}
+
+/// Removes what [`publish_new`] and [`replace`] left in a folder when they were killed.
+pub(crate) fn remove_unfinished(dir: &Path) -> io::Result<()> {
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if name.to_str().is_some_and(|name| name.starts_with('.') && name.ends_with(".tmp")) {
+            disk::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// The folder that holds `path`; the working folder for a bare name.
@@ -54,7 +67,7 @@ pub(crate) fn parent(path: &Path) -> &Path {
 }
 
 fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = File::create(path)?;
+    let mut file = disk::create(path)?;
     file.write_all(bytes)?;
     file.sync_all()
 }
@@ -68,6 +81,8 @@ fn tmp_of(path: &Path) -> std::path::PathBuf {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

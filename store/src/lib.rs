@@ -47,11 +47,21 @@ mod stats;
 mod storage_tables;
 pub mod sketch;
 mod durable;
+mod disk;
 pub mod inspect;
+#[cfg(test)]
+mod power_loss;
+#[cfg(test)]
+#[path = "../tests/it/fixture.rs"]
+#[expect(dead_code, reason = "the other half is for the tests that see the store from outside")]
+mod fixture;
+
+#[cfg(test)]
+extern crate self as undine_store;
 
 pub use backend::{Bucket, BucketConfig, BucketError, Thoroughness};
 pub use cache::CacheStats;
-pub use config::{BuildError, Config};
+pub use config::{BuildError, Config, OnDamage};
 pub use delta::DeltaError;
 pub use hot_budget::{Eviction, HotBudget};
 pub use hot_slice::{HotSlice, Value, Wanted, dictionary_columns};

@@ -35,11 +35,11 @@ impl Lives {
     pub(crate) fn read(dir: &Path, node: &str) -> Result<Self, BuildError> {
         let path = dir.join("store.json");
         let text = match std::fs::read(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let ended = BTreeMap::new();
-                return Ok(Self { format: FORMAT, node: node.to_owned(), incarnation: 0, ended });
-            }
+            Ok(text) if !text.is_empty() => text,
+            // An empty file counts as absent. Begun is then what comes after all that logs and
+            // tiers have seen.
+            Ok(_) => return Ok(Self::none(node)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::none(node)),
             Err(source) => return Err(BuildError::Io { action: "read", path, source }),
         };
         let corrupt = |what: String| BuildError::Corrupt { path: path.clone(), what };
@@ -62,6 +62,10 @@ impl Lives {
             });
         }
         Ok(lives)
+    }
+
+    fn none(node: &str) -> Self {
+        Self { format: FORMAT, node: node.to_owned(), incarnation: 0, ended: BTreeMap::new() }
     }
 
     /// Begins the life after every one that is known of, durably.

@@ -15,7 +15,7 @@ mod examine;
 
 pub(crate) use examine::examine;
 pub(crate) use frame::{Content, Entry, EntryPart, Header, PartHeader, decode_rows, key_of};
-pub(crate) use replay::{RETRY_KEYS_FOR, replay};
+pub(crate) use replay::{Hole, Item, RETRY_KEYS_FOR, replay};
 pub(crate) use writer::{Log, Options};
 
 /// A segment that is no longer written to.

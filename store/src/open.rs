@@ -16,7 +16,7 @@ use undine_schema::{Cube, Incarnation, Seq, SeqRange, TableDef, TimeNs};
 use crate::allocated::{Allocated, NAME_BYTES_MAX};
 use crate::backend::Folder;
 use crate::cache::Shelves;
-use crate::config::{BuildError, Config};
+use crate::config::{BuildError, Config, OnDamage};
 use crate::delta::{DeltaError, DeltaLog};
 use crate::durable;
 use crate::folder::folder_of;
@@ -24,7 +24,8 @@ use crate::hot_budget::{self, limits_of};
 use crate::hot_tables::{Changes, HotTables};
 use crate::lives::Lives;
 use crate::log::{Log, Options, replay};
-use crate::recover::{Found, report, wait_synced};
+use crate::loss::{Loss, Reason};
+use crate::recover::{Found, Missing, report, wait_synced};
 use crate::retention;
 use crate::seal::{Holds, Sealer, TableTiers, Tier};
 use crate::spool::{Spool, read_mark};
@@ -53,6 +54,9 @@ impl Config {
             durable::create_dirs(dir).map_err(io_error("make", dir))?;
         }
         let lock = lock(&self.dir)?;
+        for dir in [&self.dir, &log_dir] {
+            durable::remove_unfinished(dir).map_err(io_error("tidy", dir))?;
+        }
         let mut lives = Lives::read(&self.dir, &self.node)?;
         let allocated_path = self.dir.join("allocated");
         let allocated =
@@ -62,16 +66,17 @@ impl Config {
         let spool = self.open_spool(shelves, &mut tiers)?;
 
         let mut found = Found::new(&self.tables, &tiers);
-        let replayed = replay(&log_dir, &mut |header, body| found.add(header, body))?;
+        let replayed = replay(&log_dir, self.on_damage, &mut |item| found.add(item))?;
         for (table, &last) in &allocated {
             if last != Seq::ZERO {
                 lives.note(table, last);
             }
         }
         found.tables.iter().for_each(|table| table.note_in(&mut lives));
-        let damaged = !replayed.damages.is_empty();
-        let losses: Vec<_> =
-            found.tables.iter().map(|table| (table.def, table.missing(&lives))).collect();
+        let losses = found.missing(&lives);
+        if self.on_damage == OnDamage::Refuse {
+            refuse_damage(&log_dir, &losses)?;
+        }
 
         let newest = found.newest_life().max(newest_life(&tiers)).max(newest_of(&allocated));
         let newest = spool.iter().map(Spool::newest_life).fold(newest, u16::max);
@@ -93,13 +98,13 @@ impl Config {
         for (number, table) in found.tables.iter().enumerate() {
             log.set_synced_seq(number, table.last);
         }
-        let reported = report(&log, &losses, damaged, incarnation, now);
+        let reported = report(&log, &losses, incarnation, now);
         // A page of the new life says that the losses of the last one are reported and durable.
         wait_synced(&log).map_err(io_error("write the log in", &log_dir))?;
         let page = Allocated::create(&allocated_path, names())
             .map_err(io_error("make", &allocated_path))?;
 
-        let sealer = Sealer { tables: tiers, objects };
+        let sealer = Sealer { tables: tiers, objects, settled: false };
         let mut changes = Changes {
             incarnation,
             allocated: page,
@@ -118,10 +123,10 @@ impl Config {
         let recovered: Vec<_> = found
             .tables
             .iter()
-            .zip(&losses)
-            .map(|(table, (_, lost))| Recovered {
-                rows: table.rows(),
-                lost_rows: lost.iter().map(SeqRange::rows).sum(),
+            .map(|table| {
+                let lost = losses.iter().filter(|lost| lost.table == table.def);
+                let lost_rows = lost.flat_map(|lost| &lost.places).map(SeqRange::rows).sum();
+                Recovered { rows: table.rows(), lost_rows }
             })
             .collect();
         let views = found.into_views(&sealer, &lives, &mut changes);
@@ -314,6 +319,16 @@ fn begin_tiers(
         }
     }
     Ok(())
+}
+
+/// Whether rows are gone that a crash cannot have taken.
+fn refuse_damage(log_dir: &Path, losses: &[Missing]) -> Result<(), BuildError> {
+    let Some(lost) = losses.iter().find(|lost| lost.reason == Reason::LogDamaged) else {
+        return Ok(());
+    };
+    let Loss { rows, detail, .. } = Loss::of_places(lost.table.name, lost.reason, &lost.places);
+    let what = format!("{rows} rows of {} are in none of its segments: {detail}", lost.table.name);
+    Err(BuildError::Damaged { path: log_dir.to_owned(), what })
 }
 
 fn newest_life(tiers: &[TableTiers]) -> u16 {

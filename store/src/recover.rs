@@ -1,10 +1,12 @@
 //! What a folder's log says about its tables: rows that come back, and rows that do not.
 //!
-//! Places are dense, so whatever was given out, is not sealed and is in no frame has been lost. A
-//! marker in the log settles it once it is reported.
+//! Places are dense, so whatever was given out, is not sealed and is in no frame has been lost: to
+//! the crash, where it stood at the end of a life or where the log is torn, and to a damaged log
+//! anywhere else. A marker in the log settles it once it is reported.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -14,12 +16,14 @@ use undine_schema::{
     AppendError, Durability, Incarnation, RetryKey, Seq, SeqRange, TableDef, TimeNs,
 };
 
+use crate::durable;
 use crate::hot::{Chunk, HotList, Measured};
 use crate::hot_dictionary::Dictionaries;
 use crate::hot_tables::{Changes, TableChanges, View};
 use crate::lives::Lives;
 use crate::log::{
-    Content, Entry, EntryPart, Header, Log, PartHeader, RETRY_KEYS_FOR, decode_rows, key_of,
+    Content, Entry, EntryPart, Header, Hole, Item, Log, PartHeader, RETRY_KEYS_FOR, decode_rows,
+    key_of,
 };
 use crate::loss::{Loss, Reason, rows_of};
 use crate::retry_keys::RetryKeys;
@@ -43,6 +47,27 @@ pub(crate) struct FoundTable {
     /// Places whose rows are gone for a reason that is on record.
     settled: Vec<SeqRange>,
     evicted: Vec<SeqRange>,
+    /// The newest place that a frame gave rows to.
+    logged: Seq,
+    holes: Vec<HoleAt>,
+}
+
+/// Where in a table's places a hole of the log lies.
+#[derive(Debug)]
+struct HoleAt {
+    hole: Hole,
+    /// The last place in a frame before it.
+    after: Seq,
+    /// The first place in a frame behind it.
+    before: Option<Seq>,
+}
+
+/// Rows of a table that are gone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Missing {
+    pub(crate) table: &'static TableDef,
+    pub(crate) reason: Reason,
+    pub(crate) places: Vec<SeqRange>,
 }
 
 impl Found {
@@ -54,12 +79,27 @@ impl Found {
             chunks: BTreeMap::new(),
             settled: Vec::new(),
             evicted: Vec::new(),
+            logged: Seq::ZERO,
+            holes: Vec::new(),
         });
         Self { tables: tables.collect(), retry_keys: Vec::new(), order: 0 }
     }
 
-    /// Takes in a frame.
-    pub(crate) fn add(&mut self, header: &Header, body: &[u8]) -> Result<(), String> {
+    /// Takes in what the log holds next.
+    pub(crate) fn add(&mut self, item: Item<'_>) -> Result<(), String> {
+        match item {
+            Item::Frame(header, body) => self.add_frame(header, body),
+            Item::Hole(hole) => {
+                for table in &mut self.tables {
+                    let (after, before) = (table.logged, None);
+                    table.holes.push(HoleAt { hole, after, before });
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn add_frame(&mut self, header: &Header, body: &[u8]) -> Result<(), String> {
         let key = header.retry_key.as_deref().and_then(key_of);
         self.retry_keys.extend(key.map(|key| (TimeNs::new(header.at), key)));
         for part in &header.parts {
@@ -79,6 +119,11 @@ impl Found {
             return Ok(());
         };
         table.last = table.last.max(seqs.last);
+        if matches!(part.content, Content::Rows(_) | Content::Memory) {
+            table.logged = table.logged.max(seqs.last);
+            let open = table.holes.iter_mut().filter(|hole| hole.before.is_none());
+            open.for_each(|hole| hole.before = Some(seqs.first));
+        }
         if seqs.last <= table.sealed_to {
             return Ok(());
         }
@@ -103,6 +148,21 @@ impl Found {
             },
         }
         Ok(())
+    }
+
+    /// All rows that are gone, by table and reason.
+    pub(crate) fn missing(&self, lives: &Lives) -> Vec<Missing> {
+        let mut all: Vec<Missing> = Vec::new();
+        for table in &self.tables {
+            for (reason, places) in table.missing(lives) {
+                let same = |m: &&mut Missing| m.table == table.def && m.reason == reason;
+                match all.iter_mut().find(same) {
+                    Some(missing) => missing.places.push(places),
+                    None => all.push(Missing { table: table.def, reason, places: vec![places] }),
+                }
+            }
+        }
+        all
     }
 
     pub(crate) fn newest_life(&self) -> u16 {
@@ -149,7 +209,7 @@ impl FoundTable {
     }
 
     /// Places above the tiers that were given out, and about which the log says nothing.
-    pub(crate) fn missing(&self, lives: &Lives) -> Vec<SeqRange> {
+    fn missing(&self, lives: &Lives) -> Vec<(Reason, SeqRange)> {
         let known = self.chunks.values().map(|chunk| chunk.seqs);
         let known: Vec<_> =
             known.chain(self.settled.iter().chain(&self.evicted).copied()).collect();
@@ -169,15 +229,28 @@ impl FoundTable {
                 }
                 if next < seqs.first {
                     let last = Seq::from_raw(seqs.first.raw() - 1);
-                    missing.push(SeqRange { first: next, last });
+                    let gap = SeqRange { first: next, last };
+                    missing.push((self.hole_at(next).unwrap_or(Reason::LogDamaged), gap));
                 }
                 next = Seq::from_raw(seqs.last.raw() + 1);
             }
             if next <= end {
-                missing.push(SeqRange { first: next, last: end });
+                let tail = SeqRange { first: next, last: end };
+                missing.push((self.hole_at(next).unwrap_or(Reason::Crash), tail));
             }
         }
         missing
+    }
+
+    /// What the log has in the place of the frame that gave rows to `place`; damage before a tear.
+    fn hole_at(&self, place: Seq) -> Option<Reason> {
+        let spans =
+            |hole: &&HoleAt| hole.after < place && hole.before.is_none_or(|before| place < before);
+        let reasons = self.holes.iter().filter(spans).map(|hole| match hole.hole {
+            Hole::Torn => Reason::Crash,
+            Hole::Damaged => Reason::LogDamaged,
+        });
+        reasons.max_by_key(|reason| *reason == Reason::LogDamaged)
     }
 
     pub(crate) fn rows(&self) -> u64 {
@@ -213,27 +286,52 @@ impl FoundTable {
     }
 }
 
+impl Sealer {
+    /// Puts the names of all catalogs on the disk, once in a life and before anything is deleted on
+    /// their word: what a killed life left may still be with the kernel alone.
+    pub(crate) fn settle(&mut self) -> io::Result<()> {
+        /// Folders above a tier's files: node, tier, table, all tables, the store.
+        const LEVELS: usize = 5;
+        if self.settled {
+            return Ok(());
+        }
+        let logs = || self.tables.iter().flat_map(|table| &table.tiers).map(|tier| &tier.log);
+        let mut dirs: BTreeSet<PathBuf> = BTreeSet::new();
+        for log in logs() {
+            let commits = log.dir().join("_delta_log");
+            dirs.extend(commits.ancestors().take(1 + LEVELS).map(Path::to_owned));
+        }
+        for dir in &dirs {
+            match durable::sync_dir(dir) {
+                // A tier that has never had a row has no folder yet.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                synced => synced?,
+            }
+        }
+        self.settled = true;
+        Ok(())
+    }
+}
+
 /// Logs what is missing, in one frame with the markers that keep it from being reported again.
 pub(crate) fn report(
     log: &Log,
-    losses: &[(&'static TableDef, Vec<SeqRange>)],
-    damaged: bool,
+    losses: &[Missing],
     incarnation: Incarnation,
     now: TimeNs,
 ) -> Option<RecordBatch> {
-    let reason = if damaged { Reason::LogDamaged } else { Reason::Crash };
-    let lossy = || losses.iter().filter(|(_, missing)| !missing.is_empty());
-    let rows: Vec<_> =
-        lossy().map(|(table, missing)| Loss::of_places(table.name, reason, missing)).collect();
-    if rows.is_empty() {
+    if losses.is_empty() {
         return None;
     }
+    let loss = |lost: &Missing| Loss::of_places(lost.table.name, lost.reason, &lost.places);
+    let rows: Vec<_> = losses.iter().map(loss).collect();
     for loss in &rows {
         tracing::warn!(table = loss.table, rows = loss.rows, detail = loss.detail, "rows are lost");
     }
     let rows = rows_of(&rows, now);
-    let markers = lossy().flat_map(|&(table, ref missing)| {
-        missing.iter().map(move |&seqs| EntryPart { table, seqs, content: Content::Lost })
+    let markers = losses.iter().flat_map(|lost| {
+        let places = lost.places.iter();
+        places.map(|&seqs| EntryPart { table: lost.table, seqs, content: Content::Lost })
     });
     let seqs = SeqRange::new(Seq::new(incarnation, 1), rows.num_rows());
     let content = Content::Rows(rows.clone());

@@ -103,6 +103,8 @@ pub enum SealError {
 pub(crate) struct Sealer {
     pub(crate) tables: Vec<TableTiers>,
     pub(crate) objects: Arc<dyn ObjectStore>,
+    /// Whether the names of all catalogs are on the disk.
+    pub(crate) settled: bool,
 }
 
 /// The tiers of one table: summaries, finest first and of each width the full one first, then
@@ -178,9 +180,13 @@ impl Inner {
         if outcome.is_err() {
             self.hot.lock().unsealed_bytes += pressing;
         }
+        let settled = sealer.settle();
         drop(sealer);
         self.report(&folded);
-        self.delete_sealed_log();
+        match settled {
+            Ok(()) => self.delete_sealed_log(),
+            Err(error) => tracing::warn!(%error, "the log grows: catalogs cannot be synced"),
+        }
         outcome.map(|()| total)
     }
 

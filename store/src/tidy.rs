@@ -51,12 +51,19 @@ impl Inner {
         let now = self.config.clock.now();
         let mut report = TidyReport::default();
         let mut outcome = Ok(());
+        let settled = sealer.settle();
+        if let Err(error) = &settled {
+            tracing::warn!(%error, "old files stay: catalogs cannot be synced");
+        }
         for (number, table) in sealer.tables.iter_mut().enumerate() {
             let before = report;
             for tier in table.tiers.iter_mut().filter(|tier| !tier.log.is_new()) {
                 // One table that cannot be tidied does not keep the others from it.
                 let tidied = tier.tidy(table.table, self.config.segments_max, now, &mut report);
                 outcome = outcome.and(tidied);
+                if settled.is_err() {
+                    continue;
+                }
                 match tier.log.collect_garbage(now, self.config.deleted_files_for) {
                     Ok(deleted) => report.deleted_files += deleted,
                     Err(error) => tracing::warn!(

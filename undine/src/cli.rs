@@ -68,6 +68,9 @@ pub(crate) struct Up {
     /// Do not capture; only store what is received and answer questions.
     #[arg(long)]
     pub(crate) no_capture: bool,
+    /// Refuse to start if rows that were safe are gone from the log, instead of reporting them.
+    #[arg(long)]
+    pub(crate) strict: bool,
     /// Record what the kernel sends to this file, to be replayed or to report a bug.
     #[arg(long, value_name = "FILE")]
     pub(crate) record: Option<PathBuf>,

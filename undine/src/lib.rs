@@ -135,5 +135,8 @@ fn flags(args: &Up) -> Vec<(&'static str, toml::Value)> {
     if args.no_capture {
         flags.push(("capture.enabled", false.into()));
     }
+    if args.strict {
+        flags.push(("store.strict", true.into()));
+    }
     flags
 }

@@ -35,7 +35,7 @@ pub(crate) fn test() -> Vec<Step> {
         Step { name: "loss", minutes_max: 1, check: || eval(&["loss"]) },
         Step { name: "exact", minutes_max: 1, check: exact },
         Step { name: "interop", minutes_max: 2, check: || interop::check(&interop::SMALL) },
-        Step { name: "tiers", minutes_max: 1, check: || eval(&["tiers"]) },
+        Step { name: "tiers", minutes_max: 1, check: tiers },
         Step { name: "scripts", minutes_max: 1, check: || eval(&["scripts"]) },
         Step { name: "demo", minutes_max: 4, check: demo },
         Step { name: "page", minutes_max: 2, check: || ui::check() },
@@ -52,6 +52,8 @@ pub(crate) fn full() -> Vec<Step> {
         Step { name: "fuzz", minutes_max: 60, check: fuzz::step },
         Step { name: "interop-all", minutes_max: 5, check: || interop::check(&interop::ALL) },
         Step { name: "capture-all", minutes_max: 15, check: || eval(&["capture"]) },
+        Step { name: "model", minutes_max: 15, check: model },
+        Step { name: "crash-50", minutes_max: 5, check: || eval(&["crash", "--rounds", "50"]) },
         Step { name: "overhead", minutes_max: 10, check: || eval(&["overhead"]) },
         Step { name: "benches", minutes_max: 20, check: benches },
     ]
@@ -156,6 +158,12 @@ fn exact() -> Result<Outcome> {
     eval(&["profile"])
 }
 
+/// One answer over all tiers, also when the store is killed.
+fn tiers() -> Result<Outcome> {
+    eval(&["tiers"])?;
+    eval(&["crash", "--rounds", "5"])
+}
+
 fn eval(args: &[&str]) -> Result<Outcome> {
     shell::run(&mut built("evals", args)?).map(passed)
 }
@@ -167,6 +175,13 @@ fn demo() -> Result<Outcome> {
 fn demo_control() -> Result<Outcome> {
     let args = ["demo", "--json", "--require-ebpf", "--control"];
     shell::run(&mut built("undine", &args)?).map(passed)
+}
+
+/// Random histories of a store, other ones each time.
+fn model() -> Result<Outcome> {
+    let test = "it::model::many_long_histories_of_a_store_give_the_answers_of_a_list_of_its_rows";
+    let args = ["test", "--release", "--locked", "--workspace", "--test", "it", "--"];
+    shell::run(cargo(&args).args(["--ignored", "--exact", test])).map(passed)
 }
 
 fn benches() -> Result<Outcome> {

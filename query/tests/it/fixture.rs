@@ -67,6 +67,7 @@ fn store(
         segments_max: 100,
         deleted_files_for: Duration::from_hours(1),
         bucket: None,
+        on_damage: undine_store::OnDamage::SetAside,
         clock: Arc::<ManualClock>::clone(clock),
     }
     .build()

@@ -47,12 +47,24 @@ pub(super) fn write(dir: &Folder, version: u64, actions: &[Value]) -> Result<(),
 
 /// The newest checkpoint's version and actions; none where there is none.
 pub(super) fn read(dir: &Folder) -> Result<Option<Checkpoint>, DeltaError> {
-    let corrupt = |name: &str, what: String| DeltaError::Corrupt { path: dir.join(name), what };
-    let get = |name: &str| {
-        let path = dir.join(name);
-        dir.get(name).map_err(|source| DeltaError::Io { action: "read", path, source })
-    };
-    let text = match get(POINTER) {
+    let Some(version) = newest(dir)? else { return Ok(None) };
+    let name = name_of(version);
+    let actions =
+        read_actions(get(dir, &name)?).map_err(|error| corrupt(dir, &name, error.to_string()))?;
+    Ok(Some(Checkpoint { version, actions }))
+}
+
+/// Whether a start would read the checkpoint of `version`: its file may be there and the pointer
+/// still name an older one, since they are two files.
+pub(super) fn is_newest(dir: &Folder, version: u64) -> io::Result<bool> {
+    let is_named = newest(dir).is_ok_and(|newest| newest == Some(version));
+    Ok(is_named && dir.has(&name_of(version))?)
+}
+
+/// The version that the pointer names; an empty file counts as absent.
+fn newest(dir: &Folder) -> Result<Option<u64>, DeltaError> {
+    let text = match get(dir, POINTER) {
+        Ok(text) if text.is_empty() => return Ok(None),
         Ok(text) => text,
         Err(DeltaError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
             return Ok(None);
@@ -60,17 +72,18 @@ pub(super) fn read(dir: &Folder) -> Result<Option<Checkpoint>, DeltaError> {
         Err(error) => return Err(error),
     };
     let value: Value =
-        serde_json::from_slice(&text).map_err(|error| corrupt(POINTER, error.to_string()))?;
+        serde_json::from_slice(&text).map_err(|error| corrupt(dir, POINTER, error.to_string()))?;
     let version = value["version"].as_u64();
-    let version = version.ok_or_else(|| corrupt(POINTER, "it names no version".to_owned()))?;
-    let name = name_of(version);
-    let actions = read_actions(get(&name)?).map_err(|error| corrupt(&name, error.to_string()))?;
-    Ok(Some(Checkpoint { version, actions }))
+    version.map(Some).ok_or_else(|| corrupt(dir, POINTER, "it names no version".to_owned()))
 }
 
-/// Whether the checkpoint of `version` is there.
-pub(super) fn exists(dir: &Folder, version: u64) -> io::Result<bool> {
-    dir.has(&name_of(version))
+fn corrupt(dir: &Folder, name: &str, what: String) -> DeltaError {
+    DeltaError::Corrupt { path: dir.join(name), what }
+}
+
+fn get(dir: &Folder, name: &str) -> Result<Bytes, DeltaError> {
+    let path = dir.join(name);
+    dir.get(name).map_err(|source| DeltaError::Io { action: "read", path, source })
 }
 
 fn read_actions(file: Bytes) -> Result<Vec<Value>, ParquetError> {

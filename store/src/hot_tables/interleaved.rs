@@ -82,6 +82,7 @@ fn seal(hot: &HotTables) {
         .sum();
     assert_eq!(new, upto.counter() - sealed_to.counter(), "a seal finds every row of its range");
     let raw = TierView {
+        cube: undine_schema::Cube::Full,
         width: Duration::ZERO,
         sealed_to: upto,
         complete_from: TimeNs::new(i64::MIN),
@@ -89,7 +90,7 @@ fn seal(hot: &HotTables) {
         schema: CONN_STATS.arrow_schema(),
         objects: Arc::new(InMemory::new()),
     };
-    hot.publish_cold(0, Cold { raw: Some(raw), tiers: Vec::new() }, upto);
+    hot.publish_cold(0, Cold { raw: Some(raw), ..Cold::default() }, upto);
 }
 
 /// Lets all sealed rows go.

@@ -67,6 +67,10 @@ pub(crate) struct Header {
     pub(crate) at: i64,
     /// Whether its rows must be sealed before they are evicted.
     pub(crate) commit: bool,
+    /// Bytes of its segment that were synced before it was written: what is bad below them is
+    /// damaged, and not torn by a power loss. Earlier versions did not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) synced: Option<u64>,
     /// The sender's retry key in hexadecimal.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) retry_key: Option<String>,
@@ -88,8 +92,8 @@ impl PartHeader {
     }
 }
 
-/// The bytes of a frame.
-pub(super) fn encode(entry: &Entry) -> Result<Vec<u8>, ArrowError> {
+/// The bytes of a frame that is written to a segment of which `synced` bytes are synced.
+pub(super) fn encode(entry: &Entry, synced: u64) -> Result<Vec<u8>, ArrowError> {
     let mut body = Vec::new();
     let mut parts = Vec::with_capacity(entry.parts.len());
     for part in &entry.parts {
@@ -109,6 +113,7 @@ pub(super) fn encode(entry: &Entry) -> Result<Vec<u8>, ArrowError> {
     let header = Header {
         at: entry.at.get(),
         commit: entry.durability == Durability::Commit,
+        synced: Some(synced),
         retry_key: entry.retry_key.map(|key| hex(&key)),
         parts,
     };

@@ -1,15 +1,15 @@
-//! The thread that writes the log, and the queue before it.
+//! The threads that write and sync the log, and the queue before them.
 //!
 //! Frames are written to the file soon after they come (`commit_interval`), so that `kill -9` finds
 //! them with the kernel, and are synced together: at once where a sender waits, otherwise after
-//! `sync_interval`. A full disk is waited out, and the queue fills up to its limit meanwhile; any
+//! `sync_interval`. A sync may take the disk a second; a thread of its own waits for it, while
+//! frames go on being written. A full disk is waited out, and the queue fills up to its limit meanwhile; any
 //! other error ends the log, since nothing is known about what a failed sync left behind.
 
-use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -19,6 +19,7 @@ use undine_schema::{AppendError, Durability, Seq, TimeNs};
 use super::ClosedSegment;
 use super::frame::{Entry, decode, encode};
 use super::replay::{name_of, note_last};
+use crate::disk::{self, File, OpenOptions};
 use crate::durable;
 
 /// Size at which a new segment begins.
@@ -71,6 +72,8 @@ struct Queue {
     /// When the first of the entries came.
     since: Option<Instant>,
     sync_wanted: bool,
+    /// How the sync that was under way ended.
+    sync_done: Option<io::Result<()>>,
     stop: bool,
 }
 
@@ -88,8 +91,16 @@ impl Log {
             closed: Mutex::new(options.closed),
             open_bytes: AtomicU64::new(0),
         });
+        let (syncs, wanted) = mpsc::sync_channel(1);
+        let syncer = Syncer { shared: Arc::clone(&shared), wanted };
+        let syncer = std::thread::Builder::new()
+            .name("undine-log-sync".to_owned())
+            .spawn(move || syncer.run())?;
         let writer = Writer {
             shared: Arc::clone(&shared),
+            syncs: Some(syncs),
+            syncer: Some(syncer),
+            syncing: None,
             dir: options.dir,
             next_number: options.next_number,
             commit_interval: options.commit_interval,
@@ -233,7 +244,7 @@ impl Log {
         };
         let gone: Vec<_> = self.closed().extract_if(.., |segment| done(segment)).collect();
         for segment in &gone {
-            fs::remove_file(&segment.path)?;
+            disk::remove_file(&segment.path)?;
         }
         match gone.first() {
             Some(segment) => durable::sync_dir(durable::parent(&segment.path)),
@@ -258,9 +269,46 @@ impl Shared {
     }
 }
 
-/// The thread's own state.
+/// What is synced at once.
+struct Sync {
+    file: Arc<File>,
+    /// The log's folder, where the file's name is to be synced too.
+    dir: Option<PathBuf>,
+    /// Number of the last entry in the file.
+    written: u64,
+    /// Last places by table.
+    last: Vec<(String, Seq)>,
+}
+
+/// The thread that waits for the disk.
+struct Syncer {
+    shared: Arc<Shared>,
+    wanted: mpsc::Receiver<Sync>,
+}
+
+impl Syncer {
+    fn run(self) {
+        for sync in self.wanted {
+            let data = sync.file.sync_data();
+            let name = || sync.dir.as_deref().map_or(Ok(()), durable::sync_dir);
+            let outcome = data.and_then(|()| name());
+            if outcome.is_ok() {
+                self.shared.publish(sync.written, &sync.last);
+            }
+            self.shared.lock().sync_done = Some(outcome);
+            self.shared.wake.notify_one();
+        }
+    }
+}
+
+/// The writing thread's own state.
 struct Writer {
     shared: Arc<Shared>,
+    /// None once the syncer is to end.
+    syncs: Option<mpsc::SyncSender<Sync>>,
+    syncer: Option<JoinHandle<()>>,
+    /// The bytes of the open segment that are being synced.
+    syncing: Option<u64>,
     dir: PathBuf,
     next_number: u64,
     commit_interval: Duration,
@@ -280,15 +328,21 @@ struct Writer {
 }
 
 struct OpenSegment {
-    file: File,
+    file: Arc<File>,
     about: ClosedSegment,
+    /// Its bytes that are surely on the disk.
+    synced: u64,
+    /// Whether its name is on the disk.
+    is_named: bool,
 }
 
 impl Writer {
     fn run(mut self) {
         loop {
-            let stop = self.take_work();
-            if let Err(error) = self.write().and_then(|()| self.sync_where_due(stop)) {
+            let (stop, synced) = self.take_work();
+            let synced = synced.map_or(Ok(()), |outcome| self.end_sync(outcome));
+            let written = synced.and_then(|()| self.write());
+            if let Err(error) = written.and_then(|()| self.sync_where_due(stop)) {
                 self.fail(error);
                 return;
             }
@@ -308,8 +362,9 @@ impl Writer {
         self.shared.synced.send_modify(|_| {});
     }
 
-    /// Waits until there is something to do, takes the queue, and says whether to stop.
-    fn take_work(&mut self) -> bool {
+    /// Waits until there is something to do, takes the queue, and says whether to stop and how a
+    /// sync ended.
+    fn take_work(&mut self) -> (bool, Option<io::Result<()>>) {
         let shared = Arc::clone(&self.shared);
         let mut queue = shared.lock();
         loop {
@@ -326,14 +381,15 @@ impl Writer {
         self.backlog.append(&mut queue.entries);
         queue.since = None;
         self.sync_wanted |= std::mem::take(&mut queue.sync_wanted);
-        queue.stop
+        (queue.stop, queue.sync_done.take())
     }
 
     /// When the next thing is to be done.
     fn due(&self, queue: &Queue, now: Instant) -> Option<Instant> {
-        if queue.stop {
+        if queue.stop || queue.sync_done.is_some() {
             return Some(now);
         }
+        let idle = self.syncing.is_none();
         let waiting = !queue.entries.is_empty() || !self.backlog.is_empty();
         let commit =
             (queue.sync_wanted || self.sync_wanted) && (waiting || self.unsynced_since.is_some());
@@ -342,10 +398,10 @@ impl Writer {
         }
         let full = queue.entries.iter().map(|entry| entry.bytes).sum::<u64>() >= WRITE_AT_BYTES;
         [
-            commit.then(|| self.commit_due(now)),
+            (commit && idle).then(|| self.commit_due(now)),
             full.then_some(now),
             queue.since.map(|since| since + self.commit_interval),
-            self.unsynced_since.map(|since| since + self.sync_interval),
+            self.unsynced_since.filter(|_| idle).map(|since| since + self.sync_interval),
         ]
         .into_iter()
         .flatten()
@@ -388,9 +444,11 @@ impl Writer {
 
     /// Writes one frame, or leaves the segment as it was.
     fn write_entry(&mut self, entry: &Entry) -> io::Result<()> {
-        let frame = encode(entry).map_err(io::Error::other)?;
         if self.open.as_ref().is_some_and(|open| open.about.bytes >= SEGMENT_BYTES_MAX) {
-            self.sync()?;
+            // A start takes every segment but the last for synced.
+            let wanted = self.sync_wanted;
+            self.sync_and_wait()?;
+            self.sync_wanted = wanted;
             if let Some(full) = self.open.take() {
                 let closed = &self.shared.closed;
                 closed.lock().unwrap_or_else(PoisonError::into_inner).push(full.about);
@@ -401,16 +459,18 @@ impl Writer {
             none => {
                 let path = self.dir.join(name_of(self.next_number));
                 let file = OpenOptions::new().append(true).create_new(true).open(&path)?;
-                durable::sync_dir(&self.dir)?;
                 self.next_number += 1;
                 let (last, keep_until) = (Vec::new(), TimeNs::ZERO);
                 none.insert(OpenSegment {
-                    file,
+                    file: Arc::new(file),
                     about: ClosedSegment { path, bytes: 0, last, keep_until },
+                    synced: 0,
+                    is_named: false,
                 })
             }
         };
-        if let Err(error) = open.file.write_all(&frame) {
+        let frame = encode(entry, open.synced).map_err(io::Error::other)?;
+        if let Err(error) = (&*open.file).write_all(&frame) {
             open.file.set_len(open.about.bytes)?;
             return Err(error);
         }
@@ -428,6 +488,12 @@ impl Writer {
     }
 
     fn sync_where_due(&mut self, stop: bool) -> io::Result<()> {
+        if stop {
+            return self.sync_and_wait();
+        }
+        if self.syncing.is_some() {
+            return Ok(());
+        }
         let Some(since) = self.unsynced_since else {
             if self.backlog.is_empty() {
                 self.sync_wanted = false;
@@ -436,27 +502,83 @@ impl Writer {
         };
         let now = Instant::now();
         let commit = self.sync_wanted && self.commit_due(now) <= now;
-        if stop || commit || since + self.sync_interval <= now {
-            self.sync()?;
+        if commit || since + self.sync_interval <= now {
+            self.begin_sync();
         }
         Ok(())
     }
 
-    fn sync(&mut self) -> io::Result<()> {
-        if let Some(open) = &self.open {
-            open.file.sync_data()?;
-        }
-        self.last_sync = Some(Instant::now());
+    /// Hands everything written so far to the syncer.
+    fn begin_sync(&mut self) {
+        let (Some(open), Some(syncs)) = (&self.open, &self.syncs) else { return };
         self.unsynced_since = None;
         self.sync_wanted = !self.backlog.is_empty();
-        for (table, last) in self.unsynced.drain(..) {
-            let place = self.shared.synced_seqs.iter().find(|(name, _)| *name == table);
+        let last = std::mem::take(&mut self.unsynced);
+        let dir = (!open.is_named).then(|| self.dir.clone());
+        let sync = Sync { file: Arc::clone(&open.file), dir, written: self.written, last };
+        self.syncing = Some(open.about.bytes);
+        // The syncer waits for this: it holds one at a time, and goes after this thread.
+        if syncs.send(sync).is_err() {
+            let gone = io::Error::other("the thread that syncs the log is gone");
+            self.shared.lock().sync_done = Some(Err(gone));
+        }
+    }
+
+    fn end_sync(&mut self, outcome: io::Result<()>) -> io::Result<()> {
+        self.last_sync = Some(Instant::now());
+        let synced = self.syncing.take();
+        outcome?;
+        if let (Some(open), Some(bytes)) = (&mut self.open, synced) {
+            open.synced = bytes;
+            open.is_named = true;
+        }
+        Ok(())
+    }
+
+    /// Syncs everything written so far, also where a sync is under way already.
+    fn sync_and_wait(&mut self) -> io::Result<()> {
+        loop {
+            if self.syncing.is_some() {
+                let outcome = self.shared.wait_sync_done();
+                self.end_sync(outcome)?;
+            }
+            if self.unsynced_since.is_none() {
+                return Ok(());
+            }
+            self.begin_sync();
+        }
+    }
+}
+
+impl Shared {
+    /// Says that entries and places are durable.
+    fn publish(&self, written: u64, last: &[(String, Seq)]) {
+        for (table, last) in last {
+            let place = self.synced_seqs.iter().find(|(name, _)| name == table);
             if let Some((_, place)) = place {
                 place.store(last.raw(), Ordering::Release);
             }
         }
-        self.shared.synced.send_replace(self.written);
-        self.shared.progress.notify_all();
-        Ok(())
+        self.synced.send_replace(written);
+        self.progress.notify_all();
+    }
+
+    fn wait_sync_done(&self) -> io::Result<()> {
+        let mut queue = self.lock();
+        loop {
+            if let Some(outcome) = queue.sync_done.take() {
+                return outcome;
+            }
+            queue = self.wake.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.syncs = None;
+        if let Some(Err(_)) = self.syncer.take().map(JoinHandle::join) {
+            tracing::error!("the thread that syncs the log panicked");
+        }
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 use undine_schema::{Append, Clock, Durability, Frame, Part, RetryKey, SystemClock};
-use undine_store::Config;
+use undine_store::{BuildError, Config, OnDamage};
 
 use super::fixture::{
     NOTES, REQUESTS, Row, SECOND, clock, config, integers, losses, lost_places, notes, real_time,
@@ -180,4 +180,73 @@ fn the_log_is_deleted_when_its_rows_are_sealed_everywhere() {
     assert_eq!(report.rows, 1);
     assert!(!segment.exists());
     assert_eq!(store.stats().table("requests").unwrap().sealed_rows, 1);
+}
+
+#[test]
+fn a_strict_store_refuses_a_damaged_log_and_leaves_it_as_it_is() {
+    let (dir, clock) = (TempDir::new().unwrap(), clock());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let strict =
+        || Config { on_damage: OnDamage::Refuse, ..config(dir.path(), Arc::clone(&clock)) };
+    let store = strict().build().unwrap();
+    for id in 1..=3 {
+        let frame = Frame::committed(&NOTES, notes(&[id], 0));
+        runtime.block_on(store.append(frame).unwrap().durable()).unwrap();
+    }
+    drop(store);
+    let segment = dir.path().join("log/0000000000000001.log");
+    let whole = std::fs::read(&segment).unwrap();
+    let frames: Vec<_> =
+        (0..whole.len() - 4).filter(|&at| whole[at..].starts_with(b"UWL1")).collect();
+
+    // A torn end is what any crash may leave.
+    std::fs::write(&segment, &whole[..whole.len() - 7]).unwrap();
+    let store = strict().build().unwrap();
+    let losses_found = losses(dir.path(), &store);
+    assert_eq!((losses_found[0].reason.as_str(), losses_found[0].rows), ("crash", 1));
+    drop(store);
+
+    let mut damaged = whole.clone();
+    damaged[frames[1] + 50] ^= 1;
+    std::fs::write(&segment, &damaged).unwrap();
+    let error = strict().build().unwrap_err();
+    assert!(matches!(&error, BuildError::Damaged { .. }), "{error}");
+    assert!(error.to_string().contains("0000000000000001.log"), "{error}");
+    assert_eq!(std::fs::read(&segment).unwrap(), damaged);
+    assert!(!dir.path().join("log/0000000000000001.log.quarantined").exists());
+
+    // Whole frames that are gone without a trace are damage too.
+    let without: Vec<u8> = [&whole[..frames[1]], &whole[frames[2]..]].concat();
+    std::fs::write(&segment, &without).unwrap();
+    let error = strict().build().unwrap_err().to_string();
+    assert!(error.contains("1 rows of notes.Beta") && error.contains("rows 1.2 to 1.2"), "{error}");
+    let lenient = config(dir.path(), Arc::clone(&clock)).build().unwrap();
+    let reasons: Vec<_> = losses(dir.path(), &lenient).into_iter().map(|l| l.reason).collect();
+    assert!(reasons.contains(&"log_damaged".to_owned()), "{reasons:?}");
+}
+
+#[test]
+fn a_crash_and_a_damage_are_told_apart_to_the_row() {
+    let (dir, clock) = (TempDir::new().unwrap(), clock());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let store = config(dir.path(), Arc::clone(&clock)).build().unwrap();
+    for id in 1..=4 {
+        let frame = Frame::committed(&NOTES, notes(&[id], 0));
+        runtime.block_on(store.append(frame).unwrap().durable()).unwrap();
+    }
+    drop(store);
+    let segment = dir.path().join("log/0000000000000001.log");
+    let mut bytes = std::fs::read(&segment).unwrap();
+    let frames: Vec<_> =
+        (0..bytes.len() - 4).filter(|&at| bytes[at..].starts_with(b"UWL1")).collect();
+    bytes[frames[1] + 60] ^= 1;
+    // The last frame never reached the disk.
+    bytes.truncate(frames[3] + 9);
+    std::fs::write(&segment, &bytes).unwrap();
+    let store = config(dir.path(), clock).build().unwrap();
+    assert_eq!(integers(dir.path(), &store.snapshot(&NOTES), "id"), [1, 3]);
+    let found: BTreeSet<_> =
+        losses(dir.path(), &store).into_iter().map(|loss| (loss.reason, loss.detail)).collect();
+    let expected = [("crash", "rows 1.4 to 1.4"), ("log_damaged", "rows 1.2 to 1.2")];
+    assert_eq!(found, expected.map(|(a, b)| (a.to_owned(), b.to_owned())).into());
 }

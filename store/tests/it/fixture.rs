@@ -12,7 +12,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use undine_schema::tables::DATA_LOSS;
 use undine_schema::{ManualClock, Seq, SystemClock, TableDef, TimeNs, Upid};
 use undine_store::sketch::Sketch;
-use undine_store::{Config, Snapshot, Store, TierView};
+use undine_store::{Config, OnDamage, Snapshot, Store, TierView};
 
 undine_schema::table! {
     /// Requests of a test.
@@ -75,6 +75,7 @@ pub(crate) fn config(dir: &Path, clock: Arc<ManualClock>) -> Config {
         segments_max: 3,
         deleted_files_for: Duration::from_mins(1),
         bucket: None,
+        on_damage: OnDamage::SetAside,
         clock,
     }
 }

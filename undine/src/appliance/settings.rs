@@ -18,7 +18,7 @@ use undine_collector::{
 use undine_query::Engine;
 use undine_schema::trace::Tracer;
 use undine_schema::{Clock, SystemClock, tables};
-use undine_store::{Bucket, BucketConfig, Eviction, HotBudget, Store};
+use undine_store::{Bucket, BucketConfig, Eviction, HotBudget, OnDamage, Store};
 
 use crate::config::{
     self, ByteSize, Capture, Evict, Export, Hooks, HotTable, Plugins, Profiler, RawConfig, Webhook,
@@ -72,6 +72,7 @@ pub(super) fn store(
         segments_max: 64,
         deleted_files_for: Duration::from_hours(24),
         bucket: bucket(&config.store)?,
+        on_damage: if config.store.strict { OnDamage::Refuse } else { OnDamage::SetAside },
         clock: Arc::clone(clock),
     })
 }

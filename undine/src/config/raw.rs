@@ -113,6 +113,7 @@ pub(crate) struct Store {
     pub(crate) upload_interval: Duration,
     pub(crate) spool_size_max: ByteSize,
     pub(crate) cache_size_max: ByteSize,
+    pub(crate) strict: bool,
 }
 
 #[derive(Clone, Debug, Deserialize)]

@@ -290,6 +290,7 @@ fn store(dir: &std::path::Path, clock: &Arc<dyn Clock>) -> Store {
         segments_max: 100,
         deleted_files_for: Duration::from_hours(1),
         bucket: None,
+        on_damage: undine_store::OnDamage::SetAside,
         clock: Arc::clone(clock),
     }
     .build()
