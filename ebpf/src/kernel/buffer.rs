@@ -54,7 +54,11 @@ impl Buffer {
         let bytes = if self.runs == 1 { RUN_BYTES } else { 2 * RUN_BYTES };
         // SAFETY: the helper checks the address; there is room for two runs.
         let fault = unsafe {
-            bpf_probe_read_user_bytes(found.as_mut_ptr().cast(), bytes as u32, self.next as *const _)
+            bpf_probe_read_user_bytes(
+                found.as_mut_ptr().cast(),
+                bytes as u32,
+                self.next as *const _,
+            )
         };
         let [first, first_len, second, second_len] = found;
         (fault == 0).then_some([(first, first_len), (second, second_len)])

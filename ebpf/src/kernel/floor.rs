@@ -5,9 +5,7 @@
 use core::ptr::{addr_of, read_volatile};
 
 use aya_ebpf::{
-    bindings::BPF_RB_NO_WAKEUP,
-    helpers::generated::bpf_probe_read_user,
-    macros::raw_tracepoint,
+    bindings::BPF_RB_NO_WAKEUP, helpers::generated::bpf_probe_read_user, macros::raw_tracepoint,
     programs::RawTracePointContext,
 };
 
@@ -77,7 +75,8 @@ fn copy(current: Current, moved: u64) {
             let mut runs = [0_u64; 4];
             let to = runs.as_mut_ptr().cast();
             // SAFETY: the helper checks the address in the process.
-            if unsafe { bpf_probe_read_user(to, size_of_val(&runs) as u32, second as *const _) } != 0
+            if unsafe { bpf_probe_read_user(to, size_of_val(&runs) as u32, second as *const _) }
+                != 0
             {
                 return;
             }
