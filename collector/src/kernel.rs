@@ -14,6 +14,7 @@ pub(crate) mod cgroups;
 mod cost;
 mod counters;
 mod doctor;
+mod floor;
 mod hook_ladder;
 mod listeners;
 pub(crate) mod membership;
@@ -48,6 +49,7 @@ use undine_ebpf::{
 pub use cost::{CostSample, ProgramCost, of_running as cost_of_running};
 pub use counters::Counters;
 pub use doctor::{Check, check_host};
+pub use floor::{Floor, FloorError, Work as FloorWork};
 pub use hook_ladder::{Rung, rungs};
 pub use membership::Membership;
 pub use object::Object;

@@ -4,6 +4,8 @@ mod buffer;
 mod connection;
 mod datagram;
 mod fields;
+#[cfg(not(feature = "before-5-17"))]
+mod floor;
 mod go_tls;
 mod maps;
 mod message_index;

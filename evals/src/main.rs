@@ -149,6 +149,9 @@ enum Command {
     /// What the overhead scenario runs in a process of its own.
     #[command(hide = true)]
     Calls,
+    /// The same.
+    #[command(hide = true)]
+    Exchange,
 }
 
 fn main() -> Result<ExitCode> {
@@ -175,6 +178,10 @@ fn main() -> Result<ExitCode> {
         }
         Command::Calls => {
             say(&overhead::run_calls()?.to_string());
+            return Ok(ExitCode::SUCCESS);
+        }
+        Command::Exchange => {
+            say(&overhead::run_exchange()?.to_string());
             return Ok(ExitCode::SUCCESS);
         }
         Command::Overhead { windows, requests } => overhead::run(windows, requests)?,

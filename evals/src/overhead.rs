@@ -9,12 +9,21 @@
 //!
 //! | part | figure |
 //! |---|---|
+//! | any program on these hooks, though it does nothing | `empty` − `unwatched` |
+//! | and copies what moved into a ring | `copy_only` − `unwatched` |
 //! | the programs, with the kernel's own clock around them | `programs_us` = runs × time of a run |
 //! | and what they do to the server's caches, with the ring | `unread` − `unwatched` |
 //! | a reader that wakes up and takes messages | `discarded` − `unread` |
 //! | parsing on the same CPUs | `watched` − `discarded` |
+//!
+//! The first two are the floor: what the kernel takes for running a program there at all, and for
+//! what no capture can do without. They say how much of the targets this machine leaves. Since a
+//! request of a server on a busy machine takes now more, now less, the same is also measured for an
+//! exchange of two messages within one thread, whose best of many short rows hardly varies.
 
 mod cpu;
+mod exchange;
+mod floor;
 
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,6 +32,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use undine_collector::kernel::{CostSample, Floor, FloorWork};
 use undine_collector::{
     Cgroup, Hooks, Object, Scope, ScopeDefault, ScopeGuard, Target, Tls, kernel,
 };
@@ -63,6 +73,10 @@ const EMPTY: &str = "/empty";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Watching {
     Nothing,
+    /// By programs that see whom an operation concerns, and do nothing.
+    Empty,
+    /// By programs that only copy into a ring, which nobody reads.
+    CopyOnly,
     /// The programs run and nobody reads what they send.
     Unread,
     /// It is read and thrown away.
@@ -74,14 +88,23 @@ enum Watching {
 }
 
 impl Watching {
-    const ALL: [Self; 5] =
-        [Self::Nothing, Self::SocketLength, Self::SysExit, Self::Unread, Self::Discarded];
+    const ALL: [Self; 7] = [
+        Self::Nothing,
+        Self::SocketLength,
+        Self::SysExit,
+        Self::Unread,
+        Self::Discarded,
+        Self::Empty,
+        Self::CopyOnly,
+    ];
     /// Those whose rates are compared.
     const RATES: [Self; 3] = [Self::Nothing, Self::SocketLength, Self::SysExit];
 
     const fn name(self) -> &'static str {
         match self {
             Self::Nothing => "unwatched",
+            Self::Empty => "empty",
+            Self::CopyOnly => "copy_only",
             Self::Unread => "unread",
             Self::Discarded => "discarded",
             Self::SocketLength => "watched",
@@ -104,6 +127,8 @@ struct Window {
     /// A call in a process that is not watched, and in one that is.
     call_outside_ns: f64,
     call_inside_ns: f64,
+    /// An exchange of two messages in a process that is watched; only of windows without a collector.
+    exchange_ns: f64,
     rows: u64,
     lost: u64,
     requests: u64,
@@ -155,7 +180,8 @@ fn judge(report: &mut Report, load: &str, kinds: &[Watching], best: &[Window]) {
     let more = |window: &Window| window.server_us - unwatched.server_us;
     report.figure(format!("{load}_cost_us"), more(watched));
     report.figure(format!("{load}_cost_classic_us"), more(classic));
-    if let [unread, discarded] = parts {
+    if let [unread, discarded, floor @ ..] = parts {
+        floor::judge(report, unwatched, watched, unread, floor);
         report.figure(format!("{load}_cost_of_programs_and_ring_us"), more(unread));
         report.figure(format!("{load}_cost_of_reading_us"), discarded.server_us - unread.server_us);
         let parsing = watched.server_us - discarded.server_us;
@@ -191,6 +217,18 @@ fn judge(report: &mut Report, load: &str, kinds: &[Watching], best: &[Window]) {
 }
 
 impl Window {
+    /// With what the programs cost while `requests` were sent.
+    fn with_cost(self, cost: &CostSample, requests: u32) -> Self {
+        let (mut runs, mut time) = (0, Duration::ZERO);
+        for program in cost.programs.values() {
+            runs += program.runs;
+            time += program.time;
+        }
+        #[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^53")]
+        let runs = runs as f64 / f64::from(requests);
+        Self { runs, programs_us: time.as_secs_f64() * 1e6 / f64::from(requests), ..self }
+    }
+
     /// The best of both in each respect; what was lost in either.
     fn better(&self, other: &Self) -> Self {
         Self {
@@ -201,6 +239,7 @@ impl Window {
             programs_us: self.programs_us.min(other.programs_us),
             call_outside_ns: self.call_outside_ns.min(other.call_outside_ns),
             call_inside_ns: self.call_inside_ns.min(other.call_inside_ns),
+            exchange_ns: self.exchange_ns.min(other.exchange_ns),
             rows: self.rows + other.rows,
             lost: self.lost + other.lost,
             requests: self.requests + other.requests,
@@ -256,10 +295,15 @@ impl Bench {
 
     fn window(&self, watching: Watching, requests: u32, pipelined: u32) -> Result<Window> {
         let hooks = match watching {
-            Watching::Nothing => return self.measure(requests, pipelined),
+            Watching::Nothing => {
+                let exchange_ns = self.exchange_ns()?;
+                return Ok(Window { exchange_ns, ..self.measure(requests, pipelined)? });
+            }
             Watching::Unread | Watching::Discarded => {
                 return self.without_collector(watching, requests, pipelined);
             }
+            Watching::Empty => return self.floor(FloorWork::Nothing, requests, pipelined),
+            Watching::CopyOnly => return self.floor(FloorWork::Copy, requests, pipelined),
             Watching::SocketLength => Hooks::SocketLength,
             Watching::SysExit => Hooks::SysExit,
         };
@@ -330,27 +374,32 @@ impl Bench {
                 });
             }
             let measured = self.measure(requests, pipelined);
+            let exchange_ns = self.exchange_ns();
             // Once more for the programs' own time, since counting it costs them some.
             let counted = control.cost_during(|| self.load(requests, pipelined));
             ended.store(true, Ordering::Relaxed);
             let (cost, loaded) = counted?;
             loaded?;
-            let (mut runs, mut time) = (0, Duration::ZERO);
-            for program in cost.programs.values() {
-                runs += program.runs;
-                time += program.time;
-            }
-            #[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^53")]
-            let runs = runs as f64 / f64::from(requests);
-            anyhow::Ok(Window {
-                runs,
-                programs_us: time.as_secs_f64() * 1e6 / f64::from(requests),
-                ..measured?
-            })
+            let measured = Window { exchange_ns: exchange_ns?, ..measured? };
+            anyhow::Ok(measured.with_cost(&cost, requests))
         })?;
         let dropped = control.counters()?.dropped;
         ensure!(dropped == 0, "{dropped} messages found no room; take fewer requests");
         Ok(window)
+    }
+
+    /// A window with programs that do the least.
+    fn floor(&self, work: FloorWork, requests: u32, pipelined: u32) -> Result<Window> {
+        let mut floor = Floor::build(work, &self.place.cgroup, UNREAD_RING_BYTES)?;
+        let measured = self.measure(requests, pipelined)?;
+        let copies = floor.take_copies();
+        let exchange_ns = self.exchange_ns()?;
+        floor.take_copies();
+        let (cost, loaded) = floor.cost_during(|| self.load(requests, pipelined))?;
+        loaded?;
+        let expected = if work == FloorWork::Copy { 2 * u64::from(requests) } else { 0 };
+        ensure!(copies >= expected, "of {expected} operations {copies} were copied");
+        Ok(Window { exchange_ns, ..measured }.with_cost(&cost, requests))
     }
 
     fn measure(&self, requests: u32, pipelined: u32) -> Result<Window> {
@@ -367,6 +416,12 @@ impl Bench {
         })
     }
 
+    /// What an exchange costs a process that is watched.
+    fn exchange_ns(&self) -> Result<f64> {
+        let mut command = self.place.command(std::env::current_exe()?);
+        Ok(succeed(command.arg("exchange").stdin(Stdio::null()))?.trim().parse()?)
+    }
+
     /// What a call that is none of a socket costs a process in `cgroup`.
     fn call_ns(&self, cgroup: &Cgroup) -> Result<f64> {
         let mut command = self.place.command_in(cgroup, std::env::current_exe()?);
@@ -377,4 +432,9 @@ impl Bench {
 /// What a call costs this process, in nanoseconds.
 pub(crate) fn run_calls() -> Result<f64> {
     calls()
+}
+
+/// What an exchange of two messages costs this process, in nanoseconds.
+pub(crate) fn run_exchange() -> Result<f64> {
+    exchange::best()
 }

@@ -57,12 +57,12 @@ const RUNGS_UP: [u64; 3] = [12, 14, 15];
 const RUNGS_DOWN: [u64; 3] = [6, 10, 12];
 
 /// A program of the object and where it belongs.
-struct Probe {
-    name: &'static str,
+pub(super) struct Probe {
+    pub(super) name: &'static str,
     without: &'static str,
 }
 
-const SOCKET_LENGTH: [Probe; 2] = [
+pub(super) const SOCKET_LENGTH: [Probe; 2] = [
     Probe { name: "sock_send_length", without: "falls back to functions or system calls" },
     Probe { name: "sock_recv_length", without: "falls back to functions or system calls" },
 ];

@@ -1,6 +1,8 @@
 //! Where in a process's memory the bytes of an operation are.
 
-use aya_ebpf::helpers::bpf_probe_read_user;
+use aya_ebpf::helpers::{
+    bpf_probe_read_user, generated::bpf_probe_read_user as bpf_probe_read_user_bytes,
+};
 
 /// A run of bytes, then possibly further runs that an array of `struct iovec` names.
 #[derive(Clone, Copy)]
@@ -38,6 +40,28 @@ impl Buffer {
             Ok([iovecs, runs]) => Self::vectored(iovecs, runs),
             Err(_) => Self::vectored(0, 0),
         }
+    }
+
+    /// Address and length of the next two runs, the second of them empty where there is only one;
+    /// `None` where this is no array or cannot be read.
+    #[inline(always)]
+    pub(crate) fn first_two(&self) -> Option<[(u64, u64); 2]> {
+        const RUN_BYTES: u64 = 16;
+        if self.len != 0 || self.runs == 0 {
+            return None;
+        }
+        let mut found = [0_u64; 4];
+        let bytes = if self.runs == 1 { RUN_BYTES } else { 2 * RUN_BYTES };
+        // SAFETY: the helper checks the address; there is room for two runs.
+        let fault = unsafe {
+            bpf_probe_read_user_bytes(
+                found.as_mut_ptr().cast(),
+                bytes as u32,
+                self.next as *const _,
+            )
+        };
+        let [first, first_len, second, second_len] = found;
+        (fault == 0).then_some([(first, first_len), (second, second_len)])
     }
 
     /// Goes to the next run. Gives whether there was one that could be read.

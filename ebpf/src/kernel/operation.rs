@@ -61,19 +61,24 @@ impl Operation {
                 None => (Buffer::contiguous(0, 0), 1),
             };
             let len = u64::from(self.len);
-            state.write(State {
-                buffer,
-                bypassed,
-                len,
-                start: 0,
-                done: 0,
-                used: 0,
-                room: PAYLOAD_MAX,
-                rung: 0,
-                sent: 0,
-                #[cfg(feature = "before-5-17")]
-                sock: self.sock.0,
-            });
+            (*state).buffer = buffer;
+            (*state).bypassed = bypassed;
+            (*state).len = len;
+            (*state).room = PAYLOAD_MAX;
+            // One by one, since the compiler would otherwise call a function that zeroes byte by byte.
+            for zero in [
+                &raw mut (*state).start,
+                &raw mut (*state).done,
+                &raw mut (*state).used,
+                &raw mut (*state).rung,
+                &raw mut (*state).sent,
+            ] {
+                zero.write_volatile(0);
+            }
+            #[cfg(feature = "before-5-17")]
+            {
+                (*state).sock = self.sock.0;
+            }
             (*scratch).header.syscall = self.syscall;
             read_volatile(&raw const (*state).len)
         };
@@ -201,14 +206,44 @@ impl Output {
             self.emit(len, 0, if bypassed == ELIDED { FLAG_ELIDED } else { FLAG_BYPASSED });
             return;
         }
-        let rung = ring::rung();
+        let rung = ring::rung_now();
         if rung != 0 {
             self.shed(rung, len);
         } else if run >= len && len <= PAYLOAD_MAX {
             self.copy(base, len);
-        } else {
+        } else if !self.pair(len) {
             self.gather();
         }
+    }
+
+    /// Sends the `len` bytes that are in one or two runs, such as the head and the body of an answer,
+    /// and fit into one message. Gives whether they are; it is then done without the steps of
+    /// [`Self::gather`], each of which is a call.
+    #[inline(always)]
+    fn pair(&self, len: u64) -> bool {
+        let state = self.state();
+        // SAFETY: the state lies in the scratch memory.
+        let runs = unsafe { (*state).buffer.first_two() };
+        let Some([(first, first_len), (second, second_len)]) = runs else { return false };
+        let first_len = first_len.min(len);
+        let rest = len - first_len;
+        if len >= PAYLOAD_MAX || rest > second_len {
+            return false;
+        }
+        // SAFETY: the masks keep the copies inside the scratch memory, and the helper checks the
+        // addresses in the process.
+        let fault = unsafe {
+            let to = (&raw mut (*self.scratch).payload).cast::<u8>();
+            let (first_len, rest) = (below_16k(first_len), below_16k(rest));
+            let fault = bpf_probe_read_user(to.cast(), first_len as u32, first as *const _);
+            let to = to.add(first_len as usize);
+            fault | bpf_probe_read_user(to.cast(), rest as u32, second as *const _)
+        };
+        if fault == 0 {
+            self.emit(len, len, 0);
+        }
+        // What cannot be read is told by the way that takes care of each run.
+        fault == 0
     }
 
     /// Sends the first of the `len` bytes, as many as a rung of the ladder allows.

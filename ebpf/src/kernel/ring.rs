@@ -50,6 +50,31 @@ fn wakeup_at(fill: u64) -> u64 {
     if fill > wakeup_bytes() { u64::from(BPF_RB_FORCE_WAKEUP) } else { u64::from(BPF_RB_NO_WAKEUP) }
 }
 
+/// As [`wakeup_after`], which is only called where this CPU has to look.
+#[inline(always)]
+fn wakeup_now(bytes: u64) -> u64 {
+    let Some(pressure) = PRESSURE.get_ptr_mut(0) else { return u64::from(BPF_RB_NO_WAKEUP) };
+    // SAFETY: a map value of this CPU.
+    unsafe {
+        let unlooked = (*pressure).unlooked_bytes + bytes;
+        if (*pressure).rung == 0 && unlooked < look_bytes() {
+            (*pressure).unlooked_bytes = unlooked;
+            return u64::from(BPF_RB_NO_WAKEUP);
+        }
+    }
+    wakeup_after(bytes)
+}
+
+/// As [`rung`], which is only called where the ring fills.
+#[inline(always)]
+pub(crate) fn rung_now() -> u64 {
+    match PRESSURE.get_ptr_mut(0) {
+        // SAFETY: a map value of this CPU.
+        Some(pressure) if unsafe { (*pressure).rung } == 0 => 0,
+        _ => rung(),
+    }
+}
+
 /// As [`wakeup`], for a message of `bytes`. How full the ring is takes a call and a look at what the
 /// reader writes, so a CPU looks only after a small part of the ring ([`look_bytes`]), unless it has
 /// begun to shed. A function of numbers only, so that the verifier goes through it once and not
@@ -123,9 +148,10 @@ pub(crate) fn fill(header: *mut Header, kind: Kind, tgid: u32, tid: u32, process
         (*header).conn = 0;
         (*header).tgid = tgid;
         (*header).tid = tid;
-        (*header).pos = 0;
-        (*header).len = 0;
-        (*header).captured = 0;
+        // One by one, since the compiler would otherwise call a function that zeroes byte by byte.
+        (&raw mut (*header).pos).write_volatile(0);
+        (&raw mut (*header).len).write_volatile(0);
+        (&raw mut (*header).captured).write_volatile(0);
         (*header).process_start_ns = process_start_ns;
     }
 }
@@ -155,7 +181,7 @@ pub(crate) fn send_data(scratch: *mut Scratch, captured: u64) -> bool {
         (*scratch).header.cpu_seq = next_attempt();
         let bytes = size_of::<Header>() as u64 + at_most_32k(captured);
         let message = (&raw mut (*scratch).header).cast();
-        bpf_ringbuf_output(&raw const RING as *mut _, message, bytes, wakeup_after(bytes))
+        bpf_ringbuf_output(&raw const RING as *mut _, message, bytes, wakeup_now(bytes))
     };
     if refused != 0 {
         count(Counter::Dropped, 1);

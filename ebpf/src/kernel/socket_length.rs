@@ -74,10 +74,10 @@ pub(crate) fn observe(ctx: &RawTracePointContext, direction: u8) {
         return;
     }
     let sock = Sock(ctx.arg(0));
-    let known = find(sock);
     let flags = u64::from(ctx.arg::<u32>(2));
     let current = Current::get();
-    let is_watched = remembers_watching(current, || match known {
+    // Before the connection is looked for, since most processes of a host may not be watched.
+    let is_watched = remembers_watching(current, || match find(sock) {
         // SAFETY: a map value.
         Some(connection) => unsafe { (*connection).netns },
         None => sock.netns(),
@@ -86,6 +86,7 @@ pub(crate) fn observe(ctx: &RawTracePointContext, direction: u8) {
         count_process(Counter::OutOfScope, 1);
         return;
     }
+    let known = find(sock);
     if known.is_none() {
         if !sock.is_inet() || !sock.has_file() {
             return;
