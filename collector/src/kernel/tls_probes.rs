@@ -25,6 +25,10 @@ use crate::tls::library::{Library, Site};
 pub(super) const PROGRAMS: [&str; 5] =
     ["tls_enter", "tls_exit", "tls_free", "go_tls_enter", "go_tls_exit"];
 
+/// Why the programs are not used with the hooks that are.
+pub(super) const NO_HOOKS: &str = "what a TLS library is told is bound to a socket by what it does \
+     there meanwhile, which neither tracepoints (6.3) nor programs on functions (5.17) show here";
+
 /// Probes of TLS libraries.
 pub(super) struct TlsProbes {
     pub(super) streams: HashMap<MapData, Plain<TlsKey>, Plain<TlsStream>>,
@@ -53,7 +57,7 @@ impl TlsProbes {
     /// Probes a library's functions.
     pub(super) fn probe(&mut self, ebpf: &mut Ebpf, path: &Path, library: &Library) -> Outcome {
         if !self.is_loaded {
-            let why = "the kernel does not take the programs, or lacks sock_send_length (6.3)";
+            let why = "the programs for TLS are not loaded; their own rows here say why";
             return Outcome::Refused(why.to_owned());
         }
         if self.libraries >= TLS_LIBRARIES_MAX {

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use undine_collector::{Config, SourceConfig, Stats, Tls};
+use undine_collector::{Config, Hooks, SourceConfig, Stats, Tls};
 
 use super::kernel::{alone, config, may_load};
 use super::memory::Memory;
@@ -48,7 +48,11 @@ impl Scene {
                 fs::copy(found, libraries.join(library)).unwrap();
             }
         }
+        // Where OpenSSL is a program and nothing else, it has no settings of its own.
+        let settings = folder.path().join("openssl.cnf");
+        fs::write(&settings, "[req]\ndistinguished_name = name\n[name]\n").unwrap();
         let status = Command::new("openssl")
+            .env("OPENSSL_CONF", settings)
             .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"])
             .args(["-nodes", "-days", "2", "-subj", "/CN=localhost", "-keyout"])
             .arg(folder.path().join("key"))
@@ -122,7 +126,7 @@ impl Scene {
         }
         let server = Server::start(command.arg("-c").arg(self.path("nginx.conf")));
         // Its log starts with what curl asks here.
-        self.place.wait_for("bash", &["-c", &format!("</dev/tcp/127.0.0.1/{PORT}")]);
+        self.place.wait_until_listening(PORT.parse().unwrap());
         server
     }
 
@@ -141,12 +145,22 @@ impl Scene {
         ring_bytes: u32,
         act: impl FnOnce(&Self, &Memory) -> T,
     ) -> (Arc<Memory>, Stats, T) {
+        self.watch_through(None, ring_bytes, act).await
+    }
+
+    /// As [`Self::watch`], through certain hooks.
+    pub(crate) async fn watch_through<T>(
+        &self,
+        wanted: Option<Hooks>,
+        ring_bytes: u32,
+        act: impl FnOnce(&Self, &Memory) -> T,
+    ) -> (Arc<Memory>, Stats, T) {
         let memory = Arc::new(Memory::default());
         let append = Arc::clone(&memory);
         let mut config =
             Config { body_bytes_max: 64, ..config(&self.place.cgroup, ring_bytes, None) };
-        if let SourceConfig::Kernel { tls, .. } = &mut config.source {
-            *tls = Tls::Read;
+        if let SourceConfig::Kernel { tls, hooks, .. } = &mut config.source {
+            (*tls, *hooks) = (Tls::Read, wanted);
         }
         let collector = config.build(append).unwrap();
         let handle = collector.handle();
