@@ -25,8 +25,7 @@ use super::{
     RING_BYTES_MIN, Scope, ScopeDefault, ScopeGuard, Target, Tls, Verdict,
     cost::{self, ProgramCost},
     doctor::{SOCKET_LENGTH_SINCE, release},
-    hook_ladder,
-    listeners,
+    hook_ladder, listeners,
     membership::Membership,
     object, offsets,
     offsets::ReasonNames,
@@ -365,6 +364,7 @@ fn load_object(config: &Config) -> Result<(Programs, RingBuf<MapData>, ReasonNam
             libraries: 0,
             of: 0,
             is_loaded: false,
+            is_rustls_loaded: false,
         },
         trace: TraceProbes {
             plans: take(&mut ebpf, "TRACE_PLANS")?,

@@ -584,7 +584,7 @@ fn every_probe_runs_or_says_why_not() {
     let reports = probe_report().unwrap();
     // Up to 6.4 there is one function more.
     let functions = reports.iter().filter(|of| of.attach_point.starts_with("fexit:")).count();
-    assert!(reports.len() == 20 + functions && (2..=5).contains(&functions), "{reports:?}");
+    assert!(reports.len() == 24 + functions && (2..=5).contains(&functions), "{reports:?}");
     let may_stand = programs_may_stand_on_functions();
     let has_lengths = can_use(Hooks::SocketLength, &Object::Fitting);
     let is_old = !object::has_loop();

@@ -83,6 +83,15 @@ pub fn of_call<'a>(address: u64, count: Count, code: impl Fn(u64) -> Option<&'a 
     Place { address: callee + landing as u64, count, manner: Manner::Inner }
 }
 
+/// Places the probe at the very beginning of a function, where the stack is still the caller's.
+pub fn of_first(address: u64, bytes: &[u8]) -> Place {
+    let landing = after_landing(bytes);
+    if is_push(&bytes[landing..]) {
+        return Place { address: address + landing as u64, count: 0, manner: Manner::Quick };
+    }
+    Place { address, count: 0, manner: Manner::Classic }
+}
+
 /// Places the probe at the entry of a function of whose arguments only the first matters.
 pub fn of_entry(address: u64, bytes: &[u8]) -> Place {
     let mut registers = Registers::at_entry();
