@@ -28,6 +28,7 @@ use super::{
 mod datagrams;
 mod flavours;
 mod pressure;
+mod returns;
 
 /// Kernel tests run one at a time.
 static ALONE: Mutex<()> = Mutex::new(());
