@@ -1,7 +1,7 @@
 //! Where in a function's code a probe is put.
 //!
 //! The kernel runs an instruction that it has replaced by a probe itself, where that is a `push` or
-//! a jump; any other it lets the processor step through, which costs some 4 µs instead of 0.5 µs.
+//! a jump; any other it lets the processor step through, which costs 4 to 11 µs instead of 0.5 µs.
 //! Compilers rarely begin OpenSSL's `SSL_write` with a `push`, but that function only calls another
 //! one with the same arguments and the address of the byte count, and that one does. So a probe
 //! goes, in this order,
