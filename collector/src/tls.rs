@@ -14,6 +14,7 @@ pub mod unbound;
 pub mod placement;
 pub mod object_layout;
 pub mod go_functions;
+pub mod rustls_functions;
 pub mod library;
 pub(crate) mod mappings;
 pub(crate) mod finder;

@@ -33,6 +33,7 @@ mod it {
     mod tls_boringssl;
     mod tls_go;
     mod tls_memory_bio;
+    mod tls_rustls;
     mod trace;
     mod watch;
 }

@@ -14,6 +14,7 @@ mod process_events;
 mod repeat;
 mod profile;
 mod ring;
+mod rustls;
 mod scope;
 mod sock_state;
 mod socket_functions;

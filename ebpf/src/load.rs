@@ -424,14 +424,25 @@ pub const COOKIE_HAS_OUTER: u64 = 16;
 /// socket since it began, or its beginning, has shown.
 pub const COOKIE_WATCHED: u64 = 32;
 
+/// Bits of a TLS call's cookie while it is under way: the plaintext is in pieces.
+pub const COOKIE_PIECES: u64 = 64;
+/// Bits of a TLS call's cookie while it is under way: it is one of rustls.
+pub const COOKIE_RUST: u64 = 128;
+
 /// [`Settings::tls`]: calls of a library in C are seen.
 pub const TLS_OF_C: u32 = 1;
 /// [`Settings::tls`]: calls of Go's `crypto/tls` are seen.
 pub const TLS_OF_GO: u32 = 2;
+/// [`Settings::tls`]: calls inside of rustls are seen.
+pub const TLS_OF_RUST: u32 = 4;
 
 /// Most threads that have been in a call of a TLS library and have not ended; calls of further ones
 /// are not seen, and counted.
 pub const TLS_CALLS_MAX: u32 = 16 * 1024;
+
+/// Most threads that were in rustls lately and of which it is known what they did there; of the others
+/// what they do next tells again.
+pub const RUSTLS_WORK_MAX: u32 = 4 * 1024;
 
 /// Most goroutines that are in a call of `crypto/tls` at a time, most of them because they wait for
 /// what they will read; calls of further ones are not seen, and counted.
@@ -460,6 +471,11 @@ pub struct TlsLibrary {
     pub server_at: u32,
     /// Which bits of the word there say so.
     pub server_bits: u32,
+    /// Of rustls: where its object has the buffer of what is to be sent; 0 while the programs have not
+    /// seen that.
+    pub sendable_at: u32,
+    /// Always 0.
+    pub reserved: u32,
 }
 
 /// Key of the map `TLS_HELLOS`: a TLS handshake that began on a socket of a process.

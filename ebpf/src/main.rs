@@ -12,7 +12,7 @@
 //! inet_sock_set_state: role, listening ports│──────────┘
 //!                                           └─► UDP on a watched port ─► RING: Datagram
 //! tcp_destroy_sock ─► RING: Close, or CLOSED where the ring is full
-//! tls_enter, tls_exit, tls_free, go_tls_… ─► which connection carries it, RING: Tls, Data, Close
+//! tls_…, go_tls_…, rustls_… ─► which connection carries it, RING: Tls, Data, Close
 //! sched_process_{fork,exec,exit} ─► scope of children, RING: Fork, Exec, Exit
 //! cpu_sample ─► scope ─► SAMPLES and STACKS, or STACK_COPIES
 //! ```

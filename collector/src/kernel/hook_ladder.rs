@@ -17,6 +17,12 @@ impl Hooks {
             Self::SysExit => probe == "sys_exit",
         }
     }
+
+    /// Whether the programs run inside what moves bytes, where they find the call of a TLS library that
+    /// does it.
+    pub(super) fn see_calls(self) -> bool {
+        self != Self::SysExit
+    }
 }
 
 impl fmt::Display for Hooks {

@@ -12,7 +12,7 @@ use aya::{
 };
 
 /// The first kernel with `bpf_loop`.
-const BPF_LOOP: KernelVersion = KernelVersion::new(5, 17, 0);
+pub(super) const BPF_LOOP: KernelVersion = KernelVersion::new(5, 17, 0);
 
 /// The first kernel that does not count maps as locked memory.
 const MAPS_NOT_LOCKED: KernelVersion = KernelVersion::new(5, 11, 0);

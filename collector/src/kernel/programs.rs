@@ -25,7 +25,7 @@ use super::{
     RING_BYTES_MIN, Scope, ScopeDefault, ScopeGuard, Target, Tls, Verdict,
     cost::{self, ProgramCost},
     doctor::{SOCKET_LENGTH_SINCE, release},
-    listeners,
+    hook_ladder, listeners,
     membership::Membership,
     object, offsets,
     offsets::ReasonNames,
@@ -224,8 +224,8 @@ pub(super) fn load(config: &Config) -> Result<Loaded, BuildError> {
         }
         probes.push(report);
     }
-    if config.tls == Tls::Read && hooks == Hooks::SocketLength {
-        programs.load_tls(&mut probes);
+    if config.tls == Tls::Read {
+        programs.load_tls(&mut probes, hooks.see_calls());
     }
     programs.set_datagram_ports(&DATAGRAM_PORTS).map_err(not_built)?;
     programs.set_scope(&config.scope).map_err(not_built)?;
@@ -285,7 +285,8 @@ pub(super) fn probe_report_of(object: Object) -> Result<Vec<ProbeReport>, BuildE
     }
     let frames = profile::too_few_frames();
     reports.push(frames.unwrap_or_else(|| profile::try_load(&mut programs.ebpf)));
-    programs.load_tls(&mut reports);
+    let best = hook_ladder::rungs(&reports).into_iter().find(|rung| rung.refusal.is_none());
+    programs.load_tls(&mut reports, best.is_some_and(|rung| rung.hooks.see_calls()));
     programs.load_trace(&mut reports);
     Ok(reports)
 }
@@ -366,6 +367,7 @@ fn load_object(config: &Config) -> Result<(Programs, RingBuf<MapData>, ReasonNam
             libraries: 0,
             of: 0,
             is_loaded: false,
+            is_rustls_loaded: false,
         },
         trace: TraceProbes {
             plans: take(&mut ebpf, "TRACE_PLANS")?,
@@ -547,9 +549,19 @@ impl Programs {
         self.trace.totals(slot)
     }
 
-    fn load_tls(&mut self, probes: &mut Vec<ProbeReport>) {
-        for (probe, loaded) in self.tls.load(&mut self.ebpf) {
-            let outcome = loaded.map_or_else(|error| outcome_of(&error), |()| Outcome::Standby);
+    /// Loads the programs for TLS libraries, unless the hooks do not see what a library does on a
+    /// socket while it is in a call.
+    fn load_tls(&mut self, probes: &mut Vec<ProbeReport>, hooks_see_calls: bool) {
+        let loaded = if hooks_see_calls {
+            self.tls
+                .load(&mut self.ebpf)
+                .map(|(probe, loaded)| (probe, loaded.map_err(|error| outcome_of(&error))))
+        } else {
+            let refused = || Outcome::Refused(tls_probes::NO_HOOKS.to_owned());
+            tls_probes::PROGRAMS.map(|probe| (probe, Err(refused())))
+        };
+        for (probe, loaded) in loaded {
+            let outcome = loaded.map_or_else(|outcome| outcome, |()| Outcome::Standby);
             let probe = Probe { name: probe, without: "TLS is not looked into" };
             let outcome = too_old_for(&probe, outcome);
             let attach_point = format!("uprobe:{}", probe.name);
@@ -865,10 +877,10 @@ fn report(probe: &Probe, outcome: Outcome) -> ProbeReport {
 /// `outcome`, or that the kernel is too old, where it is: before it misses the attach point it may
 /// refuse the program for what that needs.
 fn too_old_for(probe: &Probe, outcome: Outcome) -> Outcome {
-    let is_late = SOCKET_LENGTH.iter().any(|late| late.name == probe.name);
-    // What is said in a call of a TLS library is bound to a socket by those.
-    if is_late || tls_probes::PROGRAMS.contains(&probe.name) {
+    if SOCKET_LENGTH.iter().any(|late| late.name == probe.name) {
         needs(SOCKET_LENGTH_SINCE, "6.3", outcome)
+    } else if tls_probes::PROGRAMS.contains(&probe.name) {
+        needs(object::BPF_LOOP, "5.17", outcome)
     } else if probe.name == DROPS {
         needs(DROP_REASONS_SINCE, "5.17", outcome)
     } else {

@@ -28,6 +28,7 @@ use super::{
 mod datagrams;
 mod flavours;
 mod pressure;
+mod returns;
 
 /// Kernel tests run one at a time.
 static ALONE: Mutex<()> = Mutex::new(());
@@ -584,10 +585,12 @@ fn every_probe_runs_or_says_why_not() {
     let reports = probe_report().unwrap();
     // Up to 6.4 there is one function more.
     let functions = reports.iter().filter(|of| of.attach_point.starts_with("fexit:")).count();
-    assert!(reports.len() == 20 + functions && (2..=5).contains(&functions), "{reports:?}");
+    assert!(reports.len() == 24 + functions && (2..=5).contains(&functions), "{reports:?}");
     let may_stand = programs_may_stand_on_functions();
     let has_lengths = can_use(Hooks::SocketLength, &Object::Fitting);
     let is_old = !object::has_loop();
+    let mut of_functions = reports.iter().filter(|of| of.attach_point.starts_with("fexit:"));
+    let has_functions = of_functions.all(|of| of.outcome == Outcome::Standby);
     for report in reports {
         let runs = matches!(report.outcome, Outcome::Attached | Outcome::Standby);
         assert_eq!(runs, report.remedy.is_empty(), "{report:?}");
@@ -595,14 +598,17 @@ fn every_probe_runs_or_says_why_not() {
         println!("\nprobe {} {}", report.probe, in_words(&report.outcome));
         let is_on_function = report.attach_point.starts_with("fexit:");
         let of_sockets = report.probe.ends_with("_length");
-        // What is said to a TLS library is bound to its socket by those.
-        let needs_lengths = of_sockets || tls_probes::PROGRAMS.contains(&report.probe);
+        let of_tls = tls_probes::PROGRAMS.contains(&report.probe);
         // They call what the kernel has since 5.11, 5.15 and 5.17.
-        let needs_new = ["kfree_skb", "cpu_sample", "trace_enter", "trace_exit"];
+        let needs_new = of_tls
+            || ["kfree_skb", "cpu_sample", "trace_enter", "trace_exit"].contains(&report.probe);
         if is_on_function && (is_old || !may_stand) {
             assert!(!runs, "{report:?}");
-        } else if needs_lengths && !has_lengths || needs_new.contains(&report.probe) && is_old {
+        } else if of_sockets && !has_lengths || needs_new && is_old {
             assert!(matches!(report.outcome, Outcome::Missing(_)), "{report:?}");
+        } else if of_tls && !has_lengths && !has_functions {
+            // What is said to a TLS library is bound to its socket by one or the other.
+            assert!(matches!(report.outcome, Outcome::Refused(_)), "{report:?}");
         } else {
             assert!(runs, "{report:?}");
         }

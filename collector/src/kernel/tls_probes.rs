@@ -11,7 +11,8 @@ use aya::{
     },
 };
 use undine_ebpf::load::{
-    COOKIE_LIBRARY_SHIFT, TLS_LIBRARIES_MAX, TLS_OF_C, TLS_OF_GO, TlsKey, TlsLibrary, TlsStream,
+    COOKIE_LIBRARY_SHIFT, TLS_LIBRARIES_MAX, TLS_OF_C, TLS_OF_GO, TLS_OF_RUST, TlsKey, TlsLibrary,
+    TlsStream,
 };
 
 use super::{
@@ -22,8 +23,24 @@ use super::{
 use crate::tls::library::{Library, Site};
 
 /// The programs, each with what is lost without it.
-pub(super) const PROGRAMS: [&str; 5] =
-    ["tls_enter", "tls_exit", "tls_free", "go_tls_enter", "go_tls_exit"];
+pub(super) const PROGRAMS: [&str; 9] = [
+    "tls_enter",
+    "tls_exit",
+    "tls_free",
+    "go_tls_enter",
+    "go_tls_exit",
+    "rustls_send_enter",
+    "rustls_send_exit",
+    "rustls_receive",
+    "rustls_carry",
+];
+
+/// Those of them that rustls needs and nothing else does.
+const OF_RUSTLS: &str = "rustls_";
+
+/// Why the programs are not used with the hooks that are.
+pub(super) const NO_HOOKS: &str = "what a TLS library is told is bound to a socket by what it does \
+     there meanwhile, which neither tracepoints (6.3) nor programs on functions (5.17) show here";
 
 /// Probes of TLS libraries.
 pub(super) struct TlsProbes {
@@ -35,8 +52,10 @@ pub(super) struct TlsProbes {
     pub(super) libraries: u32,
     /// A sum of `TLS_OF_…`.
     pub(super) of: u32,
-    /// Whether the programs are in the kernel.
+    /// Whether the programs are in the kernel, but for those of rustls.
     pub(super) is_loaded: bool,
+    /// Whether those of rustls are.
+    pub(super) is_rustls_loaded: bool,
 }
 
 impl TlsProbes {
@@ -44,16 +63,22 @@ impl TlsProbes {
     pub(super) fn load(
         &mut self,
         ebpf: &mut Ebpf,
-    ) -> [(&'static str, Result<(), ProgramError>); 5] {
+    ) -> [(&'static str, Result<(), ProgramError>); 9] {
         let loaded = PROGRAMS.map(|name| (name, program(ebpf, name).and_then(UProbe::load)));
-        self.is_loaded = loaded.iter().all(|(_, result)| result.is_ok());
+        let are_loaded = |of_rustls: bool| {
+            let mut own = loaded.iter().filter(|of| of.0.starts_with(OF_RUSTLS) == of_rustls);
+            own.all(|(_, result)| result.is_ok())
+        };
+        (self.is_loaded, self.is_rustls_loaded) = (are_loaded(false), are_loaded(true));
         loaded
     }
 
     /// Probes a library's functions.
     pub(super) fn probe(&mut self, ebpf: &mut Ebpf, path: &Path, library: &Library) -> Outcome {
-        if !self.is_loaded {
-            let why = "the kernel does not take the programs, or lacks sock_send_length (6.3)";
+        let of_rustls = !library.rustls_sends.is_empty();
+        let of_others = !library.calls.is_empty() || !library.go_entries.is_empty();
+        if of_rustls && !self.is_rustls_loaded || of_others && !self.is_loaded {
+            let why = "the programs for TLS are not loaded; their own rows here say why";
             return Outcome::Refused(why.to_owned());
         }
         if self.libraries >= TLS_LIBRARIES_MAX {
@@ -66,12 +91,14 @@ impl TlsProbes {
             ..*site
         };
         let layout = &library.layout;
-        let mut known = TlsLibrary {
+        let known = TlsLibrary {
             probed_since_ns: 0,
             random_via: layout.random_via,
             random_at: layout.random_at,
             server_at: layout.server_at,
             server_bits: layout.server_bits,
+            sendable_at: 0,
+            reserved: 0,
         };
         if let Err(error) = self.known.set(index, Plain(known), 0) {
             return Outcome::Refused(error.to_string());
@@ -83,6 +110,10 @@ impl TlsProbes {
             ("tls_enter", &library.calls),
             ("go_tls_exit", &library.go_returns),
             ("go_tls_enter", &library.go_entries),
+            ("rustls_send_exit", &library.rustls_sends),
+            ("rustls_carry", &library.rustls_carries),
+            ("rustls_receive", &library.rustls_receives),
+            ("rustls_send_enter", &library.rustls_sends),
         ] {
             for site in sites.iter().map(with_index) {
                 match attach(ebpf, name, path, site) {
@@ -96,11 +127,21 @@ impl TlsProbes {
         }
         self.of |= if library.calls.is_empty() { 0 } else { TLS_OF_C };
         self.of |= if library.go_entries.is_empty() { 0 } else { TLS_OF_GO };
+        self.of |= if of_rustls { TLS_OF_RUST } else { 0 };
+        self.write_since(index, known);
+        Outcome::Attached
+    }
+
+    /// Says when a library's probes were in place.
+    fn write_since(&mut self, index: u32, mut known: TlsLibrary) {
+        // The programs may have learnt of it meanwhile.
+        if let Ok(Plain(now)) = self.known.get(&index, 0) {
+            known = now;
+        }
         known.probed_since_ns = ring::clock_ns(libc::CLOCK_MONOTONIC).cast_unsigned();
         if let Err(error) = self.known.set(index, Plain(known), 0) {
             tracing::warn!(%error, "a TLS library's plaintexts will all count as joined midway");
         }
-        Outcome::Attached
     }
 
     /// Plaintexts that are open and were announced.

@@ -5,6 +5,13 @@
 //! instruction, and at a `ret`, but for the function's beginning and its call for a larger stack,
 //! it is as deep as at the entry. So all returns are found without decoding the code; that each is
 //! a `ret` shows that table and code were read right. Go 1.18 and later.
+//!
+//! A probe on a `ret` is stepped through: on x86-64 the kernel runs `nop`, `push`, jumps and relative
+//! calls itself (`branch_setup_xol_ops` and `push_setup_xol_ops` of arch/x86/kernel/uprobes.c), no
+//! `ret`, and none of the `add` and `pop` that Go puts before it, where the result is final. So a call
+//! of Go's pays once for that, at its end; its entry is placed as those of C are. On the machine where
+//! it was built, busy, a probe took 0.6 µs on a `push` and 11 µs on a `ret` (the ignored test
+//! `what_a_probe_costs_on_a_push_and_on_a_return`, in turn, medians).
 
 use object::read::ReadCache;
 use object::{Object, ObjectSection, ObjectSymbol};

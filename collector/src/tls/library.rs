@@ -12,6 +12,7 @@ use undine_ebpf::load::COOKIE_EGRESS;
 use super::go_functions::{self, GoError, GoFunction};
 use super::object_layout::ObjectLayout;
 use super::placement::{self, Count, Manner, Place};
+use super::rustls_functions::{self, RustlsError, RustlsFunction, Work};
 
 /// Most bytes of a function's code that are looked at.
 const CODE_BYTES_MAX: u64 = 128;
@@ -62,6 +63,12 @@ pub struct Library {
     pub go_entries: Vec<Site>,
     /// See `go_entries`.
     pub go_returns: Vec<Site>,
+    /// Where rustls is given plaintext that is to be sent.
+    pub rustls_sends: Vec<Site>,
+    /// Where rustls has plaintext that was received.
+    pub rustls_receives: Vec<Site>,
+    /// Where rustls reads or writes ciphertext.
+    pub rustls_carries: Vec<Site>,
     /// Where objects keep what tells them apart.
     pub layout: ObjectLayout,
     /// How each function's probe is placed.
@@ -83,6 +90,9 @@ pub enum LibraryError {
     /// It is a Go program that is not understood.
     #[error("it speaks TLS in Go, but cannot be read")]
     Go(#[source] GoError),
+    /// It is a program with rustls whose functions are not found.
+    #[error("its TLS cannot be read")]
+    Rustls(#[source] RustlsError),
 }
 
 impl Library {
@@ -96,7 +106,17 @@ impl Library {
         let elf = object::File::parse(&cache).map_err(LibraryError::Elf)?;
         let addresses = addresses(&elf);
         let go = go_functions::functions(&elf).map_err(LibraryError::Go)?;
-        if addresses.is_empty() && go.is_empty() {
+        let rustls = rustls_functions::functions(&elf).map_err(LibraryError::Rustls);
+        let is_other = !addresses.is_empty() || !go.is_empty();
+        let rustls = match rustls {
+            // What else there is is read nevertheless.
+            Err(error) if is_other => {
+                tracing::warn!(path = %path.display(), %error, "rustls in a program is not read");
+                Vec::new()
+            }
+            found => found?,
+        };
+        if !is_other && rustls.is_empty() {
             return Ok(None);
         }
         if elf.architecture() != Architecture::X86_64 {
@@ -107,6 +127,7 @@ impl Library {
         let random = RANDOM.into_iter().find_map(code_of);
         library.layout = ObjectLayout::of_code(random, code_of(SERVER));
         library.add_go(&elf, go);
+        library.add_rustls(&elf, &rustls);
         for function in &FUNCTIONS {
             if let Some(address) = addresses.get(function.name) {
                 let place =
@@ -124,7 +145,9 @@ impl Library {
                 }
             }
         }
-        let is_known = !library.calls.is_empty() || !library.go_entries.is_empty();
+        let is_known = !library.calls.is_empty()
+            || !library.go_entries.is_empty()
+            || !library.rustls_sends.is_empty();
         Ok(is_known.then_some(library))
     }
 
@@ -136,6 +159,22 @@ impl Library {
             self.manners.insert(function.name, function.manner);
             self.go_entries.push(entry);
             self.go_returns.extend(function.returns.into_iter().filter_map(site));
+        }
+    }
+
+    fn add_rustls(&mut self, elf: &Elf<'_>, functions: &[RustlsFunction]) {
+        for function in functions {
+            let code = code(elf, function.address).unwrap_or_default();
+            let place = placement::of_first(function.address, code);
+            let Some(offset) = offset(elf, place.address) else { continue };
+            let (sites, cookie) = match function.work {
+                Work::Send => (&mut self.rustls_sends, COOKIE_EGRESS),
+                Work::Receive => (&mut self.rustls_receives, 0),
+                Work::Write => (&mut self.rustls_carries, COOKIE_EGRESS),
+                Work::Read => (&mut self.rustls_carries, 0),
+            };
+            sites.push(Site { offset, cookie });
+            self.manners.insert(function.name, place.manner);
         }
     }
 

@@ -1,7 +1,7 @@
 //! Where in a function's code a probe is put.
 //!
 //! The kernel runs an instruction that it has replaced by a probe itself, where that is a `push` or
-//! a jump; any other it lets the processor step through, which costs some 4 µs instead of 0.5 µs.
+//! a jump; any other it lets the processor step through, which costs 4 to 11 µs instead of 0.5 µs.
 //! Compilers rarely begin OpenSSL's `SSL_write` with a `push`, but that function only calls another
 //! one with the same arguments and the address of the byte count, and that one does. So a probe
 //! goes, in this order,
@@ -81,6 +81,15 @@ pub fn of_call<'a>(address: u64, count: Count, code: impl Fn(u64) -> Option<&'a 
         return classic;
     }
     Place { address: callee + landing as u64, count, manner: Manner::Inner }
+}
+
+/// Places the probe at the very beginning of a function, where the stack is still the caller's.
+pub fn of_first(address: u64, bytes: &[u8]) -> Place {
+    let landing = after_landing(bytes);
+    if is_push(&bytes[landing..]) {
+        return Place { address: address + landing as u64, count: 0, manner: Manner::Quick };
+    }
+    Place { address, count: 0, manner: Manner::Classic }
 }
 
 /// Places the probe at the entry of a function of whose arguments only the first matters.

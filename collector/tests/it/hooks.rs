@@ -1,5 +1,7 @@
 //! Each way to see the bytes of sockets, with each build of the programs: every request is a row.
 
+mod tls;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, Read, Write};

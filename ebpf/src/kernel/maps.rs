@@ -11,13 +11,13 @@ use undine_ebpf::{
     load::{
         ASKERS_MAX, BORN_MAX, CALLERS_MAX, CLOSED_MAX, COUNTERS as COUNTERS_LEN, Connection,
         GO_CALLS_MAX, LISTEN_PORTS_MAX, ListenKey, OFFSETS as OFFSETS_LEN, Offset, PORT_WORDS,
-        Pressure, ProcessVerdict, RememberedVerdict, Scratch, Settings, TARGETS_MAX, TLS_CALLS_MAX,
-        TLS_HELLOS_MAX, TLS_LIBRARIES_MAX, TcpBudget, TlsHello, TlsHelloAt, TlsKey, TlsLibrary,
-        TlsStream, UNTOLD_MAX, Untold, UntoldKey, VERDICTS_PER_CPU,
+        Pressure, ProcessVerdict, RUSTLS_WORK_MAX, RememberedVerdict, Scratch, Settings,
+        TARGETS_MAX, TLS_CALLS_MAX, TLS_HELLOS_MAX, TLS_LIBRARIES_MAX, TcpBudget, TlsHello,
+        TlsHelloAt, TlsKey, TlsLibrary, TlsStream, UNTOLD_MAX, Untold, UntoldKey, VERDICTS_PER_CPU,
     },
 };
 
-use super::{message_index::Progress, tls_calls::TlsCall};
+use super::{message_index::Progress, rustls::Work, tls_calls::TlsCall};
 
 /// All messages.
 #[map]
@@ -108,6 +108,11 @@ pub(crate) static TLS_OUTER_CALLS: LruHashMap<TlsKey, TlsCall> =
 /// The call of `crypto/tls` that a goroutine is in, by its address in place of the object.
 #[map]
 pub(crate) static GO_CALLS: HashMap<TlsKey, TlsCall> = HashMap::with_max_entries(GO_CALLS_MAX, 0);
+/// What threads did last in rustls, by their ids. One that is not known any more is known again with its
+/// next call.
+#[map]
+pub(crate) static RUSTLS_WORK: LruHashMap<u64, Work> =
+    LruHashMap::with_max_entries(RUSTLS_WORK_MAX, 0);
 /// TLS handshakes that began.
 #[map]
 pub(crate) static TLS_HELLOS: LruHashMap<TlsHello, TlsHelloAt> =

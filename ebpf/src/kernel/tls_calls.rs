@@ -10,7 +10,7 @@ use undine_ebpf::{
     Counter, Header, Kind, PLAINTEXT, TlsInfo,
     load::{
         COOKIE_LIBRARY_SHIFT, COOKIE_WATCHED, Connection, SECURED_ANNOUNCED, SECURED_KNOWN,
-        TLS_OF_GO, TlsKey, TlsStream,
+        TLS_OF_GO, TLS_OF_RUST, TlsKey, TlsStream,
     },
 };
 
@@ -19,9 +19,9 @@ use super::{
     connection::{Sock, describe, find, say_that_it_ends},
     maps::{
         GO_CALLS, NEXT_CONN, SETTINGS, TLS_CALLS, TLS_CARRIERS, TLS_FRESH, TLS_LIBRARIES,
-        TLS_STREAMS, add, count,
+        TLS_STREAMS, add, count, count_unadmitted,
     },
-    ring,
+    ring, rustls,
     scope::watches,
     task::Current,
     tls_hello, tls_output,
@@ -75,6 +75,13 @@ pub(crate) fn note_operation(
     if unsafe { (*connection).secured } == 0 {
         tls_hello::tls_note_hello(sock.0, u64::from(direction));
     }
+    if tls & TLS_OF_RUST != 0 {
+        let mut first = buffer;
+        if first.len == 0 {
+            first.advance();
+        }
+        rustls::rustls_is_carried(sock.0, first.base, u64::from(direction));
+    }
     let mut key = TlsKey { object: u64::from(current.tid), tgid: current.tgid, reserved: 0 };
     // SAFETY: a map value.
     let mut call = TLS_CALLS.get_ptr_mut(key).filter(|call| unsafe { (**call).object } != 0);
@@ -121,8 +128,7 @@ pub(crate) fn moved(call: &TlsCall, len: u64, current: Current) {
         count(Counter::OperationBytes, len);
         count(Counter::TlsOperations, 1);
         count(Counter::TlsBytes, len);
-        count(Counter::DroppedOperations, 1);
-        count(Counter::DroppedBytes, len);
+        count_unadmitted(len);
         return;
     };
     if tls_hello::is_sought(stream) {
@@ -202,7 +208,7 @@ fn bind(sock: u64, connection: *mut Connection, bytes: u64, call: &TlsCall, curr
 
 /// Whether a TLS record begins at `bytes` in the process.
 #[inline(always)]
-fn is_record(bytes: u64) -> bool {
+pub(crate) fn is_record(bytes: u64) -> bool {
     // SAFETY: the helper checks the address.
     match unsafe { bpf_probe_read_user(bytes as *const [u8; 3]) } {
         Ok([kind, major, minor]) => (20..=24).contains(&kind) && major == 3 && minor <= 4,
@@ -212,7 +218,7 @@ fn is_record(bytes: u64) -> bool {
 
 /// The plaintext that `call` belongs to.
 #[inline(always)]
-fn stream_of(call: &TlsCall, current: Current) -> Option<*mut TlsStream> {
+pub(crate) fn stream_of(call: &TlsCall, current: Current) -> Option<*mut TlsStream> {
     let key = TlsKey { object: call.object, tgid: current.tgid, reserved: 0 };
     match TLS_STREAMS.get_ptr_mut(key) {
         Some(stream) => Some(stream),

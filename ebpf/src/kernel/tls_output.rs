@@ -5,9 +5,9 @@
 
 use aya_ebpf::helpers::generated::{bpf_loop, bpf_probe_read_user};
 use undine_ebpf::{
-    CHUNKS_MAX, Counter, Direction, EGRESS, FLAG_CONTINUED, FLAG_FAULT, FLAG_TRUNCATED, Header,
-    INGRESS, Kind, PAYLOAD_BYTES_MAX,
-    load::{COOKIE_EGRESS, TlsProgress, TlsStream},
+    CHUNKS_MAX, Counter, Direction, EGRESS, FLAG_CONTINUED, FLAG_FAULT, FLAG_SHED, FLAG_TRUNCATED,
+    Header, INGRESS, Kind, PAYLOAD_BYTES_MAX,
+    load::{COOKIE_EGRESS, RUNG_PAYLOAD_BYTES, TlsProgress, TlsStream},
 };
 
 use super::{
@@ -24,6 +24,10 @@ struct Output {
     stream: *mut TlsStream,
     progress: *mut TlsProgress,
     totals: *mut Direction,
+    /// As [`ring::rung`] gives it.
+    rung: u64,
+    /// Bytes of a message, at most.
+    room: u64,
 }
 
 /// Counts a call that moved `len` bytes, and sends them.
@@ -47,11 +51,24 @@ pub(crate) fn send(stream: *mut TlsStream, call: &TlsCall, len: u64, current: Cu
         (*progress).sent = 0;
         (*progress).direction = u32::from(if egress { EGRESS } else { INGRESS });
         (*progress).tid = current.tid;
-        let mut output = Output { stream, progress, totals };
+        // As of what moves on a socket: a plaintext of which something is kept says more than one that
+        // the ring had no room for.
+        let rung = ring::rung();
+        let (room, shed) = match rung {
+            0 => (PAYLOAD_MAX, None),
+            1 => (RUNG_PAYLOAD_BYTES[0], Some(Counter::ShortenedOperations)),
+            2 => (RUNG_PAYLOAD_BYTES[1], Some(Counter::HeadOperations)),
+            _ => (RUNG_PAYLOAD_BYTES[2], Some(Counter::BareOperations)),
+        };
+        let mut output = Output { stream, progress, totals, rung, room };
         // The helper calls `step` with this context and nothing else, while it lives.
         bpf_loop(CHUNKS_MAX as u32, step as *mut _, (&raw mut output).cast(), 0);
         if (*progress).sent == 0 {
             count(Counter::DroppedOperations, 1);
+        } else if let Some(shed) = shed
+            && len > room
+        {
+            count(shed, 1);
         }
     }
 }
@@ -63,8 +80,9 @@ unsafe extern "C" fn step(index: u32, output: *mut Output) -> i64 {
         let output = &*output;
         let progress = output.progress;
         let left = (*progress).len - (*progress).done;
-        let wanted = if left > PAYLOAD_MAX { PAYLOAD_MAX } else { left };
-        let cover = if index as usize == CHUNKS_MAX - 1 { left } else { wanted };
+        let wanted = if left > output.room { output.room } else { left };
+        let last = output.rung != 0 || index as usize == CHUNKS_MAX - 1;
+        let cover = if last { left } else { wanted };
         let sent = if wanted <= 192 {
             put::<192>(output, wanted, cover)
         } else if wanted <= 1024 {
@@ -106,7 +124,7 @@ fn put<const ROOM: usize>(output: &Output, wanted: u64, cover: u64) -> bool {
     // SAFETY: `message` is in the ring, and no more is copied than it has room for; the helper
     // checks the address in the process. `stream` and `totals` are map values.
     unsafe {
-        let Output { stream, progress, totals } = *output;
+        let Output { stream, progress, totals, rung, .. } = *output;
         let header = &raw mut (*message).header;
         let (tgid, start) = ((*stream).connection.tgid, (*stream).connection.process_start_ns);
         ring::fill(header, Kind::Data, tgid, (*progress).tid, start);
@@ -128,6 +146,10 @@ fn put<const ROOM: usize>(output: &Output, wanted: u64, cover: u64) -> bool {
         if captured < cover {
             flags |= FLAG_TRUNCATED;
             add(&raw mut (*totals).truncated_bytes, cover - captured);
+            if rung != 0 {
+                flags |= FLAG_SHED;
+                count(Counter::ShedBytes, cover - captured);
+            }
         }
         add(&raw mut (*totals).captured_bytes, captured);
         (*header).captured = captured as u32;

@@ -16,8 +16,8 @@ use crate::shell::{cargo, run};
 /// turns what they send into rows.
 const TESTS: [(&str, &str); 2] = [("undine_collector-", "kernel::tests::"), ("it-", "it::hooks::")];
 
-/// Servers that the tests start.
-const SERVERS: [&str; 1] = ["/usr/sbin/nginx"];
+/// Programs that the tests start: a server, and who speaks TLS to it.
+const SERVERS: [&str; 2] = ["/usr/sbin/nginx", "/usr/bin/openssl"];
 
 /// How cargo names the collector in its messages.
 const PACKAGE: &str = "#undine-collector@";
@@ -34,7 +34,7 @@ pub(crate) fn build(folder: &Path, chosen: Chosen<'_>) -> Result<PathBuf> {
     if root.exists() {
         fs::remove_dir_all(&root)?;
     }
-    for part in ["bin", "usr/sbin", "proc", "sys", "dev", "tmp", "etc", "tests"] {
+    for part in ["bin", "usr/bin", "usr/sbin", "proc", "sys", "dev", "tmp", "etc", "tests"] {
         fs::create_dir_all(root.join(part))?;
     }
     add_busybox(&root)?;

@@ -1,0 +1,459 @@
+//! Calls inside of rustls, the TLS library of programs in Rust.
+//!
+//! What a program hands to it or gets from it goes through functions that the compiler puts into their
+//! callers. Two functions deeper that does not happen, unless the whole program is optimised at once:
+//! `buffer_plaintext` and `take_received_plaintext`, both of the part of a connection that is the
+//! *object* here. Neither does anything on a socket. Two others do, `DeframerVecBuffer::read` and
+//! `ChunkVecBuffer::write_to`, of which the objects are parts of the same connection:
+//!
+//! * *What is received* is read into the one buffer and then decrypted by the same thread. So the
+//!   connection on which a thread last did something inside such a read carries what it takes next,
+//!   where both objects are so near to each other that they are parts of one value.
+//! * *What is sent* is encrypted into another buffer, which lies at a fixed distance from the object and
+//!   is then written. The distance is learnt from the first of these writes in a program.
+//!
+//! A connection is a value that a Rust program may move. So an object's address says something only
+//! until it is read into, written from, or its socket is closed, which is checked each time.
+
+use aya_ebpf::{
+    EbpfContext,
+    helpers::{
+        bpf_get_current_pid_tgid, bpf_probe_read_user,
+        generated::{bpf_get_attach_cookie, bpf_loop},
+    },
+    macros::{uprobe, uretprobe},
+    programs::{ProbeContext, RetProbeContext},
+};
+use undine_ebpf::{
+    Counter, Direction, EGRESS, INGRESS,
+    load::{
+        COOKIE_EGRESS, COOKIE_LIBRARY_SHIFT, COOKIE_PIECES, COOKIE_RUST, COOKIE_WATCHED,
+        Connection, SECURED_KNOWN, TlsKey, TlsStream,
+    },
+};
+
+use super::{
+    connection::{Sock, find},
+    maps::{RUSTLS_WORK, TLS_CALLS, TLS_CARRIERS, TLS_LIBRARIES, TLS_STREAMS, add, count},
+    scope::watches,
+    task::Current,
+    tls_calls::{self, TlsCall, call_key, end, is_record, moved, stream_of},
+};
+
+/// What a thread did last in rustls.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Work {
+    /// The object whose plaintext it moved last; 0 where it moved none.
+    plain: u64,
+    /// The buffer of ciphertext that it last filled or emptied.
+    buffer: u64,
+    /// The object that this buffer is of, where it is emptied and that is known; otherwise 0.
+    object: u64,
+    /// The stack when that call began; 0 once the call has done what it is for.
+    stack: u64,
+    /// The address that the call returns to.
+    returns: u64,
+    /// The connection on which it did something meanwhile; 0 where on none.
+    conn: u64,
+    /// The address of that connection's socket.
+    sock: u64,
+    /// [`EGRESS`] or [`INGRESS`].
+    direction: u64,
+}
+
+const NO_WORK: Work =
+    Work { plain: 0, buffer: 0, object: 0, stack: 0, returns: 0, conn: 0, sock: 0, direction: 0 };
+
+/// Index of the stack pointer in `struct pt_regs` of x86-64.
+const RSP: usize = 19;
+/// Bytes that a part of a connection begins in after the object, at most: the object is larger.
+const PART_AT_MAX: u64 = 512;
+/// Bytes of a connection of rustls, at most.
+const CONNECTION_BYTES_MAX: u64 = 4096;
+/// Most bytes of a record's plaintext, with what implementations allow beyond it (RFC 8446, 5.2).
+const RECORD_BYTES_MAX: u64 = 16 * 1024 + 2048;
+/// Most pieces that the plaintext of one call is in; what is in further ones counts as dropped.
+const PIECES_MAX: u32 = 64;
+/// What the first word of a plaintext says that is not owned: no capacity is as large.
+const BORROWED: u64 = 1 << 63;
+/// States of a socket in which its process may still send.
+const TCP_ESTABLISHED: u8 = 1;
+const TCP_CLOSE_WAIT: u8 = 8;
+
+/// The work of the current thread.
+#[inline(always)]
+fn work() -> Option<*mut Work> {
+    let thread = bpf_get_current_pid_tgid();
+    if let Some(work) = RUSTLS_WORK.get_ptr_mut(thread) {
+        return Some(work);
+    }
+    let _ = RUSTLS_WORK.insert(thread, NO_WORK, 0);
+    RUSTLS_WORK.get_ptr_mut(thread)
+}
+
+/// `DeframerVecBuffer::read` or `ChunkVecBuffer::write_to` begins: the first argument is the buffer.
+#[uprobe]
+pub(crate) fn rustls_carry(ctx: ProbeContext) -> u32 {
+    let current = Current::get();
+    if !watches(current, || current.netns()) {
+        return 0;
+    }
+    // SAFETY: the helper only wants the context; registers are those of the process.
+    let (cookie, registers) = unsafe { (bpf_get_attach_cookie(ctx.as_ptr()), &*ctx.regs) };
+    let (buffer, stack) = (registers.rdi, registers.rsp);
+    // SAFETY: the helper checks the address in the process.
+    let Ok(returns) = (unsafe { bpf_probe_read_user(stack as *const u64) }) else { return 0 };
+    let Some(work) = work() else { return 0 };
+    let sends = cookie & COOKIE_EGRESS != 0;
+    let object = if sends {
+        // SAFETY: a map value that only the thread itself changes.
+        object_of(buffer, unsafe { (*work).plain }, (cookie >> COOKIE_LIBRARY_SHIFT) as u32)
+    } else {
+        0
+    };
+    // SAFETY: as above.
+    unsafe {
+        (*work).buffer = buffer;
+        (*work).object = object;
+        (*work).stack = stack;
+        (*work).returns = returns;
+        (*work).conn = 0;
+        (*work).sock = 0;
+        (*work).direction = u64::from(if sends { EGRESS } else { INGRESS });
+    }
+    0
+}
+
+/// The object that the `buffer` of what is to be sent is of; 0 where that is not known. `plain` is the
+/// object whose plaintext the thread moved last.
+#[inline(always)]
+fn object_of(buffer: u64, plain: u64, library: u32) -> u64 {
+    let Some(library) = TLS_LIBRARIES.get_ptr_mut(library) else { return 0 };
+    let distance = buffer.wrapping_sub(plain);
+    // SAFETY: a map value; every thread that writes it writes the same.
+    unsafe {
+        let known = u64::from((*library).sendable_at);
+        if known != 0 {
+            return buffer.wrapping_sub(known);
+        }
+        if plain == 0 || distance == 0 || distance >= PART_AT_MAX {
+            return 0;
+        }
+        (*library).sendable_at = distance as u32;
+    }
+    plain
+}
+
+/// The current thread does something on `sock` in `direction`, with the bytes at `bytes`: whether that
+/// is what a call inside of rustls is for. A function of numbers only, so that the verifier goes through
+/// it once and not wherever bytes move.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn rustls_is_carried(sock: u64, bytes: u64, direction: u64) -> u64 {
+    let Some(work) = RUSTLS_WORK.get_ptr_mut(bpf_get_current_pid_tgid()) else { return 0 };
+    // SAFETY: a map value that only the thread itself changes.
+    let Work { object, stack, returns, direction: wanted, .. } = unsafe { *work };
+    if stack == 0 || direction != wanted {
+        return 0;
+    }
+    let current = Current::get();
+    let registers = current.user_registers();
+    // SAFETY: the kernel gave this `struct pt_regs`; the index is inside it.
+    if registers.is_null() || unsafe { *registers.add(RSP) } >= stack {
+        return 0;
+    }
+    // The call is under way as long as it can return.
+    // SAFETY: the helper checks the address in the process.
+    if unsafe { bpf_probe_read_user(stack as *const u64) } != Ok(returns) {
+        return 0;
+    }
+    let Some(connection) = find(Sock(sock)) else { return 0 };
+    // SAFETY: map values.
+    let conn = unsafe { (*connection).conn };
+    let key = TlsKey { object, tgid: current.tgid, reserved: 0 };
+    if direction == u64::from(EGRESS)
+        && object != 0
+        && let Some(stream) = TLS_STREAMS.get_ptr_mut(key)
+    {
+        // SAFETY: as above.
+        let carrier = unsafe { (*stream).carrier };
+        if carrier != conn {
+            if !is_record(bytes) {
+                return 0;
+            }
+            if carrier == 0 {
+                end_former(conn, &key);
+                carries(stream, &key, sock, connection);
+            } else {
+                // Another connection's object was here.
+                end(&key, stream);
+            }
+        }
+        // SAFETY: as above.
+        if carrier == 0 && unsafe { (*stream).connection.announced } == 0 {
+            tls_calls::announce(Sock(sock), stream, connection, current);
+        }
+    }
+    // SAFETY: as above.
+    unsafe {
+        (*work).stack = 0;
+        (*work).conn = conn;
+        (*work).sock = sock;
+    }
+    0
+}
+
+/// Ends the plaintext that connection `conn` carried, which was of another object than that in `key`:
+/// the object was elsewhere before, and has begun another plaintext since.
+#[inline(always)]
+fn end_former(conn: u64, key: &TlsKey) {
+    // SAFETY: copied at once; an entry is never replaced.
+    if let Some(former) = unsafe { TLS_CARRIERS.get(conn) }.copied()
+        && former != *key
+        && let Some(stream) = TLS_STREAMS.get_ptr_mut(former)
+        // SAFETY: a map value.
+        && unsafe { (*stream).carrier } == conn
+    {
+        end(&former, stream);
+    }
+}
+
+/// Takes note that `connection` carries `stream`, the plaintext of the object in `key`.
+#[inline(always)]
+fn carries(stream: *mut TlsStream, key: &TlsKey, sock: u64, connection: *mut Connection) {
+    // SAFETY: map values.
+    unsafe {
+        let conn = (*connection).conn;
+        (*stream).carrier = conn;
+        (*stream).sock = sock;
+        (*stream).connection.netns = (*connection).netns;
+        (*stream).connection.role = (*connection).role;
+        (*connection).secured = SECURED_KNOWN;
+        (*connection).secured_tgid = key.tgid;
+        let _ = TLS_CARRIERS.insert(conn, key, 0);
+    }
+}
+
+/// The plaintext of `call`, whose object a thread has just filled from the socket that its `work` has:
+/// that of this connection, wherever its object was before.
+#[inline(always)]
+fn received_from(call: &TlsCall, work: *mut Work, current: Current) {
+    let key = TlsKey { object: call.object, tgid: current.tgid, reserved: 0 };
+    // SAFETY: a map value that only the thread itself changes.
+    let Work { buffer, conn, sock, direction, .. } = unsafe { *work };
+    let near = buffer.wrapping_sub(call.object).wrapping_add(CONNECTION_BYTES_MAX);
+    if conn == 0 || direction != u64::from(INGRESS) || near >= 2 * CONNECTION_BYTES_MAX {
+        return;
+    }
+    if let Some(stream) = TLS_STREAMS.get_ptr_mut(key) {
+        // SAFETY: a map value.
+        let carrier = unsafe { (*stream).carrier };
+        if carrier == conn {
+            return;
+        }
+        if carrier != 0 {
+            end(&key, stream);
+        }
+    }
+    let Some(connection) = find(Sock(sock)) else { return };
+    // SAFETY: map values; copied at once.
+    unsafe {
+        if (*connection).conn != conn {
+            return;
+        }
+        // The object was elsewhere before: its plaintext goes on.
+        if let Some(old) = TLS_CARRIERS.get(conn).copied()
+            && old.object != key.object
+            && old.tgid == key.tgid
+            && let Some(stream) = TLS_STREAMS.get_ptr_mut(old)
+            && (*stream).carrier == conn
+            && TLS_STREAMS.insert(key, &*stream, 0).is_ok()
+        {
+            let _ = TLS_STREAMS.remove(old);
+            let _ = TLS_CARRIERS.insert(conn, key, 0);
+            return;
+        }
+    }
+    if let Some(stream) = stream_of(call, current) {
+        carries(stream, &key, sock, connection);
+    }
+}
+
+/// `take_received_plaintext` begins: the object, and the address of where the plaintext is, in three
+/// words: its capacity or [`BORROWED`], its address, its length.
+#[uprobe]
+pub(crate) fn rustls_receive(ctx: ProbeContext) -> u32 {
+    let current = Current::get();
+    if !watches(current, || current.netns()) {
+        return 0;
+    }
+    // SAFETY: the helper only wants the context; registers are those of the process.
+    let (cookie, registers) = unsafe { (bpf_get_attach_cookie(ctx.as_ptr()), &*ctx.regs) };
+    let (object, payload) = (registers.rdi, registers.rsi);
+    // SAFETY: the helper checks the address in the process.
+    let Ok([capacity, buffer, len]) = (unsafe { bpf_probe_read_user(payload as *const [u64; 3]) })
+    else {
+        count(Counter::Faults, 1);
+        return 0;
+    };
+    if len == 0 {
+        return 0;
+    }
+    if len > RECORD_BYTES_MAX || capacity != BORROWED && capacity >> 48 != 0 {
+        count(Counter::Faults, 1);
+        return 0;
+    }
+    let Some(work) = work() else { return 0 };
+    let cookie = cookie | COOKIE_WATCHED;
+    let call = TlsCall { object, buffer, wanted: len, written: 0, stack: 0, cookie };
+    received_from(&call, work, current);
+    // SAFETY: a map value that only the thread itself changes.
+    unsafe { (*work).plain = object };
+    moved(&call, len, current);
+    0
+}
+
+/// `buffer_plaintext` begins: the object, and the address of where the plaintext is, in four words: 0,
+/// its address and its length, or else the address of a list of pieces, how many there are, and
+/// which of all their bytes are meant.
+#[uprobe]
+pub(crate) fn rustls_send_enter(ctx: ProbeContext) -> u32 {
+    let current = Current::get();
+    if !watches(current, || current.netns()) {
+        return 0;
+    }
+    // SAFETY: the helper only wants the context; registers are those of the process.
+    let (cookie, registers) = unsafe { (bpf_get_attach_cookie(ctx.as_ptr()), &*ctx.regs) };
+    let (object, payload) = (registers.rdi, registers.rsi);
+    // SAFETY: the helper checks the address in the process.
+    let Ok([pieces, second, third, fourth]) =
+        (unsafe { bpf_probe_read_user(payload as *const [u64; 4]) })
+    else {
+        count(Counter::Faults, 1);
+        return 0;
+    };
+    let Some(work) = work() else { return 0 };
+    // SAFETY: a map value that only the thread itself changes.
+    unsafe { (*work).plain = object };
+    let cookie = cookie | COOKIE_WATCHED | COOKIE_RUST;
+    // No stack: nothing is done on a socket in this call.
+    let call = if pieces == 0 {
+        TlsCall { object, buffer: second, wanted: third, written: 0, stack: 0, cookie }
+    } else {
+        let (wanted, cookie) = (fourth.wrapping_sub(third), cookie | COOKIE_PIECES);
+        TlsCall { object, buffer: pieces, wanted, written: third, stack: second & 0xff, cookie }
+    };
+    if TLS_CALLS.insert(call_key(bpf_get_current_pid_tgid()), call, 0).is_err() {
+        count(Counter::ConnMapFull, 1);
+    }
+    0
+}
+
+/// `buffer_plaintext` returns how many bytes it took.
+#[uretprobe]
+pub(crate) fn rustls_send_exit(ctx: RetProbeContext) -> u32 {
+    let thread = call_key(bpf_get_current_pid_tgid());
+    let Some(entry) = TLS_CALLS.get_ptr_mut(thread) else { return 0 };
+    // SAFETY: a map value that only the thread itself changes.
+    let call = unsafe {
+        let call = *entry;
+        (*entry).object = 0;
+        call
+    };
+    let len = ctx.ret::<u64>();
+    if call.object == 0 || call.cookie & COOKIE_RUST == 0 || len == 0 || len > call.wanted {
+        return 0;
+    }
+    let current = Current::get();
+    let key = TlsKey { object: call.object, tgid: current.tgid, reserved: 0 };
+    if let Some(stream) = TLS_STREAMS.get_ptr_mut(key)
+        && !may_send(stream)
+    {
+        // Another connection's object was here.
+        end(&key, stream);
+    }
+    if call.cookie & COOKIE_PIECES == 0 {
+        moved(&call, len, current);
+    } else {
+        let mut pieces = Pieces { call, index: 0, skip: call.written, left: len };
+        // The helper calls `step` with this context and nothing else, while it lives.
+        // SAFETY: as it says.
+        unsafe { bpf_loop(PIECES_MAX, step as *mut _, (&raw mut pieces).cast(), 0) };
+        if pieces.left != 0 {
+            lose(&call, pieces.left, current);
+        }
+    }
+    0
+}
+
+/// Whether what carries `stream` still sends, or is not known.
+#[inline(always)]
+fn may_send(stream: *mut TlsStream) -> bool {
+    // SAFETY: a map value.
+    let (carrier, sock) = unsafe { ((*stream).carrier, Sock((*stream).sock)) };
+    if carrier == 0 {
+        return true;
+    }
+    let Some(connection) = find(sock) else { return false };
+    // SAFETY: as above.
+    let is_same = unsafe { (*connection).conn == carrier };
+    is_same && matches!(sock.state(), TCP_ESTABLISHED | TCP_CLOSE_WAIT)
+}
+
+/// Where in the pieces of a plaintext its messages are.
+struct Pieces {
+    call: TlsCall,
+    index: u64,
+    /// Bytes that are not meant, from here on.
+    skip: u64,
+    /// Bytes that are not sent yet.
+    left: u64,
+}
+
+/// Sends the next piece. Gives 1 where there is no more to send.
+unsafe extern "C" fn step(_index: u32, pieces: *mut Pieces) -> i64 {
+    // SAFETY: see `rustls_send_exit`; the helper checks the address in the process.
+    unsafe {
+        let pieces = &mut *pieces;
+        let place = pieces.call.buffer + 16 * pieces.index;
+        let Ok([buffer, len]) = bpf_probe_read_user(place as *const [u64; 2]) else {
+            count(Counter::Faults, 1);
+            return 1;
+        };
+        pieces.index += 1;
+        if len <= pieces.skip {
+            pieces.skip -= len;
+        } else {
+            let rest = len - pieces.skip;
+            let take = if rest < pieces.left { rest } else { pieces.left };
+            let call = TlsCall { buffer: buffer + pieces.skip, wanted: take, ..pieces.call };
+            send_piece(&call, take);
+            pieces.skip = 0;
+            pieces.left -= take;
+        }
+        i64::from(pieces.left == 0 || pieces.index >= pieces.call.stack)
+    }
+}
+
+/// Sends one piece. Not inlined, for the sake of the stack.
+#[inline(never)]
+fn send_piece(call: &TlsCall, len: u64) {
+    moved(call, len, Current::get());
+}
+
+/// Counts `len` bytes of `call` that are in pieces beyond those that are looked at.
+#[inline(always)]
+fn lose(call: &TlsCall, len: u64, current: Current) {
+    count(Counter::OperationBytes, len);
+    count(Counter::TlsBytes, len);
+    count(Counter::DroppedBytes, len);
+    let Some(stream) = stream_of(call, current) else { return };
+    // SAFETY: `stream` is a map value; the index is inside the array.
+    unsafe {
+        let directions = (&raw mut (*stream).connection.totals.directions).cast::<Direction>();
+        let totals = directions.add(1);
+        add(&raw mut (*totals).bytes, len);
+        add(&raw mut (*totals).dropped_bytes, len);
+    }
+}
