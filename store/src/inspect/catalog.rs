@@ -1,6 +1,6 @@
 //! A Delta log, read by the protocol's rules: the newest checkpoint, then every commit after it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use arrow::json::LineDelimitedWriter;
 use bytes::Bytes;
@@ -141,7 +141,7 @@ impl Catalog {
                     self.txns.insert(application.to_owned(), version);
                 }
                 "metaData" => {
-                    self.name = action["name"].as_str().unwrap_or_default().to_owned();
+                    action["name"].as_str().unwrap_or_default().clone_into(&mut self.name);
                     self.columns = columns(action["schemaString"].as_str().unwrap_or("{}"))?;
                 }
                 "commitInfo" => {
@@ -199,11 +199,11 @@ impl Catalog {
         for segment in &mut self.files {
             segment.found_bytes = on_disk.get(&*segment.name).map(|file| file.size);
         }
-        let named: BTreeMap<_, _> = self.files.iter().map(|file| (&*file.name, ())).collect();
+        let named: BTreeSet<_> = self.files.iter().map(|file| &*file.name).collect();
         let mut unneeded = Vec::new();
         for (&name, file) in &on_disk {
             let ours = [".parquet", ".tmp"].iter().any(|end| name.ends_with(end));
-            if !ours || named.contains_key(name) {
+            if !ours || named.contains(name) {
                 continue;
             }
             let (since, why) = match self.removed.get(name) {
@@ -214,8 +214,8 @@ impl Catalog {
         }
         for file in commits {
             let Some(name) = file.location.filename() else { continue };
-            let versions = [".json", ".checkpoint.parquet"].into_iter();
-            let version = versions.filter_map(|end| version_of(file, end)).next();
+            let mut versions = [".json", ".checkpoint.parquet"].into_iter();
+            let version = versions.find_map(|end| version_of(file, end));
             let old = version.is_some_and(|version| Some(version) < self.checkpoint);
             let why = if old {
                 Unneeded::OldCommit
