@@ -23,7 +23,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
-use undine_schema::{Incarnation, TimeNs};
+use undine_schema::{Cube, Incarnation, TimeNs};
 
 use crate::backend::{BucketConfig, BucketError, Folder, Thoroughness};
 use crate::cache::{CacheStats, Shelves};
@@ -178,7 +178,9 @@ impl Spool {
             return Err(BucketError::Other { dir, found, expected }.into());
         }
         let tables = dir.join("tables");
-        let is_new = |tier: &crate::seal::Tier| tier.log.is_new();
+        // The others begin with their table's first rows, so that most are new at every start.
+        let is_full = |holds| matches!(holds, Holds::States(Cube::Full) | Holds::Rows);
+        let is_new = |tier: &crate::seal::Tier| is_full(tier.holds) && tier.log.is_new();
         let must_ask = mark.is_none() || tiers.iter().flat_map(|table| &table.tiers).any(is_new);
         let thoroughness = if mark.is_none() { Thoroughness::Full } else { Thoroughness::Brief };
         let probed = match config.bucket.probe(thoroughness) {

@@ -16,11 +16,28 @@ pub(crate) fn say(text: impl AsRef<str>) {
     println!("{}", text.as_ref());
 }
 
+/// What cargo tells this program of its own package. Some build scripts ask to run again when it
+/// changes, and would do so whenever a person calls cargo between two chores.
+const OF_THIS_PACKAGE: [&str; 8] = [
+    "CARGO_MANIFEST_DIR",
+    "CARGO_MANIFEST_LINKS",
+    "CARGO_PKG_NAME",
+    "CARGO_PKG_VERSION",
+    "CARGO_PKG_VERSION_MAJOR",
+    "CARGO_PKG_VERSION_MINOR",
+    "CARGO_PKG_VERSION_PATCH",
+    "CARGO_PKG_VERSION_PRE",
+];
+
 /// A cargo command in the workspace's root, with the toolchain that runs this program.
 pub(crate) fn cargo(args: &[&str]) -> Command {
     #[expect(clippy::disallowed_methods, reason = "cargo tells its children which cargo it is")]
     let cargo = std::env::var("CARGO").unwrap_or_else(|_unset| "cargo".to_owned());
-    command(&cargo, args)
+    let mut command = command(&cargo, args);
+    for name in OF_THIS_PACKAGE {
+        command.env_remove(name);
+    }
+    command
 }
 
 /// A command in the workspace's root, never allowed to watch more than it is told to.
