@@ -451,12 +451,12 @@ pub(crate) fn zero_filled(array: &ArrayRef) -> Result<ArrayRef> {
         return Ok(Arc::clone(array));
     }
     let zero = match array.data_type() {
-        arrow::datatypes::DataType::FixedSizeBinary(width) => {
+        DataType::FixedSizeBinary(width) => {
             let bytes = usize::try_from(*width).unwrap_or(0);
             ScalarValue::FixedSizeBinary(*width, Some(vec![0; bytes]))
         }
-        arrow::datatypes::DataType::Utf8 => ScalarValue::Utf8(Some(String::new())),
-        arrow::datatypes::DataType::Boolean => ScalarValue::Boolean(Some(false)),
+        DataType::Utf8 => ScalarValue::Utf8(Some(String::new())),
+        DataType::Boolean => ScalarValue::Boolean(Some(false)),
         other => ScalarValue::new_zero(other)?,
     };
     let valid = arrow::compute::is_not_null(array)?;

@@ -18,6 +18,9 @@ pub(crate) fn folder_of(name: &str) -> String {
     folder
 }
 
+/// The folder name of the tier of rows that stand for others.
+pub(crate) const EXEMPLARS: &str = "exemplars";
+
 /// The folder name of a tier: its width in the largest unit that divides it, `raw` for zero.
 pub(crate) fn tier_name(width: Duration) -> String {
     let seconds = width.as_secs();

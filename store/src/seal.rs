@@ -18,7 +18,7 @@ use parquet::errors::ParquetError;
 use undine_schema::{AppendError, Cube, Incarnation, Seq, TableDef, TableKind, TimeNs};
 
 use crate::delta::{Change, DeltaError, DeltaLog, FileStats};
-use crate::folder::tier_name;
+use crate::folder::{EXEMPLARS, tier_name};
 use crate::hot_tables::{Cold, View};
 use crate::loss::{Loss, Reason};
 use crate::retention::Limits;
@@ -130,7 +130,7 @@ impl Holds {
         match self {
             Self::States(Cube::Full) | Self::Rows => tier_name(width),
             Self::States(cube) => format!("{}.{}", tier_name(width), cube.name()),
-            Self::Exemplars => "exemplars".to_owned(),
+            Self::Exemplars => EXEMPLARS.to_owned(),
         }
     }
 }

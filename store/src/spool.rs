@@ -178,10 +178,7 @@ impl Spool {
             return Err(BucketError::Other { dir, found, expected }.into());
         }
         let tables = dir.join("tables");
-        // The others begin with their table's first rows, so that most are new at every start.
-        let is_full = |holds| matches!(holds, Holds::States(Cube::Full) | Holds::Rows);
-        let is_new = |tier: &crate::seal::Tier| is_full(tier.holds) && tier.log.is_new();
-        let must_ask = mark.is_none() || tiers.iter().flat_map(|table| &table.tiers).any(is_new);
+        let must_ask = mark.is_none() || tiers.iter().any(is_new);
         let thoroughness = if mark.is_none() { Thoroughness::Full } else { Thoroughness::Brief };
         let probed = match config.bucket.probe(thoroughness) {
             Ok(()) => true,
@@ -580,11 +577,21 @@ fn lanes_of(config: &BucketConfig, tiers: &[TableTiers]) -> Vec<Lane> {
     lanes
 }
 
+/// Whether the folder has nothing of a table. Its smaller summaries begin with its first rows, so they
+/// say nothing.
+fn is_new(table: &TableTiers) -> bool {
+    let is_main = |holds| matches!(holds, Holds::States(Cube::Full) | Holds::Rows);
+    table.tiers.iter().any(|tier| is_main(tier.holds) && tier.log.is_new())
+}
+
 /// Takes over what the bucket holds of tiers that the folder has nothing of.
 fn adopt(lanes: &mut [Lane], tiers: &mut [TableTiers], now: TimeNs) -> Result<(), BuildError> {
-    let mut local: Vec<_> = tiers.iter_mut().flat_map(|table| &mut table.tiers).collect();
-    let mut pairs: Vec<_> =
-        lanes.iter_mut().zip(&mut local).filter(|(_, tier)| tier.log.is_new()).collect();
+    let local = tiers.iter_mut().flat_map(|table| {
+        let asks = is_new(table);
+        table.tiers.iter_mut().map(move |tier| (asks && tier.log.is_new(), tier))
+    });
+    let pairs = lanes.iter_mut().zip(local).filter(|(_, (asks, _))| *asks);
+    let mut pairs: Vec<_> = pairs.map(|(lane, (_, tier))| (lane, tier)).collect();
     let share = pairs.len().div_ceil(READERS).max(1);
     std::thread::scope(|scope| {
         let readers: Vec<_> = pairs

@@ -14,6 +14,7 @@ use undine_schema::{Seq, SeqRange};
 use super::{
     Finding, Folder, InspectError, Inspection, RESTORE, SegmentState, Severity, TierState, io_error,
 };
+use crate::folder::EXEMPLARS;
 use crate::log::examine;
 use crate::sketch::Sketch;
 use crate::store::join;
@@ -270,7 +271,8 @@ fn gaps(
 
 /// Whether tiers that hold the same rows stand for as many.
 fn same_rows(inspection: &Inspection, findings: &mut Vec<Finding>) {
-    let whole = |tier: &&TierState| tier.complete_from.is_none();
+    // Rows that stand for others are no sum of all.
+    let whole = |tier: &&TierState| tier.complete_from.is_none() && tier.tier != EXEMPLARS;
     let tiers: Vec<_> = inspection.tiers.iter().filter(whole).collect();
     for pair in tiers.windows(2) {
         let (a, b) = (pair[0], pair[1]);
