@@ -97,10 +97,12 @@ fn a_sound_folder_has_no_findings_and_tells_what_it_holds_beside_a_running_store
         assert_eq!((held.node.as_deref(), held.lives), (Some("node-1"), 1));
         let of = |table: &'static str| held.tiers.iter().filter(move |tier| tier.table == table);
         let tiers: Vec<_> = of("requests").map(|tier| tier.tier.as_str()).collect();
-        assert_eq!(tiers, ["10s", "1m", "raw"]);
+        let expected = ["10s", "1m", "10s.service", "1m.service", "exemplars", "raw"];
+        assert_eq!(tiers, expected);
         let stats = store.stats();
         let requests = stats.table("requests").unwrap();
-        for tier in of("requests") {
+        let of_all_rows = of("requests").filter(|tier| tier.tier != "exemplars");
+        for tier in of_all_rows {
             assert_eq!(tier.source_rows(), 70, "{}", tier.tier);
             assert_eq!((tier.sealed_to, tier.node.as_str()), (requests.sealed_to, "node-1"));
             let times = (rows(0)[0].time, rows(6)[9].time);
