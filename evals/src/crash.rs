@@ -10,7 +10,6 @@ use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -22,6 +21,7 @@ use undine_schema::{Clock, Seq, SystemClock, TableDef, TimeNs};
 use undine_store::{Config, OnDamage, Store, TierView};
 
 use crate::report::Report;
+use crate::stage;
 
 pub(crate) use self::load::{Args as LoadArgs, run as run_load};
 use self::load::{Level, Notes, Sent};
@@ -36,21 +36,15 @@ const ROUNDS_PER_FOLDER: u32 = 10;
 /// The store that is killed and read.
 fn config(dir: &Path) -> Config {
     Config {
-        dir: dir.to_owned(),
-        node: "evals".to_owned(),
         tables: vec![&HTTP_EVENTS, &ANOMALIES],
-        hot_bytes_max: 256 << 20,
         log_queue_bytes_max: 64 << 20,
         log_sync_interval: INTERVAL,
         commit_interval: Duration::from_millis(2),
-        seal_interval: Duration::from_hours(1),
-        tiers: vec![Duration::from_secs(10), Duration::from_mins(1)],
         raw_for: Some(Duration::from_hours(24)),
-        groups_per_window_max: 10_000,
         segments_max: 4,
         deleted_files_for: Duration::from_millis(200),
         on_damage: OnDamage::Refuse,
-        clock: Arc::new(SystemClock),
+        ..stage::store_config(dir, 256 << 20)
     }
 }
 

@@ -14,16 +14,16 @@ mod peers;
 
 use std::fs;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use arrow::array::RecordBatch;
 use undine_schema::tables::{HTTP_EVENTS, HttpEvent, HttpEvents};
-use undine_schema::{Append, AppendError, Frame, SystemClock, TableDef, TimeNs, Upid};
+use undine_schema::{Append, AppendError, Frame, TableDef, TimeNs, Upid};
 use undine_store::{Config, Store};
 
 use crate::report::Report;
+use crate::stage;
 
 /// Rows that are appended at a time.
 const BATCH_ROWS: u32 = 4096;
@@ -219,22 +219,11 @@ fn append_all(store: &Store, table: &'static TableDef, batches: Vec<RecordBatch>
 
 fn open(dir: &Path) -> Result<Store> {
     let config = Config {
-        dir: dir.to_path_buf(),
-        node: "evals".to_owned(),
         tables: vec![&INGEST_EVENTS, &INGEST_ROWS, &HTTP_EVENTS],
-        hot_bytes_max: 8 << 30,
-        hot_budgets: Vec::new(),
         hot_pinned_bytes_max: 1 << 30,
-        log_queue_bytes_max: 256 << 20,
-        log_sync_interval: Duration::from_millis(200),
-        commit_interval: Duration::from_millis(10),
-        seal_interval: Duration::from_hours(1),
-        tiers: vec![Duration::from_secs(10), Duration::from_mins(1)],
         raw_for: Some(Duration::from_hours(6)),
         groups_per_window_max: 100_000,
-        segments_max: 64,
-        deleted_files_for: Duration::from_hours(24),
-        clock: Arc::new(SystemClock),
+        ..stage::store_config(dir, 8 << 30)
     };
     config.build().context("cannot open the store")
 }

@@ -245,15 +245,15 @@ mod tests {
         let mut sketch = Sketch::new();
         values.iter().for_each(|&value| sketch.add(value));
         let expected = QS.map(|q| sketch.quantile(q).unwrap());
-        let histogram = histogram(values.iter().copied());
-        assert_eq!(histogram.quantiles(QS).unwrap(), expected);
+        let whole = histogram(values.iter().copied());
+        assert_eq!(whole.quantiles(QS).unwrap(), expected);
         let mut encoded = Vec::new();
-        histogram.encode(&mut encoded);
+        whole.encode(&mut encoded);
         let (mut merged, mut bytes) = (Histogram::default(), 0);
         let (half, other) = values.split_at(values.len() / 2);
         for part in [half, other] {
             let mut state = Vec::new();
-            super::tests::histogram(part.iter().copied()).encode(&mut state);
+            histogram(part.iter().copied()).encode(&mut state);
             merged.merge_encoded(&state, &mut bytes).unwrap();
         }
         assert_eq!(merged.quantiles(QS).unwrap(), expected);
