@@ -150,6 +150,7 @@ pub struct ReasonNames {
 }
 
 /// What the kernel programs have to know of this kernel's types.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own about a kernel")]
 pub(super) struct Layout {
     /// The offsets, in the order of [`Offset`].
     pub(super) offsets: [u32; load::OFFSETS],
