@@ -205,7 +205,7 @@ impl Found {
             if !there {
                 self.unreported += u64::from(reported != places.end - places.start);
                 // Rows of earlier kills are in here again, and no longer tell of this one.
-                if let Some(killed_at) = killed_at.filter(|_| held.is_of_last_life(first, notes)) {
+                if let Some(killed_at) = killed_at.filter(|_| is_of_last_life(first, notes)) {
                     let at = notes.accepted_at.get(&number).copied().unwrap_or(killed_at);
                     self.lost_span_max = self.lost_span_max.max(killed_at.since(at));
                 }
@@ -243,11 +243,9 @@ impl Found {
     }
 }
 
-impl Held {
-    fn is_of_last_life(&self, place: u64, notes: &Notes) -> bool {
-        let life = |place: u64| Seq::from_raw(place).incarnation();
-        notes.accepted.last().is_some_and(|&(_, last)| life(last) == life(place))
-    }
+fn is_of_last_life(place: u64, notes: &Notes) -> bool {
+    let life = |place: u64| Seq::from_raw(place).incarnation();
+    notes.accepted.last().is_some_and(|&(_, last)| life(last) == life(place))
 }
 
 /// The integers of a column over raw files and the hot rows above them.

@@ -269,7 +269,7 @@ async fn ask_pxl(
         answer.tables.pop().context("the script displayed nothing")
     });
     let (mut measured, sources) = answer.await?;
-    measured.way = "PxL".to_owned();
+    "PxL".clone_into(&mut measured.way);
     let tiers: Vec<_> = sources.iter().map(|source| source.tier.to_string()).collect();
     let summarised = tiers.iter().any(|tier| tier == "10s");
     report.check(
@@ -380,12 +380,11 @@ fn compare(report: &mut Report, ours: &[Measured], peers: &[Measured], wanted: &
     for measured in ours.iter().chain(peers) {
         let Measured { engine, place, query, way, .. } = measured;
         let name = format!("{query} {place}: {engine} ({way})");
-        match &measured.error {
-            Some(error) => report.skip(name, error),
-            None => {
-                report.figure(format!("{name} wall_ms"), rounded(measured.wall_ms));
-                report.figure(format!("{name} cpu_ms"), rounded(measured.cpu_ms));
-            }
+        if let Some(error) = &measured.error {
+            report.skip(name, error);
+        } else {
+            report.figure(format!("{name} wall_ms"), rounded(measured.wall_ms));
+            report.figure(format!("{name} cpu_ms"), rounded(measured.cpu_ms));
         }
     }
     for (query, in_memory, on_parquet) in TARGETS {

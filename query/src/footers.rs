@@ -83,15 +83,15 @@ impl ParquetFileReaderFactory for Opener {
         let path = file.object_meta.location.clone();
         let bytes = file.object_meta.size;
         let plain = DefaultParquetFileReaderFactory::new(Arc::clone(&self.objects));
-        let reader = plain.create_reader(partition, file, metadata_size_hint, metrics)?;
+        let file = plain.create_reader(partition, file, metadata_size_hint, metrics)?;
         let footers = Arc::clone(&self.footers);
-        Ok(Box::new(Reader { reader, path, bytes, footers, schema: Arc::clone(&self.schema) }))
+        Ok(Box::new(Reader { file, path, bytes, footers, schema: Arc::clone(&self.schema) }))
     }
 }
 
 /// Reads one segment.
 struct Reader {
-    reader: Box<dyn AsyncFileReader>,
+    file: Box<dyn AsyncFileReader>,
     path: Path,
     bytes: u64,
     footers: Arc<Footers>,
@@ -100,14 +100,14 @@ struct Reader {
 
 impl AsyncFileReader for Reader {
     fn get_bytes(&mut self, range: Range<u64>) -> BoxFuture<'_, ParquetResult<Bytes>> {
-        self.reader.get_bytes(range)
+        self.file.get_bytes(range)
     }
 
     fn get_byte_ranges(
         &mut self,
         ranges: Vec<Range<u64>>,
     ) -> BoxFuture<'_, ParquetResult<Vec<Bytes>>> {
-        self.reader.get_byte_ranges(ranges)
+        self.file.get_byte_ranges(ranges)
     }
 
     fn get_metadata<'a>(
@@ -120,7 +120,7 @@ impl AsyncFileReader for Reader {
             }
             let footer = ParquetMetaDataReader::new()
                 .with_page_index_policy(PageIndexPolicy::Optional)
-                .load_and_finish(&mut self.reader, self.bytes)
+                .load_and_finish(&mut self.file, self.bytes)
                 .await?;
             let footer = Arc::new(with_dictionaries(footer, &self.schema)?);
             self.footers.keep(&self.path, &footer, FOOTERS_BYTES_MAX);

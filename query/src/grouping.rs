@@ -161,11 +161,12 @@ impl GroupingExec {
     }
 }
 
+/// What a projection computes.
+type Projected = Vec<Arc<dyn PhysicalExpr>>;
+
 /// The input of an aggregate, and if that is a projection, its input and expressions. A projection
 /// stays where it computes something that is needed twice.
-fn below_projection(
-    aggregate: &AggregateExec,
-) -> (Arc<dyn ExecutionPlan>, Option<Vec<Arc<dyn PhysicalExpr>>>) {
+fn below_projection(aggregate: &AggregateExec) -> (Arc<dyn ExecutionPlan>, Option<Projected>) {
     let input = aggregate.input();
     let Some(projection) = input.downcast_ref::<ProjectionExec>() else {
         return (Arc::clone(input), None);
@@ -250,9 +251,10 @@ impl ExecutionPlan for GroupingExec {
         mut children: Vec<Arc<dyn ExecutionPlan>>,
         _options: ReplaceChildrenOptions,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        match (children.pop(), children.is_empty()) {
-            (Some(input), true) => Ok(Arc::new(Self { input, ..Self::clone(&self) })),
-            _ => internal_err!("a grouping has one input"),
+        if let (Some(input), true) = (children.pop(), children.is_empty()) {
+            Ok(Arc::new(Self { input, ..Self::clone(&self) }))
+        } else {
+            internal_err!("a grouping has one input")
         }
     }
 
@@ -376,7 +378,7 @@ impl Groups {
             let args: Vec<ArrayRef> = args.collect::<Result<_>>()?;
             let filter = aggregate.filter.as_ref();
             let filter = filter.map(|f| f.evaluate(batch)?.into_array(rows)).transpose()?;
-            let filter: Option<&BooleanArray> = filter.as_ref().map(|filter| filter.as_boolean());
+            let filter: Option<&BooleanArray> = filter.as_ref().map(AsArray::as_boolean);
             accumulator.update_batch(&args, &self.indices, filter, self.count)?;
         }
         self.batches += 1;

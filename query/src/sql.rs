@@ -105,8 +105,12 @@ fn register(context: &SessionContext, tables: &Arc<Tables>) -> PlanResult<()> {
     };
     let tables: Arc<Tables> = Arc::clone(tables);
     found.register_schema(&catalog.default_schema, tables)?;
-    quantiles::aggregates().into_iter().for_each(|function| context.register_udaf(function));
-    quantiles::scalars().into_iter().for_each(|function| context.register_udf(function));
+    for function in quantiles::aggregates() {
+        context.register_udaf(function);
+    }
+    for function in quantiles::scalars() {
+        context.register_udf(function);
+    }
     context.register_udf(ScalarUDF::new_from_impl(Bin {
         signature: Signature::exact(vec![DataType::Int64, DataType::Int64], Volatility::Immutable),
     }));

@@ -21,6 +21,7 @@ pub(crate) use self::file_stats::FileStats;
 
 use self::checkpoint::Checkpoint;
 use crate::backend::{Entry, Folder};
+use crate::durable;
 
 /// The application id of the time from which a tier is complete.
 const COMPLETE_FROM: &str = "undine/complete_from";
@@ -347,7 +348,8 @@ impl DeltaLog {
         self.commits_collected = Some(now);
         for Entry { name, changed } in self.log_dir.list()? {
             let version = name.get(..20).and_then(|digits| digits.parse::<u64>().ok());
-            let goes = name.ends_with(".tmp") || version.is_some_and(|version| version < newest);
+            let goes =
+                durable::is_unfinished(&name) || version.is_some_and(|version| version < newest);
             if goes && now.since(changed) >= keep {
                 self.log_dir.delete(&name)?;
             }

@@ -50,11 +50,16 @@ pub(crate) fn remove_unfinished(dir: &Path) -> io::Result<()> {
     for entry in std::fs::read_dir(dir)? {
         let entry = entry?;
         let name = entry.file_name();
-        if name.to_str().is_some_and(|name| name.starts_with('.') && name.ends_with(".tmp")) {
+        if name.to_str().is_some_and(|name| name.starts_with('.')) && is_unfinished(&name) {
             disk::remove_file(entry.path())?;
         }
     }
     Ok(())
+}
+
+/// Whether a file of this name was being written when its writer ended.
+pub(crate) fn is_unfinished(name: impl AsRef<Path>) -> bool {
+    name.as_ref().extension().is_some_and(|end| end == "tmp")
 }
 
 /// The folder that holds `path`; the working folder for a bare name.

@@ -128,7 +128,8 @@ pub(crate) struct Numbering {
 
 #[derive(Debug)]
 struct Column {
-    column: usize,
+    /// Its place in the table's schema.
+    at: usize,
     generation: u64,
     numbers: HashMap<Box<str>, i32>,
     texts: Vec<Box<str>>,
@@ -163,9 +164,9 @@ impl Numbering {
 }
 
 impl Column {
-    fn new(column: usize) -> Self {
+    fn new(at: usize) -> Self {
         Self {
-            column,
+            at,
             generation: 0,
             numbers: HashMap::new(),
             texts: Vec::new(),
@@ -179,7 +180,7 @@ impl Column {
         if self.given_up {
             return None;
         }
-        let texts = rows.column(self.column).as_string::<i32>();
+        let texts = rows.column(self.at).as_string::<i32>();
         let numbers = self.numbers_of(texts).or_else(|| {
             self.numbers.clear();
             self.texts.clear();
@@ -188,8 +189,7 @@ impl Column {
             self.numbers_of(texts)
         });
         let Some(numbers) = numbers else {
-            *self =
-                Self { given_up: true, generation: self.generation + 1, ..Self::new(self.column) };
+            *self = Self { given_up: true, generation: self.generation + 1, ..Self::new(self.at) };
             return None;
         };
         let distinct = distinct_of(&numbers, self.texts.len());
@@ -197,7 +197,7 @@ impl Column {
             Some([number]) => Numbers::All(*number),
             _ => Numbers::Each(numbers.into()),
         };
-        Some(ColumnKeys { column: self.column, generation: self.generation, numbers, distinct })
+        Some(ColumnKeys { column: self.at, generation: self.generation, numbers, distinct })
     }
 
     /// The number of each text, or nothing where the dictionary is full.
@@ -237,7 +237,7 @@ impl Column {
             self.shown = Arc::new(StringArray::from_iter_values(&self.texts));
         }
         let values = Arc::clone(&self.shown);
-        Dictionary { column: self.column, generation: self.generation, values }
+        Dictionary { column: self.at, generation: self.generation, values }
     }
 }
 

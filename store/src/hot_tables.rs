@@ -376,10 +376,8 @@ impl HotTables {
             replaced = view.hot.replace(run, &merged);
             view.dictionaries = dictionaries;
         });
-        let (bytes, keys_bytes) = match replaced {
-            true => (merged.bytes, merged.keys_bytes()),
-            false => (before, keys_before),
-        };
+        let (bytes, keys_bytes) =
+            if replaced { (merged.bytes, merged.keys_bytes()) } else { (before, keys_before) };
         let changes = &mut *changes;
         let places = &mut changes.tables[table];
         let dictionaries_before = std::mem::replace(&mut places.dictionary_bytes, dictionary_bytes);

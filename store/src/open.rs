@@ -43,6 +43,7 @@ impl Config {
     ///
     /// # Errors
     /// See [`BuildError`].
+    #[expect(clippy::too_many_lines, reason = "each step needs what those before it found")]
     pub fn build(mut self) -> Result<Store, BuildError> {
         if !self.tables.contains(&&DATA_LOSS) {
             self.tables.push(&DATA_LOSS);

@@ -331,7 +331,9 @@ fn a_power_loss_after_a_kill_and_a_restart_loses_nothing_either() {
         drop(store);
         let mut ended = disk.clone();
         let ops = second.recording.ops();
-        ops.iter().for_each(|op| ended.apply(op));
+        for op in &ops {
+            ended.apply(op);
+        }
         assert!(ops.iter().any(|op| matches!(op, Op::Remove(_))), "the sealed log goes");
         let killed = format!("killed after {} ({op:?}), restarted, cut", at + 1);
         cuts.try_all(&killed, ended.states_without(), &Known::at(&first[..=at]), &work);
@@ -350,7 +352,9 @@ fn a_power_loss_while_a_start_recovers_from_another_loses_nothing() {
     let first = work.recording.ops();
     // The log's last frame was acknowledged; one more was written and torn.
     let mut disk = Disk::default();
-    first.iter().for_each(|op| disk.apply(op));
+    for op in &first {
+        disk.apply(op);
+    }
     let known = Known::at(&first);
     let log = Path::new("log/0000000000000001.log").to_owned();
     disk.apply(&Op::Write(log.clone(), b"UWL1torn".to_vec()));

@@ -59,13 +59,11 @@ pub(crate) struct Inner {
 impl Store {
     /// The table at this moment; never blocks and is never blocked. Empty for an unknown table.
     pub fn snapshot(&self, table: &TableDef) -> Snapshot {
-        match self.inner.hot.number_of(table.name) {
-            Some(number) => self.inner.hot.view(number).snapshot(),
-            None => {
-                let of_itself = self.inner.snapshot_of_itself(table);
-                of_itself.unwrap_or_else(|| Snapshot::in_memory(Vec::new()))
-            }
+        if let Some(number) = self.inner.hot.number_of(table.name) {
+            return self.inner.hot.view(number).snapshot();
         }
+        let of_itself = self.inner.snapshot_of_itself(table);
+        of_itself.unwrap_or_else(|| Snapshot::in_memory(Vec::new()))
     }
 
     /// The tables that are kept.

@@ -36,9 +36,9 @@ pub(crate) async fn run(command: Storage) -> Result<ExitCode> {
             let held = folder.inspect().await?;
             let sql = held.views(folder.dir(), dialect);
             if as_json {
-                print_json(&json!({ "sql": sql }))?
+                print_json(&json!({ "sql": sql }))?;
             } else {
-                print(&sql)?
+                print(&sql)?;
             }
             complain(&held.findings);
             Ok(ExitCode::SUCCESS)

@@ -28,14 +28,12 @@ pub(crate) fn test() -> Vec<Step> {
         Step { name: "object", minutes_max: 1, check: || bpf::check().map(passed) },
         Step { name: "build", minutes_max: 28, check: build },
         Step { name: "tests", minutes_max: 7, check: tests },
-        Step { name: "buckets", minutes_max: 1, check: || buckets::check() },
         Step { name: "kernels", minutes_max: 2, check: || kernels::check("5.10") },
         Step { name: "clippy", minutes_max: 6, check: clippy },
         Step { name: "capture", minutes_max: 2, check: capture },
         Step { name: "loss", minutes_max: 1, check: || eval(&["loss"]) },
         Step { name: "exact", minutes_max: 1, check: exact },
-        Step { name: "interop", minutes_max: 1, check: || interop::check(&interop::SMALL) },
-        Step { name: "tiers", minutes_max: 1, check: tiers },
+        Step { name: "tiers", minutes_max: 1, check: || eval(&["tiers"]) },
         Step { name: "scripts", minutes_max: 1, check: || eval(&["scripts"]) },
         Step { name: "demo", minutes_max: 4, check: demo },
         Step { name: "page", minutes_max: 2, check: || ui::check() },
@@ -50,7 +48,8 @@ pub(crate) fn full() -> Vec<Step> {
         Step { name: "kernel-matrix", minutes_max: 15, check: || kernels::check_all() },
         Step { name: "demo-control", minutes_max: 5, check: demo_control },
         Step { name: "fuzz", minutes_max: 60, check: fuzz::step },
-        Step { name: "interop-all", minutes_max: 5, check: || interop::check(&interop::ALL) },
+        Step { name: "buckets", minutes_max: 3, check: || buckets::check() },
+        Step { name: "interop", minutes_max: 5, check: || interop::check(&interop::ALL) },
         Step { name: "capture-all", minutes_max: 15, check: || eval(&["capture"]) },
         Step { name: "model", minutes_max: 15, check: model },
         Step { name: "crash-50", minutes_max: 5, check: || eval(&["crash", "--rounds", "50"]) },
@@ -156,12 +155,6 @@ fn capture() -> Result<Outcome> {
 fn exact() -> Result<Outcome> {
     eval(&["flavours"])?;
     eval(&["profile"])
-}
-
-/// One answer over all tiers, also when the store is killed.
-fn tiers() -> Result<Outcome> {
-    eval(&["tiers"])?;
-    eval(&["crash", "--rounds", "5"])
 }
 
 fn eval(args: &[&str]) -> Result<Outcome> {

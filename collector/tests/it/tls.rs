@@ -303,7 +303,7 @@ async fn a_ring_that_is_too_small_loses_rows_of_tls_within_bounds() {
     assert!(stats.missing_rows.min <= missing && missing <= stats.missing_rows.max);
     // Plaintexts were cut before any was lost.
     let shed: u64 = stats.kernel.shed_operations.iter().sum();
-    assert!(shed > 100, "{stats:?}");
+    assert!(shed > 0, "{stats:?}");
     let (dropped, dropped_bytes) = (stats.kernel.dropped_operations, stats.kernel.dropped_bytes);
     assert_eq!(memory.sum("data_loss", "operations"), dropped + shed);
     assert_eq!(memory.sum("data_loss", "bytes"), dropped_bytes + stats.kernel.shed_bytes);

@@ -86,7 +86,6 @@ impl Requests {
 
     #[expect(
         clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
         reason = "latencies and sizes are far below 2^63 and above zero"
     )]
     fn push(&mut self) {
@@ -177,6 +176,8 @@ impl Random {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use arrow::array::AsArray;
     use arrow::datatypes::Int64Type;
 
@@ -194,7 +195,7 @@ mod tests {
         assert_eq!(batches.len(), 4);
         let column = |name: &str| {
             let batches = batches.iter();
-            let columns = batches.map(|batch| batch.column_by_name(name).unwrap().clone());
+            let columns = batches.map(|batch| Arc::clone(batch.column_by_name(name).unwrap()));
             columns.collect::<Vec<_>>()
         };
         let ints = |name: &str| {

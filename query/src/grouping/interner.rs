@@ -444,6 +444,7 @@ fn start(key: u64, mask: usize) -> usize {
 
 /// A product's halves, folded: each bit of the key reaches each bit of the result.
 #[inline]
+#[expect(clippy::cast_possible_truncation, reason = "the lower half is meant")]
 fn folded(key: u64) -> u64 {
     let product = u128::from(key ^ 0x9e37_79b9_7f4a_7c15) * 0xd6e8_feb8_6659_fd93_u128;
     (product >> 64) as u64 ^ product as u64

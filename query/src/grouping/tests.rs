@@ -18,16 +18,16 @@ fn rows() -> RecordBatch {
     let service = |n: usize| (!n.is_multiple_of(11)).then(|| format!("service {}", n % 7));
     let numbered: DictionaryArray<Int32Type> =
         (0..ROWS).map(service).collect::<Vec<_>>().iter().map(|s| s.as_deref()).collect();
-    let text = StringArray::from_iter(
-        (0..ROWS).map(|n| (!n.is_multiple_of(5)).then(|| "é".repeat(n % 13))),
-    );
-    let time = Int64Array::from_iter((0..ROWS).map(|n| (n != 9).then_some(n as i64 / 100 - 20)));
-    let flag =
-        BooleanArray::from_iter((0..ROWS).map(|n| (!n.is_multiple_of(3)).then_some(n % 2 == 0)));
+    let text: StringArray =
+        (0..ROWS).map(|n| (!n.is_multiple_of(5)).then(|| "é".repeat(n % 13))).collect();
+    let number = |n: usize| i64::try_from(n).unwrap();
+    let time: Int64Array = (0..ROWS).map(|n| (n != 9).then(|| number(n) / 100 - 20)).collect();
+    let flag: BooleanArray =
+        (0..ROWS).map(|n| (!n.is_multiple_of(3)).then_some(n % 2 == 0)).collect();
     let id = (0..ROWS).map(|n| (!n.is_multiple_of(17)).then(|| ((n % 40) as u128).to_be_bytes()));
     let id = FixedSizeBinaryArray::try_from_sparse_iter_with_size(id, 16).unwrap();
-    let value =
-        Int64Array::from_iter((0..ROWS).map(|n| (n % 19 != 0).then_some((n * n % 1009) as i64)));
+    let value: Int64Array =
+        (0..ROWS).map(|n| (n % 19 != 0).then(|| number(n * n % 1009))).collect();
     let columns: Vec<(&str, ArrayRef)> = vec![
         ("numbered", Arc::new(numbered)),
         ("words", Arc::new(text)),
@@ -42,7 +42,9 @@ fn rows() -> RecordBatch {
 }
 
 fn context(partitions: usize, rule: bool) -> SessionContext {
-    let config = SessionConfig::new().with_target_partitions(partitions).with_batch_size(300);
+    let mut config = SessionConfig::new().with_target_partitions(partitions).with_batch_size(300);
+    // As in our own sessions.
+    config.options_mut().sql_parser.map_string_types_to_utf8view = false;
     let state = SessionStateBuilder::new().with_config(config).with_default_features();
     let state = if rule { state.with_physical_optimizer_rule(Arc::new(FewGroups)) } else { state };
     let context = SessionContext::new_with_state(state.build());
@@ -106,7 +108,7 @@ async fn what_it_cannot_group_is_left_alone() {
 #[tokio::test]
 async fn a_first_stage_hands_on_what_it_has_when_there_are_too_many_groups() {
     let context = context(2, true);
-    let count = 3 * GROUPS_MAX as i64;
+    let count = 3 * i64::try_from(GROUPS_MAX).unwrap();
     let sql = format!(
         "SELECT count(*) AS n, sum(c) AS total FROM (SELECT value, count(*) AS c FROM \
          (SELECT value % {count} AS value FROM generate_series(1, {}) AS g(value)) GROUP BY value)",

@@ -33,7 +33,7 @@ pub(crate) struct Replayed {
 }
 
 /// What the log holds at some point, oldest first.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) enum Item<'a> {
     /// A frame's header and body.
     Frame(&'a Header, &'a [u8]),

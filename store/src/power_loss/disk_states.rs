@@ -110,13 +110,14 @@ impl NameChange {
 impl Disk {
     pub(super) fn apply(&mut self, op: &Op) {
         match op {
-            Op::Create(path) => match self.shown.get(path) {
-                Some(&Node::File(inode)) => self.inodes[inode].shown.clear(),
-                _ => {
+            Op::Create(path) => {
+                if let Some(&Node::File(inode)) = self.shown.get(path) {
+                    self.inodes[inode].shown.clear();
+                } else {
                     self.inodes.push(Inode::default());
                     self.change(NameChange::Add(path.clone(), Node::File(self.inodes.len() - 1)));
                 }
-            },
+            }
             Op::Write(path, bytes) => self.inode(path).shown.extend_from_slice(bytes),
             Op::SetLen(path, length) => {
                 let length = usize::try_from(*length).unwrap();

@@ -169,12 +169,12 @@ fn every_version_is_read_by(engine: &str) {
     let answers = ask(&python, engine, "", &questions);
     assert_eq!(answers.len(), expected.len());
     for (answer, (what, rows)) in answers.into_iter().zip(expected) {
-        assert_eq!(integers(answer), rows, "{what}");
+        assert_eq!(integers(&answer), rows, "{what}");
     }
 }
 
 /// The rows with every number as an integer; `ClickHouse` writes long ones as text.
-fn integers(rows: Vec<Value>) -> Value {
+fn integers(rows: &[Value]) -> Value {
     let integer = |value: &Value| match value {
         Value::String(text) => text.parse::<i64>().map_or(value.clone(), Value::from),
         value => value.as_f64().map_or(value.clone(), |number| {
@@ -225,7 +225,7 @@ fn views_and_document_are_read_by(engine: &str, dialect: Dialect, fence: &str) {
     for (at, (rows, sum)) in
         [(rows, sum), (rows, sum), (rows, sum), notes, (0, 0)].into_iter().enumerate()
     {
-        assert_eq!(integers(answers[at].clone()), json!([[rows, sum]]), "{}", questions[at]);
+        assert_eq!(integers(&answers[at]), json!([[rows, sum]]), "{}", questions[at]);
     }
     let mut sketches = BTreeMap::<_, Sketch>::new();
     for row in &written.rows {

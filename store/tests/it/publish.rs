@@ -210,7 +210,7 @@ fn numbers_of_texts_agree_over_all_chunks_of_a_snapshot() {
     for slice in snapshot.hot_rows(&Wanted::above(above)) {
         let plain = slice.rows["template"].as_string::<i32>();
         let numbered = slice.dictionary("template").unwrap();
-        let texts = values.get_or_insert_with(|| numbered.values().clone());
+        let texts = values.get_or_insert_with(|| std::sync::Arc::clone(numbered.values()));
         assert!(std::sync::Arc::ptr_eq(texts, numbered.values()), "one dictionary for all");
         let texts = numbered.values().as_string::<i32>();
         assert_eq!(numbered.len(), plain.len());
@@ -239,7 +239,7 @@ fn totals(dir: &std::path::Path, snapshot: &Snapshot) -> (i64, i64) {
     (values.len().try_into().unwrap(), values.iter().sum())
 }
 
-/// In InfluxDB 3 a query asks the buffer for its chunks and then the catalog for its files; what is
+/// In `InfluxDB` 3 a query asks the buffer for its chunks and then the catalog for its files; what is
 /// persisted between the two is there twice. Here both are behind one pointer.
 #[test]
 fn rows_that_are_sealed_between_two_looks_are_in_one_place_in_each_snapshot() {
