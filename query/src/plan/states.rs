@@ -2,10 +2,13 @@
 //! that are not summarised yet.
 //!
 //! ```text
-//! tier's segments ── filter ── key and parts of each state ─┐
-//!                                                           ├─ union ─ merge by key ─ finish
-//! hot rows above the tier ── filter ── aggregate to parts ──┘
+//! tiers' segments ── filter ── key and parts of each state ──┐
+//!                                                            ├─ union ─ merge by key ─ finish
+//! hot rows above the tiers ── filter ── aggregate to parts ──┘
 //! ```
+//!
+//! The range is cut into pieces at edges of windows, each read from one tier: days from days, what
+//! is left of a day at both ends from hours.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +17,7 @@ use arrow::datatypes::DataType;
 use datafusion::common::DataFusionError;
 use datafusion::functions_aggregate::expr_fn::{first_value, max, min, sum};
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, cast};
-use undine_schema::TimeNs;
+use undine_schema::{Seq, TimeNs};
 use undine_store::{Snapshot, TierView};
 
 use super::lower::{finish, over_rows};
@@ -30,6 +33,16 @@ use crate::time_text::{show, show_width};
 
 /// A coarser summary is read where its windows are below this share of the range.
 const WINDOWS_MIN: i64 = 500;
+/// A coarser summary is read for the whole windows inside the range if that saves so many states:
+/// another scan costs as much as reading these.
+const STATES_SAVED_MIN: u64 = 10_000;
+
+/// A part of the range, and the summary that it is read from.
+#[derive(Clone, Copy, Debug)]
+struct Piece<'a> {
+    tier: &'a TierView,
+    span: Span,
+}
 
 impl Planner {
     /// The aggregate over summaries; none where all rows that it asks for are in memory.
@@ -44,61 +57,44 @@ impl Planner {
         if asked.from >= snapshot.hot_complete_from.get() || snapshot.tiers.is_empty() {
             return Ok(None);
         }
-        let Some(tier) = self.choose(&snapshot, asked, summarised) else {
+        let tiers = fine_enough(&snapshot, asked, summarised);
+        let Some(at) = self.finest(&tiers, asked) else {
             return Self::too_fine(&snapshot, asked, summarised, relation.range);
         };
-        let span = widened(asked, tier.width);
+        let span = widened(asked, tiers[at].width);
         let mut origin = Origin::default();
-        self.note_states(&mut origin, tier, asked, span, summarised, relation.range)?;
-        let old = self.states_of(tier, span, summarised, &mut origin)?;
-        let new = self.hot(table, &snapshot, tier.sealed_to, span, &mut origin)?;
-        let new = self.states_of_rows(new, summarised)?;
-        let plan = merged(old, new, summarised)?;
+        self.note_states(&mut origin, tiers[at], asked, span, summarised, relation.range)?;
+        let pieces = pieces(span, &tiers[at..]);
+        let mut parts = Vec::new();
+        for piece in &pieces {
+            parts.push(self.states_of(*piece, summarised, &mut origin)?);
+        }
+        for (above, span) in unsealed(&pieces) {
+            let rows = self.hot(table, &snapshot, above, span, &mut origin)?;
+            parts.push(self.states_of_rows(rows, summarised)?);
+        }
+        let plan = merged(parts, summarised)?;
         Ok(Some(Planned { plan, origin }))
     }
 
-    /// The coarsest summary that is fine enough for the bins and for the range, and complete; of
-    /// those with the same width the one with the fewest states that has every column it takes.
-    fn choose<'a>(
-        &self,
-        snapshot: &'a Snapshot,
-        asked: Span,
-        summarised: &Summarised,
-    ) -> Option<&'a TierView> {
-        let columns = summarised.state_columns();
-        let fits = |tier: &&TierView| {
-            let width = width_ns(tier);
-            width > 0
-                && summarised.bins.iter().all(|bin| bin % width == 0)
-                && columns.iter().all(|name| tier.schema.field_with_name(name).is_ok())
+    /// Which of `tiers`, finest first, decides how far the range is widened: the coarsest whose
+    /// windows are small beside the range, of those that reach back to its start.
+    fn finest(&self, tiers: &[&TierView], asked: Span) -> Option<usize> {
+        let first = tiers.iter().map(|tier| tier.complete_from.get()).min()?;
+        let back_to = first.max(asked.from);
+        let reaching = || {
+            let tiers = tiers.iter().enumerate();
+            tiers.filter(move |(_, tier)| tier.complete_from.get() <= back_to)
         };
-        let all = snapshot.tiers.iter().chain(&snapshot.cubes);
-        let mut fine_enough: Vec<&TierView> = all.filter(fits).collect();
-        fine_enough.sort_by_key(|tier| width_ns(tier));
-        let reaches = |tier: &&&TierView| tier.complete_from.get() <= asked.from;
-        let first = fine_enough.iter().map(|tier| tier.complete_from.get()).min()?;
-        let reaching: Vec<&&TierView> = match fine_enough.iter().filter(reaches).collect::<Vec<_>>()
-        {
-            none if none.is_empty() => {
-                fine_enough.iter().filter(|tier| tier.complete_from.get() == first).collect()
-            }
-            some => some,
-        };
-        let oldest = reaching
-            .iter()
-            .flat_map(|tier| tier.segments.iter())
+        let oldest = reaching()
+            .flat_map(|(_, tier)| tier.segments.iter())
             .map(|segment| segment.first_time.get())
             .min();
         let from = asked.from.max(oldest.unwrap_or(asked.from));
         let length = asked.until.min(self.now).saturating_sub(from);
-        let coarse =
-            reaching.iter().rev().find(|tier| width_ns(tier).saturating_mul(WINDOWS_MIN) <= length);
-        let width = coarse.or_else(|| reaching.first())?.width;
-        let states = |tier: &TierView| -> u64 {
-            segments_in(tier, widened(asked, width)).iter().map(|segment| segment.rows).sum()
-        };
-        let alike = reaching.iter().filter(|tier| tier.width == width);
-        alike.map(|tier| **tier).min_by_key(|tier| states(tier))
+        let is_small = |tier: &TierView| width_ns(tier).saturating_mul(WINDOWS_MIN) <= length;
+        let coarse = reaching().filter(|(_, tier)| is_small(tier)).last();
+        coarse.or_else(|| reaching().next()).map(|(at, _)| at)
     }
 
     /// Bins that no summary is fine enough for: rows if they are there, otherwise an error that
@@ -166,8 +162,7 @@ impl Planner {
     /// Key and parts of each state of a summary.
     fn states_of(
         &mut self,
-        tier: &TierView,
-        span: Span,
+        Piece { tier, span }: Piece<'_>,
         summarised: &Summarised,
         origin: &mut Origin,
     ) -> Result<LogicalPlan, Fault> {
@@ -248,16 +243,81 @@ fn width_ns(tier: &TierView) -> i64 {
     i64::try_from(tier.width.as_nanos()).unwrap_or(i64::MAX)
 }
 
+/// The summaries whose windows fit the bins and that have every column it takes, finest first; of
+/// those with the same width the one that reaches back furthest with the fewest states.
+fn fine_enough<'a>(
+    snapshot: &'a Snapshot,
+    asked: Span,
+    summarised: &Summarised,
+) -> Vec<&'a TierView> {
+    let columns = summarised.state_columns();
+    let fits = |tier: &&TierView| {
+        let width = width_ns(tier);
+        width > 0
+            && summarised.bins.iter().all(|bin| bin % width == 0)
+            && columns.iter().all(|name| tier.schema.field_with_name(name).is_ok())
+    };
+    let mut tiers: Vec<&TierView> =
+        snapshot.tiers.iter().chain(&snapshot.cubes).filter(fits).collect();
+    tiers.sort_by_cached_key(|tier| {
+        let back_to = tier.complete_from.get().max(asked.from);
+        (tier.width, back_to, states_in(tier, widened(asked, tier.width)))
+    });
+    tiers.dedup_by_key(|tier| tier.width);
+    tiers
+}
+
+/// `span`, cut into pieces in order of time: whole windows of a coarser summary are read from it
+/// where it has all rows, what is left at both ends from finer ones. `tiers` has the finest first,
+/// and `span` is whole windows of that one.
+fn pieces<'a>(span: Span, tiers: &[&'a TierView]) -> Vec<Piece<'a>> {
+    let Some((coarse, finer)) = tiers.split_last() else {
+        return Vec::new();
+    };
+    let Some(next) = finer.last() else {
+        return vec![Piece { tier: coarse, span }];
+    };
+    let inner = narrowed(span, coarse);
+    let saved = states_in(next, inner).saturating_sub(states_in(coarse, inner));
+    if inner.from >= inner.until || saved < STATES_SAVED_MIN {
+        return pieces(span, finer);
+    }
+    let before = Span { from: span.from, until: inner.from };
+    let after = Span { from: inner.until, until: span.until };
+    let mut cut = Vec::new();
+    if before.from < before.until {
+        cut.append(&mut pieces(before, finer));
+    }
+    cut.push(Piece { tier: coarse, span: inner });
+    if after.from < after.until {
+        cut.append(&mut pieces(after, finer));
+    }
+    cut
+}
+
+/// Above which places, and in which spans, rows are in no summary of these pieces yet.
+fn unsealed(pieces: &[Piece<'_>]) -> Vec<(Seq, Span)> {
+    let mut spans: Vec<(Seq, Span)> = Vec::new();
+    for Piece { tier, span } in pieces {
+        match spans.last_mut() {
+            Some((above, last)) if *above == tier.sealed_to => last.until = span.until,
+            _ => spans.push((tier.sealed_to, *span)),
+        }
+    }
+    spans
+}
+
+/// States of a summary in the segments that touch `span`.
+fn states_in(tier: &TierView, span: Span) -> u64 {
+    segments_in(tier, span).iter().map(|segment| segment.rows).sum()
+}
+
 fn key_columns(summarised: &Summarised) -> impl Iterator<Item = Expr> {
     (0..summarised.keys.len()).map(|index| bare(&format!("k{index}")))
 }
 
-/// States of both kinds, merged by key and finished.
-fn merged(
-    old: LogicalPlan,
-    new: LogicalPlan,
-    summarised: &Summarised,
-) -> Result<LogicalPlan, Fault> {
+/// States of all pieces, merged by key and finished.
+fn merged(parts: Vec<LogicalPlan>, summarised: &Summarised) -> Result<LogicalPlan, Fault> {
     let mut merges = Vec::new();
     let mut finished = Vec::new();
     for (index, (name, _)) in summarised.keys.iter().enumerate() {
@@ -310,9 +370,96 @@ fn widened(asked: Span, width: Duration) -> Span {
     Span { from, until }
 }
 
+/// The whole windows of a summary that are in `span` and of which it has all rows.
+fn narrowed(span: Span, tier: &TierView) -> Span {
+    let complete = tier.complete_from;
+    let from = if span.from == i64::MIN && complete <= TimeNs::ZERO {
+        i64::MIN
+    } else {
+        complete.max(TimeNs::new(span.from)).ceil_to(tier.width).get()
+    };
+    let until = if span.until == i64::MAX {
+        i64::MAX
+    } else {
+        TimeNs::new(span.until).floor_to(tier.width).get()
+    };
+    Span { from, until }
+}
+
 #[cfg(test)]
 mod tests {
+    use object_store::memory::InMemory;
+    use object_store::path::Path;
+    use undine_schema::Cube;
+    use undine_store::Segment;
+
     use super::*;
+
+    const MINUTE: i64 = 60_000_000_000;
+    const HOUR: i64 = 60 * MINUTE;
+    const DAY: i64 = 24 * HOUR;
+
+    /// A summary of a hundred days with 50 states in each window.
+    fn tier(width: i64, complete_from: i64) -> TierView {
+        let segment = |day: i64| Segment {
+            path: Path::from(format!("{day}.parquet")),
+            bytes: 1,
+            rows: 50 * (DAY / width).cast_unsigned(),
+            source_rows: 1,
+            first_time: TimeNs::new(day * DAY),
+            last_time: TimeNs::new((day + 1) * DAY - 1),
+            first_window: TimeNs::new(day * DAY),
+            last_window: TimeNs::new((day + 1) * DAY - width),
+        };
+        TierView {
+            width: Duration::from_nanos(width.cast_unsigned()),
+            cube: Cube::Full,
+            sealed_to: Seq::ZERO,
+            complete_from: TimeNs::new(complete_from),
+            segments: (0..100).map(segment).collect(),
+            schema: Arc::new(arrow::datatypes::Schema::empty()),
+            objects: Arc::new(InMemory::new()),
+        }
+    }
+
+    fn cut(from: i64, until: i64, tiers: &[TierView]) -> Vec<(i64, i64, i64)> {
+        let tiers: Vec<&TierView> = tiers.iter().collect();
+        let pieces = pieces(Span { from, until }, &tiers);
+        pieces.iter().map(|p| (width_ns(p.tier), p.span.from, p.span.until)).collect()
+    }
+
+    #[test]
+    fn a_long_range_is_days_with_hours_and_minutes_at_its_ends() {
+        let tiers = [tier(MINUTE, 0), tier(HOUR, 0), tier(DAY, 0)];
+        let (from, until) = (3 * DAY + 17 * HOUR + 5 * MINUTE, 90 * DAY + 7 * HOUR);
+        assert_eq!(
+            cut(from, until, &tiers),
+            [
+                (MINUTE, from, 3 * DAY + 18 * HOUR),
+                (HOUR, 3 * DAY + 18 * HOUR, 4 * DAY),
+                (DAY, 4 * DAY, 90 * DAY),
+                (HOUR, 90 * DAY, until),
+            ]
+        );
+        assert_eq!(cut(DAY, 50 * DAY, &tiers), [(DAY, DAY, 50 * DAY)]);
+        assert_eq!(cut(i64::MIN, i64::MAX, &tiers), [(DAY, i64::MIN, i64::MAX)]);
+    }
+
+    #[test]
+    fn a_coarser_summary_is_read_only_where_it_is_complete_and_worth_a_scan() {
+        let tiers = [tier(MINUTE, 0), tier(HOUR, 2 * DAY + 1)];
+        let since = 2 * DAY + HOUR;
+        let (before, after) = ((MINUTE, DAY, since), (HOUR, since, 9 * DAY));
+        assert_eq!(cut(DAY, 9 * DAY, &tiers), [before, after]);
+        assert_eq!(
+            cut(i64::MIN, i64::MAX, &tiers),
+            [(MINUTE, i64::MIN, since), (HOUR, since, i64::MAX)]
+        );
+        // A day of hours is 1,200 states.
+        let tiers = [tier(HOUR, 0), tier(DAY, 0)];
+        assert_eq!(cut(DAY, 9 * DAY + HOUR, &tiers), [(HOUR, DAY, 9 * DAY + HOUR)]);
+        assert_eq!(cut(DAY, 10 * DAY, &tiers), [(DAY, DAY, 10 * DAY)]);
+    }
 
     #[test]
     fn a_range_is_widened_to_whole_windows_and_never_narrowed() {
