@@ -79,8 +79,8 @@ pub(crate) fn check(kernel: &str) -> Result<Outcome> {
     if let Some(lacking) = lacking() {
         return Ok(Outcome::Skipped(lacking));
     }
-    // Every program, once: to verify the one at the end of system calls takes an emulated processor a minute
-    // or more, and each further test does so again. All of them are `check_all`'s.
+    // Every program, once: to verify the one at the end of system calls takes an emulated processor half a
+    // minute, and each further test does so again. All of them are `check_all`'s.
     let tests = Chosen { profile: Profile::Release, only: Some("every_probe") };
     matrix(KERNELS.iter().filter(|known| known.name == kernel), tests)?;
     Ok(Outcome::Passed)
