@@ -75,11 +75,18 @@ enum Command {
         #[arg(long, default_value_t = 10_000)]
         requests: u32,
     },
-    /// The same script gives the same answer before, during and after sealing and after a restart.
+    /// The same script gives the same answer before, during and after sealing and after a restart, and
+    /// over minutes, hours and all of a simulated month.
     Tiers {
         /// Rows that are written.
         #[arg(long, default_value_t = 200_000)]
         rows: u32,
+        /// Days of simulated time, after that.
+        #[arg(long, default_value_t = 30)]
+        days: u32,
+        /// Rows of each second of them.
+        #[arg(long, default_value_t = 10)]
+        rate: u32,
     },
     /// Six questions over one hour of requests, in memory and on Parquet, beside other engines.
     Query {
@@ -187,7 +194,7 @@ fn main() -> Result<ExitCode> {
         Command::Overhead { windows, requests } => overhead::run(windows, requests)?,
         Command::Loss { requests } => loss::run(requests)?,
         Command::Crash { rounds } => crash::run(rounds)?,
-        Command::Tiers { rows } => tiers::run(rows)?,
+        Command::Tiers { rows, days, rate } => tiers::run(rows, tiers::Month { days, rate })?,
         Command::Query { rows, peer, runs, queries } => {
             query::run(&query::Options { rows, peers: peer, runs, queries })?
         }
@@ -209,7 +216,7 @@ flavours  every flavour of call that moves bytes: bytes exact, what passes by is
 profile   shares of functions in CPU profiles, of programs with and without frame pointers
 loss      forced at each stage: operations and bytes exact, missing rows within the bounds
 overhead  watched and unwatched windows in turn: what it costs the server, other calls, the collector
-tiers     one answer before, during and after sealing, and after a restart
+tiers     one answer before, during and after sealing, after a restart, and all through a month
 query     six questions over one hour of requests, in memory and on Parquet, beside other engines
 longrange a year of summaries: questions over all of it with cold caches, bytes of each tier
 ingest    rows a second and core: to memory with the log, to Parquet, all the way; peers beside it

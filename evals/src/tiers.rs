@@ -1,7 +1,9 @@
 //! One script, one answer: before, during and after sealing, after eviction and after a restart.
 //!
 //! The truth is computed from the rows as they are made, without the store and without the query
-//! engine.
+//! engine. [`month`] does the same for a month in simulated time.
+
+mod month;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -18,6 +20,7 @@ use undine_store::Store;
 
 use crate::report::Report;
 use crate::stage::{self, RunningStore};
+pub(crate) use month::Options as Month;
 
 const SCRIPT: &str = "\
 import px
@@ -55,10 +58,15 @@ struct Group {
 
 type Answer = BTreeMap<Key, Group>;
 
-pub(crate) fn run(rows: u32) -> Result<Report> {
+/// Asks about `rows` of half an hour, and then about a month.
+pub(crate) fn run(rows: u32, month: month::Options) -> Result<Report> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let dir = tempfile::tempdir()?;
-    runtime.block_on(scenario(rows, dir.path()))
+    runtime.block_on(async {
+        let mut report = scenario(rows, &dir.path().join("half-hour")).await?;
+        month::scenario(month, &dir.path().join("month"), &mut report).await?;
+        Ok(report)
+    })
 }
 
 async fn scenario(rows: u32, dir: &Path) -> Result<Report> {

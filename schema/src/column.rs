@@ -333,8 +333,9 @@ pub trait Column {
     fn builder(rows: usize) -> Self::Builder;
     /// Appends one value.
     fn append(builder: &mut Self::Builder, value: Self::Value<'_>);
-    /// Takes the values, and starts again with room for as many: batches of a table are alike, and
-    /// what has to grow is copied. What is not used of the room is given back.
+    /// Takes the values, and starts again with room for as many, and for an eighth more of texts:
+    /// batches of a table are alike, and what has to grow is copied. What is not used of the room is
+    /// given back.
     fn finish(builder: &mut Self::Builder, room: Room) -> ArrayRef;
 }
 
@@ -384,7 +385,7 @@ macro_rules! text_columns {
         $(#[$doc])*
         $marker: &'a str, StringBuilder, String, $semantic,
         |rows| StringBuilder::with_capacity(rows, rows * 16),
-        |full| StringBuilder::with_capacity(full.len(), full.values_slice().len()),
+        |full| StringBuilder::with_capacity(full.len(), full.values_slice().len() * 9 / 8),
         |b, v| b.append_value(v);
     )*} };
 }

@@ -27,7 +27,8 @@ const VERSIONS_LOOKED_AT_EVERY: Duration = Duration::from_hours(1);
 pub struct Retention {
     /// The table; `None` means every table that is summarised.
     pub table: Option<String>,
-    /// The tier's folder, such as `raw`, `1m`, `1m.service` or `exemplars`; `None` means every one.
+    /// The tier's folder, such as `raw`, `1m` or `exemplars`; `None` means every one. The smaller
+    /// summaries of a width, such as `1m.service`, go with it unless a later rule names them.
     pub tier: Option<String>,
     /// Windows and rows older than this go.
     pub age_max: Option<Duration>,
@@ -51,7 +52,10 @@ pub(crate) fn limits(config: &Config, table: &TableDef, tier: &str) -> Limits {
     let mut limits = Limits { age_max: raw_for, ..Limits::default() };
     for rule in &config.retention {
         let names_table = rule.table.as_deref().map_or(summarised, |name| name == table.name);
-        if names_table && rule.tier.as_deref().is_none_or(|name| name == tier) {
+        let is_of = |name: &str| {
+            tier.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        };
+        if names_table && rule.tier.as_deref().is_none_or(is_of) {
             limits.age_max = rule.age_max.or(limits.age_max);
             limits.bytes_max = rule.bytes_max.or(limits.bytes_max);
         }

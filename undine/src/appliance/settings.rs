@@ -124,7 +124,7 @@ pub(super) fn query(
         script_bytes_max: MIB,
         depth_max: 64,
         nodes_max: 10_000,
-        partitions: 1,
+        partitions: config.query.threads,
         tracer,
     }
 }

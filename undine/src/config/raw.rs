@@ -149,6 +149,7 @@ pub(crate) enum Evict {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Query {
     pub(crate) memory_size_max: ByteSize,
+    pub(crate) threads: usize,
     #[serde(deserialize_with = "duration")]
     pub(crate) timeout: Duration,
     pub(crate) rows_max: usize,
