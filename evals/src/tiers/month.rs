@@ -310,8 +310,7 @@ impl Group {
 
 /// The groups of the rows whose time is in the range.
 fn truth(options: Options, from: i64, until: i64) -> BTreeMap<Key, Group> {
-    let mut groups: Vec<Option<Group>> =
-        vec![None; SERVICES.len() * PATHS.len() * STATUSES.len()];
+    let mut groups: Vec<Option<Group>> = vec![None; SERVICES.len() * PATHS.len() * STATUSES.len()];
     for number in options.arriving(from, until.saturating_add(LATE_MAX)) {
         let row = Row::number(number, options.rate);
         if !(from..until).contains(&row.time) {
@@ -400,7 +399,8 @@ impl Row {
         let noise = mixed(number);
         let due = START + (number * SECOND.cast_unsigned() / u64::from(rate)).cast_signed();
         let is_late = noise.is_multiple_of(LATE_ONE_IN);
-        let late = if is_late { (mixed(noise) % LATE_MAX.cast_unsigned()).cast_signed() } else { 0 };
+        let late =
+            if is_late { (mixed(noise) % LATE_MAX.cast_unsigned()).cast_signed() } else { 0 };
         let below = |shift: u32, limit: u64| (noise >> shift) % limit;
         let place = |shift: u32, limit: usize| below(shift, limit as u64) as usize;
         let service = place(8, SERVICES.len());

@@ -65,15 +65,15 @@ impl Planner {
         let mut origin = Origin::default();
         self.note_states(&mut origin, tiers[at], asked, span, summarised, relation.range)?;
         let pieces = pieces(span, &tiers[at..]);
-        let mut parts = Vec::new();
+        let mut states = Vec::new();
         for piece in &pieces {
-            parts.push(self.states_of(*piece, summarised, &mut origin)?);
+            states.push(self.states_of(*piece, summarised, &mut origin)?);
         }
         for (above, span) in unsealed(&pieces) {
             let rows = self.hot(table, &snapshot, above, span, &mut origin)?;
-            parts.push(self.states_of_rows(rows, summarised)?);
+            states.push(self.states_of_rows(rows, summarised)?);
         }
-        let plan = merged(parts, summarised)?;
+        let plan = merged(states, summarised)?;
         Ok(Some(Planned { plan, origin }))
     }
 
@@ -317,7 +317,7 @@ fn key_columns(summarised: &Summarised) -> impl Iterator<Item = Expr> {
 }
 
 /// States of all pieces, merged by key and finished.
-fn merged(parts: Vec<LogicalPlan>, summarised: &Summarised) -> Result<LogicalPlan, Fault> {
+fn merged(pieces: Vec<LogicalPlan>, summarised: &Summarised) -> Result<LogicalPlan, Fault> {
     let mut merges = Vec::new();
     let mut finished = Vec::new();
     for (index, (name, _)) in summarised.keys.iter().enumerate() {
@@ -347,11 +347,12 @@ fn merged(parts: Vec<LogicalPlan>, summarised: &Summarised) -> Result<LogicalPla
         finished.push(finish(kind, value.arg.pxl_type, &names).alias(&*value.aggregated.name));
     }
     let group: Vec<Expr> = key_columns(summarised).collect();
-    let plan = LogicalPlanBuilder::from(old)
-        .union(new)?
-        .aggregate(group, merges)?
-        .project(finished)?
-        .build()?;
+    let mut pieces = pieces.into_iter();
+    let Some(first) = pieces.next() else {
+        return Err(DataFusionError::Internal("a range has no pieces".to_owned()).into());
+    };
+    let all = pieces.try_fold(LogicalPlanBuilder::from(first), LogicalPlanBuilder::union)?;
+    let plan = all.aggregate(group, merges)?.project(finished)?.build()?;
     Ok(plan)
 }
 
