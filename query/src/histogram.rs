@@ -16,6 +16,8 @@ use undine_store::sketch::{Sketch, key_of, middle_of};
 const OCTAVE: i32 = 128;
 /// Buckets that have counters of their own: 32 powers of two, 16 KiB.
 const DENSE_BUCKETS_MAX: usize = 32 * OCTAVE as usize;
+/// Counters that are looked at together.
+const STRIDE: usize = 16;
 /// Buckets up to which keys and counts are kept sorted instead.
 const SPARSE_BUCKETS_MAX: usize = 32;
 
@@ -94,30 +96,59 @@ impl Histogram {
         true
     }
 
-    /// Makes counters around the middle of the positive buckets.
+    /// Makes counters for the buckets so far.
     fn densify(&mut self) {
-        let positive = self.rest.buckets().partition_point(|&(key, _)| key < OCTAVE);
-        let keys = &self.rest.buckets()[positive..];
-        let Some(&(middle, _)) = keys.get(keys.len() / 2) else { return };
-        self.base = middle - middle.rem_euclid(OCTAVE);
-        self.dense = vec![0; OCTAVE as usize];
-        let mut bytes = 0;
         let rest = std::mem::take(&mut self.rest);
+        self.make_counters(rest.buckets());
+        if self.dense.is_empty() {
+            self.rest = rest;
+            return;
+        }
+        let mut bytes = 0;
         for &(key, n) in rest.buckets() {
             self.add_n(key, n, &mut bytes);
         }
     }
 
+    /// Makes counters, where there are none, for all positive ones of these ascending buckets, or for
+    /// those around their middle if that would be too many.
+    fn make_counters(&mut self, buckets: &[(i32, i64)]) {
+        let positive = &buckets[buckets.partition_point(|&(key, _)| key < OCTAVE)..];
+        let octave = |&(key, _): &(i32, i64)| key - key.rem_euclid(OCTAVE);
+        let (Some(first), Some(middle), Some(last)) = (
+            positive.first().map(octave),
+            positive.get(positive.len() / 2).map(octave),
+            positive.last().map(octave),
+        ) else {
+            return;
+        };
+        let buckets = usize::try_from(last + OCTAVE - first).unwrap_or(usize::MAX);
+        (self.base, self.dense) = if buckets <= DENSE_BUCKETS_MAX {
+            (first, vec![0; buckets])
+        } else {
+            (middle, vec![0; OCTAVE as usize])
+        };
+    }
+
     /// Adds the counts that [`encode`](Self::encode) wrote.
     pub(crate) fn merge_encoded(&mut self, mut state: &[u8], bytes: &mut usize) -> Result<()> {
-        let mut key = 0_i64;
+        let mut before = 0;
         let damaged = || exec_datafusion_err!("the state of a sketch is damaged");
+        if self.dense.is_empty() && state.len() > 2 * SPARSE_BUCKETS_MAX {
+            // As many counters as it needs at once, and not one power of two after the other.
+            let mut buckets = Vec::with_capacity(state.len() / 2);
+            while !state.is_empty() {
+                buckets.push(take_bucket(&mut state, &mut before).ok_or_else(damaged)?);
+            }
+            if buckets.len() > SPARSE_BUCKETS_MAX && buckets.is_sorted() {
+                let held = self.bytes();
+                self.make_counters(&buckets);
+                *bytes += self.bytes().saturating_sub(held);
+            }
+            buckets.into_iter().for_each(|(key, n)| self.add_n(key, n, bytes));
+        }
         while !state.is_empty() {
-            let delta = take(&mut state).ok_or_else(damaged)?;
-            let n = take(&mut state).and_then(|n| i64::try_from(n).ok()).ok_or_else(damaged)?;
-            let sign = -(delta & 1).cast_signed();
-            key = key.wrapping_add((delta >> 1).cast_signed() ^ sign);
-            let key = i32::try_from(key).ok().filter(|_| n > 0).ok_or_else(damaged)?;
+            let (key, n) = take_bucket(&mut state, &mut before).ok_or_else(damaged)?;
             self.add_n(key, n, bytes);
         }
         Ok(())
@@ -127,14 +158,16 @@ impl Histogram {
     /// count, each in groups of 7 bits, lowest first.
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         let mut before = 0;
+        out.reserve(self.dense.len());
         self.for_each(|key, n| put_bucket(out, &mut before, key, n));
     }
 
     /// The values of ranks `q * (count - 1)`, counted from 0 and rounded down, for ascending `qs`;
     /// none of nothing.
     pub(crate) fn quantiles<const N: usize>(&self, qs: [f64; N]) -> Option<[f64; N]> {
-        let mut count = 0_i64;
-        self.for_each(|_, n| count = count.saturating_add(n));
+        let dense: i64 = self.dense.iter().map(|&n| i64::from(n)).sum();
+        let rest = self.rest.buckets().iter().map(|&(_, n)| n);
+        let count = rest.fold(dense, i64::saturating_add);
         if count == 0 {
             return None;
         }
@@ -159,16 +192,26 @@ impl Histogram {
 
     /// Each bucket and its count, ascending by key.
     fn for_each(&self, mut each: impl FnMut(i32, i64)) {
-        let mut rest = self.rest.buckets().iter().copied().peekable();
-        let counters = (self.base..).zip(&self.dense).filter(|&(_, &n)| n > 0);
-        for (key, &n) in counters {
-            while let Some((key, n)) = rest.next_if(|&(other, _)| other < key) {
-                each(key, n);
+        let end = self.base.saturating_add(i32::try_from(self.dense.len()).unwrap_or(i32::MAX));
+        let rest = self.rest.buckets();
+        let (below, rest) = rest.split_at(rest.partition_point(|&(key, _)| key < self.base));
+        let (carried, above) = rest.split_at(rest.partition_point(|&(key, _)| key < end));
+        below.iter().for_each(|&(key, n)| each(key, n));
+        let mut carried = carried.iter().copied().peekable();
+        for (key, counters) in (self.base..).step_by(STRIDE).zip(self.dense.chunks(STRIDE)) {
+            // Most counters of a few values are zero.
+            if carried.peek().is_none() && counters.iter().all(|&n| n == 0) {
+                continue;
             }
-            let more = rest.next_if(|&(other, _)| other == key).map_or(0, |(_, n)| n);
-            each(key, i64::from(n).saturating_add(more));
+            for (key, &n) in (key..).zip(counters) {
+                let more = carried.next_if(|&(other, _)| other == key).map_or(0, |(_, n)| n);
+                let n = i64::from(n).saturating_add(more);
+                if n > 0 {
+                    each(key, n);
+                }
+            }
         }
-        rest.for_each(|(key, n)| each(key, n));
+        above.iter().for_each(|&(key, n)| each(key, n));
     }
 
     /// Memory that it holds beside itself.
@@ -192,6 +235,15 @@ fn put_bucket(out: &mut Vec<u8>, before: &mut i64, key: i32, n: i64) {
     *before = i64::from(key);
     put(out, ((delta << 1) ^ (delta >> 63)).cast_unsigned());
     put(out, n.cast_unsigned());
+}
+
+#[inline]
+fn take_bucket(state: &mut &[u8], before: &mut i64) -> Option<(i32, i64)> {
+    let delta = take(state)?;
+    let n = take(state).and_then(|n| i64::try_from(n).ok())?;
+    let sign = -(delta & 1).cast_signed();
+    *before = before.wrapping_add((delta >> 1).cast_signed() ^ sign);
+    i32::try_from(*before).ok().filter(|_| n > 0).map(|key| (key, n))
 }
 
 fn put(out: &mut Vec<u8>, mut value: u64) {
@@ -274,6 +326,7 @@ mod tests {
         for (count, spread) in [(1, 1), (20, 4), (40, 1), (1000, 12), (20_000, 30), (20_000, 900)] {
             check(&values(count, spread).collect::<Vec<_>>());
         }
+        check(&values(500, 9).map(|value| -value).collect::<Vec<_>>());
         let mixed: Vec<f64> = values(500, 9)
             .enumerate()
             .map(|(at, value)| match at % 4 {

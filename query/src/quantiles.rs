@@ -6,10 +6,11 @@
 //! SQL has the same: `quantiles(x)`, `sketch(x)`, `quantile_of(sketch, 0.99)`, and for the states of
 //! summaries `merged_sketch(pack_sketch(m_sketch_keys, m_sketch_counts))`.
 
+use std::fmt::Write;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BinaryArray, BinaryBuilder, BooleanArray, Float64Array, StringArray,
+    Array, ArrayRef, AsArray, BinaryArray, BinaryBuilder, BooleanArray, Float64Array, StringBuilder,
 };
 use arrow::datatypes::{DataType, Field, FieldRef, Float64Type, Int32Type, Int64Type};
 use datafusion::common::{Result, ScalarValue, exec_err};
@@ -73,18 +74,26 @@ fn pack() -> ScalarUDF {
     ScalarUDF::new_from_impl(Pack { signature: Signature::any(2, Volatility::Immutable) })
 }
 
-/// A number with a decimal point, also where it is whole.
-fn decimal(value: f64) -> String {
-    format!("{value:?}")
+/// Appends the answer of `px.quantiles`; zeros of nothing. A number has a decimal point, also where it
+/// is whole.
+fn json_into(histogram: &Histogram, json: &mut String) {
+    let values = histogram.quantiles(QUANTILES.map(|(_, q)| q)).unwrap_or_default();
+    for (at, ((name, _), value)) in QUANTILES.iter().zip(values).enumerate() {
+        let before = if at == 0 { '{' } else { ',' };
+        write!(json, "{before}\"{name}\":{value:?}").expect("a string takes every character");
+    }
+    json.push('}');
 }
 
-/// The answer of `px.quantiles`; zeros of nothing.
-fn json(histogram: &Histogram) -> String {
-    let values = histogram.quantiles(QUANTILES.map(|(_, q)| q)).unwrap_or_default();
-    let parts = QUANTILES.iter().zip(values);
-    let parts: Vec<_> =
-        parts.map(|((name, _), value)| format!("\"{name}\":{}", decimal(value))).collect();
-    format!("{{{}}}", parts.join(","))
+fn json(histograms: &[Histogram]) -> ArrayRef {
+    let mut all = StringBuilder::with_capacity(histograms.len(), histograms.len() * 160);
+    let mut json = String::new();
+    for histogram in histograms {
+        json.clear();
+        json_into(histogram, &mut json);
+        all.append_value(&json);
+    }
+    Arc::new(all.finish())
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -112,7 +121,7 @@ impl Form {
 
     fn finish(self, histograms: &[Histogram]) -> ArrayRef {
         match self.output() {
-            DataType::Utf8 => Arc::new(StringArray::from_iter_values(histograms.iter().map(json))),
+            DataType::Utf8 => json(histograms),
             _ => states(histograms),
         }
     }

@@ -78,7 +78,7 @@ mod tests {
     use undine_schema::{TimeNs, Upid};
 
     use super::*;
-    use crate::state::{by_service, raw_rows};
+    use crate::state::{by_time, raw_rows};
 
     fn requests(count: u32) -> RecordBatch {
         let mut rows = HttpEvents::new(0);
@@ -152,10 +152,11 @@ mod tests {
     #[ignore = "prints figures; run it with --release"]
     fn what_a_row_costs_with_each_way_to_write_it() {
         const ROWS: u32 = 500_000;
-        let rows = raw_rows(&HTTP_EVENTS, &[requests(ROWS)]).unwrap();
+        let requests = requests(ROWS);
         let started = Instant::now();
-        let sorted = by_service(&rows).unwrap();
+        let sorted = raw_rows(&HTTP_EVENTS, &[requests]).unwrap();
         println!("sorting by service and time: {:?}", started.elapsed());
+        let rows = by_time(&sorted).unwrap();
         let dictionaries = || {
             WriterProperties::builder()
                 .set_compression(Compression::ZSTD(ZstdLevel::try_new(3).unwrap()))

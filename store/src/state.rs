@@ -8,6 +8,7 @@ mod exemplars;
 mod growth;
 mod measure;
 mod number;
+mod row_order;
 mod stacks;
 
 use std::collections::HashMap;
@@ -15,9 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, StringArray};
-use arrow::compute::{
-    SortColumn, cast, concat_batches, lexsort_to_indices, sort_to_indices, take_record_batch,
-};
+use arrow::compute::{cast, concat_batches, sort_to_indices, take_record_batch};
 use arrow::datatypes::{
     DataType, Field, Int64Type, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType,
 };
@@ -30,6 +29,7 @@ use self::number::column;
 
 pub(crate) use self::exemplars::exemplars;
 pub(crate) use self::number::int64;
+pub(crate) use self::row_order::{by_time, in_order};
 
 /// What stands for the values that are not kept apart.
 const FOLDED: &str = "*";
@@ -292,23 +292,13 @@ fn dimension_columns(
     dimensions.iter().map(as_kept).collect()
 }
 
-/// Rows of the table as [`raw_schema`] keeps them, sorted by time.
+/// Rows of the table as [`raw_schema`] keeps them, in the order of segments.
 pub(crate) fn raw_rows(
     table: &TableDef,
     batches: &[RecordBatch],
 ) -> Result<RecordBatch, ArrowError> {
     let rows = concat_batches(&table.arrow_schema(), batches)?;
-    as_raw(table, &by_time(&rows)?)
-}
-
-/// The rows sorted by their first column, the time; as they are where they are sorted.
-pub(crate) fn by_time(rows: &RecordBatch) -> Result<RecordBatch, ArrowError> {
-    let times = int64(rows, "time_")?;
-    if times.is_sorted() {
-        return Ok(rows.clone());
-    }
-    let order = sort_to_indices(rows.column(0), None, None)?;
-    take_record_batch(rows, &order)
+    as_raw(table, &in_order(table, &rows)?)
 }
 
 fn as_raw(table: &TableDef, rows: &RecordBatch) -> Result<RecordBatch, ArrowError> {
@@ -319,14 +309,6 @@ fn as_raw(table: &TableDef, rows: &RecordBatch) -> Result<RecordBatch, ArrowErro
     let time = micros(&columns[0]);
     columns.push(time);
     RecordBatch::try_new(raw_schema(table), columns)
-}
-
-/// Raw rows of many seals, sorted by service, where they have one, and then by time.
-pub(crate) fn by_service(rows: &RecordBatch) -> Result<RecordBatch, ArrowError> {
-    let by = rows.column_by_name("service").into_iter().chain([rows.column(0)]);
-    let by: Vec<_> =
-        by.map(|column| SortColumn { values: Arc::clone(column), options: None }).collect();
-    take_record_batch(rows, &lexsort_to_indices(&by, None)?)
 }
 
 /// States in the order of their first rows, in which a counter's are joined.

@@ -19,7 +19,7 @@ use crate::delta::{Change, FileStats};
 use crate::evolve::evolve;
 use crate::seal::{Holds, SealError, Tier};
 use crate::segment_file;
-use crate::state::{States, by_first_time, by_service, exemplars, int64};
+use crate::state::{States, by_first_time, exemplars, in_order, int64};
 use crate::store::Inner;
 
 /// A segment of this size is not merged any more.
@@ -161,7 +161,7 @@ impl Tier {
         rows: &RecordBatch,
     ) -> Result<RecordBatch, ArrowError> {
         match self.holds {
-            Holds::Rows => by_service(rows),
+            Holds::Rows => in_order(table, rows),
             Holds::Exemplars => exemplars(table, self.width, rows),
             Holds::States(cube) => {
                 let mut states = States::new(table, cube, self.width, usize::MAX)?;

@@ -55,7 +55,8 @@ impl Interner {
     pub(super) fn number(&mut self, values: &ArrayRef, numbers: &mut Vec<u32>) -> Result<()> {
         numbers.clear();
         numbers.reserve(values.len());
-        let is_null = |row: usize| values.null_count() > 0 && values.is_null(row);
+        let has_nulls = values.null_count() > 0;
+        let is_null = |row: usize| has_nulls && values.is_null(row);
         match values.data_type() {
             DataType::Int64 => {
                 let integers = values.as_primitive::<Int64Type>().values();
@@ -116,9 +117,10 @@ impl Interner {
             known.unwrap_or_else(|| (Arc::clone(texts), vec![NONE; texts.len()]));
         let strings = texts.as_string::<i32>();
         let keys = dictionary.keys();
+        let has_nulls = keys.null_count() > 0;
         for (row, &key) in keys.values().iter().enumerate() {
             let at = usize::try_from(key).unwrap_or(usize::MAX);
-            let is_null = keys.null_count() > 0 && keys.is_null(row);
+            let is_null = has_nulls && keys.is_null(row);
             let number = match known.get(at).copied() {
                 Some(number) if number != NONE && !is_null => number,
                 Some(_) if !is_null && strings.is_valid(at) => {
@@ -371,7 +373,22 @@ pub(super) struct Pairs {
     all: Vec<(u32, u32)>,
     /// Both halves and the number; open addressing, at most half full.
     slots: Vec<(u64, u32)>,
+    last: LastPairs,
 }
+
+/// Of each first half the pair that came last: of two keys one is mostly a time, which stays the
+/// same for long, and then a look here finds the number.
+#[derive(Debug, Default)]
+struct LastPairs {
+    /// The other half and the number, by the half that changes.
+    by_half: Vec<(u32, u32)>,
+    /// Whether that is the second half.
+    by_second: bool,
+    misses: usize,
+}
+
+/// Halves of which the last pair is kept.
+const HALVES_MAX: usize = 16 * 1024;
 
 impl Pairs {
     pub(super) fn len(&self) -> usize {
@@ -380,8 +397,20 @@ impl Pairs {
 
     /// Replaces each first half by the number of the pair.
     pub(super) fn pair(&mut self, first: &mut [u32], second: &[u32]) -> Result<()> {
+        self.last.misses = 0;
         for (first, &second) in first.iter_mut().zip(second) {
-            *first = self.number(*first, second)?;
+            *first = match self.last.find(*first, second) {
+                Some(number) => number,
+                None => {
+                    let number = self.number(*first, second)?;
+                    self.last.keep(*first, second, number);
+                    number
+                }
+            };
+        }
+        if self.last.misses * 2 > second.len() {
+            self.last.by_second = !self.last.by_second;
+            self.last.by_half.clear();
         }
         Ok(())
     }
@@ -432,7 +461,31 @@ impl Pairs {
 
     /// Memory that it takes.
     pub(super) fn size(&self) -> usize {
-        self.all.capacity() * size_of::<(u32, u32)>() + self.slots.len() * size_of::<(u64, u32)>()
+        (self.all.capacity() + self.last.by_half.capacity()) * size_of::<(u32, u32)>()
+            + self.slots.len() * size_of::<(u64, u32)>()
+    }
+}
+
+impl LastPairs {
+    #[inline]
+    fn find(&self, first: u32, second: u32) -> Option<u32> {
+        let (half, other) = if self.by_second { (second, first) } else { (first, second) };
+        let &(last, number) = self.by_half.get(half as usize)?;
+        (last == other).then_some(number)
+    }
+
+    #[inline]
+    fn keep(&mut self, first: u32, second: u32, number: u32) {
+        self.misses += 1;
+        let (half, other) = if self.by_second { (second, first) } else { (first, second) };
+        let half = half as usize;
+        if half >= self.by_half.len() {
+            if half >= HALVES_MAX {
+                return;
+            }
+            self.by_half.resize(half + 1, (NONE, NONE));
+        }
+        self.by_half[half] = (other, number);
     }
 }
 
