@@ -204,7 +204,18 @@ impl Column {
     fn numbers_of(&mut self, texts: &StringArray) -> Option<Vec<i32>> {
         let mut recent = [0_i32; RECENT];
         let mut numbers = Vec::with_capacity(texts.len());
+        let mut empty = None;
         for text in texts.iter().map(Option::unwrap_or_default) {
+            // Where these are may be nowhere, and to compare them there is slow (see `segment_file`).
+            if text.is_empty() {
+                let number = match empty {
+                    Some(number) => number,
+                    None => self.number_of(text)?,
+                };
+                empty = Some(number);
+                numbers.push(number);
+                continue;
+            }
             let slot = &mut recent[slot_of(text)];
             let known = usize::try_from(*slot).ok().and_then(|number| self.texts.get(number));
             if known.is_none_or(|known| **known != *text) {

@@ -1,6 +1,9 @@
 //! Segments: Parquet files that every other engine reads.
 
-use arrow::array::{AsArray, RecordBatch};
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray};
+use arrow::buffer::Buffer;
 use arrow::datatypes::Int64Type;
 use bytes::Bytes;
 use parquet::arrow::ArrowWriter;
@@ -16,11 +19,28 @@ use crate::encoding::properties;
 pub(crate) fn write(dir: &Folder, rows: &RecordBatch) -> Result<FileStats, ParquetError> {
     let name = format!("{}.parquet", ulid::Ulid::generate());
     let mut writer = ArrowWriter::try_new(Vec::new(), rows.schema(), Some(properties(rows)?))?;
-    writer.write(rows)?;
+    let columns = rows.columns().iter().map(with_address).collect();
+    writer.write(&RecordBatch::try_new(rows.schema(), columns)?)?;
     let file = writer.into_inner()?;
     let bytes = file.len() as u64;
     dir.replace(&name, file.into())?;
     Ok(stats_of(name, bytes, rows))
+}
+
+/// The column, with an address in memory for its texts where all of them are empty.
+///
+/// Without bytes there is no buffer, and the pointer to it points nowhere. To compare nothing there
+/// takes glibc's `memcmp` for AVX-512 some 150 ns on AMD's Zen 5, and 2 ns elsewhere: a masked load
+/// from a page that is not there is left to microcode. The writer compares each text three times.
+fn with_address(column: &ArrayRef) -> ArrayRef {
+    match column.as_string_opt::<i32>() {
+        Some(texts) if texts.value_data().is_empty() && !texts.is_empty() => {
+            let (offsets, _, nulls) = texts.clone().into_parts();
+            let somewhere = Buffer::from_vec(Vec::<u8>::with_capacity(64));
+            Arc::new(StringArray::new(offsets, somewhere, nulls))
+        }
+        _ => Arc::clone(column),
+    }
 }
 
 /// Reads a file of `dir` back.

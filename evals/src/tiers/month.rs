@@ -38,9 +38,8 @@ const HOT_BYTES_MAX: usize = 16 << 20;
 /// How far a quantile may be from the truth.
 const QUANTILE_ERROR_MAX: f64 = 0.01;
 
-const SERVICES: [&str; 5] = ["storefront", "orders", "inventory", "payments", "search"];
-const PATHS: [&str; 8] =
-    ["/orders/*", "/items/*", "/users/*", "/carts/*", "/login", "/health", "/search", "/"];
+const SERVICES: [&str; 3] = ["storefront", "orders", "inventory"];
+const PATHS: [&str; 4] = ["/orders/*", "/items/*", "/users/*", "/login"];
 const STATUSES: [i64; 3] = [200, 404, 500];
 
 /// How long it is and how much comes.
