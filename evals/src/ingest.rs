@@ -28,8 +28,8 @@ use crate::stage;
 /// Rows that are appended at a time.
 const BATCH_ROWS: u32 = 4096;
 /// Rows that a second of the simulated time holds.
-const ROWS_PER_SECOND: i64 = 100_000;
-const START_NS: i64 = 1_790_000_000_000_000_000;
+pub(crate) const ROWS_PER_SECOND: i64 = 100_000;
+pub(crate) const START_NS: i64 = 1_790_000_000_000_000_000;
 
 const TO_MEMORY_MIN: f64 = 1e6;
 const FLUSH_MIN: f64 = 5e6;
@@ -250,7 +250,7 @@ fn cpu_time() -> Result<Duration> {
 }
 
 /// The rows in batches, the same in every run.
-fn batches(table: &TableDef, rows: u32) -> Vec<RecordBatch> {
+pub(crate) fn batches(table: &TableDef, rows: u32) -> Vec<RecordBatch> {
     let names = Names::new();
     let (mut events, mut plain, mut whole) = (
         IngestEvents::new(BATCH_ROWS as usize),

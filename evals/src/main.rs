@@ -9,8 +9,10 @@ mod compiled;
 mod crash;
 mod flavours;
 mod ingest;
+mod latency;
 mod longrange;
 mod loss;
+mod memory;
 mod nginx;
 mod overhead;
 mod profile;
@@ -133,6 +135,21 @@ enum Command {
         #[arg(long)]
         without_peers: bool,
     },
+    /// What questions take while rows come, are sealed and merged, beside a store at rest.
+    Latency {
+        /// Seconds in which rows come.
+        #[arg(long, default_value_t = 20)]
+        seconds: u32,
+    },
+    /// What a day of rows leaves resident, in simulated time.
+    Memory {
+        /// Hours of it.
+        #[arg(long, default_value_t = 24)]
+        hours: u32,
+        /// Rows of each second.
+        #[arg(long, default_value_t = 200)]
+        rate: u32,
+    },
     /// A loaded store is killed at random moments: what was acknowledged is there, nothing twice.
     Crash {
         /// How often it is killed.
@@ -204,6 +221,8 @@ fn main() -> Result<ExitCode> {
         Command::Ingest { rows, rounds, without_peers } => {
             ingest::run(rows, rounds, !without_peers)?
         }
+        Command::Latency { seconds } => latency::run(seconds)?,
+        Command::Memory { hours, rate } => memory::run(hours, rate)?,
         Command::Scripts { folder } => scripts::run(folder.as_deref())?,
     };
     say(&if cli.json { serde_json::to_string(&report)? } else { report.table() });
@@ -220,6 +239,8 @@ tiers     one answer before, during and after sealing, after a restart, and all 
 query     six questions over one hour of requests, in memory and on Parquet, beside other engines
 longrange a year of summaries: questions over all of it with cold caches, bytes of each tier
 ingest    rows a second and core: to memory with the log, to Parquet, all the way; peers beside it
+latency   questions while rows come, are sealed and merged, beside those of a store at rest
+memory    a day of rows in simulated time: the process stays within the store's budget
 crash     a loaded store is killed: acknowledged rows are there, none twice, losses reported
 scripts   every PxL script in a folder runs, and what it exports arrives";
 

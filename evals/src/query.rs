@@ -4,7 +4,7 @@
 //! read the very same Parquet files, or load them into memory first, each in a process of its own
 //! (`peers.py`), and each in every way that it knows to write the question; its fastest counts.
 
-mod requests;
+pub(crate) mod requests;
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -51,10 +51,14 @@ pub(crate) struct RunningStore {
 impl RunningStore {
     /// Opens and runs a store.
     pub(crate) fn open(dir: &Path, hot_bytes_max: usize) -> Result<Self> {
-        let store = store(dir, hot_bytes_max)?;
+        Ok(Self::run(store(dir, hot_bytes_max)?))
+    }
+
+    /// Runs a store that is open.
+    pub(crate) fn run(store: Store) -> Self {
         let shutdown = CancellationToken::new();
         let task = tokio::task::JoinSet::from_iter([store.clone().run(shutdown.clone())]);
-        Ok(Self { store, shutdown, task })
+        Self { store, shutdown, task }
     }
 
     /// Stops as the appliance does, so that everything is on disk.

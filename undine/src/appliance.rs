@@ -31,6 +31,7 @@ use crate::config::RawConfig;
 use status::ApplianceStatus;
 
 pub use settings::{bare_collector, cgroup_source, engine, export_sink, question};
+pub use spare_memory::give_back_memory;
 
 /// How long all components together may take to stop.
 const STOP_TIME_MAX: Duration = Duration::from_secs(30);

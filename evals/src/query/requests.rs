@@ -33,6 +33,7 @@ const STATUSES: [(i64, f64); 8] = [
 /// Makes the rows in order.
 #[derive(Debug)]
 pub(crate) struct Requests {
+    start: i64,
     rows: u64,
     made: u64,
     random: Random,
@@ -55,6 +56,11 @@ struct Service {
 impl Requests {
     /// All `rows`, in batches of up to `batch_rows`.
     pub(crate) fn new(rows: u64, batch_rows: usize) -> Self {
+        Self::starting(START_NS, rows, batch_rows)
+    }
+
+    /// The same, from another time on.
+    pub(crate) fn starting(start: i64, rows: u64, batch_rows: usize) -> Self {
         let mut random = Random(42);
         let services = (0..SERVICES).map(|number| Service {
             name: format!("default/svc-{number:02}"),
@@ -64,6 +70,7 @@ impl Requests {
         let path = |n: usize| format!("/api/v1/{}/op-{n:03}", groups[n % groups.len()]);
         let peer = |n: u16| format!("10.{}.{}.{}", n >> 8, n & 255, (u32::from(n) * 7) % 250 + 1);
         Self {
+            start,
             rows,
             made: 0,
             services: services.collect(),
@@ -92,7 +99,7 @@ impl Requests {
         let random = &mut self.random;
         let step = SPAN_NS / i64::try_from(self.rows).unwrap_or(i64::MAX).max(1);
         let number = i64::try_from(self.made).unwrap_or(i64::MAX);
-        let time = START_NS + number * step + random.below(DISORDER_NS as u64).cast_signed();
+        let time = self.start + number * step + random.below(DISORDER_NS as u64).cast_signed();
         let process = place(&self.processes, random.share());
         let service = &self.services[process % self.services.len()];
         let path = &self.path_names[place(&self.paths, random.share())];

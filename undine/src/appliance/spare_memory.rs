@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-/// How often it is given back: as often as the store seals by default.
+/// How often it is given back.
 const INTERVAL: Duration = Duration::from_secs(10);
 
 /// Gives back what is free now, and again at every interval until `shutdown` fires.
@@ -26,13 +26,15 @@ pub(super) async fn give_back_until(shutdown: CancellationToken) -> Result<()> {
             _ = ticks.tick() => {}
         }
         // It takes some milliseconds.
-        tokio::task::spawn_blocking(give_back).await.context("giving memory back panicked")?;
+        tokio::task::spawn_blocking(give_back_memory)
+            .await
+            .context("giving memory back panicked")?;
     }
 }
 
-/// Gives every page back that holds nothing.
+/// Gives every page of memory back that holds nothing.
 #[cfg(target_env = "gnu")]
-fn give_back() {
+pub fn give_back_memory() {
     #[expect(unsafe_code, reason = "the C library's allocator has no other door")]
     // SAFETY: malloc_trim(3) may be called by any thread at any time, and changes nothing that is
     // allocated.
@@ -42,7 +44,7 @@ fn give_back() {
 
 /// Other allocators do so by themselves.
 #[cfg(not(target_env = "gnu"))]
-fn give_back() {}
+pub fn give_back_memory() {}
 
 #[cfg(test)]
 #[cfg(target_env = "gnu")]
@@ -64,7 +66,7 @@ mod tests {
         let full = resident();
         // One in 256 stays, so that what is free between them is not the end of anything.
         let kept: Vec<_> = chunks.into_iter().step_by(256).collect();
-        give_back();
+        give_back_memory();
         let after = resident();
         let half = (CHUNKS * CHUNK_BYTES / 2) as u64;
         assert!(after + half < full, "{full} bytes before, {after} after");
