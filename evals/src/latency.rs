@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use arrow::array::RecordBatch;
 use undine::appliance::question;
 use undine_query::Engine;
 use undine_schema::tables::HTTP_EVENTS;
@@ -56,7 +57,7 @@ pub(crate) fn run(seconds: u32) -> Result<Report> {
     let script = script();
     let quiet_for = Duration::from_secs(u64::from(seconds) / 2 + 1);
     let (quiet, answer) =
-        runtime.block_on(ask(&engine, &script, &|start| start.elapsed() < quiet_for))?;
+        runtime.block_on(ask(&engine, &script, |start| start.elapsed() < quiet_for))?;
     let running = {
         let _entered = runtime.enter();
         stage::RunningStore::run(store.clone())
@@ -73,11 +74,11 @@ pub(crate) fn run(seconds: u32) -> Result<Report> {
                 let waits = due.saturating_sub(start.elapsed());
                 late.fetch_add(u64::from(waits.is_zero()), Ordering::Relaxed);
                 std::thread::sleep(waits);
-                append(store, batch);
+                append(store, &batch);
             }
             ended.store(true, Ordering::Relaxed);
         });
-        runtime.block_on(ask(&engine, &script, &|_| !ended.load(Ordering::Relaxed)))
+        runtime.block_on(ask(&engine, &script, |_| !ended.load(Ordering::Relaxed)))
     });
     let (busy, answer_when_busy) = busy?;
     let stats = store.stats();
@@ -123,7 +124,7 @@ fn script() -> String {
 async fn ask(
     engine: &Engine,
     script: &str,
-    goes_on: &dyn Fn(Instant) -> bool,
+    goes_on: impl Fn(Instant) -> bool + Send,
 ) -> Result<(Vec<f64>, u64)> {
     let begun = Instant::now();
     let (mut times, mut rows) = (Vec::new(), 0);
@@ -141,7 +142,7 @@ fn at(times: &[f64], percent: usize) -> f64 {
     times.get((times.len() - 1) * percent / 100).copied().unwrap_or(f64::NAN)
 }
 
-fn append(store: &Store, batch: arrow::array::RecordBatch) {
+fn append(store: &Store, batch: &RecordBatch) {
     loop {
         match store.append(Frame::captured(&HTTP_EVENTS, batch.clone())) {
             Err(AppendError::Full { .. }) => std::thread::sleep(Duration::from_millis(1)),

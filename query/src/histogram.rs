@@ -145,7 +145,9 @@ impl Histogram {
                 self.make_counters(&buckets);
                 *bytes += self.bytes().saturating_sub(held);
             }
-            buckets.into_iter().for_each(|(key, n)| self.add_n(key, n, bytes));
+            for (key, n) in buckets {
+                self.add_n(key, n, bytes);
+            }
         }
         while !state.is_empty() {
             let (key, n) = take_bucket(&mut state, &mut before).ok_or_else(damaged)?;
@@ -196,7 +198,9 @@ impl Histogram {
         let rest = self.rest.buckets();
         let (below, rest) = rest.split_at(rest.partition_point(|&(key, _)| key < self.base));
         let (carried, above) = rest.split_at(rest.partition_point(|&(key, _)| key < end));
-        below.iter().for_each(|&(key, n)| each(key, n));
+        for &(key, n) in below {
+            each(key, n);
+        }
         let mut carried = carried.iter().copied().peekable();
         for (key, counters) in (self.base..).step_by(STRIDE).zip(self.dense.chunks(STRIDE)) {
             // Most counters of a few values are zero.
@@ -211,7 +215,9 @@ impl Histogram {
                 }
             }
         }
-        above.iter().for_each(|&(key, n)| each(key, n));
+        for &(key, n) in above {
+            each(key, n);
+        }
     }
 
     /// Memory that it holds beside itself.

@@ -406,13 +406,12 @@ impl Pairs {
     pub(super) fn pair(&mut self, first: &mut [u32], second: &[u32]) -> Result<()> {
         self.last.misses = 0;
         for (first, &second) in first.iter_mut().zip(second) {
-            *first = match self.last.find(*first, second) {
-                Some(number) => number,
-                None => {
-                    let number = self.number(*first, second)?;
-                    self.last.keep(*first, second, number);
-                    number
-                }
+            *first = if let Some(number) = self.last.find(*first, second) {
+                number
+            } else {
+                let number = self.number(*first, second)?;
+                self.last.keep(*first, second, number);
+                number
             };
         }
         if self.last.misses * 2 > second.len() {

@@ -93,7 +93,7 @@ impl Planner {
         let from = asked.from.max(oldest.unwrap_or(asked.from));
         let length = asked.until.min(self.now).saturating_sub(from);
         let is_small = |tier: &TierView| width_ns(tier).saturating_mul(WINDOWS_MIN) <= length;
-        let coarse = reaching().filter(|(_, tier)| is_small(tier)).next_back();
+        let coarse = reaching().rfind(|(_, tier)| is_small(tier));
         coarse.or_else(|| reaching().next()).map(|(at, _)| at)
     }
 
