@@ -33,7 +33,7 @@ pub(crate) fn test() -> Vec<Step> {
         Step { name: "capture", minutes_max: 2, check: capture },
         Step { name: "loss", minutes_max: 1, check: || eval(&["loss"]) },
         Step { name: "exact", minutes_max: 1, check: exact },
-        Step { name: "tiers", minutes_max: 1, check: || eval(&["tiers"]) },
+        Step { name: "tiers", minutes_max: 4, check: || eval(&["tiers"]) },
         Step { name: "scripts", minutes_max: 1, check: || eval(&["scripts"]) },
         Step { name: "demo", minutes_max: 4, check: demo },
         Step { name: "page", minutes_max: 2, check: || ui::check() },
