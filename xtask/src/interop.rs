@@ -8,14 +8,11 @@ use crate::steps::Outcome;
 /// A module of Python and the package that brings it.
 type Engine = (&'static str, &'static str);
 
-/// What is small enough for every run: 70 MB to download.
-pub(crate) const SMALL: [Engine; 2] =
-    [("duckdb", "duckdb==2.0.0"), ("deltalake", "deltalake==1.6.6")];
-/// With `ClickHouse`, which takes 700 MB.
-pub(crate) const ALL: [Engine; 3] = [SMALL[0], SMALL[1], ("chdb", "chdb==4.4.0")];
+const ENGINES: [Engine; 3] =
+    [("duckdb", "duckdb==2.0.0"), ("deltalake", "deltalake==1.6.6"), ("chdb", "chdb==4.4.0")];
 
 /// Runs the store's tests of other engines, with an environment of their own.
-pub(crate) fn check(engines: &[Engine]) -> Result<Outcome> {
+pub(crate) fn check() -> Result<Outcome> {
     if !is_installed("python3") {
         return Ok(Outcome::Skipped("python3 is not installed".to_owned()));
     }
@@ -23,8 +20,8 @@ pub(crate) fn check(engines: &[Engine]) -> Result<Outcome> {
     run(command("python3", &["-m", "venv"]).arg(&folder))?;
     let python = folder.join("bin/python");
     let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"];
-    run(command(&python.to_string_lossy(), &pip).args(engines.iter().map(|(_, package)| package)))?;
-    let modules: Vec<_> = engines.iter().map(|(module, _)| *module).collect();
+    run(command(&python.to_string_lossy(), &pip).args(ENGINES.iter().map(|(_, package)| package)))?;
+    let modules: Vec<_> = ENGINES.iter().map(|(module, _)| *module).collect();
     let tests = ["test", "--release", "--locked", "--workspace", "--test", "it", "--", "interop::"];
     run(cargo(&tests)
         .env("UNDINE_TEST_PYTHON", python)
