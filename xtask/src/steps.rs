@@ -36,7 +36,6 @@ pub(crate) fn test() -> Vec<Step> {
         Step { name: "tiers", minutes_max: 4, check: || eval(&["tiers"]) },
         Step { name: "buckets", minutes_max: 2, check: || buckets::check() },
         Step { name: "interop", minutes_max: 3, check: || interop::check() },
-        Step { name: "crash", minutes_max: 1, check: || eval(&["crash", "--rounds", "10"]) },
         Step { name: "scripts", minutes_max: 1, check: || eval(&["scripts"]) },
         Step { name: "demo", minutes_max: 4, check: demo },
         Step { name: "page", minutes_max: 2, check: || ui::check() },
