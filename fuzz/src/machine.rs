@@ -10,7 +10,9 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use arrow::array::{Array, Int64Array, RecordBatch, StringArray};
+use arrow::array::{Array, AsArray, Int64Array, RecordBatch, StringArray};
+use arrow::compute::cast;
+use arrow::datatypes::DataType;
 use undine_collector::event::{Body, Event, Flow};
 use undine_collector::loss::KernelTotals;
 use undine_collector::pipeline::{Pipeline, Settings};
@@ -62,14 +64,15 @@ impl Tables {
         self.0.get(table).into_iter().flatten().map(|batch| batch.num_rows() as u64).sum()
     }
 
-    /// The values of a column.
+    /// The values of a column; what is true is 1.
     fn numbers(&self, table: &str, column: &str) -> Vec<u64> {
         let batches = self.0.get(table).into_iter().flatten();
         let values = batches.flat_map(|batch| {
-            let array =
-                batch.column_by_name(column).and_then(|array| array.as_any().downcast_ref());
-            let array: &Int64Array = array.expect("the column is there and of numbers");
-            array.values().iter().map(|value| u64::try_from(*value).expect("it is not negative"))
+            let array = batch.column_by_name(column).expect("the column is there");
+            let array = cast(array, &DataType::Int64).expect("its values are numbers or truths");
+            let array: &Int64Array = array.as_primitive();
+            let values = array.values().to_vec();
+            values.into_iter().map(|value| u64::try_from(value).expect("it is not negative"))
         });
         values.collect()
     }
@@ -319,13 +322,13 @@ impl Machine {
 /// The last counters of every account add up to what was sent and received.
 fn check_traffic(tables: &Tables, totals: &[ConnTotals; 2]) {
     // Each end has an account of its own: only one of them has the peer's port.
-    let columns = ["remote_port", "trace_role", "protocol", "bytes_recv", "bytes_sent"];
+    let columns = ["remote_port", "trace_role", "protocol", "ssl", "bytes_recv", "bytes_sent"];
     let numbers = columns.iter().map(|column| tables.numbers("conn_stats", column));
-    let [ports, roles, protocols, received, sent]: [Vec<u64>; 5] =
+    let [ports, roles, protocols, ssl, received, sent]: [Vec<u64>; 6] =
         numbers.collect::<Vec<_>>().try_into().expect("as many as there are columns");
     let mut last = HashMap::new();
     for row in 0..ports.len() {
-        let account = (ports[row], roles[row], protocols[row]);
+        let account = (ports[row], roles[row], protocols[row], ssl[row]);
         last.insert(account, [received[row], sent[row]]);
     }
     for direction in 0..2 {

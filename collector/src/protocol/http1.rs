@@ -38,8 +38,9 @@ use framing::{Framing, Taken};
 use head::HeaderFacts;
 pub use head::{HEAD_BYTES_MAX, HEADERS_MAX};
 
-/// Shortest request: `GET / HTTP/1.0` and two line ends.
-pub const REQUEST_BYTES_MIN: u64 = 18;
+/// Shortest request that is taken for one: a verb of one letter as in `A / HTTP/1.0`, and two line
+/// ends without a carriage return.
+pub const REQUEST_BYTES_MIN: u64 = 14;
 /// Longest verb that is taken for one.
 const VERB_BYTES_MAX: usize = 20;
 /// Most requests of a connection that wait for their response.
