@@ -19,9 +19,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use arrow::array::RecordBatch;
 use undine_schema::tables::{HTTP_EVENTS, HttpEvent, HttpEvents};
-use undine_schema::{Append, AppendError, Frame, TableDef, TimeNs, Upid};
+use undine_schema::{Frame, TableDef, TimeNs, Upid};
 use undine_store::{Config, Store};
 
+use crate::random::Random;
 use crate::report::Report;
 use crate::stage;
 
@@ -205,14 +206,7 @@ fn flushed(dir: &Path, rows: u32) -> Result<Vec<std::path::PathBuf>> {
 
 fn append_all(store: &Store, table: &'static TableDef, batches: Vec<RecordBatch>) -> Result<()> {
     for batch in batches {
-        loop {
-            match store.append(Frame::captured(table, batch.clone())) {
-                Ok(_) => break,
-                // The log is behind; a source would keep its rows too.
-                Err(AppendError::Full { .. }) => std::thread::sleep(Duration::from_millis(1)),
-                Err(error) => return Err(error.into()),
-            }
-        }
+        stage::append(store, &Frame::captured(table, batch))?;
     }
     Ok(())
 }
@@ -328,11 +322,12 @@ impl<'a> Request<'a> {
     /// A request: 20 services, 60 processes, 4096 peers, 200 paths of which few are frequent, 1.5 %
     /// errors, a latency with a long tail, up to 50 ms out of order.
     fn number(number: u32, names: &'a Names) -> Self {
-        let mut noise = Noise(u64::from(number));
-        let process = noise.below(60);
+        let mut noise = Random(u64::from(number));
+        let mut below = |count: u32| u32::try_from(noise.below(count.into())).unwrap_or(u32::MAX);
+        let process = below(60);
         // The product of two even draws leans to small numbers, as the ranks of paths do.
-        let path = noise.below(200) * noise.below(200) / 200;
-        let status = match noise.below(1000) {
+        let path = below(200) * below(200) / 200;
+        let status = match below(1000) {
             0..860 => 200,
             860..890 => 201,
             890..910 => 204,
@@ -343,23 +338,20 @@ impl<'a> Request<'a> {
             _ => 503,
         };
         let due = i64::from(number) * (1_000_000_000 / ROWS_PER_SECOND);
-        let time = START_NS + due + i64::from(noise.below(50_000_000));
+        let time = START_NS + due + i64::from(below(50_000_000));
         let upid = Upid::new(1 + process % 4, 1000 + process * 37, u64::from(17_000_000 + process));
-        let one_in = |chance| noise_one_in(number, chance);
-        let tail = if one_in(250) { 20 } else { 1 };
-        let spread = i64::from(noise.below(1000)) * i64::from(noise.below(1000));
+        let tail = if below(250) == 0 { 20 } else { 1 };
+        let spread = i64::from(below(1000)) * i64::from(below(1000));
         Self {
             time: TimeNs::new(time),
             service: &names.services[process as usize % 20],
             upid,
-            addr: &names.addrs[noise.below(4096) as usize],
+            addr: &names.addrs[below(4096) as usize],
             path: &names.paths[path as usize],
             status,
-            latency: (300_000
-                + spread * (5 + i64::from(process % 20))
-                + i64::from(noise.below(999)))
+            latency: (300_000 + spread * (5 + i64::from(process % 20)) + i64::from(below(999)))
                 * tail,
-            bytes: 20 + i64::from(noise.below(4000)) * i64::from(noise.below(100)) / 60,
+            bytes: 20 + i64::from(below(4000)) * i64::from(below(100)) / 60,
         }
     }
 
@@ -388,22 +380,5 @@ impl<'a> Request<'a> {
             node: "evals",
             ..HttpEvent::default()
         }
-    }
-}
-
-fn noise_one_in(number: u32, chance: u32) -> bool {
-    Noise(u64::from(number) << 20).below(chance) == 0
-}
-
-/// `SplitMix64`.
-struct Noise(u64);
-
-impl Noise {
-    fn below(&mut self, limit: u32) -> u32 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ mixed >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
-        u32::try_from((mixed ^ mixed >> 31) % u64::from(limit)).unwrap_or(0)
     }
 }

@@ -1,17 +1,19 @@
 //! What questions take while rows come as fast as a busy node sends them, are sealed, summarised and
 //! merged, beside what they take on the same store at rest.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use arrow::array::RecordBatch;
 use undine::appliance::question;
 use undine_query::Engine;
+use undine_schema::Frame;
 use undine_schema::tables::HTTP_EVENTS;
-use undine_schema::{Append, AppendError, Frame};
 use undine_store::Store;
 
+use crate::columns::Columns;
 use crate::ingest::{self, ROWS_PER_SECOND, START_NS};
 use crate::report::Report;
 use crate::stage;
@@ -27,6 +29,9 @@ const HOT_BYTES_MAX: usize = 256 << 20;
 /// How many times the quiet figure the busy one may be.
 const TIMES_MAX: f64 = 1.3;
 
+/// Rows by service and path.
+type Answer = BTreeMap<(String, String), i64>;
+
 pub(crate) fn run(seconds: u32) -> Result<Report> {
     ensure!(seconds > 0, "rows have to come for at least a second");
     let runtime =
@@ -34,7 +39,7 @@ pub(crate) fn run(seconds: u32) -> Result<Report> {
     let dir = tempfile::tempdir()?;
     let mut report = Report::new("latency");
     let config = undine_store::Config {
-        tiers: [10, 60, 3600, 86_400].map(Duration::from_secs).to_vec(),
+        tiers: stage::tiers(),
         seal_interval: SEAL_INTERVAL,
         segments_max: 8,
         ..stage::store_config(dir.path(), HOT_BYTES_MAX)
@@ -48,7 +53,7 @@ pub(crate) fn run(seconds: u32) -> Result<Report> {
     while appended < ROWS_BEFORE as usize {
         let batch = batches.next().context("too few rows were made")?;
         (unsealed, appended) = (unsealed + batch.num_rows(), appended + batch.num_rows());
-        store.append(Frame::captured(&HTTP_EVENTS, batch))?;
+        stage::append(&store, &Frame::captured(&HTTP_EVENTS, batch))?;
         if unsealed >= SEALED_AT_ONCE {
             runtime.block_on(store.seal())?;
             unsealed = 0;
@@ -62,34 +67,34 @@ pub(crate) fn run(seconds: u32) -> Result<Report> {
         let _entered = runtime.enter();
         stage::RunningStore::run(store.clone())
     };
-    let (ended, late) = (AtomicBool::new(false), AtomicU64::new(0));
-    let busy = std::thread::scope(|scope| {
-        let (store, ended, late) = (&store, &ended, &late);
-        scope.spawn(move || {
-            let start = Instant::now();
-            for (number, batch) in batches.enumerate() {
-                let rows = u32::try_from(batch.num_rows()).unwrap_or(u32::MAX);
-                let before = u32::try_from(number).unwrap_or(u32::MAX).saturating_mul(rows);
-                let due = Duration::from_secs(1) * before / rate;
-                let waits = due.saturating_sub(start.elapsed());
-                late.fetch_add(u64::from(waits.is_zero()), Ordering::Relaxed);
-                std::thread::sleep(waits);
-                append(store, &batch);
-            }
+    let ended = AtomicBool::new(false);
+    let (busy, sent) = std::thread::scope(|scope| {
+        let load = scope.spawn(|| {
+            let sent = send(&store, batches, rate);
             ended.store(true, Ordering::Relaxed);
+            sent
         });
-        runtime.block_on(ask(&engine, &script, |_| !ended.load(Ordering::Relaxed)))
+        let busy = runtime.block_on(ask(&engine, &script, |_| !ended.load(Ordering::Relaxed)));
+        (busy, load.join())
     });
+    let late = sent.map_err(|_panic| anyhow!("the load panicked"))??;
     let (busy, answer_when_busy) = busy?;
     let stats = store.stats();
     let about = stats.table(HTTP_EVENTS.name).context("the store does not know the table")?;
     report.count("segments", about.segments);
     report.count("evicted_rows", about.evicted_rows);
-    report.count("batches_that_were_late", late.into_inner());
+    report.count("batches_that_were_late", late);
     drop(engine);
     drop(store);
     runtime.block_on(running.close());
-    report.same("answers at rest and under load are the same", answer_when_busy, answer);
+    let right = answer == answer_when_busy;
+    let (rows, groups) = (answer_when_busy.values().sum::<i64>(), answer.len());
+    report.check(
+        "each group has as many rows under load as at rest",
+        format!("{rows} rows"),
+        format!("{} rows in {groups} groups", answer.values().sum::<i64>()),
+        right && rows > 0,
+    );
     for (name, times) in [("quiet", &quiet), ("busy", &busy)] {
         report.count(format!("{name}_questions"), times.len() as u64);
         report.figure(format!("{name}_p50_ms"), at(times, 50));
@@ -120,34 +125,47 @@ fn script() -> String {
     )
 }
 
-/// Asks again and again; the times in milliseconds, ascending, and how many rows the last answer has.
+/// Appends `rate` rows a second; how many of the batches were late.
+fn send(store: &Store, batches: impl Iterator<Item = RecordBatch>, rate: u32) -> Result<u64> {
+    let start = Instant::now();
+    let (mut due, mut late) = (Duration::ZERO, 0);
+    for batch in batches {
+        let waits = due.saturating_sub(start.elapsed());
+        late += u64::from(waits.is_zero());
+        due += Duration::from_secs(1) * u32::try_from(batch.num_rows())? / rate;
+        // The load's pace; nothing is awaited.
+        std::thread::sleep(waits);
+        stage::append(store, &Frame::captured(&HTTP_EVENTS, batch))?;
+    }
+    Ok(late)
+}
+
+/// Asks again and again; the times in milliseconds, ascending, and the last answer.
 async fn ask(
     engine: &Engine,
     script: &str,
     goes_on: impl Fn(Instant) -> bool + Send,
-) -> Result<(Vec<f64>, u64)> {
+) -> Result<(Vec<f64>, Answer)> {
     let begun = Instant::now();
-    let (mut times, mut rows) = (Vec::new(), 0);
-    while times.is_empty() || goes_on(begun) {
+    let (mut times, mut last) = (Vec::new(), None);
+    while last.is_none() || goes_on(begun) {
         let start = Instant::now();
         let answer = engine.run(question(script)).await?;
         times.push(start.elapsed().as_secs_f64() * 1e3);
-        rows = answer.tables.first().context("the script displayed nothing")?.rows() as u64;
+        last = answer.tables.into_iter().next();
     }
     times.sort_by(f64::total_cmp);
-    Ok((times, rows))
+    let mut groups = Answer::new();
+    for batch in last.iter().flat_map(|table| &table.batches) {
+        let columns = Columns(batch);
+        for row in 0..batch.num_rows() {
+            let key = (columns.text("service", row)?, columns.text("path", row)?);
+            groups.insert(key, columns.number("n", row)?);
+        }
+    }
+    Ok((times, groups))
 }
 
 fn at(times: &[f64], percent: usize) -> f64 {
     times.get((times.len() - 1) * percent / 100).copied().unwrap_or(f64::NAN)
-}
-
-fn append(store: &Store, batch: &RecordBatch) {
-    loop {
-        match store.append(Frame::captured(&HTTP_EVENTS, batch.clone())) {
-            Err(AppendError::Full { .. }) => std::thread::sleep(Duration::from_millis(1)),
-            // What else is refused shows in the answers.
-            Ok(_) | Err(_) => return,
-        }
-    }
 }

@@ -15,7 +15,7 @@ use undine_schema::tables::{HTTP_EVENTS, HttpEvent, HttpEvents};
 use undine_schema::{Append, Durability, Frame, ManualClock, TimeNs, Upid};
 use undine_store::Store;
 
-use crate::query::Random;
+use crate::random::Random;
 use crate::report::{Report, ratio};
 use crate::stage;
 

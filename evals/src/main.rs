@@ -5,6 +5,7 @@
 
 mod capture;
 mod client;
+mod columns;
 mod compiled;
 mod crash;
 mod flavours;
@@ -17,6 +18,7 @@ mod nginx;
 mod overhead;
 mod profile;
 mod query;
+mod random;
 mod report;
 mod scripts;
 mod stage;

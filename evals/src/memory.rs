@@ -3,14 +3,12 @@
 
 use std::fs;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use arrow::array::RecordBatch;
 use undine::appliance::give_back_memory;
 use undine_schema::tables::HTTP_EVENTS;
-use undine_schema::{Append, AppendError, Frame, ManualClock, TimeNs};
-use undine_store::Store;
+use undine_schema::{Frame, ManualClock, TimeNs};
 
 use crate::query::requests::{self, Requests};
 use crate::report::{Report, ratio};
@@ -34,7 +32,7 @@ pub(crate) fn run(hours: u32, rate: u32) -> Result<Report> {
     let clock = Arc::new(ManualClock::new(TimeNs::new(requests::START_NS)));
     let before = resident_bytes()?;
     let config = undine_store::Config {
-        tiers: [10, 60, 3600, 86_400].map(Duration::from_secs).to_vec(),
+        tiers: stage::tiers(),
         log_queue_bytes_max: LOG_QUEUE_BYTES_MAX,
         clock: Arc::<ManualClock>::clone(&clock),
         ..stage::store_config(dir.path(), HOT_BYTES_MAX)
@@ -49,7 +47,7 @@ pub(crate) fn run(hours: u32, rate: u32) -> Result<Report> {
         for minute in 1..=60 {
             clock.set(TimeNs::new(from + minute * MINUTE));
             if let Some(rows) = requests.batch(minute_rows) {
-                append(&store, &rows)?;
+                stage::append(&store, &Frame::captured(&HTTP_EVENTS, rows))?;
             }
             runtime.block_on(store.merge_hot())?;
             runtime.block_on(store.seal())?;
@@ -77,16 +75,6 @@ pub(crate) fn run(hours: u32, rate: u32) -> Result<Report> {
         grown <= GROWTH_MAX,
     );
     Ok(report)
-}
-
-fn append(store: &Store, rows: &RecordBatch) -> Result<()> {
-    loop {
-        match store.append(Frame::captured(&HTTP_EVENTS, rows.clone())) {
-            Ok(_) => return Ok(()),
-            Err(AppendError::Full { retry_after }) => std::thread::sleep(retry_after),
-            Err(error) => return Err(error.into()),
-        }
-    }
 }
 
 /// Memory of this process that is not swapped out.

@@ -22,7 +22,6 @@ use undine_schema::tables::HTTP_EVENTS;
 use undine_schema::{Append, Durability, Frame};
 use undine_store::Store;
 
-pub(crate) use requests::Random;
 use requests::{Requests, SPAN_NS, START_NS};
 
 use crate::report::{Report, ratio};

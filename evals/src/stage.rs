@@ -7,8 +7,13 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use tokio_util::sync::CancellationToken;
 use undine_query::Engine;
-use undine_schema::{SystemClock, tables};
+use undine_schema::{Append, AppendError, Frame, Pending, SystemClock, tables};
 use undine_store::Store;
+
+/// Widths of the summaries that are kept by default.
+pub(crate) fn tiers() -> Vec<Duration> {
+    [10, 60, 3600, 86_400].map(Duration::from_secs).to_vec()
+}
 
 /// A store that seals only when it is told to.
 pub(crate) fn store(dir: &Path, hot_bytes_max: usize) -> Result<Store> {
@@ -37,6 +42,17 @@ pub(crate) fn store_config(dir: &Path, hot_bytes_max: usize) -> undine_store::Co
         bucket: None,
         on_damage: undine_store::OnDamage::SetAside,
         clock: Arc::new(SystemClock),
+    }
+}
+
+/// Appends as soon as the log has room.
+pub(crate) fn append(store: &Store, frame: &Frame) -> Result<Pending> {
+    loop {
+        match store.append(frame.clone()) {
+            // The log is behind; a source would keep its rows too.
+            Err(AppendError::Full { retry_after }) => std::thread::sleep(retry_after),
+            answer => return Ok(answer?),
+        }
     }
 }
 

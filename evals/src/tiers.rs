@@ -10,14 +10,14 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use arrow::array::{AsArray, RecordBatch};
-use arrow::datatypes::Int64Type;
+use arrow::array::RecordBatch;
 use undine::appliance::question;
 use undine_query::Engine;
 use undine_schema::tables::{HTTP_EVENTS, HttpEvent, HttpEvents};
 use undine_schema::{Append, Clock, Frame, SystemClock, TimeNs, Upid};
 use undine_store::Store;
 
+use crate::columns::Columns;
 use crate::report::Report;
 use crate::stage::{self, RunningStore};
 pub(crate) use month::Options as Month;
@@ -238,23 +238,20 @@ async fn ask(engine: &Engine) -> Result<Answer> {
 }
 
 fn read(batch: &RecordBatch, groups: &mut Answer) -> Result<()> {
-    let column =
-        |name: &str| batch.column_by_name(name).with_context(|| format!("no column {name}"));
-    let number = |name: &str, row: usize| {
-        Ok::<_, anyhow::Error>(column(name)?.as_primitive::<Int64Type>().value(row))
-    };
-    let text = |name: &str, row: usize| {
-        Ok::<_, anyhow::Error>(column(name)?.as_string::<i32>().value(row).to_owned())
-    };
+    let columns = Columns(batch);
     for row in 0..batch.num_rows() {
-        let key = (text("service", row)?, text("path", row)?, number("resp_status", row)?);
+        let key = (
+            columns.text("service", row)?,
+            columns.text("path", row)?,
+            columns.number("resp_status", row)?,
+        );
         let group = Group {
-            requests: number("requests", row)?,
-            latency_sum: number("latency_sum", row)?,
-            latency_min: number("latency_min", row)?,
-            latency_max: number("latency_max", row)?,
-            bytes: number("bytes", row)?,
-            last: number("last", row)?,
+            requests: columns.number("requests", row)?,
+            latency_sum: columns.number("latency_sum", row)?,
+            latency_min: columns.number("latency_min", row)?,
+            latency_max: columns.number("latency_max", row)?,
+            bytes: columns.number("bytes", row)?,
+            last: columns.number("last", row)?,
         };
         ensure!(groups.insert(key, group).is_none(), "a group is there twice");
     }

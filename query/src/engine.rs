@@ -7,12 +7,15 @@ use std::time::Duration;
 use arrow::array::{ArrayRef, AsArray, RecordBatch, StringArray};
 use arrow::compute::cast;
 use arrow::datatypes::{Field, Int64Type, Schema, SchemaRef};
+use datafusion::catalog::memory::MemoryCatalogProviderList;
 use datafusion::common::DataFusionError;
-use datafusion::execution::SessionStateBuilder;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::GreedyMemoryPool;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
+use datafusion::execution::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::LogicalPlanBuilder;
+use datafusion::optimizer::Optimizer;
+use datafusion::optimizer::optimize_projections::OptimizeProjections;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use tokio::sync::{Semaphore, oneshot};
 use tracing::Instrument;
@@ -151,7 +154,8 @@ pub struct Engine {
 #[derive(Debug)]
 struct Inner {
     config: Config,
-    runtime: Arc<RuntimeEnv>,
+    /// What every run's session begins as: to put one together takes longer than a small question.
+    session: SessionState,
     footers: Arc<Footers>,
     runs: Semaphore,
     since: i64,
@@ -189,10 +193,36 @@ impl Config {
             )
             .build_arc()
             .map_err(|error| BuildError::Runtime(Box::new(error)))?;
+        let session = session(self.partitions, runtime);
         let (runs, since) = (Semaphore::new(self.runs_max), self.clock.now().get());
         let footers = Arc::default();
-        Ok(Engine { inner: Arc::new(Inner { config: self, runtime, footers, runs, since }) })
+        Ok(Engine { inner: Arc::new(Inner { config: self, session, footers, runs, since }) })
     }
+}
+
+/// A session without tables, with everything that runs use.
+fn session(partitions: usize, runtime: Arc<RuntimeEnv>) -> SessionState {
+    let mut config = SessionConfig::new()
+        .with_target_partitions(partitions)
+        .with_information_schema(false)
+        .with_create_default_catalog_and_schema(false);
+    let options = config.options_mut();
+    options.execution.parquet.schema_force_view_types = false;
+    options.execution.parquet.pushdown_filters = true;
+    options.sql_parser.map_string_types_to_utf8view = false;
+    options.sql_parser.enable_ident_normalization = false;
+    // Tables have many columns and questions use few: the others go first, so that no other rule
+    // walks through them. What it does not see before subqueries are joins is left for its turn.
+    let mut rules = Optimizer::new().rules;
+    let after = rules.iter().rposition(|rule| rule.name().starts_with("decorrelate"));
+    rules.insert(after.map_or(0, |at| at + 1), Arc::new(OptimizeProjections::new()));
+    SessionStateBuilder::new()
+        .with_config(config)
+        .with_runtime_env(runtime)
+        .with_default_features()
+        .with_optimizer_rules(rules)
+        .with_physical_optimizer_rule(Arc::new(FewGroups))
+        .build()
 }
 
 impl Engine {
@@ -342,21 +372,8 @@ impl Engine {
 
     /// A session of its own for one run.
     pub(crate) fn session(&self) -> SessionContext {
-        let mut config = SessionConfig::new()
-            .with_target_partitions(self.inner.config.partitions)
-            .with_information_schema(false);
-        let options = config.options_mut();
-        options.execution.parquet.schema_force_view_types = false;
-        options.execution.parquet.pushdown_filters = true;
-        options.sql_parser.map_string_types_to_utf8view = false;
-        options.sql_parser.enable_ident_normalization = false;
-        options.catalog.create_default_catalog_and_schema = true;
-        let state = SessionStateBuilder::new()
-            .with_config(config)
-            .with_runtime_env(Arc::clone(&self.inner.runtime))
-            .with_default_features()
-            .with_physical_optimizer_rule(Arc::new(FewGroups))
-            .build();
+        let mut state = self.inner.session.clone();
+        state.register_catalog_list(Arc::new(MemoryCatalogProviderList::new()));
         SessionContext::new_with_state(state)
     }
 

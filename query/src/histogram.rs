@@ -2,14 +2,15 @@
 //! value is one addition.
 //!
 //! ```text
+//! one state        encoded: as it came; most groups of a long range have no other
 //! few buckets      rest: sorted keys and counts (a Sketch)
 //! more than that   dense: one counter for each bucket of some powers of two, rest: whatever is outside
 //! ```
 //!
-//! What a bucket counts is what both parts hold of it, so the layout never shows in an answer: two
+//! What a bucket counts is what all parts hold of it, so the layout never shows in an answer: two
 //! histograms of the same values give the same quantiles however the values came.
 
-use datafusion::common::{Result, exec_datafusion_err, exec_err};
+use datafusion::common::{DataFusionError, Result, exec_datafusion_err, exec_err};
 use undine_store::sketch::{Sketch, key_of, middle_of};
 
 /// Buckets of one power of two.
@@ -28,6 +29,8 @@ pub(crate) struct Histogram {
     base: i32,
     dense: Vec<u32>,
     rest: Sketch,
+    /// Empty as soon as anything else is counted.
+    encoded: Box<[u8]>,
 }
 
 impl Histogram {
@@ -59,6 +62,10 @@ impl Histogram {
     /// Adds what has no counter, or more than it can hold.
     #[cold]
     fn add_elsewhere(&mut self, key: i32, n: i64, bytes: &mut usize) {
+        if !self.encoded.is_empty() {
+            self.unpack(bytes);
+            return self.add_n(key, n, bytes);
+        }
         let before = self.bytes();
         let full = self.covers(key);
         if !full && self.grow_to(key) {
@@ -131,9 +138,26 @@ impl Histogram {
     }
 
     /// Adds the counts that [`encode`](Self::encode) wrote.
-    pub(crate) fn merge_encoded(&mut self, mut state: &[u8], bytes: &mut usize) -> Result<()> {
+    pub(crate) fn merge_encoded(&mut self, state: &[u8], bytes: &mut usize) -> Result<()> {
+        if self.is_empty() && ascends(state).ok_or_else(damaged)? {
+            *bytes += state.len();
+            self.encoded = state.into();
+            return Ok(());
+        }
+        self.unpack(bytes);
+        self.merge_buckets(state, bytes)
+    }
+
+    /// Counts what is there as one state.
+    fn unpack(&mut self, bytes: &mut usize) {
+        let encoded = std::mem::take(&mut self.encoded);
+        *bytes = bytes.saturating_sub(encoded.len());
+        let merged = self.merge_buckets(&encoded, bytes);
+        debug_assert!(merged.is_ok(), "it was read when it came");
+    }
+
+    fn merge_buckets(&mut self, mut state: &[u8], bytes: &mut usize) -> Result<()> {
         let mut before = 0;
-        let damaged = || exec_datafusion_err!("the state of a sketch is damaged");
         if self.dense.is_empty() && state.len() > 2 * SPARSE_BUCKETS_MAX {
             // As many counters as it needs at once, and not one power of two after the other.
             let mut buckets = Vec::with_capacity(state.len() / 2);
@@ -156,9 +180,17 @@ impl Histogram {
         Ok(())
     }
 
+    fn is_empty(&self) -> bool {
+        self.dense.is_empty() && self.rest.buckets().is_empty() && self.encoded.is_empty()
+    }
+
     /// Appends the counts to `out`: the distance of each key from the one before, zigzag, and its
     /// count, each in groups of 7 bits, lowest first.
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        if !self.encoded.is_empty() {
+            out.extend_from_slice(&self.encoded);
+            return;
+        }
         let mut before = 0;
         out.reserve(self.dense.len());
         self.for_each(|key, n| put_bucket(out, &mut before, key, n));
@@ -168,8 +200,8 @@ impl Histogram {
     /// none of nothing.
     pub(crate) fn quantiles<const N: usize>(&self, qs: [f64; N]) -> Option<[f64; N]> {
         let dense: i64 = self.dense.iter().map(|&n| i64::from(n)).sum();
-        let rest = self.rest.buckets().iter().map(|&(_, n)| n);
-        let count = rest.fold(dense, i64::saturating_add);
+        let others = self.rest.buckets().iter().copied().chain(buckets(&self.encoded));
+        let count = others.map(|(_, n)| n).fold(dense, i64::saturating_add);
         if count == 0 {
             return None;
         }
@@ -194,6 +226,9 @@ impl Histogram {
 
     /// Each bucket and its count, ascending by key.
     fn for_each(&self, mut each: impl FnMut(i32, i64)) {
+        for (key, n) in buckets(&self.encoded) {
+            each(key, n);
+        }
         let end = self.base.saturating_add(i32::try_from(self.dense.len()).unwrap_or(i32::MAX));
         let rest = self.rest.buckets();
         let (below, rest) = rest.split_at(rest.partition_point(|&(key, _)| key < self.base));
@@ -222,7 +257,9 @@ impl Histogram {
 
     /// Memory that it holds beside itself.
     fn bytes(&self) -> usize {
-        self.dense.capacity() * size_of::<u32>() + size_of_val(self.rest.buckets())
+        self.dense.capacity() * size_of::<u32>()
+            + size_of_val(self.rest.buckets())
+            + self.encoded.len()
     }
 }
 
@@ -250,6 +287,28 @@ fn take_bucket(state: &mut &[u8], before: &mut i64) -> Option<(i32, i64)> {
     let sign = -(delta & 1).cast_signed();
     *before = before.wrapping_add((delta >> 1).cast_signed() ^ sign);
     i32::try_from(*before).ok().filter(|_| n > 0).map(|key| (key, n))
+}
+
+/// The buckets of a state, up to where it is damaged.
+fn buckets(mut state: &[u8]) -> impl Iterator<Item = (i32, i64)> {
+    let mut before = 0;
+    std::iter::from_fn(move || take_bucket(&mut state, &mut before))
+}
+
+/// Whether the keys of a state that holds some ascend, as everything that counts them writes them;
+/// nothing where it is damaged.
+fn ascends(mut state: &[u8]) -> Option<bool> {
+    let (mut before, mut last) = (0, None);
+    let mut ascends = !state.is_empty();
+    while !state.is_empty() {
+        let (key, _) = take_bucket(&mut state, &mut before)?;
+        ascends &= last.replace(key).is_none_or(|last| last < key);
+    }
+    Some(ascends)
+}
+
+fn damaged() -> DataFusionError {
+    exec_datafusion_err!("the state of a sketch is damaged")
 }
 
 fn put(out: &mut Vec<u8>, mut value: u64) {
@@ -314,10 +373,17 @@ mod tests {
         let (half, other) = values.split_at(values.len() / 2);
         for part in [half, other] {
             let mut state = Vec::new();
-            histogram(part.iter().copied()).encode(&mut state);
+            let part = histogram(part.iter().copied());
+            part.encode(&mut state);
             merged.merge_encoded(&state, &mut bytes).unwrap();
+            let (mut alone, mut bytes) = (Histogram::default(), 0);
+            alone.merge_encoded(&state, &mut bytes).unwrap();
+            assert_eq!((alone.quantiles(QS), bytes), (part.quantiles(QS), alone.bytes()));
+            let mut again = Vec::new();
+            alone.encode(&mut again);
+            assert_eq!(again, state);
         }
-        assert_eq!(merged.quantiles(QS).unwrap(), expected);
+        assert_eq!((merged.quantiles(QS).unwrap(), bytes), (expected, merged.bytes()));
         let mut again = Vec::new();
         merged.encode(&mut again);
         assert_eq!(again, encoded, "equal counts have equal bytes, whatever their layout");

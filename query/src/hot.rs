@@ -3,9 +3,12 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{Array as _, ArrayRef, AsArray, BooleanArray, RecordBatch};
-use arrow::compute::{cast, filter_record_batch};
-use arrow::datatypes::{Int64Type, SchemaRef};
+use arrow::array::{
+    Array as _, ArrayRef, AsArray, BooleanArray, DictionaryArray, RecordBatch, RecordBatchOptions,
+    UInt32Array,
+};
+use arrow::compute::{cast, filter_record_batch, take};
+use arrow::datatypes::{Int32Type, Int64Type, SchemaRef};
 use datafusion::common::Result;
 use undine_schema::{Seq, TimeNs};
 use undine_store::{HotSlice, Snapshot, Wanted};
@@ -61,8 +64,46 @@ impl HotPart {
             }
         });
         let arrays: Vec<ArrayRef> = arrays.collect::<Result<_>>()?;
-        let rows =
-            arrow::array::RecordBatchOptions::new().with_row_count(Some(self.rows.num_rows()));
+        let rows = RecordBatchOptions::new().with_row_count(Some(self.rows.num_rows()));
+        Ok(RecordBatch::try_new_with_options(Arc::clone(schema), arrays, &rows)?)
+    }
+
+    /// The places of the rows that hold `text` in a column, where the store lists them.
+    pub(crate) fn holding(&self, column: &str, text: &str) -> Option<UInt32Array> {
+        let (slice, offset) = self.numbered.as_ref()?;
+        let first = u32::try_from(*offset).ok()?;
+        let end = first.checked_add(u32::try_from(self.rows.num_rows()).ok()?)?;
+        let holding = slice.rows_holding(column, text)?;
+        Some(holding.filter(|row| (first..end).contains(row)).map(|row| row - first).collect())
+    }
+
+    /// As [`project`](Self::project), only the rows at `places`.
+    pub(crate) fn take(
+        &self,
+        places: &UInt32Array,
+        columns: &[usize],
+        schema: &SchemaRef,
+    ) -> Result<RecordBatch> {
+        let arrays = columns.iter().zip(schema.fields()).map(|(&at, field)| -> Result<ArrayRef> {
+            let array = self.rows.column(at);
+            if array.data_type() == field.data_type() {
+                return Ok(take(array, places, None)?);
+            }
+            let numbered = self.numbered.as_ref().and_then(|(slice, offset)| {
+                let (numbers, texts) = slice.numbers(field.name())?;
+                Some((numbers.slice(*offset, self.rows.num_rows()), texts))
+            });
+            let Some((numbers, texts)) = numbered else {
+                return Ok(cast(&take(array, places, None)?, field.data_type())?);
+            };
+            let numbers = take(&numbers, places, None)?;
+            Ok(Arc::new(DictionaryArray::try_new(
+                numbers.as_primitive::<Int32Type>().clone(),
+                texts,
+            )?))
+        });
+        let arrays: Vec<ArrayRef> = arrays.collect::<Result<_>>()?;
+        let rows = RecordBatchOptions::new().with_row_count(Some(places.len()));
         Ok(RecordBatch::try_new_with_options(Arc::clone(schema), arrays, &rows)?)
     }
 

@@ -31,6 +31,7 @@ mod grouping;
 mod quantiles;
 mod footers;
 mod hot;
+mod hot_service;
 mod provider;
 mod evolve;
 mod plan;

@@ -6,7 +6,8 @@
 //! ```
 //!
 //! Bounds of `time_` in a query's filters cut the range once more before anything is planned, so they
-//! need no filter above. Other filters prune row groups and pages by their statistics.
+//! need no filter above. Other filters prune row groups and pages by their statistics; one service's
+//! hot rows are found by the store's lists.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -36,6 +37,7 @@ use undine_store::{Segment, Snapshot, Store, TierView};
 
 use crate::footers::{Footers, Opener};
 use crate::hot::{HotPart, cut, deal, hot_parts};
+use crate::hot_service;
 
 /// The parts of a run's tables, each table at one moment only.
 #[derive(Debug)]
@@ -139,12 +141,16 @@ impl Rows {
         columns: &[usize],
         schema: &SchemaRef,
         span: Span,
+        filters: &[Expr],
         partitions: usize,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let parts = if span == self.span { self.hot.clone() } else { cut(&self.hot, span)? };
         self.note(|read| {
             read.hot_rows = parts.iter().map(|part| part.rows.num_rows() as u64).sum();
         });
+        if let Some(service) = hot_service::service_of(filters) {
+            return hot_service::scan(service, &parts, columns, schema, partitions);
+        }
         let runs = deal(&parts, partitions).into_iter();
         let runs = runs.map(|run| run.iter().map(|part| part.project(columns, schema)).collect());
         let runs: Vec<Vec<_>> = runs.collect::<Result<_>>()?;
@@ -259,7 +265,7 @@ impl TableProvider for Rows {
         if let Some(raw) = &self.raw {
             inputs.extend(self.scan_raw(raw, state, &schema, span, &others, limit).await?);
         }
-        let hot = self.scan_hot(&columns, &schema, span, partitions)?;
+        let hot = self.scan_hot(&columns, &schema, span, &others, partitions)?;
         if inputs.is_empty() {
             return Ok(hot);
         }

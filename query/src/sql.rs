@@ -8,10 +8,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Int64Type};
 use async_trait::async_trait;
+use datafusion::catalog::memory::MemoryCatalogProvider;
 use datafusion::catalog::view::ViewTable;
-use datafusion::catalog::{SchemaProvider, TableProvider};
+use datafusion::catalog::{CatalogProvider, SchemaProvider, TableProvider};
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
-use datafusion::common::{DataFusionError, Result as PlanResult, ScalarValue, plan_err};
+use datafusion::common::{DataFusionError, Result as PlanResult, ScalarValue};
 use datafusion::datasource::MemTable;
 use datafusion::execution::context::SQLOptions;
 use datafusion::logical_expr::{
@@ -99,12 +100,11 @@ impl Engine {
 
 fn register(context: &SessionContext, tables: &Arc<Tables>) -> PlanResult<()> {
     let options = context.copied_config();
-    let catalog = &options.options().catalog;
-    let Some(found) = context.catalog(&catalog.default_catalog) else {
-        return plan_err!("the session has no catalog");
-    };
+    let names = &options.options().catalog;
     let tables: Arc<Tables> = Arc::clone(tables);
-    found.register_schema(&catalog.default_schema, tables)?;
+    let catalog = MemoryCatalogProvider::new();
+    catalog.register_schema(&names.default_schema, tables)?;
+    context.register_catalog(&names.default_catalog, Arc::new(catalog));
     for function in quantiles::aggregates() {
         context.register_udaf(function);
     }

@@ -14,6 +14,8 @@ use arrow::buffer::ScalarBuffer;
 use undine_schema::column::Role;
 use undine_schema::{ColumnDef, PxlType, TableDef};
 
+/// The column by which rows are mostly asked for.
+const SERVICE: &str = "service";
 /// Texts of one generation of a dictionary.
 const VALUES_MAX: usize = 16 * 1024;
 /// Bytes of the texts of one generation.
@@ -49,6 +51,16 @@ struct ColumnKeys {
     numbers: Numbers,
     /// The different numbers, where there are few.
     distinct: Option<Box<[i32]>>,
+    /// Where the rows of each of these are, in the column by which rows are mostly asked for.
+    places: Option<Places>,
+}
+
+/// Offsets of a chunk's rows, number by number, ascending for each.
+#[derive(Debug)]
+struct Places {
+    offsets: Box<[u16]>,
+    /// Where those of each number end, in the order of the different numbers.
+    ends: Box<[u32]>,
 }
 
 #[derive(Debug)]
@@ -66,7 +78,10 @@ impl Keys {
                 Numbers::All(_) => 0,
                 Numbers::Each(numbers) => numbers.inner().capacity(),
             };
-            size_of::<ColumnKeys>() + numbers + column.distinct.as_ref().map_or(0, |d| d.len() * 4)
+            let places = column.places.as_ref();
+            let places = places.map_or(0, |p| size_of_val(&*p.offsets) + size_of_val(&*p.ends));
+            let distinct = column.distinct.as_deref().map_or(0, size_of_val);
+            size_of::<ColumnKeys>() + numbers + distinct + places
         };
         self.columns.iter().map(bytes).sum::<usize>() as u64
     }
@@ -92,10 +107,22 @@ impl Dictionaries {
     /// Whether a row of a chunk may hold `text` in a column.
     pub(crate) fn may_hold(&self, keys: &Keys, column: usize, text: &str) -> bool {
         let Some((keys, dictionary)) = self.matching(keys, column) else { return true };
-        let values = dictionary.values.as_string::<i32>();
-        let is_text =
-            |&number: &i32| usize::try_from(number).is_ok_and(|n| values.value(n) == text);
-        keys.distinct.as_ref().is_none_or(|distinct| distinct.iter().any(is_text))
+        keys.distinct.is_none() || dictionary.rank_of(keys, text).is_some()
+    }
+
+    /// The offsets of a chunk's rows that hold `text` in a column, ascending; nothing where they are
+    /// not known.
+    pub(crate) fn rows_holding<'a>(
+        &'a self,
+        keys: &'a Keys,
+        column: usize,
+        text: &str,
+    ) -> Option<&'a [u16]> {
+        let (keys, dictionary) = self.matching(keys, column)?;
+        let places = keys.places.as_ref()?;
+        let Some(rank) = dictionary.rank_of(keys, text) else { return Some(&[]) };
+        let from = if rank == 0 { 0 } else { places.ends[rank - 1] };
+        Some(&places.offsets[from as usize..places.ends[rank] as usize])
     }
 
     fn matching<'a>(
@@ -106,6 +133,16 @@ impl Dictionaries {
         let keys = keys.columns.iter().find(|keys| keys.column == column)?;
         let dictionary = self.columns.iter().find(|dictionary| dictionary.column == column)?;
         (keys.generation == dictionary.generation).then_some((keys, dictionary))
+    }
+}
+
+impl Dictionary {
+    /// Which of a chunk's different texts is `text`.
+    fn rank_of(&self, keys: &ColumnKeys, text: &str) -> Option<usize> {
+        let values = self.values.as_string::<i32>();
+        let is_text =
+            |&number: &i32| usize::try_from(number).is_ok_and(|n| values.value(n) == text);
+        keys.distinct.as_ref()?.iter().position(is_text)
     }
 }
 
@@ -130,6 +167,8 @@ pub(crate) struct Numbering {
 struct Column {
     /// Its place in the table's schema.
     at: usize,
+    /// Whether rows are mostly asked for by it.
+    is_service: bool,
     generation: u64,
     numbers: HashMap<Box<str>, i32>,
     texts: Vec<Box<str>>,
@@ -141,7 +180,8 @@ struct Column {
 
 impl Numbering {
     pub(crate) fn new(table: &TableDef) -> Self {
-        Self { columns: columns_of(table).map(|(at, _)| Column::new(at)).collect() }
+        let column = |(at, column): (usize, &ColumnDef)| Column::new(at, column.name == SERVICE);
+        Self { columns: columns_of(table).map(column).collect() }
     }
 
     /// Numbers the texts of a chunk, the new ones after those that are known.
@@ -164,9 +204,10 @@ impl Numbering {
 }
 
 impl Column {
-    fn new(at: usize) -> Self {
+    fn new(at: usize, is_service: bool) -> Self {
         Self {
             at,
+            is_service,
             generation: 0,
             numbers: HashMap::new(),
             texts: Vec::new(),
@@ -189,15 +230,18 @@ impl Column {
             self.numbers_of(texts)
         });
         let Some(numbers) = numbers else {
-            *self = Self { given_up: true, generation: self.generation + 1, ..Self::new(self.at) };
+            let next = Self::new(self.at, self.is_service);
+            *self = Self { given_up: true, generation: self.generation + 1, ..next };
             return None;
         };
         let distinct = distinct_of(&numbers, self.texts.len());
+        let places = distinct.as_deref().filter(|_| self.is_service);
+        let places = places.and_then(|distinct| places_of(&numbers, distinct, self.texts.len()));
         let numbers = match distinct.as_deref() {
             Some([number]) => Numbers::All(*number),
             _ => Numbers::Each(numbers.into()),
         };
-        Some(ColumnKeys { column: self.at, generation: self.generation, numbers, distinct })
+        Some(ColumnKeys { column: self.at, generation: self.generation, numbers, distinct, places })
     }
 
     /// The number of each text, or nothing where the dictionary is full.
@@ -279,6 +323,34 @@ fn distinct_of(numbers: &[i32], values: usize) -> Option<Box<[i32]>> {
     Some(distinct.into())
 }
 
+/// Where the rows of each number are; nothing where all have the same, or where rows are too many.
+fn places_of(numbers: &[i32], distinct: &[i32], values: usize) -> Option<Places> {
+    if distinct.len() < 2 || numbers.len() > usize::from(u16::MAX) + 1 {
+        return None;
+    }
+    let mut ranks = vec![0_usize; values];
+    for (rank, &number) in distinct.iter().enumerate() {
+        *ranks.get_mut(usize::try_from(number).ok()?)? = rank;
+    }
+    let ranks: Vec<usize> =
+        numbers.iter().map(|&number| ranks[usize::try_from(number).unwrap_or(0)]).collect();
+    let mut free = vec![0_u32; distinct.len() + 1];
+    for &rank in &ranks {
+        free[rank + 1] += 1;
+    }
+    for rank in 1..free.len() {
+        free[rank] += free[rank - 1];
+    }
+    let mut offsets = vec![0; numbers.len()];
+    for (offset, &rank) in (0..=u16::MAX).zip(&ranks) {
+        offsets[free[rank] as usize] = offset;
+        free[rank] += 1;
+    }
+    // What is free after all rows of a number are there is its end.
+    free.truncate(distinct.len());
+    Some(Places { offsets: offsets.into(), ends: free.into() })
+}
+
 #[cfg(test)]
 mod tests {
     use undine_schema::tables::{HTTP_EVENTS, HttpEvent, HttpEvents};
@@ -319,6 +391,11 @@ mod tests {
         let (a, _) = early.column(&first, column("service"), 1, 2).unwrap();
         let (b, _) = late.column(&second, column("service"), 1, 2).unwrap();
         assert_eq!(a, b);
+        let holding = |keys, text| late.rows_holding(keys, column("service"), text);
+        assert_eq!(holding(&second, "shop"), Some(&[0, 2][..]));
+        assert_eq!(holding(&second, "pay"), Some(&[4][..]));
+        assert_eq!(holding(&first, "pay"), Some(&[][..]), "it came later");
+        assert_eq!(late.rows_holding(&second, column("pod"), "one"), None, "it is not asked for");
         assert!(late.may_hold(&second, column("service"), "pay"));
         assert!(!late.may_hold(&first, column("service"), "pay"));
         assert!(late.may_hold(&first, column("req_path"), "/"), "nothing is known of it");

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{DictionaryArray, RecordBatch};
+use arrow::array::{ArrayRef, DictionaryArray, Int32Array, RecordBatch};
 use arrow::datatypes::Int32Type;
 use undine_schema::{Seq, SeqRange, TableDef, TimeNs};
 
@@ -90,11 +90,39 @@ impl HotSlice {
     /// array for all slices of a snapshot, so equal numbers are equal texts in all of them. Nothing
     /// for other columns, and for chunks so new that they are not numbered yet.
     pub fn dictionary(&self, column: &str) -> Option<DictionaryArray<Int32Type>> {
+        let (numbers, texts) = self.numbers(column)?;
+        DictionaryArray::try_new(numbers, texts).ok()
+    }
+
+    /// As [`dictionary`](Self::dictionary), for a reader that shows few of the rows: the number of each,
+    /// and the texts.
+    pub fn numbers(&self, column: &str) -> Option<(Int32Array, ArrayRef)> {
         let keys = self.chunk.keys.as_ref()?;
         let at = self.rows.schema_ref().index_of(column).ok()?;
-        let offset = usize::try_from(self.seqs.first.raw() - self.chunk.seqs.first.raw()).ok()?;
-        let (numbers, texts) = self.dictionaries.column(keys, at, offset, self.rows.num_rows())?;
-        DictionaryArray::try_new(numbers, texts).ok()
+        self.dictionaries.column(keys, at, self.offset(), self.rows.num_rows())
+    }
+
+    /// The offsets of the rows that hold `text` in a column, ascending. Nothing where they are not
+    /// known: for other columns than the service, and for chunks that are new or have many services.
+    pub fn rows_holding(
+        &self,
+        column: &str,
+        text: &str,
+    ) -> Option<impl Iterator<Item = u32> + use<'_>> {
+        let keys = self.chunk.keys.as_ref()?;
+        let at = self.rows.schema_ref().index_of(column).ok()?;
+        let offsets = self.dictionaries.rows_holding(keys, at, text)?;
+        let here = self.offset()..self.offset() + self.rows.num_rows();
+        let from = offsets.partition_point(|&offset| usize::from(offset) < here.start);
+        let until = offsets.partition_point(|&offset| usize::from(offset) < here.end);
+        let first = u32::try_from(here.start).ok()?;
+        Some(offsets[from..until].iter().map(move |&offset| u32::from(offset) - first))
+    }
+
+    /// Where in its chunk it begins.
+    fn offset(&self) -> usize {
+        let rows = self.seqs.first.raw() - self.chunk.seqs.first.raw();
+        usize::try_from(rows).unwrap_or(usize::MAX)
     }
 }
 

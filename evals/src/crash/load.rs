@@ -21,6 +21,8 @@ use undine_schema::{
 };
 use undine_store::Store;
 
+use crate::stage;
+
 /// Frames that a life has room for.
 const FRAMES_PER_LIFE: i64 = 10_000_000;
 /// Rows of a frame have consecutive ids from ten times its number on.
@@ -232,16 +234,11 @@ impl Load {
     fn capture(&self) -> Result<()> {
         loop {
             let sent = self.begin(Level::Captured)?;
-            match self.store.append(sent.frame()) {
-                Ok(pending) => {
-                    let first = pending.seqs[0].first.raw();
-                    let (number, now) = (sent.number, SystemClock.now().get());
-                    let lines = format!("c{number} {first}\na{number} {now}\n");
-                    (&self.told).write_all(lines.as_bytes())?;
-                }
-                Err(AppendError::Full { retry_after }) => std::thread::sleep(retry_after),
-                Err(error) => return Err(error.into()),
-            }
+            let pending = stage::append(&self.store, &sent.frame())?;
+            let first = pending.seqs[0].first.raw();
+            let (number, now) = (sent.number, SystemClock.now().get());
+            let lines = format!("c{number} {first}\na{number} {now}\n");
+            (&self.told).write_all(lines.as_bytes())?;
             // The load's pace; nothing is awaited.
             std::thread::sleep(Duration::from_millis(10));
         }

@@ -10,14 +10,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use arrow::array::{AsArray, RecordBatch};
-use arrow::datatypes::{Float64Type, Int64Type};
+use arrow::array::RecordBatch;
 use undine::appliance::question;
 use undine_query::{Engine, Note, Request, ResultTable};
 use undine_schema::tables::{HTTP_EVENTS, HttpEvent, HttpEvents};
 use undine_schema::{Append, Durability, Frame, ManualClock, TimeNs, Upid};
 use undine_store::{Retention, Store};
 
+use crate::columns::Columns;
+use crate::random::Random;
 use crate::report::Report;
 use crate::stage;
 
@@ -116,7 +117,7 @@ fn open(dir: &Path, clock: &Arc<ManualClock>) -> Result<Store> {
         bytes_max: None,
     };
     let config = undine_store::Config {
-        tiers: [10, 60, 3600, 86_400].map(Duration::from_secs).to_vec(),
+        tiers: stage::tiers(),
         retention: vec![keep("10s", 3), keep("1m", 10)],
         deleted_files_for: Duration::ZERO,
         clock: Arc::<ManualClock>::clone(clock),
@@ -357,29 +358,23 @@ fn truth(options: Options, from: i64, until: i64) -> BTreeMap<Key, Group> {
 }
 
 fn read(batch: &RecordBatch, groups: &mut BTreeMap<Key, Group>) -> Result<()> {
-    let column =
-        |name: &str| batch.column_by_name(name).with_context(|| format!("no column {name}"));
-    let number = |name: &str, row: usize| {
-        Ok::<_, anyhow::Error>(column(name)?.as_primitive::<Int64Type>().value(row))
-    };
-    let float = |name: &str, row: usize| {
-        Ok::<_, anyhow::Error>(column(name)?.as_primitive::<Float64Type>().value(row))
-    };
-    let text = |name: &str, row: usize| {
-        Ok::<_, anyhow::Error>(column(name)?.as_string::<i32>().value(row).to_owned())
-    };
+    let columns = Columns(batch);
     for row in 0..batch.num_rows() {
-        let key = (text("service", row)?, text("path", row)?, number("resp_status", row)?);
+        let key = (
+            columns.text("service", row)?,
+            columns.text("path", row)?,
+            columns.number("resp_status", row)?,
+        );
         let exact = Exact {
-            count: number("n", row)?,
-            sum: number("sum", row)?,
-            min: number("min", row)?,
-            max: number("max", row)?,
-            bytes: number("bytes", row)?,
-            first: number("first", row)?,
-            last: number("last", row)?,
+            count: columns.number("n", row)?,
+            sum: columns.number("sum", row)?,
+            min: columns.number("min", row)?,
+            max: columns.number("max", row)?,
+            bytes: columns.number("bytes", row)?,
+            first: columns.number("first", row)?,
+            last: columns.number("last", row)?,
         };
-        let quantiles = [float("p50", row)?, float("p99", row)?];
+        let quantiles = [columns.float("p50", row)?, columns.float("p99", row)?];
         let group = Group { exact, values: Vec::new(), quantiles };
         ensure!(groups.insert(key, group).is_none(), "a group is there twice");
     }
@@ -399,11 +394,11 @@ struct Row {
 
 impl Row {
     fn number(number: u64, rate: u32) -> Self {
-        let noise = mixed(number);
+        let mut random = Random(number);
+        let noise = random.next();
         let due = START + (number * SECOND.cast_unsigned() / u64::from(rate)).cast_signed();
         let is_late = noise.is_multiple_of(LATE_ONE_IN);
-        let late =
-            if is_late { (mixed(noise) % LATE_MAX.cast_unsigned()).cast_signed() } else { 0 };
+        let late = if is_late { random.below(LATE_MAX.cast_unsigned()).cast_signed() } else { 0 };
         let below = |shift: u32, limit: u64| (noise >> shift) % limit;
         let place = |shift: u32, limit: usize| {
             usize::try_from(below(shift, limit as u64)).unwrap_or(usize::MAX)
@@ -441,12 +436,4 @@ impl Row {
             ..HttpEvent::default()
         });
     }
-}
-
-/// `SplitMix64`.
-fn mixed(number: u64) -> u64 {
-    let mixed = number.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    let mixed = (mixed ^ mixed >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
-    mixed ^ mixed >> 31
 }

@@ -13,6 +13,8 @@ use datafusion::common::{Result, exec_datafusion_err, exec_err, internal_err};
 const NONE: u32 = u32::MAX;
 /// Slots of a new table.
 const SLOTS_MIN: usize = 64;
+/// Halves of which the last pair is kept.
+const HALVES_MAX: usize = 16 * 1024;
 
 /// Numbers the values of one key.
 #[derive(Debug, Default)]
@@ -393,9 +395,6 @@ struct LastPairs {
     by_second: bool,
     misses: usize,
 }
-
-/// Halves of which the last pair is kept.
-const HALVES_MAX: usize = 16 * 1024;
 
 impl Pairs {
     pub(super) fn len(&self) -> usize {

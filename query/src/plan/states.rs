@@ -33,9 +33,9 @@ use crate::time_text::{show, show_width};
 
 /// A coarser summary is read where its windows are below this share of the range.
 const WINDOWS_MIN: i64 = 500;
-/// A coarser summary is read for the whole windows inside the range if that saves so many states:
+/// A coarser summary is read for the whole windows inside the range if that saves so many bytes:
 /// another scan costs as much as reading these.
-const STATES_SAVED_MIN: u64 = 10_000;
+const BYTES_SAVED_MIN: u64 = 400_000;
 
 /// A part of the range, and the summary that it is read from.
 #[derive(Clone, Copy, Debug)]
@@ -244,7 +244,7 @@ fn width_ns(tier: &TierView) -> i64 {
 }
 
 /// The summaries whose windows fit the bins and that have every column it takes, finest first; of
-/// those with the same width the one that reaches back furthest with the fewest states.
+/// those with the same width the one that reaches back furthest with the fewest bytes.
 fn fine_enough<'a>(
     snapshot: &'a Snapshot,
     asked: Span,
@@ -261,7 +261,7 @@ fn fine_enough<'a>(
         snapshot.tiers.iter().chain(&snapshot.cubes).filter(fits).collect();
     tiers.sort_by_cached_key(|tier| {
         let back_to = tier.complete_from.get().max(asked.from);
-        (tier.width, back_to, states_in(tier, widened(asked, tier.width)))
+        (tier.width, back_to, bytes_in(tier, widened(asked, tier.width)))
     });
     tiers.dedup_by_key(|tier| tier.width);
     tiers
@@ -278,8 +278,8 @@ fn pieces<'a>(span: Span, tiers: &[&'a TierView]) -> Vec<Piece<'a>> {
         return vec![Piece { tier: coarse, span }];
     };
     let inner = narrowed(span, coarse);
-    let saved = states_in(next, inner).saturating_sub(states_in(coarse, inner));
-    if inner.from >= inner.until || saved < STATES_SAVED_MIN {
+    let saved = bytes_in(next, inner).saturating_sub(bytes_in(coarse, inner));
+    if inner.from >= inner.until || saved < BYTES_SAVED_MIN {
         return pieces(span, finer);
     }
     let before = Span { from: span.from, until: inner.from };
@@ -307,9 +307,9 @@ fn unsealed(pieces: &[Piece<'_>]) -> Vec<(Seq, Span)> {
     spans
 }
 
-/// States of a summary in the segments that touch `span`.
-fn states_in(tier: &TierView, span: Span) -> u64 {
-    segments_in(tier, span).iter().map(|segment| segment.rows).sum()
+/// Bytes of a summary's segments that touch `span`.
+fn bytes_in(tier: &TierView, span: Span) -> u64 {
+    segments_in(tier, span).iter().map(|segment| segment.bytes).sum()
 }
 
 fn key_columns(summarised: &Summarised) -> impl Iterator<Item = Expr> {
@@ -400,11 +400,11 @@ mod tests {
     const HOUR: i64 = 60 * MINUTE;
     const DAY: i64 = 24 * HOUR;
 
-    /// A summary of a hundred days with 50 states in each window.
+    /// A summary of a hundred days with 50 states of 40 bytes in each window.
     fn tier(width: i64, complete_from: i64) -> TierView {
         let segment = |day: i64| Segment {
             path: Path::from(format!("{day}.parquet")),
-            bytes: 1,
+            bytes: 2000 * (DAY / width).cast_unsigned(),
             rows: 50 * (DAY / width).cast_unsigned(),
             source_rows: 1,
             first_time: TimeNs::new(day * DAY),
@@ -456,7 +456,7 @@ mod tests {
             cut(i64::MIN, i64::MAX, &tiers),
             [(MINUTE, i64::MIN, since), (HOUR, since, i64::MAX)]
         );
-        // A day of hours is 1,200 states.
+        // A day of hours is 48,000 bytes.
         let tiers = [tier(HOUR, 0), tier(DAY, 0)];
         assert_eq!(cut(DAY, 9 * DAY + HOUR, &tiers), [(HOUR, DAY, 9 * DAY + HOUR)]);
         assert_eq!(cut(DAY, 10 * DAY, &tiers), [(DAY, DAY, 10 * DAY)]);

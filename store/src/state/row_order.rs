@@ -11,7 +11,6 @@ use std::collections::HashMap;
 use arrow::array::{AsArray, RecordBatch, StringArray, UInt32Array};
 use arrow::compute::take_record_batch;
 use arrow::error::ArrowError;
-
 use undine_schema::TableDef;
 
 use super::int64;

@@ -1,0 +1,139 @@
+//! The hot rows of one service, found by the store's own lists of each chunk's rows by service, so
+//! that no other row is looked at.
+
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use datafusion::common::{Result, ScalarValue};
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::logical_expr::{BinaryExpr, Expr, Operator};
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
+
+use crate::hot::{HotPart, deal};
+
+/// The column by which the store lists a chunk's rows.
+const SERVICE: &str = "service";
+
+/// A part of the rows of one service. Where a chunk has no list, all its rows.
+#[derive(Debug)]
+struct OfService {
+    service: String,
+    parts: Vec<HotPart>,
+    columns: Arc<[usize]>,
+    schema: SchemaRef,
+}
+
+/// The service whose rows a query filters by, if it names one.
+pub(crate) fn service_of(filters: &[Expr]) -> Option<&str> {
+    filters.iter().find_map(|filter| {
+        let Expr::BinaryExpr(BinaryExpr { left, op: Operator::Eq, right }) = filter else {
+            return None;
+        };
+        let is_service =
+            |expr| matches!(bare(expr), Expr::Column(column) if column.name == SERVICE);
+        match (is_service(left), is_service(right)) {
+            (true, false) => text(right),
+            (false, true) => text(left),
+            _ => None,
+        }
+    })
+}
+
+/// A scan of the rows of `service` in `parts`, which a filter above may have to look at again.
+pub(crate) fn scan(
+    service: &str,
+    parts: &[HotPart],
+    columns: &[usize],
+    schema: &SchemaRef,
+    partitions: usize,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    let columns: Arc<[usize]> = columns.into();
+    let streams = deal(parts, partitions).into_iter().map(|run| {
+        let stream: Arc<dyn PartitionStream> = Arc::new(OfService {
+            service: service.to_owned(),
+            parts: run.to_vec(),
+            columns: Arc::clone(&columns),
+            schema: Arc::clone(schema),
+        });
+        stream
+    });
+    let plan =
+        StreamingTableExec::try_new(Arc::clone(schema), streams.collect(), None, [], false, None)?;
+    Ok(Arc::new(plan))
+}
+
+impl PartitionStream for OfService {
+    fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    fn execute(&self, _context: Arc<TaskContext>) -> SendableRecordBatchStream {
+        let (service, columns) = (self.service.clone(), Arc::clone(&self.columns));
+        let schema = Arc::clone(&self.schema);
+        let batches = self.parts.clone().into_iter().filter_map(move |part| {
+            match part.holding(SERVICE, &service) {
+                Some(rows) if rows.is_empty() => None,
+                Some(rows) => Some(part.take(&rows, &columns, &schema)),
+                None => Some(part.project(&columns, &schema)),
+            }
+        });
+        let batches = futures::stream::iter(batches);
+        Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&self.schema), batches))
+    }
+}
+
+/// What is cast, where a text is cast to the same text.
+fn bare(expr: &Expr) -> &Expr {
+    match expr {
+        Expr::Cast(cast) => bare(&cast.expr),
+        _ => expr,
+    }
+}
+
+fn text(expr: &Expr) -> Option<&str> {
+    fn of(value: &ScalarValue) -> Option<&str> {
+        match value {
+            ScalarValue::Dictionary(_, value) => of(value),
+            _ => value.try_as_str().flatten(),
+        }
+    }
+    match expr {
+        Expr::Literal(value, _) => of(value),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::datatypes::DataType;
+    use datafusion::logical_expr::{cast, col, lit};
+
+    use super::*;
+
+    #[test]
+    fn only_a_comparison_of_the_service_with_a_text_names_one() {
+        let shop = || lit("shop");
+        let named = [
+            col("service").eq(shop()),
+            shop().eq(cast(col("service"), DataType::Utf8)),
+            col("service").eq(lit(ScalarValue::Dictionary(
+                Box::new(DataType::Int32),
+                Box::new(ScalarValue::from("shop")),
+            ))),
+        ];
+        for filter in named {
+            assert_eq!(service_of(&[col("pod").eq(lit("a")), filter]), Some("shop"));
+        }
+        for filter in [
+            col("service").not_eq(shop()),
+            col("service").eq(col("pod")),
+            col("service").eq(shop()).or(col("service").eq(lit("cart"))),
+            col("service").eq(lit(ScalarValue::Utf8(None))),
+            col("pod").eq(shop()),
+        ] {
+            assert_eq!(service_of(&[filter]), None);
+        }
+    }
+}
