@@ -284,3 +284,34 @@ async fn the_seed_of_time_is_inclusive_at_both_ends() {
     assert_eq!(fixture.sorted(&count(START, START + step)).await, "output: n\n2\n");
     assert_eq!(fixture.sorted(&count(START + 1, START + step - 1)).await, "output: n\n0\n");
 }
+
+#[tokio::test]
+async fn rows_of_one_service_are_found_whether_they_are_listed_or_have_just_come() {
+    let plain = fixture(256 << 20, None);
+    plain.append(requests(0..6100));
+    let listed = fixture(256 << 20, None);
+    listed.append(requests(0..6000));
+    listed.store.merge_hot().await.unwrap();
+    listed.append(requests(6000..6100));
+    // The first and last rows in time are cut off inside a chunk.
+    let (from, until) = (START + 7 * SECOND + 1, START + 302 * SECOND);
+    let named = "service, node, req_path, resp_status, latency";
+    for (sql, rows) in [
+        ("SELECT req_path FROM http_events WHERE service = 'shop'".to_owned(), 2033),
+        (format!("SELECT {named}, upid FROM http_events WHERE 'cart' = service"), 2034),
+        (
+            format!(
+                "SELECT {named} FROM http_events WHERE service = 'shop' \
+                 AND time_ >= {from} AND time_ < {until} AND resp_status = 404"
+            ),
+            393,
+        ),
+        (format!("SELECT {named} FROM http_events WHERE service = 'nobody'"), 0),
+        ("SELECT count(*) FROM http_events WHERE service = 'front'".to_owned(), 1),
+    ] {
+        let answers = [plain.engine.sql(&sql).await, listed.engine.sql(&sql).await];
+        let [plain, listed] = answers.map(|answer| answer.unwrap());
+        assert_eq!(listed.rows(), rows, "{sql}");
+        assert_eq!(text(&listed, Order::Sorted), text(&plain, Order::Sorted), "{sql}");
+    }
+}
