@@ -356,33 +356,45 @@ pub(crate) fn rustls_send_exit(ctx: RetProbeContext) -> u32 {
     let thread = call_key(bpf_get_current_pid_tgid());
     let Some(entry) = TLS_CALLS.get_ptr_mut(thread) else { return 0 };
     // SAFETY: a map value that only the thread itself changes.
-    let call = unsafe {
-        let call = *entry;
+    let (object, cookie, wanted) = unsafe {
+        let object = (*entry).object;
         (*entry).object = 0;
-        call
+        (object, (*entry).cookie, (*entry).wanted)
     };
     let len = ctx.ret::<u64>();
-    if call.object == 0 || call.cookie & COOKIE_RUST == 0 || len == 0 || len > call.wanted {
+    if object == 0 || cookie & COOKIE_RUST == 0 || len == 0 || len > wanted {
         return 0;
     }
-    let current = Current::get();
-    let key = TlsKey { object: call.object, tgid: current.tgid, reserved: 0 };
+    end_of_other(object);
+    if cookie & COOKIE_PIECES == 0 {
+        // SAFETY: as above.
+        send_piece(object, cookie, unsafe { (*entry).buffer }, len);
+        return 0;
+    }
+    let mut pieces = Pieces { call: entry, object };
+    // The helper calls `step` with this context and nothing else, while it lives.
+    // SAFETY: as it says, and as above.
+    let left = unsafe {
+        (*entry).wanted = len;
+        bpf_loop(PIECES_MAX, step as *mut _, (&raw mut pieces).cast(), 0);
+        (*entry).wanted
+    };
+    if left != 0 {
+        lose(object, cookie, left);
+    }
+    0
+}
+
+/// Ends the plaintext of `object` where another connection's object was there. A function of numbers
+/// only, so that the verifier goes through it once, and with a stack of its own.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn end_of_other(object: u64) -> u64 {
+    let key = TlsKey { object, tgid: Current::get().tgid, reserved: 0 };
     if let Some(stream) = TLS_STREAMS.get_ptr_mut(key)
         && !may_send(stream)
     {
-        // Another connection's object was here.
         end(&key, stream);
-    }
-    if call.cookie & COOKIE_PIECES == 0 {
-        moved(&call, len, current);
-    } else {
-        let mut pieces = Pieces { call, index: 0, skip: call.written, left: len };
-        // The helper calls `step` with this context and nothing else, while it lives.
-        // SAFETY: as it says.
-        unsafe { bpf_loop(PIECES_MAX, step as *mut _, (&raw mut pieces).cast(), 0) };
-        if pieces.left != 0 {
-            lose(&call, pieces.left, current);
-        }
     }
     0
 }
@@ -401,54 +413,62 @@ fn may_send(stream: *mut TlsStream) -> bool {
     is_same && matches!(sock.state(), TCP_ESTABLISHED | TCP_CLOSE_WAIT)
 }
 
-/// Where in the pieces of a plaintext its messages are.
+/// A plaintext in pieces. How far they are sent is kept in the thread's call, which is over: where the
+/// next piece is ([`TlsCall::buffer`]), how many there are from there on ([`TlsCall::stack`]), how many of
+/// their bytes are not meant ([`TlsCall::written`]) and how many are not sent yet ([`TlsCall::wanted`]). On
+/// the stack, which is short, the verifier would follow every combination of these numbers.
 struct Pieces {
-    call: TlsCall,
-    index: u64,
-    /// Bytes that are not meant, from here on.
-    skip: u64,
-    /// Bytes that are not sent yet.
-    left: u64,
+    call: *mut TlsCall,
+    object: u64,
 }
 
 /// Sends the next piece. Gives 1 where there is no more to send.
 unsafe extern "C" fn step(_index: u32, pieces: *mut Pieces) -> i64 {
-    // SAFETY: see `rustls_send_exit`; the helper checks the address in the process.
+    // SAFETY: see `rustls_send_exit`; the call is a map value that only the thread itself changes, and
+    // the helper checks the address in the process.
     unsafe {
-        let pieces = &mut *pieces;
-        let place = pieces.call.buffer + 16 * pieces.index;
-        let Ok([buffer, len]) = bpf_probe_read_user(place as *const [u64; 2]) else {
+        let Pieces { call, object } = *pieces;
+        let Ok([buffer, len]) = bpf_probe_read_user((*call).buffer as *const [u64; 2]) else {
             count(Counter::Faults, 1);
             return 1;
         };
-        pieces.index += 1;
-        if len <= pieces.skip {
-            pieces.skip -= len;
+        (*call).buffer += 16;
+        let pieces_left = (*call).stack;
+        (*call).stack = pieces_left.wrapping_sub(1);
+        let skip = (*call).written;
+        if len <= skip {
+            (*call).written = skip - len;
         } else {
-            let rest = len - pieces.skip;
-            let take = if rest < pieces.left { rest } else { pieces.left };
-            let call = TlsCall { buffer: buffer + pieces.skip, wanted: take, ..pieces.call };
-            send_piece(&call, take);
-            pieces.skip = 0;
-            pieces.left -= take;
+            let (rest, left) = (len - skip, (*call).wanted);
+            let take = if rest < left { rest } else { left };
+            send_piece(object, (*call).cookie, buffer + skip, take);
+            (*call).written = 0;
+            (*call).wanted = left - take;
         }
-        i64::from(pieces.left == 0 || pieces.index >= pieces.call.stack)
+        i64::from((*call).wanted == 0 || pieces_left <= 1)
     }
 }
 
-/// Sends one piece. Not inlined, for the sake of the stack.
+/// Sends the `len` bytes at `buffer` that were handed to `object`. A function of numbers only, so that
+/// the verifier goes through it once, and with a stack of its own.
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn send_piece(call: &TlsCall, len: u64) {
-    moved(call, len, Current::get());
+extern "C" fn send_piece(object: u64, cookie: u64, buffer: u64, len: u64) -> u64 {
+    let call = TlsCall { object, buffer, wanted: len, written: 0, stack: 0, cookie };
+    moved(&call, len, Current::get());
+    0
 }
 
-/// Counts `len` bytes of `call` that are in pieces beyond those that are looked at.
-#[inline(always)]
-fn lose(call: &TlsCall, len: u64, current: Current) {
+/// Counts `len` bytes that were handed to `object` in pieces beyond those that are looked at. A function
+/// of numbers only, as [`send_piece`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn lose(object: u64, cookie: u64, len: u64) -> u64 {
     count(Counter::OperationBytes, len);
     count(Counter::TlsBytes, len);
     count(Counter::DroppedBytes, len);
-    let Some(stream) = stream_of(call, current) else { return };
+    let call = TlsCall { object, buffer: 0, wanted: len, written: 0, stack: 0, cookie };
+    let Some(stream) = stream_of(&call, Current::get()) else { return 0 };
     // SAFETY: `stream` is a map value; the index is inside the array.
     unsafe {
         let directions = (&raw mut (*stream).connection.totals.directions).cast::<Direction>();
@@ -456,4 +476,5 @@ fn lose(call: &TlsCall, len: u64, current: Current) {
         add(&raw mut (*totals).bytes, len);
         add(&raw mut (*totals).dropped_bytes, len);
     }
+    0
 }
