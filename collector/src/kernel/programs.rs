@@ -7,14 +7,14 @@ use std::{
     path::Path,
 };
 
+#[cfg(test)]
+use aya::programs::Program;
 use aya::{
     Ebpf, EbpfLoader, Pod, VerifierLogLevel,
     maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
     programs::{ProgramError, RawTracePoint, raw_trace_point::RawTracePointLinkId},
     util::KernelVersion,
 };
-#[cfg(test)]
-use aya::programs::Program;
 
 use undine_ebpf::load::{
     COUNTERS, Connection, DATAGRAM_PORTS_MAX, EPOCH_STEP, KIND_CGROUP, KIND_COMM, KIND_NETNS,

@@ -25,7 +25,7 @@ use aya_ebpf::{
     programs::{ProbeContext, RetProbeContext},
 };
 use undine_ebpf::{
-    Counter, Direction, EGRESS, INGRESS,
+    Counter, Direction, EGRESS, INGRESS, PLAINTEXT,
     load::{
         COOKIE_EGRESS, COOKIE_LIBRARY_SHIFT, COOKIE_PIECES, COOKIE_RUST, COOKIE_WATCHED,
         Connection, SECURED_KNOWN, TlsKey, TlsStream,
@@ -146,7 +146,8 @@ fn object_of(buffer: u64, plain: u64, library: u32) -> u64 {
 }
 
 /// The current thread does something on `sock` in `direction`, with the bytes at `bytes`: whether that
-/// is what a call inside of rustls is for. A function of numbers only, so that the verifier goes through
+/// is what a call inside of rustls is for. Gives the object whose plaintext `sock` turns out to carry, for
+/// [`rustls_binds`]; 0 where there is none. A function of numbers only, so that the verifier goes through
 /// it once and not wherever bytes move.
 #[unsafe(no_mangle)]
 #[inline(never)]
@@ -172,6 +173,7 @@ pub(crate) extern "C" fn rustls_is_carried(sock: u64, bytes: u64, direction: u64
     // SAFETY: map values.
     let conn = unsafe { (*connection).conn };
     let key = TlsKey { object, tgid: current.tgid, reserved: 0 };
+    let mut to_bind = 0;
     if direction == u64::from(EGRESS)
         && object != 0
         && let Some(stream) = TLS_STREAMS.get_ptr_mut(key)
@@ -183,16 +185,10 @@ pub(crate) extern "C" fn rustls_is_carried(sock: u64, bytes: u64, direction: u64
                 return 0;
             }
             if carrier == 0 {
-                end_former(conn, &key);
-                carries(stream, &key, sock, connection);
+                to_bind = object;
             } else {
-                // Another connection's object was here.
-                end(&key, stream);
+                rustls_leaves(object);
             }
-        }
-        // SAFETY: as above.
-        if carrier == 0 && unsafe { (*stream).connection.announced } == 0 {
-            tls_calls::announce(Sock(sock), stream, connection, current);
         }
     }
     // SAFETY: as above.
@@ -200,6 +196,95 @@ pub(crate) extern "C" fn rustls_is_carried(sock: u64, bytes: u64, direction: u64
         (*work).stack = 0;
         (*work).conn = conn;
         (*work).sock = sock;
+    }
+    to_bind
+}
+
+/// Binds the plaintext of `object`, of which so far was not known what carries it, to `sock`. A function of
+/// numbers only, as above.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn rustls_binds(sock: u64, object: u64) -> u64 {
+    let current = Current::get();
+    let key = TlsKey { object, tgid: current.tgid, reserved: 0 };
+    let Some(connection) = find(Sock(sock)) else { return 0 };
+    let Some(stream) = TLS_STREAMS.get_ptr_mut(key) else { return 0 };
+    // SAFETY: a map value.
+    let conn = unsafe { (*connection).conn };
+    if goes_on(Sock(sock), connection, &key, stream, current) {
+        return 0;
+    }
+    end_former(conn, &key);
+    carries(stream, &key, sock, connection);
+    // SAFETY: as above.
+    if unsafe { (*stream).connection.announced } == 0 {
+        tls_calls::announce(Sock(sock), stream, connection, current);
+    }
+    0
+}
+
+/// Whether `stream`, the plaintext of the object in `key`, goes on with what another object of the process
+/// received and sent through `connection`. A connection carries one plaintext, so the program has moved
+/// the object since, as servers do after the handshake, with which a request may have come. Then what
+/// was sent from the new place is said to be of the former plaintext, which is found there from now on.
+#[inline(always)]
+fn goes_on(
+    sock: Sock,
+    connection: *mut Connection,
+    key: &TlsKey,
+    stream: *mut TlsStream,
+    current: Current,
+) -> bool {
+    // SAFETY (of all): map values; the key is copied at once, an entry is never replaced.
+    let conn = unsafe { (*connection).conn };
+    let Some(old) = (unsafe { TLS_CARRIERS.get(conn) }).copied() else { return false };
+    if old == *key || old.tgid != key.tgid {
+        return false;
+    }
+    let Some(former) = TLS_STREAMS.get_ptr_mut(old) else { return false };
+    unsafe {
+        let all = (&raw mut (*former).connection.totals.directions).cast::<Direction>();
+        let new = (&raw const (*stream).connection.totals.directions).cast::<Direction>();
+        let is_known = (*former).carrier == conn && (*former).connection.announced != 0;
+        if !is_known || (*new).operations != 0 {
+            return false;
+        }
+        let (all, new) = (all.add(EGRESS as usize), new.add(EGRESS as usize));
+        let to = (*former).connection.conn;
+        if !tls_calls::tell(sock, stream, connection, to, (*all).bytes, current) {
+            return false;
+        }
+        (*all).operations += (*new).operations;
+        (*all).bytes += (*new).bytes;
+        (*all).captured_bytes += (*new).captured_bytes;
+        (*all).truncated_bytes += (*new).truncated_bytes;
+        (*all).dropped_bytes += (*new).dropped_bytes;
+        (*all).dropped_messages += (*new).dropped_messages;
+        let _ = TLS_STREAMS.insert(key, &*former, 0);
+    }
+    let _ = TLS_STREAMS.remove(old);
+    let _ = TLS_CARRIERS.insert(conn, key, 0);
+    true
+}
+
+/// Another connection's object is where `object` was: the program has moved that one, or ended it. Programs
+/// move an object through one place after the other, such as the stack of the thread that shakes hands. So
+/// its plaintext waits under its carrier's number, which is no address, until something is done on that
+/// connection again. A function of numbers only, as above.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn rustls_leaves(object: u64) -> u64 {
+    let key = TlsKey { object, tgid: Current::get().tgid, reserved: 0 };
+    let Some(stream) = TLS_STREAMS.get_ptr_mut(key) else { return 0 };
+    // SAFETY (of all): map values.
+    let (carrier, sock) = unsafe { ((*stream).carrier, Sock((*stream).sock)) };
+    let is_open = find(sock).is_some_and(|connection| unsafe { (*connection).conn } == carrier);
+    let waiting = TlsKey { object: carrier | PLAINTEXT, ..key };
+    if is_open && TLS_STREAMS.insert(waiting, unsafe { &*stream }, 0).is_ok() {
+        let _ = TLS_STREAMS.remove(key);
+        let _ = TLS_CARRIERS.insert(carrier, waiting, 0);
+    } else {
+        end(&key, stream);
     }
     0
 }
@@ -253,7 +338,7 @@ fn received_from(call: &TlsCall, work: *mut Work, current: Current) {
             return;
         }
         if carrier != 0 {
-            end(&key, stream);
+            rustls_leaves(call.object);
         }
     }
     let Some(connection) = find(Sock(sock)) else { return };
