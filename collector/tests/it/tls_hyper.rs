@@ -38,7 +38,7 @@ fn program() {
             ["serve", certificate, key, log] => {
                 let acceptor = acceptor(certificate, key);
                 let log = fs::File::options().create(true).append(true).open(log).unwrap();
-                std::thread::spawn(move || serve(acceptor, log));
+                std::thread::spawn(move || serve(&acceptor, log));
             }
             _ => return,
         }
@@ -59,7 +59,7 @@ fn acceptor(certificate: &str, key: &str) -> TlsAcceptor {
 }
 
 /// Answers `/…/N` with N bytes once it has read the request's own, and logs it.
-fn serve(acceptor: TlsAcceptor, log: fs::File) {
+fn serve(acceptor: &TlsAcceptor, log: fs::File) {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let log = Arc::new(log);
