@@ -32,6 +32,7 @@ mod it {
     mod tls_events;
     mod tls_boringssl;
     mod tls_go;
+    mod tls_hyper;
     mod tls_memory_bio;
     mod tls_rustls;
     mod trace;

@@ -57,8 +57,8 @@ pub enum Kind {
     Datagram = 7,
     /// Something that the bytes of a TCP connection do not tell; a [`TcpEvent`] follows.
     Tcp = 8,
-    /// It became known which connection carries a plaintext; a [`TlsInfo`] follows. [`Header::conn`]
-    /// is the plaintext's number.
+    /// It became known which connection carries a plaintext, or which plaintext goes on with it; a
+    /// [`TlsInfo`] follows. [`Header::conn`] is the plaintext's number.
     Tls = 10,
     /// A function that a script asked for was called; a [`trace::TraceInfo`] follows, then texts.
     Trace = 12,
@@ -188,7 +188,8 @@ pub struct ConnInfo {
 pub struct TlsInfo {
     /// The connection that carries the plaintext.
     pub info: ConnInfo,
-    /// Its number.
+    /// Its number. With the bit [`PLAINTEXT`] it is that of another plaintext, of which this one turned out
+    /// to be what was sent from [`Header::pos`] on.
     pub carrier: u64,
     /// Since when the library's calls are seen, as [`Header::time_mono_ns`]; 0 where that was not
     /// yet for sure. What was said earlier is not known.

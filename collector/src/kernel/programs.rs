@@ -7,12 +7,15 @@ use std::{
     path::Path,
 };
 
+#[cfg(test)]
+use aya::programs::Program;
 use aya::{
     Ebpf, EbpfLoader, Pod, VerifierLogLevel,
     maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
     programs::{ProgramError, RawTracePoint, raw_trace_point::RawTracePointLinkId},
     util::KernelVersion,
 };
+
 use undine_ebpf::load::{
     COUNTERS, Connection, DATAGRAM_PORTS_MAX, EPOCH_STEP, KIND_CGROUP, KIND_COMM, KIND_NETNS,
     KIND_TGID, ListenKey, PORT_WORDS, ProcessVerdict, SCRATCH_PER_CPU, Settings, Untold, UntoldKey,
@@ -268,6 +271,11 @@ pub fn probe_report() -> Result<Vec<ProbeReport>, BuildError> {
 
 /// As [`probe_report`], of a build of the programs.
 pub(super) fn probe_report_of(object: Object) -> Result<Vec<ProbeReport>, BuildError> {
+    try_all(object).map(|(_programs, reports)| reports)
+}
+
+/// Tries every probe as [`probe_report`] does; they go with the programs.
+pub(super) fn try_all(object: Object) -> Result<(Programs, Vec<ProbeReport>), BuildError> {
     let scope =
         Scope { default: ScopeDefault::TargetsOnly, include: Vec::new(), exclude: Vec::new() };
     let (ring_bytes, connections_max) = (RING_BYTES_MIN, 16);
@@ -288,7 +296,7 @@ pub(super) fn probe_report_of(object: Object) -> Result<Vec<ProbeReport>, BuildE
     let best = hook_ladder::rungs(&reports).into_iter().find(|rung| rung.refusal.is_none());
     programs.load_tls(&mut reports, best.is_some_and(|rung| rung.hooks.see_calls()));
     programs.load_trace(&mut reports);
-    Ok(reports)
+    Ok((programs, reports))
 }
 
 fn load_object(config: &Config) -> Result<(Programs, RingBuf<MapData>, ReasonNames), BuildError> {
@@ -505,6 +513,16 @@ impl Programs {
     /// How often each program ran and for how long, while the kernel was asked to count it.
     pub(super) fn run_totals(&self) -> BTreeMap<String, ProgramCost> {
         cost::run_totals(&self.ebpf)
+    }
+
+    /// How many instructions the verifier went through for each program that is loaded, with every
+    /// repetition; empty before Linux 5.16, which does not tell.
+    #[cfg(test)]
+    pub(super) fn verified_instructions(&self) -> BTreeMap<&str, u32> {
+        let of = |(name, program): (_, &Program)| {
+            Some((name, program.info().ok()?.verified_instruction_count()?))
+        };
+        self.ebpf.programs().filter_map(of).collect()
     }
 
     pub(super) fn detach(&mut self) {

@@ -22,7 +22,7 @@ use aya::util::KernelVersion;
 use super::{
     BuildError, Cgroup, Config, Counters, Hooks, KernelSource, Object, Outcome, Scope,
     ScopeDefault, ScopeError, ScopeGuard, Target, Tls, Verdict, check_host,
-    doctor::SOCKET_LENGTH_SINCE, object, probe_report, socket_functions, tls_probes,
+    doctor::SOCKET_LENGTH_SINCE, object, programs::try_all, socket_functions, tls_probes,
 };
 
 mod datagrams;
@@ -579,10 +579,15 @@ fn in_words(outcome: &Outcome) -> String {
     }
 }
 
+/// Most instructions that a verifier may go through for one of the programs, with every repetition:
+/// half of what any takes (`BPF_COMPLEXITY_LIMIT_INSNS`), since another kernel's needs more of them.
+const VERIFIED_MAX: u32 = 500_000;
+
 #[test]
 fn every_probe_runs_or_says_why_not() {
     let Some(_alone) = turn() else { return };
-    let reports = probe_report().unwrap();
+    let (programs, reports) = try_all(Object::Fitting).unwrap();
+    let verified = programs.verified_instructions();
     // Up to 6.4 there is one function more.
     let functions = reports.iter().filter(|of| of.attach_point.starts_with("fexit:")).count();
     assert!(reports.len() == 24 + functions && (2..=5).contains(&functions), "{reports:?}");
@@ -595,7 +600,11 @@ fn every_probe_runs_or_says_why_not() {
         let runs = matches!(report.outcome, Outcome::Attached | Outcome::Standby);
         assert_eq!(runs, report.remedy.is_empty(), "{report:?}");
         // As `cargo xtask kernels` reads it.
-        println!("\nprobe {} {}", report.probe, in_words(&report.outcome));
+        let effort = verified.get(report.probe).copied();
+        let counted = effort.map(|count| format!(", {count} instructions verified"));
+        let outcome = in_words(&report.outcome);
+        println!("\nprobe {} {outcome}{}", report.probe, counted.unwrap_or_default());
+        assert!(effort.unwrap_or_default() < VERIFIED_MAX, "{}: {effort:?}", report.probe);
         let is_on_function = report.attach_point.starts_with("fexit:");
         let of_sockets = report.probe.ends_with("_length");
         let of_tls = tls_probes::PROGRAMS.contains(&report.probe);

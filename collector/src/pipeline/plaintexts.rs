@@ -1,6 +1,6 @@
 //! Plaintexts, and the connections that carry them.
 
-use undine_ebpf::{Header, TlsInfo};
+use undine_ebpf::{Header, PLAINTEXT, TlsInfo};
 
 use super::{LOOK_AT_MAX, LookAt, Pipeline};
 use crate::conn_tracker::Decided;
@@ -11,6 +11,9 @@ impl Pipeline {
     /// It became known which connection carries a plaintext.
     pub(super) fn tls(&mut self, header: &Header, process: ProcessKey, tls: &TlsInfo) {
         let (id, carrier) = (header.conn, tls.carrier);
+        if carrier & PLAINTEXT != 0 {
+            return self.goes_on(header, carrier);
+        }
         let mut info = tls.info;
         let mut inside = None;
         let mut from_its_beginning = false;
@@ -38,6 +41,18 @@ impl Pipeline {
             self.decided(id);
         }
         self.take_held(held);
+    }
+
+    /// What was sent under the number in `header` is of plaintext `former`, from that position on.
+    fn goes_on(&mut self, header: &Header, former: u64) {
+        for held in self.unbound.take(header.conn) {
+            let mut event = held.event();
+            event.header.conn = former;
+            event.header.pos = event.header.pos.saturating_add(header.pos);
+            if let Body::Data { flow, payload } = event.body {
+                self.stream(&event, flow, payload);
+            }
+        }
     }
 
     pub(super) fn take_held(&mut self, held: Vec<Held>) {

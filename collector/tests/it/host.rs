@@ -56,6 +56,10 @@ impl Running {
         let [stop_host, stop_collector] = stops;
         ends[0].1.spawn(async { Box::pin(host.run(stop_host)).await.unwrap() });
         ends[1].1.spawn(async { Box::pin(collector.run(stop_collector)).await.unwrap() });
+        // The scan that it begins with would otherwise fall into another.
+        tokio::task::block_in_place(|| {
+            wait_until("the first scan", || handles.1.stats().scans > 0);
+        });
         Self { memory, collector: handles.0, host: handles.1, ends }
     }
 

@@ -25,7 +25,7 @@ use aya_ebpf::{
     programs::{ProbeContext, RetProbeContext},
 };
 use undine_ebpf::{
-    Counter, Direction, EGRESS, INGRESS,
+    Counter, Direction, EGRESS, INGRESS, PLAINTEXT,
     load::{
         COOKIE_EGRESS, COOKIE_LIBRARY_SHIFT, COOKIE_PIECES, COOKIE_RUST, COOKIE_WATCHED,
         Connection, SECURED_KNOWN, TlsKey, TlsStream,
@@ -146,7 +146,8 @@ fn object_of(buffer: u64, plain: u64, library: u32) -> u64 {
 }
 
 /// The current thread does something on `sock` in `direction`, with the bytes at `bytes`: whether that
-/// is what a call inside of rustls is for. A function of numbers only, so that the verifier goes through
+/// is what a call inside of rustls is for. Gives the object whose plaintext `sock` turns out to carry, for
+/// [`rustls_binds`]; 0 where there is none. A function of numbers only, so that the verifier goes through
 /// it once and not wherever bytes move.
 #[unsafe(no_mangle)]
 #[inline(never)]
@@ -172,6 +173,7 @@ pub(crate) extern "C" fn rustls_is_carried(sock: u64, bytes: u64, direction: u64
     // SAFETY: map values.
     let conn = unsafe { (*connection).conn };
     let key = TlsKey { object, tgid: current.tgid, reserved: 0 };
+    let mut to_bind = 0;
     if direction == u64::from(EGRESS)
         && object != 0
         && let Some(stream) = TLS_STREAMS.get_ptr_mut(key)
@@ -183,16 +185,10 @@ pub(crate) extern "C" fn rustls_is_carried(sock: u64, bytes: u64, direction: u64
                 return 0;
             }
             if carrier == 0 {
-                end_former(conn, &key);
-                carries(stream, &key, sock, connection);
+                to_bind = object;
             } else {
-                // Another connection's object was here.
-                end(&key, stream);
+                rustls_leaves(object);
             }
-        }
-        // SAFETY: as above.
-        if carrier == 0 && unsafe { (*stream).connection.announced } == 0 {
-            tls_calls::announce(Sock(sock), stream, connection, current);
         }
     }
     // SAFETY: as above.
@@ -200,6 +196,95 @@ pub(crate) extern "C" fn rustls_is_carried(sock: u64, bytes: u64, direction: u64
         (*work).stack = 0;
         (*work).conn = conn;
         (*work).sock = sock;
+    }
+    to_bind
+}
+
+/// Binds the plaintext of `object`, of which so far was not known what carries it, to `sock`. A function of
+/// numbers only, as above.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn rustls_binds(sock: u64, object: u64) -> u64 {
+    let current = Current::get();
+    let key = TlsKey { object, tgid: current.tgid, reserved: 0 };
+    let Some(connection) = find(Sock(sock)) else { return 0 };
+    let Some(stream) = TLS_STREAMS.get_ptr_mut(key) else { return 0 };
+    // SAFETY: a map value.
+    let conn = unsafe { (*connection).conn };
+    if goes_on(Sock(sock), connection, &key, stream, current) {
+        return 0;
+    }
+    end_former(conn, &key);
+    carries(stream, &key, sock, connection);
+    // SAFETY: as above.
+    if unsafe { (*stream).connection.announced } == 0 {
+        tls_calls::announce(Sock(sock), stream, connection, current);
+    }
+    0
+}
+
+/// Whether `stream`, the plaintext of the object in `key`, goes on with what another object of the process
+/// received and sent through `connection`. A connection carries one plaintext, so the program has moved
+/// the object since, as servers do after the handshake, with which a request may have come. Then what
+/// was sent from the new place is said to be of the former plaintext, which is found there from now on.
+#[inline(always)]
+fn goes_on(
+    sock: Sock,
+    connection: *mut Connection,
+    key: &TlsKey,
+    stream: *mut TlsStream,
+    current: Current,
+) -> bool {
+    // SAFETY (of all): map values; the key is copied at once, an entry is never replaced.
+    let conn = unsafe { (*connection).conn };
+    let Some(old) = (unsafe { TLS_CARRIERS.get(conn) }).copied() else { return false };
+    if old == *key || old.tgid != key.tgid {
+        return false;
+    }
+    let Some(former) = TLS_STREAMS.get_ptr_mut(old) else { return false };
+    unsafe {
+        let all = (&raw mut (*former).connection.totals.directions).cast::<Direction>();
+        let new = (&raw const (*stream).connection.totals.directions).cast::<Direction>();
+        let is_known = (*former).carrier == conn && (*former).connection.announced != 0;
+        if !is_known || (*new).operations != 0 {
+            return false;
+        }
+        let (all, new) = (all.add(EGRESS as usize), new.add(EGRESS as usize));
+        let to = (*former).connection.conn;
+        if !tls_calls::tell(sock, stream, connection, to, (*all).bytes, current) {
+            return false;
+        }
+        (*all).operations += (*new).operations;
+        (*all).bytes += (*new).bytes;
+        (*all).captured_bytes += (*new).captured_bytes;
+        (*all).truncated_bytes += (*new).truncated_bytes;
+        (*all).dropped_bytes += (*new).dropped_bytes;
+        (*all).dropped_messages += (*new).dropped_messages;
+        let _ = TLS_STREAMS.insert(key, &*former, 0);
+    }
+    let _ = TLS_STREAMS.remove(old);
+    let _ = TLS_CARRIERS.insert(conn, key, 0);
+    true
+}
+
+/// Another connection's object is where `object` was: the program has moved that one, or ended it. Programs
+/// move an object through one place after the other, such as the stack of the thread that shakes hands. So
+/// its plaintext waits under its carrier's number, which is no address, until something is done on that
+/// connection again. A function of numbers only, as above.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn rustls_leaves(object: u64) -> u64 {
+    let key = TlsKey { object, tgid: Current::get().tgid, reserved: 0 };
+    let Some(stream) = TLS_STREAMS.get_ptr_mut(key) else { return 0 };
+    // SAFETY (of all): map values.
+    let (carrier, sock) = unsafe { ((*stream).carrier, Sock((*stream).sock)) };
+    let is_open = find(sock).is_some_and(|connection| unsafe { (*connection).conn } == carrier);
+    let waiting = TlsKey { object: carrier | PLAINTEXT, ..key };
+    if is_open && TLS_STREAMS.insert(waiting, unsafe { &*stream }, 0).is_ok() {
+        let _ = TLS_STREAMS.remove(key);
+        let _ = TLS_CARRIERS.insert(carrier, waiting, 0);
+    } else {
+        end(&key, stream);
     }
     0
 }
@@ -253,7 +338,7 @@ fn received_from(call: &TlsCall, work: *mut Work, current: Current) {
             return;
         }
         if carrier != 0 {
-            end(&key, stream);
+            rustls_leaves(call.object);
         }
     }
     let Some(connection) = find(Sock(sock)) else { return };
@@ -356,33 +441,45 @@ pub(crate) fn rustls_send_exit(ctx: RetProbeContext) -> u32 {
     let thread = call_key(bpf_get_current_pid_tgid());
     let Some(entry) = TLS_CALLS.get_ptr_mut(thread) else { return 0 };
     // SAFETY: a map value that only the thread itself changes.
-    let call = unsafe {
-        let call = *entry;
+    let (object, cookie, wanted) = unsafe {
+        let object = (*entry).object;
         (*entry).object = 0;
-        call
+        (object, (*entry).cookie, (*entry).wanted)
     };
     let len = ctx.ret::<u64>();
-    if call.object == 0 || call.cookie & COOKIE_RUST == 0 || len == 0 || len > call.wanted {
+    if object == 0 || cookie & COOKIE_RUST == 0 || len == 0 || len > wanted {
         return 0;
     }
-    let current = Current::get();
-    let key = TlsKey { object: call.object, tgid: current.tgid, reserved: 0 };
+    end_of_other(object);
+    if cookie & COOKIE_PIECES == 0 {
+        // SAFETY: as above.
+        send_piece(object, cookie, unsafe { (*entry).buffer }, len);
+        return 0;
+    }
+    let mut pieces = Pieces { call: entry, object };
+    // The helper calls `step` with this context and nothing else, while it lives.
+    // SAFETY: as it says, and as above.
+    let left = unsafe {
+        (*entry).wanted = len;
+        bpf_loop(PIECES_MAX, step as *mut _, (&raw mut pieces).cast(), 0);
+        (*entry).wanted
+    };
+    if left != 0 {
+        lose(object, cookie, left);
+    }
+    0
+}
+
+/// Ends the plaintext of `object` where another connection's object was there. A function of numbers
+/// only, so that the verifier goes through it once, and with a stack of its own.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn end_of_other(object: u64) -> u64 {
+    let key = TlsKey { object, tgid: Current::get().tgid, reserved: 0 };
     if let Some(stream) = TLS_STREAMS.get_ptr_mut(key)
         && !may_send(stream)
     {
-        // Another connection's object was here.
         end(&key, stream);
-    }
-    if call.cookie & COOKIE_PIECES == 0 {
-        moved(&call, len, current);
-    } else {
-        let mut pieces = Pieces { call, index: 0, skip: call.written, left: len };
-        // The helper calls `step` with this context and nothing else, while it lives.
-        // SAFETY: as it says.
-        unsafe { bpf_loop(PIECES_MAX, step as *mut _, (&raw mut pieces).cast(), 0) };
-        if pieces.left != 0 {
-            lose(&call, pieces.left, current);
-        }
     }
     0
 }
@@ -401,54 +498,62 @@ fn may_send(stream: *mut TlsStream) -> bool {
     is_same && matches!(sock.state(), TCP_ESTABLISHED | TCP_CLOSE_WAIT)
 }
 
-/// Where in the pieces of a plaintext its messages are.
+/// A plaintext in pieces. How far they are sent is kept in the thread's call, which is over: where the
+/// next piece is ([`TlsCall::buffer`]), how many there are from there on ([`TlsCall::stack`]), how many of
+/// their bytes are not meant ([`TlsCall::written`]) and how many are not sent yet ([`TlsCall::wanted`]). On
+/// the stack, which is short, the verifier would follow every combination of these numbers.
 struct Pieces {
-    call: TlsCall,
-    index: u64,
-    /// Bytes that are not meant, from here on.
-    skip: u64,
-    /// Bytes that are not sent yet.
-    left: u64,
+    call: *mut TlsCall,
+    object: u64,
 }
 
 /// Sends the next piece. Gives 1 where there is no more to send.
 unsafe extern "C" fn step(_index: u32, pieces: *mut Pieces) -> i64 {
-    // SAFETY: see `rustls_send_exit`; the helper checks the address in the process.
+    // SAFETY: see `rustls_send_exit`; the call is a map value that only the thread itself changes, and
+    // the helper checks the address in the process.
     unsafe {
-        let pieces = &mut *pieces;
-        let place = pieces.call.buffer + 16 * pieces.index;
-        let Ok([buffer, len]) = bpf_probe_read_user(place as *const [u64; 2]) else {
+        let Pieces { call, object } = *pieces;
+        let Ok([buffer, len]) = bpf_probe_read_user((*call).buffer as *const [u64; 2]) else {
             count(Counter::Faults, 1);
             return 1;
         };
-        pieces.index += 1;
-        if len <= pieces.skip {
-            pieces.skip -= len;
+        (*call).buffer += 16;
+        let pieces_left = (*call).stack;
+        (*call).stack = pieces_left.wrapping_sub(1);
+        let skip = (*call).written;
+        if len <= skip {
+            (*call).written = skip - len;
         } else {
-            let rest = len - pieces.skip;
-            let take = if rest < pieces.left { rest } else { pieces.left };
-            let call = TlsCall { buffer: buffer + pieces.skip, wanted: take, ..pieces.call };
-            send_piece(&call, take);
-            pieces.skip = 0;
-            pieces.left -= take;
+            let (rest, left) = (len - skip, (*call).wanted);
+            let take = if rest < left { rest } else { left };
+            send_piece(object, (*call).cookie, buffer + skip, take);
+            (*call).written = 0;
+            (*call).wanted = left - take;
         }
-        i64::from(pieces.left == 0 || pieces.index >= pieces.call.stack)
+        i64::from((*call).wanted == 0 || pieces_left <= 1)
     }
 }
 
-/// Sends one piece. Not inlined, for the sake of the stack.
+/// Sends the `len` bytes at `buffer` that were handed to `object`. A function of numbers only, so that
+/// the verifier goes through it once, and with a stack of its own.
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn send_piece(call: &TlsCall, len: u64) {
-    moved(call, len, Current::get());
+extern "C" fn send_piece(object: u64, cookie: u64, buffer: u64, len: u64) -> u64 {
+    let call = TlsCall { object, buffer, wanted: len, written: 0, stack: 0, cookie };
+    moved(&call, len, Current::get());
+    0
 }
 
-/// Counts `len` bytes of `call` that are in pieces beyond those that are looked at.
-#[inline(always)]
-fn lose(call: &TlsCall, len: u64, current: Current) {
+/// Counts `len` bytes that were handed to `object` in pieces beyond those that are looked at. A function
+/// of numbers only, as [`send_piece`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn lose(object: u64, cookie: u64, len: u64) -> u64 {
     count(Counter::OperationBytes, len);
     count(Counter::TlsBytes, len);
     count(Counter::DroppedBytes, len);
-    let Some(stream) = stream_of(call, current) else { return };
+    let call = TlsCall { object, buffer: 0, wanted: len, written: 0, stack: 0, cookie };
+    let Some(stream) = stream_of(&call, Current::get()) else { return 0 };
     // SAFETY: `stream` is a map value; the index is inside the array.
     unsafe {
         let directions = (&raw mut (*stream).connection.totals.directions).cast::<Direction>();
@@ -456,4 +561,5 @@ fn lose(call: &TlsCall, len: u64, current: Current) {
         add(&raw mut (*totals).bytes, len);
         add(&raw mut (*totals).dropped_bytes, len);
     }
+    0
 }

@@ -49,10 +49,10 @@ pub(crate) fn sys_exit(ctx: RawTracePointContext) -> i32 {
         _ => return 0,
     };
     let first = register_at(registers, register::RDI);
-    observe(registers, first, direction, result as u64);
+    observe(registers, first, u64::from(direction), result as u64);
     if number == SPLICE {
         let third = register_at(registers, register::RDX);
-        observe(registers, third, EGRESS, result as u64);
+        observe(registers, third, u64::from(EGRESS), result as u64);
     }
     0
 }
@@ -62,10 +62,17 @@ fn register_at(registers: u64, index: usize) -> u64 {
     read_at(registers.wrapping_add(index as u64 * 8))
 }
 
-/// Accounts for a call of `current` that moved bytes to or from `descriptor`. Not inlined, since
-/// it is needed in two places and is long.
+/// Accounts for a call that moved bytes to or from `descriptor`. A function of numbers only, so that
+/// the verifier goes through it once and not for each direction and place where it is called.
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn observe(registers: u64, descriptor: u64, direction: u8, result: u64) {
+extern "C" fn observe(registers: u64, descriptor: u64, direction: u64, result: u64) -> u64 {
+    observe_moved(registers, descriptor, (direction & 1) as u8, result);
+    0
+}
+
+#[inline(always)]
+fn observe_moved(registers: u64, descriptor: u64, direction: u8, result: u64) {
     // Read again, so that the verifier goes through this once per direction and not per call.
     let number = register_at(registers, register::ORIG_RAX);
     let current = Current::get();

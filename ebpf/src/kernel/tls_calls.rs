@@ -80,7 +80,10 @@ pub(crate) fn note_operation(
         if first.len == 0 {
             first.advance();
         }
-        rustls::rustls_is_carried(sock.0, first.base, u64::from(direction));
+        let object = rustls::rustls_is_carried(sock.0, first.base, u64::from(direction));
+        if object != 0 {
+            rustls::rustls_binds(sock.0, object);
+        }
     }
     let mut key = TlsKey { object: u64::from(current.tid), tgid: current.tgid, reserved: 0 };
     // SAFETY: a map value.
@@ -261,31 +264,47 @@ pub(crate) fn announce(
     carrier: *mut Connection,
     current: Current,
 ) {
-    // SAFETY: `stream` and `carrier` are map values.
-    let library = unsafe { (*stream).library };
-    let probed_since_ns = TLS_LIBRARIES.get(library).map_or(0, |library| library.probed_since_ns);
-    let sent = ring::send::<TlsMessage>(|message| {
-        // SAFETY: as above, and `message` is in the ring.
-        unsafe {
-            let start = (*stream).connection.process_start_ns;
-            ring::fill(&raw mut (*message).header, Kind::Tls, current.tgid, current.tid, start);
-            (*message).header.conn = (*stream).connection.conn;
-            let info = &raw mut (*message).info;
-            describe(sock, &raw mut (*info).info);
-            (*info).info.netns = u64::from((*carrier).netns);
-            (*info).info.cgroup = current.cgroup();
-            (*info).info.role = (*carrier).role as u8;
-            (*info).carrier = (*carrier).conn;
-            (*info).probed_since_ns = probed_since_ns;
-        }
-    });
-    if sent {
+    // SAFETY: `carrier` is a map value.
+    let conn = unsafe { (*carrier).conn };
+    if tell(sock, stream, carrier, conn, 0, current) {
         // SAFETY: as above.
         unsafe {
             (*stream).connection.announced = 1;
             (*carrier).secured = SECURED_ANNOUNCED;
         }
     }
+}
+
+/// Says that `stream` belongs to `to`, a connection or, from `pos` of what it sends on, another
+/// plaintext; `carrier` is the connection. Gives whether the ring had room.
+#[inline(always)]
+pub(crate) fn tell(
+    sock: Sock,
+    stream: *mut TlsStream,
+    carrier: *mut Connection,
+    to: u64,
+    pos: u64,
+    current: Current,
+) -> bool {
+    // SAFETY: `stream` and `carrier` are map values.
+    let library = unsafe { (*stream).library };
+    let probed_since_ns = TLS_LIBRARIES.get(library).map_or(0, |library| library.probed_since_ns);
+    ring::send::<TlsMessage>(|message| {
+        // SAFETY: as above, and `message` is in the ring.
+        unsafe {
+            let start = (*stream).connection.process_start_ns;
+            ring::fill(&raw mut (*message).header, Kind::Tls, current.tgid, current.tid, start);
+            (*message).header.conn = (*stream).connection.conn;
+            (*message).header.pos = pos;
+            let info = &raw mut (*message).info;
+            describe(sock, &raw mut (*info).info);
+            (*info).info.netns = u64::from((*carrier).netns);
+            (*info).info.cgroup = current.cgroup();
+            (*info).info.role = (*carrier).role as u8;
+            (*info).carrier = to;
+            (*info).probed_since_ns = probed_since_ns;
+        }
+    })
 }
 
 /// Ends the plaintext of `connection`, which ends itself. Not inlined, since it is rare.

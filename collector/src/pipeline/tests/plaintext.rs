@@ -16,6 +16,10 @@ impl Machine {
 
     fn bind(&mut self, probed_since_ns: u64) {
         let header = self.header(Kind::Tls, INSIDE, 2);
+        self.tell(header, 1, probed_since_ns);
+    }
+
+    fn tell(&mut self, header: Header, carrier: u64, probed_since_ns: u64) {
         let mut info = ConnInfo {
             netns: 1,
             local_port: 80,
@@ -26,7 +30,7 @@ impl Machine {
         };
         info.local_addr[..4].copy_from_slice(&[127, 0, 0, 1]);
         info.remote_addr[..4].copy_from_slice(&[127, 0, 0, 1]);
-        let tls = TlsInfo { info, carrier: 1, probed_since_ns };
+        let tls = TlsInfo { info, carrier, probed_since_ns };
         self.take(&Event { header, body: Body::Tls(tls) });
     }
 }
@@ -40,6 +44,25 @@ fn what_came_before_the_connection_was_known_waits_for_it() {
     machine.bind(1);
     assert_eq!(machine.rows("http_events", &["req_path"]).len(), 1);
     machine.serve(INSIDE, REQUEST, RESPONSE);
+    machine.drain();
+    assert_eq!(machine.pipeline.row_counts().http_events, 2);
+    assert_eq!(machine.pipeline.counts().tls_unbound, 0);
+    assert_eq!(machine.pipeline.missing_rows(), RowBounds::default());
+}
+
+#[test]
+fn what_is_sent_from_another_place_of_memory_goes_on_with_the_plaintext() {
+    const MOVED: u64 = 8 | PLAINTEXT;
+    let mut machine = Machine::new();
+    machine.secured_server();
+    machine.bind(1);
+    machine.serve(INSIDE, REQUEST, RESPONSE);
+    machine.data(INSIDE, 2, Flow::Ingress, REQUEST, false);
+    machine.data(MOVED, 2, Flow::Egress, RESPONSE, false);
+    assert_eq!(machine.rows("http_events", &["req_path"]).len(), 1);
+    let mut header = machine.header(Kind::Tls, MOVED, 2);
+    header.pos = RESPONSE.len() as u64;
+    machine.tell(header, INSIDE, 1);
     machine.drain();
     assert_eq!(machine.pipeline.row_counts().http_events, 2);
     assert_eq!(machine.pipeline.counts().tls_unbound, 0);
