@@ -338,7 +338,7 @@ fn a_client_that_begins_in_segments_is_known_by_what_is_inside() {
             client(segment(&options)),
             server(segment(&envelope(0x85, 0, 1, Opcode::SUPPORTED, &[&[0, 0]]))),
         ],
-        &expect![[r#"5  -> 6 {} q0"#]],
+        &expect![[r"5  -> 6 {} q0"]],
     );
 }
 
