@@ -138,7 +138,11 @@ fn with_holes<'a>(steps: &[Step<'a>], mutator: &mut Mutator) -> (Vec<Step<'a>>, 
 
 fn compare(code: ProtocolCode, whole: &Heard, rest: &Heard, what: &str) {
     let mut true_rows: Vec<_> = whole.rows.iter().map(|(_, row)| row).collect();
-    for (_, row) in &rest.rows {
+    let mut rows: Vec<_> = rest.rows.iter().map(|(_, row)| row).collect();
+    // Of those that began at once, each may be all that the ones before it may be, so that none of
+    // them takes the only one that another may be.
+    rows.sort_by_key(|row| freedom(row));
+    for row in rows {
         let at = true_rows.iter().position(|other| is_same(code, row, other));
         let Some(at) = at else { panic!("{row} is none of {:#?}, where{what}", whole.rows) };
         true_rows.swap_remove(at);
@@ -158,7 +162,7 @@ fn is_same(code: ProtocolCode, row: &str, other: &str) -> bool {
     let (Some([from, to]), Some([other_from, other_to])) = (times(row), times(other)) else {
         return false;
     };
-    if row.contains(INCOMPLETE) || quality(row) & QUALITY_BODY_INCOMPLETE > 0 {
+    if is_cut(row) {
         // Where its end is missing, it ends with what follows that, or there if that is not waited
         // for.
         return from == other_from && (to >= other_to || row.contains(UNANSWERED));
@@ -169,6 +173,17 @@ fn is_same(code: ProtocolCode, row: &str, other: &str) -> bool {
         ProtocolCode::Mysql | ProtocolCode::Pgsql | ProtocolCode::Cql | ProtocolCode::Http2
     );
     [from, to] == [other_from, other_to] && (refers || shown(row) == shown(other))
+}
+
+/// Whether bytes of a row's bodies are missing.
+fn is_cut(row: &str) -> bool {
+    row.contains(INCOMPLETE) || quality(row) & QUALITY_BODY_INCOMPLETE > 0
+}
+
+/// Greater for a row that [`is_same`] as more others: any, those that end before it, or one.
+fn freedom(row: &str) -> (bool, bool, u64) {
+    let is_cut = is_cut(row);
+    (is_cut, is_cut && row.contains(UNANSWERED), times(row).map_or(0, |[_, to]| to))
 }
 
 /// A row without its quality.

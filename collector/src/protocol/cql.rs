@@ -126,8 +126,8 @@ impl Dialect for Cql {
     fn take(&mut self, side: Side, bytes: &[u8], calls: &mut Calls<Request>) -> Step {
         if self.framing == Framing::Unknown && side == Side::Client {
             match framing(bytes) {
-                Some(framing) => self.framing = framing,
-                None => return Step::Need(envelope::HEAD_BYTES),
+                Ok(framing) => self.framing = framing,
+                Err(TooFew { wanted }) => return Step::Need(wanted),
             }
         }
         // The rest of a response was missing.
@@ -402,12 +402,22 @@ fn key(stream: i16) -> u64 {
     u64::from(stream.cast_unsigned())
 }
 
-/// What envelopes are put into, by a client's first bytes; none where there are too few.
-fn framing(bytes: &[u8]) -> Option<Framing> {
-    if bytes.len() < envelope::HEAD_BYTES {
-        return None;
+/// There are fewer bytes than this many, which tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct TooFew {
+    wanted: usize,
+}
+
+/// What envelopes are put into, by a client's first bytes.
+fn framing(bytes: &[u8]) -> Result<Framing, TooFew> {
+    let is_segment =
+        bytes.first_chunk().is_some_and(|head| segment::payload_bytes(*head).is_some());
+    // What is inside has to be an envelope too.
+    let wanted = if is_segment { segment::HEAD_BYTES } else { 0 } + envelope::HEAD_BYTES;
+    if bytes.len() < wanted {
+        return Err(TooFew { wanted });
     }
-    Some(if starts_segment(bytes) { Framing::Segments } else { Framing::Plain })
+    Ok(if starts_segment(bytes) { Framing::Segments } else { Framing::Plain })
 }
 
 /// Whether `bytes` start with a request whose length or body is as its head says.

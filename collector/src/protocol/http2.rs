@@ -233,6 +233,10 @@ impl Http2 {
                     self.ends(side, stream, operation, out);
                 }
             }
+            Item::Promise { promised } if side == Side::Server && self.streams.has(promised) => {
+                // Numbers of streams count up, so there is something wrong with one of them.
+                self.gaps.unread(REQUEST_BYTES_MIN);
+            }
             Item::Promise { promised } if side == Side::Server => {
                 self.begin(side, promised, operation, out);
                 self.streams.change(promised, |exchange| exchange.request_complete = true);
@@ -274,20 +278,22 @@ impl Http2 {
 
     fn client_headers(&mut self, stream: u32, operation: Operation, out: &mut Output) {
         let fields = &self.directions[Side::Client as usize].fields;
-        if self.streams.has(stream) {
+        let is_request = stream::role(fields) == Role::Request;
+        let is_under_way = self.streams.has(stream);
+        if is_under_way && !is_request {
             let mode = out.redaction.headers;
             self.streams.change(stream, |exchange| {
                 stream::add_trailers(fields, Side::Client, mode, exchange);
             });
-        } else if stream > self.last_stream {
+        } else if !is_under_way && stream > self.last_stream {
             self.last_stream = stream;
-            if stream::role(fields) == Role::Request {
+            if is_request {
                 self.begin(Side::Client, stream, operation, out);
             } else {
                 // Trailers of a request that was not seen, or a request of which nothing is known.
                 self.gaps.unread(REQUEST_BYTES_MIN);
             }
-        } else if stream::role(fields) == Role::Request {
+        } else if is_request {
             // Numbers of streams count up, so there is something wrong with one of them.
             self.gaps.unread(REQUEST_BYTES_MIN);
         }

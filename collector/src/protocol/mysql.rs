@@ -163,6 +163,10 @@ impl Mysql {
     fn client_done(&mut self, calls: &mut Calls<Command>) -> Outcome {
         let message = self.client.message();
         match self.phase {
+            // What follows a greeting counts on from it, and only commands begin anew.
+            Phase::Login(_) | Phase::Proof { .. } if message.sequence == 0 => {
+                return Outcome::Bad(Cause::ParseError);
+            }
             Phase::Login(server) => {
                 let Some(client) = Capabilities::of_login(&message.kept) else {
                     self.phase = Phase::Proof { compresses: false };

@@ -331,6 +331,18 @@ fn version_5_puts_envelopes_into_segments() {
 }
 
 #[test]
+fn a_client_that_begins_in_segments_is_known_by_what_is_inside() {
+    let options = envelope(5, 0, 1, Opcode::OPTIONS, &[]);
+    check(
+        &[
+            client(segment(&options)),
+            server(segment(&envelope(0x85, 0, 1, Opcode::SUPPORTED, &[&[0, 0]]))),
+        ],
+        &expect![[r"5  -> 6 {} q0"]],
+    );
+}
+
+#[test]
 fn what_the_python_driver_says_in_version_5() {
     check(
         &[

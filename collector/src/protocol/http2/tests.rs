@@ -174,6 +174,27 @@ fn a_request_on_a_stream_before_the_last_is_no_row_and_counted() {
 }
 
 #[test]
+fn a_request_on_a_stream_that_is_under_way_is_no_row_and_counted() {
+    let mut ends = Ends::new();
+    let headers = [(":method", "GET"), (":scheme", "http"), (":path", "/style")];
+    let promise = [&2_u32.to_be_bytes()[..], &ends.server.block(&headers)].concat();
+    let again = [&2_u32.to_be_bytes()[..], &ends.server.block(&headers)].concat();
+    check(
+        &[
+            c([preface(), ends.get(7, "/first", 0)].concat()),
+            c(ends.get(7, "/second", END_STREAM)),
+            s([frame(5, END_HEADERS, 7, &promise), frame(5, END_HEADERS, 7, &again)].concat()),
+            s([ends.ok(7, "/first", END_STREAM), ends.ok(2, "/style", END_STREAM)].concat()),
+        ],
+        // Headers of the second are none of the first.
+        &expect![[r#"
+            GET /first {"a":"b"} 0:"" -> 200  {"x-path":"/first"} 0:"" q0
+            GET /style {} 0:"" -> 200  {"x-path":"/style"} 0:"" q0
+            lost 0..=2 parse_error"#]],
+    );
+}
+
+#[test]
 fn promises_that_are_lost_are_within_the_bounds_unless_the_client_forbids_them() {
     for (settings, lost) in [
         (settings(&[(3, 100)]), "lost 2..=7 ring_full"),

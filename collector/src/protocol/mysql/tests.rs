@@ -370,6 +370,28 @@ fn what_is_spoken_after_the_login_may_be_opaque() {
 }
 
 #[test]
+fn a_login_that_does_not_count_on_from_the_greeting_is_none() {
+    let mut sent = handshake(0, 0);
+    sent.truncate(1);
+    // It is a change of users on a connection of which the greeting was not seen.
+    sent.extend([
+        command(0x11, "admin\0\x08hunter2!shop\0"),
+        answer(&[b"\xfemysql_clear_password\0"]),
+        client(packets(2, &[b"hunter2!\0"])),
+        server(packets(3, &[GOOD])),
+        query("SELECT 1 INTO @a"),
+        answer(&[GOOD]),
+        query("SELECT 2 INTO @a"),
+        answer(&[GOOD]),
+    ]);
+    let heard = hear::<Mysql>(&sent, show);
+    let [row, lost] = &heard[..] else { panic!("{heard:?}") };
+    assert_eq!(row, r#"3 "SELECT 2 INTO @a" -> Ok "" q0"#);
+    // The change of users is within the bounds, and the first query after it a trial.
+    assert_eq!(lost, "lost 1..=8 parse_error");
+}
+
+#[test]
 fn what_the_server_says_unasked_is_no_response() {
     check(
         &after_handshake(&[
