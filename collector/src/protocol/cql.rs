@@ -218,7 +218,9 @@ impl Cql {
             Event::None => false,
             Event::Over => true,
             Event::Read(envelope) => {
-                if envelope.head.is_response != (side == Side::Server) {
+                if envelope.head.is_response != (side == Side::Server)
+                    || side == Side::Server && self.is_early(&envelope.head, calls)
+                {
                     return Step::Bad(Cause::ParseError);
                 }
                 self.read(side, &envelope, Completeness::Whole, calls);
@@ -229,6 +231,12 @@ impl Cql {
             self.finish_answered(calls);
         }
         Step::Took(taken)
+    }
+
+    /// Whether a response is to a request that is not all there, so that one of both is none.
+    fn is_early(&self, response: &Head, calls: &Calls<Request>) -> bool {
+        let begun = self.inbound[Side::Client as usize].envelopes.begun();
+        begun == Some(response.stream) && !calls.waits(key(response.stream))
     }
 
     fn take_segment(&mut self, side: Side, bytes: &[u8], calls: &mut Calls<Request>) -> Step {

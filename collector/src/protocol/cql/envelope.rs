@@ -172,6 +172,11 @@ impl Envelopes {
         self.head.is_none() && self.kept.is_empty()
     }
 
+    /// The stream of an envelope that has begun and was not read yet.
+    pub(super) fn begun(&self) -> Option<i16> {
+        self.head.filter(|_| !self.was_read).map(|head| head.stream)
+    }
+
     /// Bytes up to the end of the envelope, if its head is known.
     pub(super) const fn left(&self) -> u64 {
         self.left

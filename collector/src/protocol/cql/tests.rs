@@ -343,6 +343,18 @@ fn a_client_that_begins_in_segments_is_known_by_what_is_inside() {
 }
 
 #[test]
+fn a_response_to_a_request_that_has_more_to_come_is_none() {
+    let Sent::Client(mut begun) = query(1, "SELECT * FROM ks.t") else { unreachable!() };
+    let rest = begun.split_off(20);
+    let early = [client(begun), void(1), client(rest)];
+    let after = [query(2, "SELECT 1"), void(2), query(3, "SELECT 2"), void(3)];
+    let heard = hear::<Cql>(&[&early[..], &after[..]].concat(), show);
+    let [row, lost] = &heard[..] else { panic!("{heard:?}") };
+    assert!(row.starts_with("7 "), "{row}");
+    assert!(lost.starts_with("lost 1..="), "{lost}");
+}
+
+#[test]
 fn what_the_python_driver_says_in_version_5() {
     check(
         &[
