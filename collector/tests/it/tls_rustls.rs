@@ -291,13 +291,15 @@ async fn a_client_with_rustls_is_read_where_the_server_is_not_watched() {
     let elsewhere = Cgroup::create("undine-tls-rustls-server").unwrap();
     let mut command = scene.place.command_in(&elsewhere, "nginx");
     command.env("LD_LIBRARY_PATH", scene.path("lib"));
-    let _nginx = scene.nginx_by(command);
+    let mut nginx = scene.nginx_by(command);
     let (memory, stats, truth) = scene
         .watch(RING_BYTES, |scene, memory| {
             let mut client = start(scene, None);
             wait_for_probe(memory, NAME);
             client.tell("ask nginx 0");
             client.hear("asked");
+            // It logs a request after its response is sent.
+            nginx.stop("QUIT");
             scene.access_log()
         })
         .await;
