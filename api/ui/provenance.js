@@ -8,7 +8,7 @@ export function provenance(table) {
   // Several tables may be read in the same way; that is said once.
   const ways = new Map();
   for (const source of table.sources ?? []) {
-    const what = source.kind === "live" ? "live" : source.kind === "raw" ? "rows on disk" : `${source.tier} summaries`;
+    const what = source.kind === "live" ? "live" : source.kind === "raw" ? "rows on disk" : source.kind === "summary" ? `${source.tier.replace("_", " ")} summaries` : source.tier;
     const title = [source.table, source.rows !== undefined ? `${whole(source.rows)} rows read` : ""].filter(Boolean).join(": ");
     ways.set(what, [...(ways.get(what) ?? []), title]);
   }

@@ -181,11 +181,12 @@ async fn ask(
     };
     let last = options.services.saturating_sub(1);
     let one = format!("df = df[df.service == 'default/svc-{last:02}']\n");
-    for (name, script, groups, limit) in [
-        ("p99 per service and day", script("", "service"), options.services, 300.0),
+    for (name, script, tier, groups, limit) in [
+        ("p99 per service and day", script("", "service"), "1d_service", options.services, 300.0),
         (
             "p99 per endpoint of one service and day",
             script(&one, "endpoint"),
+            "1d_endpoint",
             options.endpoints,
             1000.0,
         ),
@@ -209,7 +210,7 @@ async fn ask(
             format!("<= {limit}"),
             median <= limit,
         );
-        check_answer(report, name, &table, options, groups);
+        check_answer(report, name, &table, options, tier, groups);
     }
     Ok(())
 }
@@ -219,6 +220,7 @@ fn check_answer(
     name: &str,
     table: &ResultTable,
     options: Options,
+    tier: &str,
     groups: u32,
 ) {
     use arrow::array::AsArray;
@@ -229,7 +231,7 @@ fn check_answer(
         .filter(|source| source.rows > 0)
         .map(|source| source.tier.to_string())
         .collect();
-    report.same(format!("{name}: read"), tiers.join(", "), "1d".to_owned());
+    report.same(format!("{name}: read"), tiers.join(", "), tier.to_owned());
     report.same(
         format!("{name}: groups"),
         table.rows() as u64,

@@ -270,11 +270,11 @@ async fn ask_pxl(
     let (mut measured, sources) = answer.await?;
     "PxL".clone_into(&mut measured.way);
     let tiers: Vec<_> = sources.iter().map(|source| source.tier.to_string()).collect();
-    let summarised = tiers.iter().any(|tier| tier == "10s");
+    let summarised = tiers.iter().any(|tier| tier == "10s_service");
     report.check(
         format!("the script over {place} reads"),
         tiers.join(", "),
-        if place == "summary" { "10s" } else { "hot" },
+        if place == "summary" { "10s_service" } else { "hot" },
         summarised == (place == "summary"),
     );
     Ok(measured)

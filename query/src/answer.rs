@@ -2,7 +2,7 @@
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
-use undine_schema::TimeNs;
+use undine_schema::{Cube, TimeNs};
 
 use crate::otel::Export;
 
@@ -162,19 +162,31 @@ pub enum Tier {
     Hot,
     /// Rows on disk.
     Raw,
-    /// Summaries of windows of this many nanoseconds.
+    /// A summary.
     Summary {
-        /// The width.
+        /// The width of its windows, in nanoseconds.
         width_ns: i64,
+        /// Its dimensions.
+        cube: Cube,
     },
+    /// Rows that stand for others.
+    Exemplars,
 }
 
+/// As in SQL after the table's name and `__`: `1h`, or `1h_service` of a smaller cube.
 impl std::fmt::Display for Tier {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Hot => f.write_str("hot"),
             Self::Raw => f.write_str("raw"),
-            Self::Summary { width_ns } => f.write_str(&crate::time_text::show_width(*width_ns)),
+            Self::Exemplars => f.write_str("exemplars"),
+            Self::Summary { width_ns, cube } => {
+                f.write_str(&crate::time_text::show_width(*width_ns))?;
+                match cube.name() {
+                    "" => Ok(()),
+                    name => write!(f, "_{name}"),
+                }
+            }
         }
     }
 }

@@ -27,7 +27,10 @@ use parquet::file::metadata::{
 /// Memory of all footers together; beyond it the oldest go.
 const FOOTERS_BYTES_MAX: usize = 64 << 20;
 
-/// The footers and page indexes of segments by path.
+/// A segment's path, and its columns that are read as dictionaries.
+type Key = (Path, Arc<str>);
+
+/// The footers and page indexes of segments, as they are read.
 #[derive(Debug, Default)]
 pub(crate) struct Footers {
     kept: Mutex<Kept>,
@@ -35,28 +38,28 @@ pub(crate) struct Footers {
 
 #[derive(Debug, Default)]
 struct Kept {
-    by_path: HashMap<Path, Arc<ParquetMetaData>>,
+    by_key: HashMap<Key, Arc<ParquetMetaData>>,
     /// Oldest first.
-    order: VecDeque<Path>,
+    order: VecDeque<Key>,
     bytes: usize,
 }
 
 impl Footers {
-    fn find(&self, path: &Path) -> Option<Arc<ParquetMetaData>> {
+    fn find(&self, key: &Key) -> Option<Arc<ParquetMetaData>> {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.by_path.get(path).map(Arc::clone)
+        kept.by_key.get(key).map(Arc::clone)
     }
 
-    fn keep(&self, path: &Path, footer: &Arc<ParquetMetaData>, bytes_max: usize) {
+    fn keep(&self, key: &Key, footer: &Arc<ParquetMetaData>, bytes_max: usize) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.by_path.insert(path.clone(), Arc::clone(footer)).is_some() {
+        if kept.by_key.insert(key.clone(), Arc::clone(footer)).is_some() {
             return;
         }
-        kept.order.push_back(path.clone());
+        kept.order.push_back(key.clone());
         kept.bytes += footer.memory_size();
         while kept.bytes > bytes_max {
             let Some(oldest) = kept.order.pop_front() else { break };
-            if let Some(gone) = kept.by_path.remove(&oldest) {
+            if let Some(gone) = kept.by_key.remove(&oldest) {
                 kept.bytes = kept.bytes.saturating_sub(gone.memory_size());
             }
         }
@@ -66,10 +69,24 @@ impl Footers {
 /// Opens the segments of one place.
 #[derive(Debug)]
 pub(crate) struct Opener {
-    pub(crate) objects: Arc<dyn ObjectStore>,
-    pub(crate) footers: Arc<Footers>,
+    objects: Arc<dyn ObjectStore>,
+    footers: Arc<Footers>,
     /// What a scan gives; text columns that are dictionaries here are read as such.
-    pub(crate) schema: SchemaRef,
+    schema: SchemaRef,
+    dictionaries: Arc<str>,
+}
+
+impl Opener {
+    pub(crate) fn new(
+        objects: Arc<dyn ObjectStore>,
+        footers: Arc<Footers>,
+        schema: SchemaRef,
+    ) -> Self {
+        let dictionaries = schema.fields().iter().filter(|field| is_dictionary(field));
+        let names: Vec<_> = dictionaries.map(|field| field.name().as_str()).collect();
+        let dictionaries = names.join(",").into();
+        Self { objects, footers, schema, dictionaries }
+    }
 }
 
 impl ParquetFileReaderFactory for Opener {
@@ -80,19 +97,19 @@ impl ParquetFileReaderFactory for Opener {
         metadata_size_hint: Option<usize>,
         metrics: &ExecutionPlanMetricsSet,
     ) -> Result<Box<dyn AsyncFileReader + Send>> {
-        let path = file.object_meta.location.clone();
+        let key = (file.object_meta.location.clone(), Arc::clone(&self.dictionaries));
         let bytes = file.object_meta.size;
         let plain = DefaultParquetFileReaderFactory::new(Arc::clone(&self.objects));
         let file = plain.create_reader(partition, file, metadata_size_hint, metrics)?;
         let footers = Arc::clone(&self.footers);
-        Ok(Box::new(Reader { file, path, bytes, footers, schema: Arc::clone(&self.schema) }))
+        Ok(Box::new(Reader { file, key, bytes, footers, schema: Arc::clone(&self.schema) }))
     }
 }
 
 /// Reads one segment.
 struct Reader {
     file: Box<dyn AsyncFileReader>,
-    path: Path,
+    key: Key,
     bytes: u64,
     footers: Arc<Footers>,
     schema: SchemaRef,
@@ -115,7 +132,7 @@ impl AsyncFileReader for Reader {
         _options: Option<&'a ArrowReaderOptions>,
     ) -> BoxFuture<'a, ParquetResult<Arc<ParquetMetaData>>> {
         Box::pin(async move {
-            if let Some(footer) = self.footers.find(&self.path) {
+            if let Some(footer) = self.footers.find(&self.key) {
                 return Ok(footer);
             }
             let footer = ParquetMetaDataReader::new()
@@ -123,7 +140,7 @@ impl AsyncFileReader for Reader {
                 .load_and_finish(&mut self.file, self.bytes)
                 .await?;
             let footer = Arc::new(with_dictionaries(footer, &self.schema)?);
-            self.footers.keep(&self.path, &footer, FOOTERS_BYTES_MAX);
+            self.footers.keep(&self.key, &footer, FOOTERS_BYTES_MAX);
             Ok(footer)
         })
     }
@@ -191,11 +208,11 @@ mod tests {
     fn the_oldest_footers_go_when_all_take_too_much() {
         let (footers, footer) = (Footers::default(), footer());
         let bytes_max = 3 * footer.memory_size();
+        let key = |number: i32| (Path::from(format!("{number}")), "service".into());
         for number in 0..5 {
-            footers.keep(&Path::from(format!("{number}")), &footer, bytes_max);
+            footers.keep(&key(number), &footer, bytes_max);
         }
-        let found: Vec<bool> =
-            (0..5).map(|n| footers.find(&Path::from(format!("{n}"))).is_some()).collect();
+        let found: Vec<bool> = (0..5).map(|n| footers.find(&key(n)).is_some()).collect();
         assert_eq!(found, [false, false, true, true, true]);
     }
 

@@ -145,7 +145,7 @@ impl GroupingExec {
         let aggregates = aggregates.map(|(function, filter)| {
             Ok(Aggregate {
                 function: Arc::clone(function),
-                args: function.expressions().iter().map(over_input).collect::<Result<_>>()?,
+                args: args_of(function, &given, over_input)?,
                 filter: filter.as_ref().map(over_input).transpose()?,
             })
         });
@@ -205,6 +205,24 @@ fn substituted(
         Ok(Transformed::new(replacement, true, TreeNodeRecursion::Jump))
     })?;
     Ok(replaced.data)
+}
+
+/// What an aggregate is of, over the input. How many values are different can be told of a dictionary
+/// as well as of its texts, which are hashed once each then.
+fn args_of(
+    function: &AggregateFunctionExpr,
+    given: &SchemaRef,
+    over_input: impl Fn(&Arc<dyn PhysicalExpr>) -> Result<Arc<dyn PhysicalExpr>>,
+) -> Result<Vec<Arc<dyn PhysicalExpr>>> {
+    let is_counted = function.fun().name() == "approx_distinct";
+    let args = function.expressions();
+    let args = args.iter().map(|arg| {
+        let arg = over_input(arg)?;
+        let bare = texts_as_they_are(Arc::clone(&arg));
+        let is_dictionary = matches!(bare.data_type(given)?, DataType::Dictionary(..));
+        Ok(if is_counted && is_dictionary { bare } else { arg })
+    });
+    args.collect()
 }
 
 /// The key without a cast to text, which would copy each text of a dictionary.

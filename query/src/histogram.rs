@@ -31,6 +31,8 @@ pub(crate) struct Histogram {
     rest: Sketch,
     /// Empty as soon as anything else is counted.
     encoded: Box<[u8]>,
+    /// Values that it counts.
+    encoded_count: i64,
 }
 
 impl Histogram {
@@ -139,9 +141,11 @@ impl Histogram {
 
     /// Adds the counts that [`encode`](Self::encode) wrote.
     pub(crate) fn merge_encoded(&mut self, state: &[u8], bytes: &mut usize) -> Result<()> {
-        if self.is_empty() && ascends(state).ok_or_else(damaged)? {
+        if self.is_empty()
+            && let Some(count) = ascending_count(state).ok_or_else(damaged)?
+        {
             *bytes += state.len();
-            self.encoded = state.into();
+            (self.encoded, self.encoded_count) = (state.into(), count);
             return Ok(());
         }
         self.unpack(bytes);
@@ -151,6 +155,7 @@ impl Histogram {
     /// Counts what is there as one state.
     fn unpack(&mut self, bytes: &mut usize) {
         let encoded = std::mem::take(&mut self.encoded);
+        self.encoded_count = 0;
         *bytes = bytes.saturating_sub(encoded.len());
         let merged = self.merge_buckets(&encoded, bytes);
         debug_assert!(merged.is_ok(), "it was read when it came");
@@ -200,8 +205,8 @@ impl Histogram {
     /// none of nothing.
     pub(crate) fn quantiles<const N: usize>(&self, qs: [f64; N]) -> Option<[f64; N]> {
         let dense: i64 = self.dense.iter().map(|&n| i64::from(n)).sum();
-        let others = self.rest.buckets().iter().copied().chain(buckets(&self.encoded));
-        let count = others.map(|(_, n)| n).fold(dense, i64::saturating_add);
+        let rest = self.rest.buckets().iter().map(|&(_, n)| n);
+        let count = rest.chain([self.encoded_count]).fold(dense, i64::saturating_add);
         if count == 0 {
             return None;
         }
@@ -282,8 +287,13 @@ fn put_bucket(out: &mut Vec<u8>, before: &mut i64, key: i32, n: i64) {
 
 #[inline]
 fn take_bucket(state: &mut &[u8], before: &mut i64) -> Option<(i32, i64)> {
-    let delta = take(state)?;
-    let n = take(state).and_then(|n| i64::try_from(n).ok())?;
+    let (delta, n) = if let &[delta @ 0..0x80, n @ 0..0x80, ref rest @ ..] = *state {
+        // Neighbours are near, and most buckets of one group count little.
+        *state = rest;
+        (u64::from(delta), i64::from(n))
+    } else {
+        (take(state)?, take(state).and_then(|n| i64::try_from(n).ok())?)
+    };
     let sign = -(delta & 1).cast_signed();
     *before = before.wrapping_add((delta >> 1).cast_signed() ^ sign);
     i32::try_from(*before).ok().filter(|_| n > 0).map(|key| (key, n))
@@ -295,16 +305,17 @@ fn buckets(mut state: &[u8]) -> impl Iterator<Item = (i32, i64)> {
     std::iter::from_fn(move || take_bucket(&mut state, &mut before))
 }
 
-/// Whether the keys of a state that holds some ascend, as everything that counts them writes them;
-/// nothing where it is damaged.
-fn ascends(mut state: &[u8]) -> Option<bool> {
-    let (mut before, mut last) = (0, None);
+/// How many values a state counts whose keys ascend, as everything that counts them writes them, if it
+/// holds some; nothing at all where it is damaged.
+fn ascending_count(mut state: &[u8]) -> Option<Option<i64>> {
+    let (mut before, mut last, mut count) = (0, None, 0_i64);
     let mut ascends = !state.is_empty();
     while !state.is_empty() {
-        let (key, _) = take_bucket(&mut state, &mut before)?;
+        let (key, n) = take_bucket(&mut state, &mut before)?;
         ascends &= last.replace(key).is_none_or(|last| last < key);
+        count = count.saturating_add(n);
     }
-    Some(ascends)
+    Some(ascends.then_some(count))
 }
 
 fn damaged() -> DataFusionError {

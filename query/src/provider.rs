@@ -23,7 +23,10 @@ use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource};
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::execution::object_store::ObjectStoreUrl;
-use datafusion::logical_expr::{BinaryExpr, Expr, Operator, TableProviderFilterPushDown, lit};
+use datafusion::logical_expr::expr::InList;
+use datafusion::logical_expr::{
+    BinaryExpr, Expr, Operator, TableProviderFilterPushDown, binary_expr, lit,
+};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::{cast, col};
 use datafusion::physical_plan::ExecutionPlan;
@@ -32,7 +35,7 @@ use datafusion::physical_plan::filter::FilterExec;
 use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::union::UnionExec;
 use undine_schema::column::Role;
-use undine_schema::{ColumnDef, PxlType, Seq, TableDef};
+use undine_schema::{PxlType, Seq, TableDef};
 use undine_store::{Segment, Snapshot, Store, TierView};
 
 use crate::footers::{Footers, Opener};
@@ -120,7 +123,7 @@ impl Rows {
         span: Span,
     ) -> Result<Self> {
         let hot = hot_parts(snapshot, above, span)?;
-        let schema = rows_schema(table);
+        let schema = rows_schema(table, snapshot);
         Ok(Self { table, schema, span, hot, raw, read: Arc::default() })
     }
 
@@ -182,7 +185,7 @@ impl Rows {
             wanted.push(0);
         }
         let mut pruning: Vec<_> =
-            filters.iter().filter(|filter| self.is_same_on_disk(filter)).cloned().collect();
+            filters.iter().filter_map(|filter| as_on_disk(self.table, filter)).collect();
         pruning.extend(bounds(span));
         let limit = limit.filter(|_| filters.is_empty() && !is_cut);
         let mut plan = raw.scan(state, Some(&wanted), &pruning, limit).await?;
@@ -207,14 +210,6 @@ impl Rows {
         });
         let columns: Vec<(Arc<dyn PhysicalExpr>, String)> = columns.collect::<Result<_>>()?;
         Ok(Some(Arc::new(ProjectionExec::try_new(columns, plan)?)))
-    }
-
-    /// Whether a filter means the same of the columns on disk.
-    fn is_same_on_disk(&self, filter: &Expr) -> bool {
-        filter.column_refs().iter().all(|column| {
-            let definition = self.table.column(&column.name);
-            definition.is_some_and(|definition| definition.pxl_type != PxlType::Uint128)
-        })
     }
 
     fn note(&self, change: impl FnOnce(&mut Read)) {
@@ -275,18 +270,24 @@ impl TableProvider for Rows {
 }
 
 /// The schema of a table's rows as a scan gives them: texts by which rows are grouped are
-/// dictionaries.
-pub(crate) fn rows_schema(table: &TableDef) -> SchemaRef {
-    let field = |column: &ColumnDef| {
-        let data_type = if is_numbered(column) { numbered() } else { column.pxl_type.arrow() };
-        Field::new(column.name, data_type, false)
-    };
-    Arc::new(Schema::new(table.columns.iter().map(field).collect::<Vec<_>>()))
+/// dictionaries, and others whose texts come again and again at the moment.
+fn rows_schema(table: &TableDef, snapshot: &Snapshot) -> SchemaRef {
+    let mut fields: Vec<_> = table
+        .columns
+        .iter()
+        .map(|column| Field::new(column.name, column.pxl_type.arrow(), false))
+        .collect();
+    for (at, column) in table.repeated_texts() {
+        if column.role == Role::Dimension || snapshot.is_numbered(at) {
+            fields[at].set_data_type(numbered());
+        }
+    }
+    Arc::new(Schema::new(fields))
 }
 
 /// As [`rows_schema`], with the types that are in the files where they differ in more than that.
-pub(crate) fn rows_schema_on_disk(table: &TableDef) -> SchemaRef {
-    let schema = rows_schema(table);
+pub(crate) fn rows_schema_on_disk(table: &TableDef, snapshot: &Snapshot) -> SchemaRef {
+    let schema = rows_schema(table, snapshot);
     let fields = schema.fields().iter().map(|field| match field.data_type() {
         DataType::FixedSizeBinary(_) => Arc::new(Field::new(field.name(), DataType::Binary, false)),
         _ => Arc::clone(field),
@@ -294,13 +295,58 @@ pub(crate) fn rows_schema_on_disk(table: &TableDef) -> SchemaRef {
     Arc::new(Schema::new(fields.collect::<Vec<_>>()))
 }
 
-/// Whether a scan gives the column as a dictionary.
-pub(crate) fn is_numbered(column: &ColumnDef) -> bool {
-    column.pxl_type == PxlType::String && column.role == Role::Dimension
-}
-
 fn numbered() -> DataType {
     DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8))
+}
+
+/// The filter of a table's rows as one of its columns on disk, where ids are bytes of any length; none
+/// where it does more with an id than compare it.
+fn as_on_disk(table: &TableDef, filter: &Expr) -> Option<Expr> {
+    let is_id = |name: &str| table.column(name).map(|c| c.pxl_type == PxlType::Uint128);
+    let id = |expr: &Expr| match bare_column(expr) {
+        Expr::Column(column) if is_id(&column.name) == Some(true) => Some(column.clone()),
+        _ => None,
+    };
+    let columns = filter.column_refs();
+    let ids: Vec<bool> = columns.iter().map(|c| is_id(&c.name)).collect::<Option<_>>()?;
+    if !ids.contains(&true) {
+        return Some(filter.clone());
+    }
+    match filter {
+        Expr::BinaryExpr(BinaryExpr { left, op, right }) => {
+            let (column, value) = match (id(left), id(right)) {
+                (Some(column), None) => (column, bytes(right)?),
+                (None, Some(column)) => (column, bytes(left)?),
+                _ => return None,
+            };
+            matches!(op, Operator::Eq | Operator::NotEq)
+                .then(|| binary_expr(Expr::Column(column), *op, value))
+        }
+        Expr::InList(InList { expr, list, negated }) => {
+            let list = list.iter().map(bytes).collect::<Option<_>>()?;
+            Some(Expr::Column(id(expr)?).in_list(list, *negated))
+        }
+        _ => None,
+    }
+}
+
+/// What is compared, without the cast to the type that it is compared as.
+fn bare_column(expr: &Expr) -> &Expr {
+    match expr {
+        Expr::Cast(cast) => &cast.expr,
+        other => other,
+    }
+}
+
+/// A constant id as bytes of any length.
+fn bytes(expr: &Expr) -> Option<Expr> {
+    match expr {
+        Expr::Literal(
+            ScalarValue::FixedSizeBinary(_, value @ Some(_)) | ScalarValue::Binary(value @ Some(_)),
+            _,
+        ) => Some(lit(ScalarValue::Binary(value.clone()))),
+        _ => None,
+    }
 }
 
 /// The range that `filter` allows, if it is a bound of `time_` and nothing else.
@@ -355,11 +401,8 @@ impl Segments {
         footers: &Arc<Footers>,
         span: Span,
     ) -> Self {
-        let opener = Opener {
-            objects: Arc::clone(&tier.objects),
-            footers: Arc::clone(footers),
-            schema: Arc::clone(&schema),
-        };
+        let (objects, footers) = (Arc::clone(&tier.objects), Arc::clone(footers));
+        let opener = Opener::new(objects, footers, Arc::clone(&schema));
         Self { schema, url, files: segments_in(tier, span), opener: Arc::new(opener) }
     }
 

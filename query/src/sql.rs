@@ -30,7 +30,6 @@ use crate::functions::operators::bins;
 use crate::plan::{Fault, Moment, Planner, has_older, horizon};
 use crate::provider::{Read, Span};
 use crate::quantiles;
-use crate::time_text::show_width;
 
 impl Engine {
     /// Answers one SQL query over the rows that are kept; anything but reading is refused. The
@@ -138,7 +137,7 @@ enum Of {
     /// Rows, since this time if there were older ones.
     Rows { table: &'static TableDef, read: Arc<Mutex<Read>>, horizon: Option<i64> },
     /// States of a summary.
-    States { table: &'static TableDef, width_ns: i64, rows: u64 },
+    States { table: &'static TableDef, tier: Tier, rows: u64 },
 }
 
 impl Tables {
@@ -192,10 +191,10 @@ impl Tables {
                         });
                     }
                 }
-                Of::States { table, width_ns, rows } => {
-                    let tier = Tier::Summary { width_ns: *width_ns };
+                Of::States { table, tier, rows } => {
+                    let (tier, rows) = (*tier, *rows);
                     let range = (TimeNs::ZERO, TimeNs::new(now));
-                    sources.push(SourceUse { table: table.name, tier, rows: *rows, range });
+                    sources.push(SourceUse { table: table.name, tier, rows, range });
                 }
             }
         }
@@ -223,25 +222,23 @@ fn states(planner: &mut Planner, name: &str) -> Result<Option<Made>, Fault> {
         return Ok(None);
     };
     let snapshot = planner.snapshot(table);
-    let width_of = |tier: &TierView| i64::try_from(tier.width.as_nanos()).unwrap_or(i64::MAX);
-    let called = |known: &&TierView| match known.cube.name() {
-        "" => show_width(width_of(known)) == tier,
-        cube => format!("{}_{cube}", show_width(width_of(known))) == tier,
+    let tier_of = |view: &TierView| {
+        let width_ns = i64::try_from(view.width.as_nanos()).unwrap_or(i64::MAX);
+        Tier::Summary { width_ns, cube: view.cube }
     };
-    let found = if tier == "exemplars" {
-        snapshot.exemplars.as_ref()
-    } else {
-        snapshot.tiers.iter().chain(&snapshot.cubes).find(called)
+    let summaries = snapshot.tiers.iter().chain(&snapshot.cubes);
+    let views = summaries.map(|view| (tier_of(view), view));
+    let mut views = views.chain(snapshot.exemplars.iter().map(|view| (Tier::Exemplars, view)));
+    let Some((tier, found)) = views.find(|(of, _)| of.to_string() == tier) else {
+        return Ok(None);
     };
-    let Some(found) = found else { return Ok(None) };
-    let width_ns = width_of(found);
     let (files, rows) = planner.files_of(found, Span::ALL)?;
     let files = if rows == 0 {
         Arc::new(MemTable::try_new(Arc::clone(&found.schema), vec![Vec::new()])?)
     } else {
         files
     };
-    Ok(Some((files, Of::States { table, width_ns, rows })))
+    Ok(Some((files, Of::States { table, tier, rows })))
 }
 
 #[async_trait]

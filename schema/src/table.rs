@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use arrow::datatypes::{Schema, SchemaRef};
 
-use crate::column::{ColumnDef, Life, Role, Visibility};
+use crate::column::{ColumnDef, Life, PxlType, Role, SemanticType, Visibility};
 
 /// How a table's rows age.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -76,6 +76,19 @@ impl TableDef {
     /// The columns that rows are grouped by in a summary, in order.
     pub fn dimensions(&self) -> impl Iterator<Item = &'static ColumnDef> {
         self.columns.iter().filter(|column| column.role == Role::Dimension)
+    }
+
+    /// The texts of which few may come again and again, and where they stand: dimensions, addresses, and
+    /// what a template stands for.
+    pub fn repeated_texts(&self) -> impl Iterator<Item = (usize, &'static ColumnDef)> {
+        let has_template =
+            |name| self.columns.iter().any(|column| column.template_of == Some(name));
+        self.columns.iter().enumerate().filter(move |(_, column)| {
+            column.pxl_type == PxlType::String
+                && (column.role == Role::Dimension
+                    || column.semantic == SemanticType::IpAddress
+                    || has_template(column.name))
+        })
     }
 
     /// The columns that a summary keeps states of, in order.

@@ -1,10 +1,11 @@
-//! One dictionary for each text dimension of a table, shared by its chunks.
+//! One dictionary for each column of a table whose texts come again and again, shared by its chunks.
 //!
 //! Texts are numbered as they first come and keep their number, so the dictionary of a later moment
 //! begins with that of an earlier one, and equal numbers are equal texts in all chunks of a table:
 //! a reader groups and compares integers. Chunks get their numbers when they are merged, off the
 //! path of an append. A dictionary that is full starts again as the next *generation*; numbers of
-//! an earlier one then mean nothing, and their chunks show plain text only.
+//! an earlier one then mean nothing, and their chunks show plain text only. Addresses and paths may
+//! be few or all different: a column whose texts do not come again is given up.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,7 +13,9 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, Int32Array, RecordBatch, StringArray};
 use arrow::buffer::ScalarBuffer;
 use undine_schema::column::Role;
-use undine_schema::{ColumnDef, PxlType, TableDef};
+use undine_schema::{ColumnDef, TableDef};
+
+use crate::recent_texts::RecentTexts;
 
 /// The column by which rows are mostly asked for.
 const SERVICE: &str = "service";
@@ -22,8 +25,8 @@ const VALUES_MAX: usize = 16 * 1024;
 const VALUES_BYTES_MAX: usize = 1024 * 1024;
 /// Numbers of a chunk that are listed, so that a reader can pass it by.
 const DISTINCT_MAX: usize = 64;
-/// Texts that are found without hashing all of them.
-const RECENT: usize = 256;
+/// How often a text of a column on trial has to come on average.
+const REPEATS_MIN: usize = 16;
 
 /// The dictionaries of a table at one moment.
 #[derive(Clone, Debug, Default)]
@@ -125,6 +128,12 @@ impl Dictionaries {
         Some(&places.offsets[from as usize..places.ends[rank] as usize])
     }
 
+    /// Whether the texts of a column come again and again, as far as it is known.
+    pub(crate) fn has(&self, column: usize) -> bool {
+        let of_column = |dictionary: &&Dictionary| dictionary.column == column;
+        self.columns.iter().find(of_column).is_some_and(|dictionary| dictionary.values.len() > 0)
+    }
+
     fn matching<'a>(
         &'a self,
         keys: &'a Keys,
@@ -146,17 +155,6 @@ impl Dictionary {
     }
 }
 
-/// The columns that are numbered: text by which rows are grouped.
-pub(crate) fn columns_of(
-    table: &TableDef,
-) -> impl Iterator<Item = (usize, &'static ColumnDef)> + use<> {
-    table
-        .columns
-        .iter()
-        .enumerate()
-        .filter(|(_, column)| column.pxl_type == PxlType::String && column.role == Role::Dimension)
-}
-
 /// Numbers the texts of a table. Whoever holds it is the only one who does.
 #[derive(Debug)]
 pub(crate) struct Numbering {
@@ -169,19 +167,26 @@ struct Column {
     at: usize,
     /// Whether rows are mostly asked for by it.
     is_service: bool,
+    /// Whether it is no dimension, so that its texts have to come again and again to be worth it.
+    is_on_trial: bool,
     generation: u64,
+    /// Rows that this generation was given to number.
+    rows: usize,
     numbers: HashMap<Box<str>, i32>,
     texts: Vec<Box<str>>,
     bytes: usize,
-    /// A single chunk filled a whole dictionary: the column is not for numbering.
+    /// The column is not for numbering: a single chunk filled a whole dictionary, or its texts hardly
+    /// come again.
     given_up: bool,
     shown: ArrayRef,
 }
 
 impl Numbering {
     pub(crate) fn new(table: &TableDef) -> Self {
-        let column = |(at, column): (usize, &ColumnDef)| Column::new(at, column.name == SERVICE);
-        Self { columns: columns_of(table).map(column).collect() }
+        let column = |(at, column): (usize, &ColumnDef)| {
+            Column::new(at, column.name == SERVICE, column.role != Role::Dimension)
+        };
+        Self { columns: table.repeated_texts().map(column).collect() }
     }
 
     /// Numbers the texts of a chunk, the new ones after those that are known.
@@ -204,11 +209,13 @@ impl Numbering {
 }
 
 impl Column {
-    fn new(at: usize, is_service: bool) -> Self {
+    fn new(at: usize, is_service: bool, is_on_trial: bool) -> Self {
         Self {
             at,
             is_service,
+            is_on_trial,
             generation: 0,
+            rows: 0,
             numbers: HashMap::new(),
             texts: Vec::new(),
             bytes: 0,
@@ -223,14 +230,19 @@ impl Column {
         }
         let texts = rows.column(self.at).as_string::<i32>();
         let numbers = self.numbers_of(texts).or_else(|| {
+            if self.is_on_trial && self.rows < REPEATS_MIN * self.texts.len() {
+                return None;
+            }
             self.numbers.clear();
             self.texts.clear();
             self.bytes = 0;
+            self.rows = 0;
             self.generation += 1;
             self.numbers_of(texts)
         });
+        self.rows += texts.len();
         let Some(numbers) = numbers else {
-            let next = Self::new(self.at, self.is_service);
+            let next = Self::new(self.at, self.is_service, self.is_on_trial);
             *self = Self { given_up: true, generation: self.generation + 1, ..next };
             return None;
         };
@@ -246,11 +258,11 @@ impl Column {
 
     /// The number of each text, or nothing where the dictionary is full.
     fn numbers_of(&mut self, texts: &StringArray) -> Option<Vec<i32>> {
-        let mut recent = [0_i32; RECENT];
+        let mut recent = RecentTexts::default();
         let mut numbers = Vec::with_capacity(texts.len());
         let mut empty = None;
         for text in texts.iter().map(Option::unwrap_or_default) {
-            // Where these are may be nowhere, and to compare them there is slow (see `segment_file`).
+            // Where these are may be nowhere, and to compare them there is slow (see `recent_texts`).
             if text.is_empty() {
                 let number = match empty {
                     Some(number) => number,
@@ -260,12 +272,11 @@ impl Column {
                 numbers.push(number);
                 continue;
             }
-            let slot = &mut recent[slot_of(text)];
-            let known = usize::try_from(*slot).ok().and_then(|number| self.texts.get(number));
-            if known.is_none_or(|known| **known != *text) {
-                *slot = self.number_of(text)?;
+            let slot = recent.slot(text.as_bytes());
+            if self.texts.get(*slot as usize).is_none_or(|known| **known != *text) {
+                *slot = self.number_of(text)?.cast_unsigned();
             }
-            numbers.push(*slot);
+            numbers.push(slot.cast_signed());
         }
         Some(numbers)
     }
@@ -294,18 +305,6 @@ impl Column {
         let values = Arc::clone(&self.shown);
         Dictionary { column: self.at, generation: self.generation, values }
     }
-}
-
-/// Where a text is looked for first: its length and both its ends, mixed.
-fn slot_of(text: &str) -> usize {
-    let bytes = text.as_bytes();
-    let end = |bytes: Option<&[u8; 8]>| bytes.map_or(0, |&eight| u64::from_le_bytes(eight));
-    let ends = match (bytes.first_chunk(), bytes.last_chunk()) {
-        (None, _) => bytes.iter().fold(0, |all, &byte| all << 8 | u64::from(byte)),
-        (first, last) => end(first) ^ end(last).rotate_left(29),
-    };
-    let mixed = (ends ^ bytes.len() as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    usize::try_from(mixed >> 56).unwrap_or(0) % RECENT
 }
 
 fn distinct_of(numbers: &[i32], values: usize) -> Option<Box<[i32]>> {
@@ -398,10 +397,41 @@ mod tests {
         assert_eq!(late.rows_holding(&second, column("pod"), "one"), None, "it is not asked for");
         assert!(late.may_hold(&second, column("service"), "pay"));
         assert!(!late.may_hold(&first, column("service"), "pay"));
-        assert!(late.may_hold(&first, column("req_path"), "/"), "nothing is known of it");
+        assert!(late.may_hold(&first, column("req_body"), "/"), "nothing is known of it");
         assert!(first.columns.iter().all(|keys| {
             keys.column == column("service") || matches!(keys.numbers, Numbers::All(0))
         }));
+    }
+
+    #[test]
+    fn addresses_and_paths_are_numbered_as_long_as_they_come_again() {
+        let chunk = |addresses: std::ops::Range<usize>, paths: std::ops::Range<usize>, rows| {
+            let mut builder = HttpEvents::new(rows);
+            for (address, path) in addresses.cycle().zip(paths.cycle()).take(rows) {
+                let (address, path) = (format!("10.0.0.{address}"), format!("/user/{path}"));
+                let names =
+                    HttpEvent { remote_addr: &address, req_path: &path, ..HttpEvent::default() };
+                builder.push(&names);
+            }
+            builder.finish()
+        };
+        let mut numbering = Numbering::new(&HTTP_EVENTS);
+        let has = |numbering: &mut Numbering, name| numbering.dictionaries().has(column(name));
+        numbering.keys_of(&chunk(0..9, 0..VALUES_MAX, VALUES_MAX));
+        assert!(has(&mut numbering, "remote_addr") && has(&mut numbering, "req_path"));
+        assert!(!has(&mut numbering, "req_body"), "it is not looked at");
+        let keys = numbering.keys_of(&chunk(0..9, VALUES_MAX..2 * VALUES_MAX, VALUES_MAX));
+        assert!(has(&mut numbering, "remote_addr") && !has(&mut numbering, "req_path"));
+        assert_eq!(
+            shown(&numbering.dictionaries(), &keys, "remote_addr", 2),
+            ["10.0.0.0", "10.0.0.1"]
+        );
+
+        for _ in 0..REPEATS_MIN * 2 {
+            numbering.keys_of(&chunk(0..VALUES_MAX / 2, 0..1, VALUES_MAX));
+        }
+        numbering.keys_of(&chunk(VALUES_MAX..2 * VALUES_MAX, 0..1, VALUES_MAX));
+        assert!(has(&mut numbering, "remote_addr"), "other addresses begin a new dictionary");
     }
 
     #[test]

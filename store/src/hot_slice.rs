@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, DictionaryArray, Int32Array, RecordBatch};
 use arrow::datatypes::Int32Type;
-use undine_schema::{Seq, SeqRange, TableDef, TimeNs};
+use undine_schema::{Seq, SeqRange, TimeNs};
 
 use crate::hot::Chunk;
 use crate::hot_dictionary::Dictionaries;
@@ -46,6 +46,11 @@ pub struct HotSlice {
 }
 
 impl Snapshot {
+    /// Whether rows in memory show the column as numbers, since its texts come again and again.
+    pub fn is_numbered(&self, column: usize) -> bool {
+        self.dictionaries.has(column)
+    }
+
     /// The hot rows above a place, without the chunks whose bounds and dictionaries say that no row
     /// of them is wanted.
     pub fn hot_rows<'a>(&'a self, wanted: &'a Wanted<'a>) -> impl Iterator<Item = HotSlice> + 'a {
@@ -86,7 +91,7 @@ impl HotSlice {
         times.contains(&self.times.0) && times.contains(&self.times.1)
     }
 
-    /// A text dimension as numbers into the table's dictionary. The values are one and the same
+    /// A text that comes again and again as numbers into the table's dictionary. The values are one and the same
     /// array for all slices of a snapshot, so equal numbers are equal texts in all of them. Nothing
     /// for other columns, and for chunks so new that they are not numbered yet.
     pub fn dictionary(&self, column: &str) -> Option<DictionaryArray<Int32Type>> {
@@ -131,9 +136,4 @@ impl Wanted<'static> {
     pub fn above(above: Seq) -> Self {
         Self { above, times: TimeNs::new(i64::MIN)..TimeNs::new(i64::MAX), equal: &[] }
     }
-}
-
-/// The columns of which [`HotSlice::dictionary`] may know something.
-pub fn dictionary_columns(table: &TableDef) -> impl Iterator<Item = &'static str> + use<> {
-    crate::hot_dictionary::columns_of(table).map(|(_, column)| column.name)
 }

@@ -2,10 +2,12 @@
 //!
 //! No window is ever final: a late row is one more partial state in a later file, and readers
 //! merge. Each tier commits for itself, so a crash between two commits leaves tiers of different
-//! reach, and the next seal brings each one up from where it stands.
+//! reach, and the next seal brings each one up from where it stands. What a disk takes to sync is
+//! waited for in several commits at once, while the next tier is summarised.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, PoisonError};
+use std::thread;
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
@@ -22,10 +24,13 @@ use crate::folder::{EXEMPLARS, tier_name};
 use crate::hot_tables::{Cold, View};
 use crate::loss::{Loss, Reason};
 use crate::retention::Limits;
-use crate::segment_file;
+use crate::segment_file::{self, Encoded};
 use crate::snapshot::{Segment, TierView};
 use crate::state::{Finished, States, by_time, exemplars, raw_rows};
 use crate::store::Inner;
+
+/// Commits of one table that wait for the disk at once.
+const COMMITS_AT_ONCE_MAX: usize = 8;
 
 /// What a seal did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -270,42 +275,32 @@ impl TableTiers {
             begun.map_err(|source| SealError::Catalog { table: table.name, source })?;
         }
         let mut sources = Sources { table, view, plan, done: HashMap::new() };
-        for tier in &mut self.tiers {
-            let from = tier.log.sealed_to();
-            if from >= plan.upto {
-                continue;
+        thread::scope(|scope| {
+            let mut committing = VecDeque::new();
+            for tier in self.tiers.iter_mut().filter(|tier| tier.log.sealed_to() < plan.upto) {
+                let rows = sources.of(tier, &mut report.folded_rows);
+                let rows =
+                    rows.map_err(|source| SealError::Summary { table: table.name, source })?;
+                let file = rows.filter(|rows| rows.num_rows() > 0);
+                let file = file.map(|rows| segment_file::encode(&rows)).transpose();
+                let file =
+                    file.map_err(|source| SealError::Segment { table: table.name, source })?;
+                report.bytes += file.as_ref().map_or(0, |file| file.stats.bytes);
+                report.commits += 1;
+                if committing.len() == COMMITS_AT_ONCE_MAX {
+                    committing.pop_front().map_or(Ok(()), joined)?;
+                }
+                committing.push_back(scope.spawn(move || tier.commit(table, file, plan)));
             }
-            let sealed = match tier.holds {
-                Holds::Rows => sources.rows(from),
-                Holds::Exemplars => sources.exemplars(from, tier.width),
-                Holds::States(cube) => sources.states(from, tier.width, cube).map(|finished| {
-                    report.folded_rows = report.folded_rows.max(finished.folded_rows);
-                    Some(finished.states)
-                }),
-            };
-            let sealed =
-                sealed.map_err(|source| SealError::Summary { table: table.name, source })?;
-            let files = match sealed.filter(|rows| rows.num_rows() > 0) {
-                Some(rows) => vec![
-                    segment_file::write(tier.log.dir(), &rows)
-                        .map_err(|source| SealError::Segment { table: table.name, source })?,
-                ],
-                None => Vec::new(),
-            };
-            report.bytes += files.iter().map(|file| file.bytes).sum::<u64>();
-            report.commits += 1;
-            let change = Change {
-                operation: "WRITE",
-                sealed_to: Some(plan.upto),
-                complete_from: None,
-                add: files,
-                remove: Vec::new(),
-            };
-            let committed = tier.log.commit(&change, plan.now);
-            committed.map_err(|source| SealError::Catalog { table: table.name, source })?;
-        }
+            committing.into_iter().try_for_each(joined)
+        })?;
         Ok(report)
     }
+}
+
+/// What a thread returned; its panic is ours.
+fn joined<T>(thread: thread::ScopedJoinHandle<'_, T>) -> T {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 /// What the tiers of one table are sealed from: hot rows, and states that were made of the same rows.
@@ -318,6 +313,21 @@ struct Sources<'a> {
 }
 
 impl Sources<'_> {
+    /// What `tier` is to hold of the rows that it does not stand for yet; how many of them are folded
+    /// is noted if they are more than before.
+    fn of(&mut self, tier: &Tier, folded: &mut u64) -> Result<Option<RecordBatch>, ArrowError> {
+        let from = tier.log.sealed_to();
+        match tier.holds {
+            Holds::Rows => self.rows(from),
+            Holds::Exemplars => self.exemplars(from, tier.width),
+            Holds::States(cube) => {
+                let finished = self.states(from, tier.width, cube)?;
+                *folded = finished.folded_rows.max(*folded);
+                Ok(Some(finished.states))
+            }
+        }
+    }
+
     /// The states of the rows after `from`: from finer windows of the same cube, or from a cube with
     /// more dimensions unless something is folded in it, or from the rows.
     fn states(&mut self, from: Seq, width: Duration, cube: Cube) -> Result<Finished, ArrowError> {
@@ -361,6 +371,27 @@ impl Sources<'_> {
 }
 
 impl Tier {
+    /// Writes a file and commits it; from then on the tier stands for the rows up to `plan.upto`.
+    fn commit(
+        &mut self,
+        table: &TableDef,
+        file: Option<Encoded>,
+        plan: Plan,
+    ) -> Result<(), SealError> {
+        let table = table.name;
+        let written = file.map(|file| file.write(self.log.dir())).transpose();
+        let written = written.map_err(|source| SealError::Segment { table, source })?;
+        let change = Change {
+            operation: "WRITE",
+            sealed_to: Some(plan.upto),
+            complete_from: None,
+            add: written.into_iter().collect(),
+            remove: Vec::new(),
+        };
+        let committed = self.log.commit(&change, plan.now);
+        committed.map_err(|source| SealError::Catalog { table, source })
+    }
+
     fn view(&self, objects: &Arc<dyn ObjectStore>) -> TierView {
         TierView {
             width: self.width,

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, StringArray};
-use arrow::compute::{cast, concat_batches, sort_to_indices, take_record_batch};
+use arrow::compute::{cast, sort_to_indices, take_record_batch};
 use arrow::datatypes::{
     DataType, Field, Int64Type, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType,
 };
@@ -26,6 +26,7 @@ use undine_schema::{ColumnDef, Cube, TableDef, TableKind, TimeNs};
 
 use self::measure::MeasureStates;
 use self::number::column;
+use crate::numbered_texts::joined;
 
 pub(crate) use self::exemplars::exemplars;
 pub(crate) use self::number::int64;
@@ -292,23 +293,30 @@ fn dimension_columns(
     dimensions.iter().map(as_kept).collect()
 }
 
-/// Rows of the table as [`raw_schema`] keeps them, in the order of segments.
+/// Rows of the table as [`raw_schema`] keeps them, in the order of segments. Texts and ids of which few
+/// are different are dictionaries.
 pub(crate) fn raw_rows(
     table: &TableDef,
     batches: &[RecordBatch],
 ) -> Result<RecordBatch, ArrowError> {
-    let rows = concat_batches(&table.arrow_schema(), batches)?;
-    as_raw(table, &in_order(table, &rows)?)
-}
-
-fn as_raw(table: &TableDef, rows: &RecordBatch) -> Result<RecordBatch, ArrowError> {
+    let columns = (0..table.columns.len()).map(|at| {
+        let parts: Vec<_> = batches.iter().map(|rows| rows.column(at).as_ref()).collect();
+        joined(&parts)
+    });
+    let columns = columns.collect::<Result<Vec<_>, _>>()?;
+    let names = table.columns.iter().map(|column| column.name);
+    let rows = RecordBatch::try_from_iter(names.zip(columns))?;
+    let rows = in_order(table, &rows)?;
     let mut columns = Vec::with_capacity(rows.num_columns() + 1);
     for column in rows.columns() {
         columns.push(cast(column, &on_disk(column.data_type()))?);
     }
-    let time = micros(&columns[0]);
-    columns.push(time);
-    RecordBatch::try_new(raw_schema(table), columns)
+    columns.push(micros(&columns[0]));
+    let fields = raw_schema(table);
+    let fields = fields.fields().iter().zip(&columns);
+    let fields = fields
+        .map(|(field, column)| field.as_ref().clone().with_data_type(column.data_type().clone()));
+    RecordBatch::try_new(Arc::new(Schema::new(fields.collect::<Vec<_>>())), columns)
 }
 
 /// States in the order of their first rows, in which a counter's are joined.

@@ -207,6 +207,7 @@ fn source(source: &SourceUse) -> Value {
         Tier::Hot => "live",
         Tier::Raw => "raw",
         Tier::Summary { .. } => "summary",
+        Tier::Exemplars => "exemplars",
     };
     json!({
         "table": source.table,

@@ -1,14 +1,16 @@
 //! What other stores take of the same rows in the same run.
 //!
 //! Each reads the eight columns from our Parquet into its own memory first, which is not measured,
-//! and then takes them into its durable table in batches, each committed for itself.
+//! and then takes them into its durable table in batches, each committed for itself. `VictoriaMetrics`
+//! has no rows: of each it gets a sample of both measures in a series by service, path and status, with
+//! times in milliseconds and without process and peer, and it flushes once, at the end.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
-use undine_testbed::{missing_modules, python};
+use undine_testbed::{find, missing_modules, python};
 
 use crate::report::Report;
 
@@ -18,15 +20,19 @@ const SCRIPT: &str = include_str!("peers.py");
 /// some hundred thousand rows.
 const BATCH_ROWS: u32 = 100_000;
 
-/// A peer by the Python module that it comes as.
+/// A peer by what it comes as.
 struct Peer {
     name: &'static str,
+    /// A Python module.
     module: &'static str,
+    /// A program beside it.
+    program: Option<&'static str>,
 }
 
-const PEERS: [Peer; 2] = [
-    Peer { name: "duckdb", module: "duckdb" },
-    Peer { name: "clickhouse_merge_tree", module: "chdb" },
+const PEERS: [Peer; 3] = [
+    Peer { name: "duckdb", module: "duckdb", program: None },
+    Peer { name: "clickhouse_merge_tree", module: "chdb", program: None },
+    Peer { name: "victoria_metrics", module: "pyarrow", program: Some("victoria-metrics") },
 ];
 
 #[derive(Debug, Deserialize)]
@@ -47,7 +53,8 @@ pub(super) fn run(
     let dir = tempfile::tempdir()?;
     let mut files = None;
     for peer in &PEERS {
-        let lacks = missing_modules(&[peer.module]);
+        let mut lacks = missing_modules(&[peer.module]);
+        lacks.extend(peer.program.filter(|program| find(program).is_none()).map(str::to_owned));
         if !lacks.is_empty() {
             report.skip(peer.name, format!("{} is missing", lacks.join(", ")));
             continue;

@@ -203,7 +203,8 @@ fn judge(
         answer.sources.iter().filter(|s| s.rows > 0).map(|s| s.tier.to_string()).collect();
     // A hundredth of the range, or a window of ten seconds, at each end; an hour where only hours are left.
     let wider = (asked.0 - from).max(until - asked.1);
-    let wider_max = if tiers.iter().all(|tier| tier == "1h" || tier == "1d") {
+    let is_coarse = |tier: &String| tier.starts_with("1h") || tier.starts_with("1d");
+    let wider_max = if tiers.iter().all(is_coarse) {
         HOUR
     } else {
         ((asked.1 - asked.0) / 100).max(10 * SECOND)
@@ -282,11 +283,11 @@ struct Exact {
     last: i64,
 }
 
-/// A group as it is: its values in order; or as it was answered: its quantiles.
+/// A group as it is: its values; or as it was answered: its quantiles.
 #[derive(Clone, Debug)]
 struct Group {
     exact: Exact,
-    values: Vec<u32>,
+    values: Values,
     quantiles: [f64; 2],
 }
 
@@ -301,14 +302,47 @@ impl Group {
                 reason = "places in a list of values"
             )]
             let at = |round: fn(f64) -> f64| {
-                f64::from(self.values[round(share * (self.values.len() - 1) as f64) as usize])
+                self.values.of_rank(round(share * (self.exact.count - 1) as f64) as u64)
             };
             // Between two values, either is right.
-            let (least, most) = (at(f64::floor), at(f64::ceil));
+            let (least, most) = (f64::from(at(f64::floor).0), f64::from(at(f64::ceil).1));
             ((least - answered) / least).max((answered - most) / most).max(0.0)
         };
         let [p50, p99] = answered.quantiles;
         error((0.5, p50)).max(error((0.99, p99)))
+    }
+}
+
+/// Counts of values whose first 13 bits are the same, so that billions of them need little room.
+#[derive(Clone, Debug, Default)]
+struct Values {
+    counts: Vec<u64>,
+}
+
+impl Values {
+    /// Values of as many bits that are told apart.
+    const APART: usize = 1 << 12;
+
+    fn add(&mut self, value: u32) {
+        let shift = (u32::BITS - value.leading_zeros()).saturating_sub(13);
+        let at = shift as usize * Self::APART + (value >> shift) as usize;
+        if at >= self.counts.len() {
+            self.counts.resize(at + 1, 0);
+        }
+        self.counts[at] += 1;
+    }
+
+    /// The least and the greatest value that are counted with the one of this rank.
+    fn of_rank(&self, rank: u64) -> (u32, u32) {
+        let mut upto = 0;
+        let at = self.counts.iter().position(|count| {
+            upto += count;
+            upto > rank
+        });
+        let at = at.unwrap_or_default();
+        let shift = (at / Self::APART).saturating_sub(1);
+        let value = u32::try_from(at - shift * Self::APART).unwrap_or(u32::MAX);
+        (value << shift, (value << shift) + (1 << shift) - 1)
     }
 }
 
@@ -331,7 +365,7 @@ fn truth(options: Options, from: i64, until: i64) -> BTreeMap<Key, Group> {
                 first: i64::MAX,
                 last: 0,
             },
-            values: Vec::new(),
+            values: Values::default(),
             quantiles: [0.0; 2],
         });
         let (exact, latency) = (&mut group.exact, i64::from(row.latency));
@@ -344,12 +378,11 @@ fn truth(options: Options, from: i64, until: i64) -> BTreeMap<Key, Group> {
             first: exact.first.min(row.time),
             last: exact.last.max(row.time),
         };
-        group.values.push(row.latency);
+        group.values.add(row.latency);
     }
     let mut truth = BTreeMap::new();
     for (at, group) in groups.into_iter().enumerate() {
-        let Some(mut group) = group else { continue };
-        group.values.sort_unstable();
+        let Some(group) = group else { continue };
         let (at, status) = (at / STATUSES.len(), STATUSES[at % STATUSES.len()]);
         let (service, path) = (SERVICES[at / PATHS.len()], PATHS[at % PATHS.len()]);
         truth.insert((service.to_owned(), path.to_owned(), status), group);
@@ -375,7 +408,7 @@ fn read(batch: &RecordBatch, groups: &mut BTreeMap<Key, Group>) -> Result<()> {
             last: columns.number("last", row)?,
         };
         let quantiles = [columns.float("p50", row)?, columns.float("p99", row)?];
-        let group = Group { exact, values: Vec::new(), quantiles };
+        let group = Group { exact, values: Values::default(), quantiles };
         ensure!(groups.insert(key, group).is_none(), "a group is there twice");
     }
     Ok(())

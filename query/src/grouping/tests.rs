@@ -80,6 +80,7 @@ async fn groups_are_the_same_as_without_it() {
         "SELECT s, max(v) FROM (SELECT CAST(numbered AS VARCHAR) AS s, value * 2 AS v FROM t) GROUP BY s",
         "SELECT flag, count(*) FROM t WHERE moment > 1000000 GROUP BY flag",
         "SELECT moment, approx_distinct(words) FROM t GROUP BY moment",
+        "SELECT moment, approx_distinct(CAST(numbered AS VARCHAR)) AS d FROM t GROUP BY moment",
     ] {
         for partitions in [1, 2] {
             let (plan, found) = answer(&context(partitions, true), sql).await;

@@ -12,7 +12,7 @@ use undine_store::Snapshot;
 use super::{Fault, Origin, Planned, Planner, bare};
 use crate::answer::{Note, SourceUse, Tier};
 use crate::diagnostics::{Diagnostic, Range};
-use crate::provider::{Rows, Span, is_numbered, rows_schema_on_disk};
+use crate::provider::{Rows, Span, rows_schema_on_disk};
 use crate::relation::{Relation, Scan, Traced};
 use crate::time_text::show;
 
@@ -160,8 +160,9 @@ impl Planner {
     ) -> Result<Rows, Fault> {
         let raw = snapshot.raw.as_ref().filter(|_| span.from < snapshot.hot_complete_from.get());
         let above = raw.map_or(Seq::ZERO, |raw| raw.sealed_to);
-        let raw =
-            raw.map(|raw| self.segments(raw, rows_schema_on_disk(table), span)).transpose()?;
+        let raw = raw
+            .map(|raw| self.segments(raw, rows_schema_on_disk(table, snapshot), span))
+            .transpose()?;
         Ok(Rows::new(table, snapshot, above, raw, span)?)
     }
 
@@ -190,11 +191,13 @@ impl Planner {
         table: &'static TableDef,
         rows: Rows,
     ) -> Result<LogicalPlan, Fault> {
-        let columns = table.columns.iter().map(|column| {
-            if is_numbered(column) {
-                cast(bare(column.name), column.pxl_type.arrow()).alias(column.name)
-            } else {
+        let given = datafusion::catalog::TableProvider::schema(&rows);
+        let columns = table.columns.iter().zip(given.fields()).map(|(column, given)| {
+            let wanted = column.pxl_type.arrow();
+            if *given.data_type() == wanted {
                 bare(column.name).alias(column.name)
+            } else {
+                cast(bare(column.name), wanted).alias(column.name)
             }
         });
         Ok(self.scan_of(Arc::new(rows))?.project(columns)?.build()?)

@@ -170,7 +170,7 @@ impl Planner {
         let (files, rows) = self.files_of(tier, span)?;
         origin.sources.push(SourceUse {
             table: table.name,
-            tier: Tier::Summary { width_ns: width_ns(tier) },
+            tier: Tier::Summary { width_ns: width_ns(tier), cube: tier.cube },
             rows,
             range: self.shown(span),
         });

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use undine_query::{Error, Note, Request, Tier};
+use undine_schema::Upid;
 use undine_schema::tables::HTTP_EVENTS;
 
 use super::fixture::{Fixture, SECOND, START, fixture, identities, requests};
@@ -116,6 +117,26 @@ async fn single_rows_are_read_from_disk_where_they_are_kept() {
 }
 
 #[tokio::test]
+async fn segments_without_the_process_that_is_asked_for_are_passed_by() {
+    let spread = spread(Some(Duration::from_hours(24))).await;
+    let upid = |pid: u32| {
+        let bytes = Upid::new(1, pid, 7);
+        bytes.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect::<String>()
+    };
+    for (pid, count) in [(101, ROWS / 3), (999, 0)] {
+        let sql = format!("SELECT count(*) AS n FROM http_events WHERE upid = X'{}'", upid(pid));
+        let answer = spread.engine.sql(&sql).await.unwrap();
+        let text = super::fixture::text(&answer, super::fixture::Order::Sorted);
+        assert_eq!(text, format!("output: n\n{count}\n"));
+        let explained = spread.engine.sql(&format!("EXPLAIN ANALYZE {sql}")).await.unwrap();
+        let explained = super::fixture::text(&explained, super::fixture::Order::Sorted);
+        let (_, pruned) = explained.split_once("row_groups_pruned_bloom_filter=").unwrap();
+        let all_pruned = pruned.starts_with("0 total");
+        assert_eq!(all_pruned, count == 0, "{explained}");
+    }
+}
+
+#[tokio::test]
 async fn what_summaries_do_not_hold_is_clipped_with_a_note_or_refused_under_strict() {
     let spread = spread(None).await;
     for (body, reason) in [
@@ -202,17 +223,28 @@ async fn sql_reads_states_as_tables() {
 async fn the_smallest_summary_that_has_what_a_script_names_answers() {
     let (whole, spread) = (in_memory(), spread(None).await);
     let mut states = Vec::new();
-    for body in [
-        "df = df.groupby('service').agg(n=('latency', px.count), q=('latency', px.quantiles))",
-        "df = df.groupby('req_method').agg(n=('latency', px.count), hi=('latency', px.max))",
-        "df.peer = df.ctx['remote_service']\n\
-         df = df.groupby(['service', 'peer', 'req_method']).agg(n=('latency', px.count))",
+    for (summary, body) in [
+        (
+            "10s_service",
+            "df = df.groupby('service').agg(n=('latency', px.count), q=('latency', px.quantiles))",
+        ),
+        (
+            "10s_endpoint",
+            "df = df.groupby('req_method').agg(n=('latency', px.count), hi=('latency', px.max))",
+        ),
+        (
+            "10s",
+            "df.peer = df.ctx['remote_service']\n\
+             df = df.groupby(['service', 'peer', 'req_method']).agg(n=('latency', px.count))",
+        ),
     ] {
         let script = script(body);
         let answer = spread.run(&script).await.unwrap();
         let sources = &answer.tables[0].sources;
-        let read = sources.iter().filter(|s| matches!(s.tier, Tier::Summary { .. }));
-        states.push(read.map(|source| source.rows).sum::<u64>());
+        let read: Vec<_> =
+            sources.iter().filter(|s| matches!(s.tier, Tier::Summary { .. })).collect();
+        assert!(read.iter().all(|source| source.tier.to_string() == summary), "{sources:?}");
+        states.push(read.iter().map(|source| source.rows).sum::<u64>());
         assert_eq!(spread.sorted(&script).await, whole.sorted(&script).await, "{body}");
     }
     let of = async |table: &str| {

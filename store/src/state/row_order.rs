@@ -6,14 +6,13 @@
 //! they are dealt to their services, and those of each are sorted by a sort that takes what is in
 //! order already as it is.
 
-use std::collections::HashMap;
-
-use arrow::array::{AsArray, RecordBatch, StringArray, UInt32Array};
+use arrow::array::{ArrayRef, RecordBatch, UInt32Array};
 use arrow::compute::take_record_batch;
 use arrow::error::ArrowError;
 use undine_schema::TableDef;
 
 use super::int64;
+use crate::numbered_texts::NumberedTexts;
 
 /// The rows by time; those of one time stay in their order.
 pub(crate) fn by_time(rows: &RecordBatch) -> Result<RecordBatch, ArrowError> {
@@ -27,16 +26,17 @@ pub(crate) fn in_order(table: &TableDef, rows: &RecordBatch) -> Result<RecordBat
 
 /// The rows by service, where they have one, and then by time; those of one time stay in their order.
 fn by_service(rows: &RecordBatch) -> Result<RecordBatch, ArrowError> {
-    sorted(rows, rows.column_by_name("service").and_then(|column| column.as_string_opt()))
+    sorted(rows, rows.column_by_name("service"))
 }
 
-fn sorted(rows: &RecordBatch, services: Option<&StringArray>) -> Result<RecordBatch, ArrowError> {
+fn sorted(rows: &RecordBatch, services: Option<&ArrayRef>) -> Result<RecordBatch, ArrowError> {
     let count = u32::try_from(rows.num_rows()).map_err(|_more| {
         ArrowError::ComputeError(format!("{} rows are too many to sort", rows.num_rows()))
     })?;
     let times = int64(rows, "time_")?;
+    let services = services.and_then(|services| NumberedTexts::of(&[services.as_ref()]));
     let (mut places, ends) = match services {
-        Some(services) => dealt(services, count),
+        Some(services) => dealt(&services, count),
         None => ((0..count).collect(), vec![rows.num_rows()]),
     };
     let mut from = 0;
@@ -51,37 +51,26 @@ fn sorted(rows: &RecordBatch, services: Option<&StringArray>) -> Result<RecordBa
 }
 
 /// The places of the rows, those of each service together, and where each service ends.
-fn dealt(services: &StringArray, count: u32) -> (Vec<u32>, Vec<usize>) {
-    let mut numbers: HashMap<&str, usize> = HashMap::new();
-    let mut counts: Vec<usize> = Vec::new();
-    let mut last = ("", usize::MAX);
-    let of: Vec<usize> = services
-        .iter()
-        .map(|service| {
-            let service = service.unwrap_or_default();
-            if last.1 == usize::MAX || last.0 != service {
-                let next = numbers.len();
-                last = (service, *numbers.entry(service).or_insert(next));
-                counts.resize(numbers.len(), 0);
-            }
-            counts[last.1] += 1;
-            last.1
-        })
-        .collect();
-    let mut names: Vec<(&str, usize)> = numbers.into_iter().collect();
-    names.sort_unstable();
-    let mut free = vec![0; names.len()];
-    let mut ends = Vec::with_capacity(names.len());
+fn dealt(services: &NumberedTexts<'_>, count: u32) -> (Vec<u32>, Vec<usize>) {
+    let mut counts = vec![0; services.texts.len()];
+    for &number in &services.numbers {
+        counts[number as usize] += 1;
+    }
+    let mut by_name: Vec<usize> = (0..counts.len()).collect();
+    by_name.sort_unstable_by_key(|&number| services.texts[number]);
+    let mut free = vec![0; counts.len()];
+    let mut ends = Vec::with_capacity(counts.len());
     let mut upto = 0;
-    for (_, number) in names {
+    for number in by_name {
         free[number] = upto;
         upto += counts[number];
         ends.push(upto);
     }
-    let mut places = vec![0; of.len()];
-    for (place, number) in (0..count).zip(of) {
-        places[free[number]] = place;
-        free[number] += 1;
+    let mut places = vec![0; services.numbers.len()];
+    for (place, &number) in (0..count).zip(&services.numbers) {
+        let free = &mut free[number as usize];
+        places[*free] = place;
+        *free += 1;
     }
     (places, ends)
 }
@@ -90,7 +79,7 @@ fn dealt(services: &StringArray, count: u32) -> (Vec<u32>, Vec<usize>) {
 mod tests {
     use std::sync::Arc;
 
-    use arrow::array::{ArrayRef, Int64Array};
+    use arrow::array::{ArrayRef, Int64Array, StringArray};
     use arrow::datatypes::{DataType, Field, Schema};
 
     use super::*;

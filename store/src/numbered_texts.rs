@@ -1,0 +1,159 @@
+//! Texts as numbers, where few of them are different: to sort, to gather and to write a number for each
+//! row is much less than to do so with its text.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::array::{
+    Array, ArrayRef, ArrowPrimitiveType, AsArray, BinaryArray, DictionaryArray, PrimitiveArray,
+    StringArray,
+};
+use arrow::datatypes::{DataType, Int32Type};
+use arrow::error::ArrowError;
+
+use crate::recent_texts::RecentTexts;
+
+/// Different texts; with more, numbers do not pay.
+pub(crate) const TEXTS_MAX: usize = 16 * 1024;
+/// Bytes of all different texts.
+pub(crate) const TEXTS_BYTES_MAX: usize = 1024 * 1024;
+
+/// The number of each row's text, in the order in which they first come.
+#[derive(Debug, Default)]
+pub(crate) struct NumberedTexts<'a> {
+    pub(crate) numbers: Vec<u32>,
+    pub(crate) texts: Vec<&'a [u8]>,
+    bytes: usize,
+}
+
+impl<'a> NumberedTexts<'a> {
+    /// The texts, or ids, of columns that are one after the other; none where too many are different, or
+    /// where they are neither or hold nulls.
+    pub(crate) fn of(columns: &[&'a dyn Array]) -> Option<Self> {
+        let rows = columns.iter().map(|column| column.len()).sum();
+        let mut all = Self { numbers: Vec::with_capacity(rows), ..Self::default() };
+        let (mut known, mut recent) = (HashMap::new(), RecentTexts::default());
+        for column in columns {
+            if column.null_count() > 0 {
+                return None;
+            }
+            let rows = 0..column.len();
+            match column.data_type() {
+                DataType::Utf8 => {
+                    let texts = column.as_string::<i32>();
+                    all.add(rows.map(|row| texts.value(row).as_bytes()), &mut known, &mut recent)?;
+                }
+                DataType::Binary => {
+                    let ids = column.as_binary::<i32>();
+                    all.add(rows.map(|row| ids.value(row)), &mut known, &mut recent)?;
+                }
+                DataType::FixedSizeBinary(_) => {
+                    let ids = column.as_fixed_size_binary();
+                    all.add(rows.map(|row| ids.value(row)), &mut known, &mut recent)?;
+                }
+                DataType::Dictionary(..) if columns.len() == 1 => {
+                    return Self::of_dictionary(column.as_dictionary_opt()?);
+                }
+                _ => return None,
+            }
+        }
+        Some(all)
+    }
+
+    fn add(
+        &mut self,
+        rows: impl Iterator<Item = &'a [u8]>,
+        known: &mut HashMap<&'a [u8], u32>,
+        recent: &mut RecentTexts,
+    ) -> Option<()> {
+        let mut empty = None;
+        for text in rows {
+            // Not to be looked for, see `recent_texts`.
+            if text.is_empty() {
+                if empty.is_none() {
+                    empty = Some(self.number_of(text, known)?);
+                }
+                self.numbers.extend(empty);
+                continue;
+            }
+            let slot = recent.slot(text);
+            if self.texts.get(*slot as usize).is_none_or(|known| *known != text) {
+                *slot = self.number_of(text, known)?;
+            }
+            self.numbers.push(*slot);
+        }
+        Some(())
+    }
+
+    fn number_of(&mut self, text: &'a [u8], known: &mut HashMap<&'a [u8], u32>) -> Option<u32> {
+        if let Some(&number) = known.get(text) {
+            return Some(number);
+        }
+        let number = self.push(text)?;
+        known.insert(text, number);
+        Some(number)
+    }
+
+    fn push(&mut self, text: &'a [u8]) -> Option<u32> {
+        self.bytes += text.len() + size_of::<u32>();
+        if self.texts.len() == TEXTS_MAX || self.bytes > TEXTS_BYTES_MAX {
+            return None;
+        }
+        let number = u32::try_from(self.texts.len()).ok()?;
+        self.texts.push(text);
+        Some(number)
+    }
+
+    /// Those of a dictionary that the rows have.
+    fn of_dictionary(rows: &'a DictionaryArray<Int32Type>) -> Option<Self> {
+        const NONE: u32 = u32::MAX;
+        let values = rows.values();
+        let text = |at: usize| match values.data_type() {
+            DataType::Utf8 => Some(values.as_string::<i32>().value(at).as_bytes()),
+            DataType::Binary => Some(values.as_binary::<i32>().value(at)),
+            _ => None,
+        };
+        let mut all = Self { numbers: Vec::with_capacity(rows.len()), ..Self::default() };
+        let mut known = vec![NONE; values.len()];
+        for &key in rows.keys().values() {
+            let at = usize::try_from(key).ok()?;
+            if *known.get(at)? == NONE {
+                known[at] = all.push(text(at)?)?;
+            }
+            all.numbers.push(known[at]);
+        }
+        Some(all)
+    }
+
+    /// As an array, of texts or of bytes.
+    fn into_array(self, of_texts: bool) -> Result<ArrayRef, ArrowError> {
+        let numbers = self.numbers.into_iter().map(u32::cast_signed);
+        let numbers = PrimitiveArray::<Int32Type>::from_iter_values(numbers);
+        let values: ArrayRef = if of_texts {
+            let texts = self.texts.into_iter().map(str::from_utf8);
+            let texts = texts.collect::<Result<Vec<_>, _>>();
+            let texts = texts.map_err(|error| ArrowError::ParseError(error.to_string()))?;
+            Arc::new(StringArray::from_iter_values(texts))
+        } else {
+            Arc::new(BinaryArray::from_vec(self.texts))
+        };
+        Ok(Arc::new(DictionaryArray::try_new(numbers, values)?))
+    }
+}
+
+/// One column of several, as a dictionary where it is of texts or ids of which few are different.
+pub(crate) fn joined(columns: &[&dyn Array]) -> Result<ArrayRef, ArrowError> {
+    let of_texts = columns.first().is_some_and(|column| *column.data_type() == DataType::Utf8);
+    match NumberedTexts::of(columns) {
+        Some(numbered) => numbered.into_array(of_texts),
+        None => arrow::compute::concat(columns),
+    }
+}
+
+/// The type of a column that may be a [`joined`] one, as it is without numbers.
+pub(crate) fn plain_type(data_type: &DataType) -> &DataType {
+    match data_type {
+        DataType::Dictionary(key, value) if **key == Int32Type::DATA_TYPE => value,
+        other => other,
+    }
+}

@@ -1,0 +1,53 @@
+//! Where a text that came lately is found by one comparison, without hashing all of it.
+//!
+//! Empty texts are not to be looked for: they may point nowhere, and to compare nothing there takes
+//! glibc's `memcmp` for AVX-512 some 150 ns on AMD's Zen 5, and 2 ns elsewhere, since a masked load from
+//! a page that is not there is left to microcode.
+
+/// Texts that have a place of their own, where none meets another.
+const RECENT: usize = 4096;
+
+/// A number for each of some texts that came lately.
+#[derive(Debug)]
+pub(crate) struct RecentTexts {
+    slots: Box<[u32]>,
+}
+
+impl Default for RecentTexts {
+    fn default() -> Self {
+        Self { slots: vec![0; RECENT].into() }
+    }
+}
+
+impl RecentTexts {
+    /// Where the number of `text` is if it came lately; at first, and mostly after another text came
+    /// that shares its place, another number is there. Told by the length and both ends.
+    pub(crate) fn slot(&mut self, text: &[u8]) -> &mut u32 {
+        let end = |bytes: Option<&[u8; 8]>| bytes.map_or(0, |&eight| u64::from_le_bytes(eight));
+        let ends = match (text.first_chunk(), text.last_chunk()) {
+            (None, _) => text.iter().fold(0, |all, &byte| all << 8 | u64::from(byte)),
+            (first, last) => end(first) ^ end(last).rotate_left(29),
+        };
+        let mixed = (ends ^ text.len() as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        &mut self.slots[usize::try_from(mixed >> 48).unwrap_or(0) % RECENT]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn most_of_many_alike_texts_have_a_place_of_their_own() {
+        let mut recent = RecentTexts::default();
+        let texts: Vec<String> = (0..1000).map(|n| format!("10.3.{}.{}:443", n >> 8, n)).collect();
+        for (number, text) in (1..).zip(&texts) {
+            *recent.slot(text.as_bytes()) = number;
+        }
+        let kept =
+            (1..).zip(&texts).filter(|(number, text)| *recent.slot(text.as_bytes()) == *number);
+        let kept = kept.count();
+        assert!(kept > 800, "{kept}");
+        assert_eq!(*recent.slot(b"short"), *RecentTexts::default().slot(b"short"));
+    }
+}
