@@ -156,6 +156,8 @@ async fn on_parquet(
             measured.push(found);
         }
         if unsealed >= chunk || is_last {
+            // As a running store does all the time.
+            store.merge_hot().await?;
             let start = Instant::now();
             store.seal().await?;
             sealed_s += start.elapsed().as_secs_f64();

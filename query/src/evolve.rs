@@ -77,6 +77,9 @@ impl Evolved {
 fn zero(schema: &Schema, name: &str) -> Result<ScalarValue> {
     Ok(match schema.field_with_name(name)?.data_type() {
         DataType::Utf8 => ScalarValue::from(""),
+        DataType::Dictionary(key, value) if **value == DataType::Utf8 => {
+            ScalarValue::Dictionary(key.clone(), Box::new(ScalarValue::from("")))
+        }
         DataType::Boolean => ScalarValue::from(false),
         // The only binary columns are 128 bits wide.
         DataType::Binary => ScalarValue::Binary(Some(vec![0; 16])),
@@ -107,6 +110,8 @@ mod tests {
         let names = ["m_first", "m_last", "m_increase", "m_max", "n_sum", "m_min"];
         let mut fields = names.map(int).to_vec();
         fields.push(Field::new("pod", DataType::Utf8, false));
+        let numbered = DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8));
+        fields.push(Field::new("region", numbered, false));
         let table = Arc::new(Schema::new(fields));
         let adapter = Evolution.create(Arc::clone(&table), file).unwrap();
         let value = |name: &str| {
@@ -116,5 +121,7 @@ mod tests {
         let ints = names.map(|name| value(name).as_primitive::<Int64Type>().value(0));
         assert_eq!(ints, [3, 10, 7, 10, 0, 3]);
         assert_eq!(value("pod").as_string::<i32>().value(0), "");
+        let region = arrow::compute::cast(&value("region"), &DataType::Utf8).unwrap();
+        assert_eq!(region.as_string::<i32>().value(0), "");
     }
 }

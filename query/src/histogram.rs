@@ -142,7 +142,7 @@ impl Histogram {
     /// Adds the counts that [`encode`](Self::encode) wrote.
     pub(crate) fn merge_encoded(&mut self, state: &[u8], bytes: &mut usize) -> Result<()> {
         if self.is_empty()
-            && let Some(count) = ascending_count(state).ok_or_else(damaged)?
+            && let Some(count) = ascending_count(state)?
         {
             *bytes += state.len();
             (self.encoded, self.encoded_count) = (state.into(), count);
@@ -305,17 +305,17 @@ fn buckets(mut state: &[u8]) -> impl Iterator<Item = (i32, i64)> {
     std::iter::from_fn(move || take_bucket(&mut state, &mut before))
 }
 
-/// How many values a state counts whose keys ascend, as everything that counts them writes them, if it
-/// holds some; nothing at all where it is damaged.
-fn ascending_count(mut state: &[u8]) -> Option<Option<i64>> {
+/// How many values a state counts, if it holds some and its keys ascend, as everything that counts them
+/// writes them.
+fn ascending_count(mut state: &[u8]) -> Result<Option<i64>> {
     let (mut before, mut last, mut count) = (0, None, 0_i64);
     let mut ascends = !state.is_empty();
     while !state.is_empty() {
-        let (key, n) = take_bucket(&mut state, &mut before)?;
+        let (key, n) = take_bucket(&mut state, &mut before).ok_or_else(damaged)?;
         ascends &= last.replace(key).is_none_or(|last| last < key);
         count = count.saturating_add(n);
     }
-    Some(ascends.then_some(count))
+    Ok(ascends.then_some(count))
 }
 
 fn damaged() -> DataFusionError {

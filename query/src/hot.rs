@@ -68,8 +68,17 @@ impl HotPart {
         Ok(RecordBatch::try_new_with_options(Arc::clone(schema), arrays, &rows)?)
     }
 
-    /// The places of the rows that hold `text` in a column, where the store lists them.
-    pub(crate) fn holding(&self, column: &str, text: &str) -> Option<UInt32Array> {
+    /// The places of the rows that hold `text` in a column, which the store lists for some.
+    pub(crate) fn holding(&self, column: &str, text: &str) -> UInt32Array {
+        if let Some(listed) = self.listed(column, text) {
+            return listed;
+        }
+        let texts = self.rows.column_by_name(column).and_then(|c| c.as_string_opt::<i32>());
+        let texts = (0_u32..).zip(texts.into_iter().flatten());
+        texts.filter(|(_, other)| *other == Some(text)).map(|(row, _)| row).collect()
+    }
+
+    fn listed(&self, column: &str, text: &str) -> Option<UInt32Array> {
         let (slice, offset) = self.numbered.as_ref()?;
         let first = u32::try_from(*offset).ok()?;
         let end = first.checked_add(u32::try_from(self.rows.num_rows()).ok()?)?;

@@ -1,5 +1,5 @@
 //! The hot rows of one service, found by the store's own lists of each chunk's rows by service, so
-//! that no other row is looked at.
+//! that no other row is looked at; where a chunk has no list yet, by its texts.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::hot::{HotPart, deal};
 /// The column by which the store lists a chunk's rows.
 const SERVICE: &str = "service";
 
-/// A part of the rows of one service. Where a chunk has no list, all its rows.
+/// A part of the rows of one service.
 #[derive(Debug)]
 struct OfService {
     service: String,
@@ -25,23 +25,20 @@ struct OfService {
     schema: SchemaRef,
 }
 
-/// The service whose rows a query filters by, if it names one.
-pub(crate) fn service_of(filters: &[Expr]) -> Option<&str> {
-    filters.iter().find_map(|filter| {
-        let Expr::BinaryExpr(BinaryExpr { left, op: Operator::Eq, right }) = filter else {
-            return None;
-        };
-        let is_service =
-            |expr| matches!(bare(expr), Expr::Column(column) if column.name == SERVICE);
-        match (is_service(left), is_service(right)) {
-            (true, false) => text(right),
-            (false, true) => text(left),
-            _ => None,
-        }
-    })
+/// The service whose rows are wanted, if that is what `filter` says.
+pub(crate) fn service_of(filter: &Expr) -> Option<&str> {
+    let Expr::BinaryExpr(BinaryExpr { left, op: Operator::Eq, right }) = filter else {
+        return None;
+    };
+    let is_service = |expr| matches!(bare(expr), Expr::Column(column) if column.name == SERVICE);
+    match (is_service(left), is_service(right)) {
+        (true, false) => text(right),
+        (false, true) => text(left),
+        _ => None,
+    }
 }
 
-/// A scan of the rows of `service` in `parts`, which a filter above may have to look at again.
+/// A scan of the rows of `service` in `parts`.
 pub(crate) fn scan(
     service: &str,
     parts: &[HotPart],
@@ -73,11 +70,8 @@ impl PartitionStream for OfService {
         let (service, columns) = (self.service.clone(), Arc::clone(&self.columns));
         let schema = Arc::clone(&self.schema);
         let batches = self.parts.clone().into_iter().filter_map(move |part| {
-            match part.holding(SERVICE, &service) {
-                Some(rows) if rows.is_empty() => None,
-                Some(rows) => Some(part.take(&rows, &columns, &schema)),
-                None => Some(part.project(&columns, &schema)),
-            }
+            let rows = part.holding(SERVICE, &service);
+            (!rows.is_empty()).then(|| part.take(&rows, &columns, &schema))
         });
         let batches = futures::stream::iter(batches);
         Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&self.schema), batches))
@@ -124,7 +118,7 @@ mod tests {
             ))),
         ];
         for filter in named {
-            assert_eq!(service_of(&[col("pod").eq(lit("a")), filter]), Some("shop"));
+            assert_eq!(service_of(&filter), Some("shop"));
         }
         for filter in [
             col("service").not_eq(shop()),
@@ -133,7 +127,7 @@ mod tests {
             col("service").eq(lit(ScalarValue::Utf8(None))),
             col("pod").eq(shop()),
         ] {
-            assert_eq!(service_of(&[filter]), None);
+            assert_eq!(service_of(&filter), None);
         }
     }
 }

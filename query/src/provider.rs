@@ -6,8 +6,8 @@
 //! ```
 //!
 //! Bounds of `time_` in a query's filters cut the range once more before anything is planned, so they
-//! need no filter above. Other filters prune row groups and pages by their statistics; one service's
-//! hot rows are found by the store's lists.
+//! need no filter above, and neither does a comparison with one service, whose hot rows are found by the
+//! store's lists. Other filters prune row groups and pages by their statistics.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -40,7 +40,7 @@ use undine_store::{Segment, Snapshot, Store, TierView};
 
 use crate::footers::{Footers, Opener};
 use crate::hot::{HotPart, cut, deal, hot_parts};
-use crate::hot_service;
+use crate::hot_service::{self, service_of};
 
 /// The parts of a run's tables, each table at one moment only.
 #[derive(Debug)]
@@ -144,14 +144,14 @@ impl Rows {
         columns: &[usize],
         schema: &SchemaRef,
         span: Span,
-        filters: &[Expr],
+        service: Option<&str>,
         partitions: usize,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let parts = if span == self.span { self.hot.clone() } else { cut(&self.hot, span)? };
         self.note(|read| {
             read.hot_rows = parts.iter().map(|part| part.rows.num_rows() as u64).sum();
         });
-        if let Some(service) = hot_service::service_of(filters) {
+        if let Some(service) = service {
             return hot_service::scan(service, &parts, columns, schema, partitions);
         }
         let runs = deal(&parts, partitions).into_iter();
@@ -181,18 +181,24 @@ impl Rows {
             .iter()
             .map(|field| raw.schema.index_of(field.name()))
             .collect::<Result<_, _>>()?;
-        if is_cut && !wanted.contains(&0) {
-            wanted.push(0);
+        // What no filter above looks at again.
+        let of_service = filters.iter().filter(|filter| service_of(filter).is_some()).cloned();
+        let exact = of_service.chain(bounds(span).filter(|_| is_cut)).reduce(Expr::and);
+        for column in exact.iter().flat_map(Expr::column_refs) {
+            let at = raw.schema.index_of(&column.name)?;
+            if !wanted.contains(&at) {
+                wanted.push(at);
+            }
         }
         let mut pruning: Vec<_> =
             filters.iter().filter_map(|filter| as_on_disk(self.table, filter)).collect();
         pruning.extend(bounds(span));
         let limit = limit.filter(|_| filters.is_empty() && !is_cut);
         let mut plan = raw.scan(state, Some(&wanted), &pruning, limit).await?;
-        if let Some(bounds) = bounds(span).filter(|_| is_cut) {
+        if let Some(exact) = exact {
             let described = DFSchema::try_from(plan.schema())?;
-            let bounds = state.create_physical_expr(bounds, &described)?;
-            plan = Arc::new(FilterExec::try_new(bounds, plan)?);
+            let exact = state.create_physical_expr(exact, &described)?;
+            plan = Arc::new(FilterExec::try_new(exact, plan)?);
         }
         if plan.schema().fields() == schema.fields() {
             return Ok(Some(plan));
@@ -231,9 +237,12 @@ impl TableProvider for Rows {
         &self,
         filters: &[&Expr],
     ) -> Result<Vec<TableProviderFilterPushDown>> {
-        let support = |filter: &&Expr| match time_bound(filter) {
-            Some(_) => TableProviderFilterPushDown::Exact,
-            None => TableProviderFilterPushDown::Inexact,
+        let support = |filter: &&Expr| {
+            if time_bound(filter).is_some() || service_of(filter).is_some() {
+                TableProviderFilterPushDown::Exact
+            } else {
+                TableProviderFilterPushDown::Inexact
+            }
         };
         Ok(filters.iter().map(support).collect())
     }
@@ -255,12 +264,17 @@ impl TableProvider for Rows {
         let others: Vec<_> =
             filters.iter().filter(|filter| time_bound(filter).is_none()).cloned().collect();
         self.note(|read| read.span = Some(span));
+        let mut services = others.iter().filter_map(service_of);
+        let service = services.next();
+        if services.any(|other| Some(other) != service) {
+            return Ok(Arc::new(EmptyExec::new(schema)));
+        }
         let partitions = state.config().target_partitions();
         let mut inputs = Vec::new();
         if let Some(raw) = &self.raw {
             inputs.extend(self.scan_raw(raw, state, &schema, span, &others, limit).await?);
         }
-        let hot = self.scan_hot(&columns, &schema, span, &others, partitions)?;
+        let hot = self.scan_hot(&columns, &schema, span, service, partitions)?;
         if inputs.is_empty() {
             return Ok(hot);
         }

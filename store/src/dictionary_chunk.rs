@@ -5,6 +5,8 @@
 //! is done once for each different text. What comes out is the same for a reader: a page with the
 //! dictionary, pages of its numbers (`RLE_DICTIONARY`), statistics, page index and filter.
 
+use std::sync::Arc;
+
 use arrow::array::{Array, ArrayRef};
 use bytes::Bytes;
 use parquet::basic::{Compression, Encoding, Type};
@@ -116,9 +118,8 @@ impl<'a> Writer<'a> {
             let size = i32::try_from(put.compressed_size).unwrap_or(i32::MAX);
             offsets.append_offset_and_size(offset, size);
         }
-        drop(pages);
         let rows = numbered.numbers.len();
-        let metadata = ColumnChunkMetaData::builder(self.descriptor.clone())
+        let metadata = ColumnChunkMetaData::builder(Arc::clone(self.descriptor))
             .set_compression(self.properties.compression(self.descriptor.path()))
             .set_encodings(vec![Encoding::PLAIN, Encoding::RLE, Encoding::RLE_DICTIONARY])
             .set_num_values(i64::try_from(rows).unwrap_or(i64::MAX))
@@ -195,7 +196,7 @@ fn put_numbers(numbers: &[u32], width: u32, out: &mut Vec<u8>) {
         let run = numbers[at..].iter().take_while(|&&other| other == number).count();
         if run >= GROUP {
             header = None;
-            put_varint(run << 1, out);
+            put_varint((run as u64) << 1, out);
             out.extend_from_slice(&number.to_le_bytes()[..bytes.div_ceil(8)]);
             at += run;
             continue;
@@ -217,7 +218,7 @@ fn put_numbers(numbers: &[u32], width: u32, out: &mut Vec<u8>) {
     }
 }
 
-fn put_varint(mut value: usize, out: &mut Vec<u8>) {
+fn put_varint(mut value: u64, out: &mut Vec<u8>) {
     while value >= 0x80 {
         out.push((value & 0x7f) as u8 | 0x80);
         value >>= 7;
@@ -227,13 +228,12 @@ fn put_varint(mut value: usize, out: &mut Vec<u8>) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use arrow::array::{BinaryArray, RecordBatch, StringArray};
     use arrow::datatypes::{DataType, Field, Schema};
     use parquet::arrow::ArrowWriter;
     use parquet::arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
-    use parquet::file::metadata::{ColumnIndexMetaData, PageIndexPolicy, ParquetMetaData};
+    use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData};
+    use parquet::file::page_index::column_index::ColumnIndexMetaData;
     use proptest::collection::vec;
     use proptest::prelude::*;
 
@@ -243,7 +243,7 @@ mod tests {
     use crate::segment_file::parquet;
 
     fn rows(texts: &[String]) -> RecordBatch {
-        let bytes: Vec<&[u8]> = texts.iter().map(|text| text.as_bytes()).rev().collect();
+        let bytes: Vec<&[u8]> = texts.iter().map(String::as_bytes).rev().collect();
         let columns: [ArrayRef; 2] =
             [Arc::new(StringArray::from(texts.to_vec())), Arc::new(BinaryArray::from(bytes))];
         let fields = [
@@ -280,7 +280,7 @@ mod tests {
             });
             let rows = rows(&texts.collect::<Vec<_>>());
             let (found, footer) = read(parquet(&rows).unwrap());
-            prop_assert_eq!(&found, &[rows.clone()]);
+            prop_assert_eq!(&found, std::slice::from_ref(&rows));
             prop_assert!(is_ours(&footer, 0) && is_ours(&footer, 1));
 
             let properties = properties(&rows).unwrap();

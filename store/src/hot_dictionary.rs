@@ -131,7 +131,7 @@ impl Dictionaries {
     /// Whether the texts of a column come again and again, as far as it is known.
     pub(crate) fn has(&self, column: usize) -> bool {
         let of_column = |dictionary: &&Dictionary| dictionary.column == column;
-        self.columns.iter().find(of_column).is_some_and(|dictionary| dictionary.values.len() > 0)
+        self.columns.iter().find(of_column).is_some_and(|dictionary| !dictionary.values.is_empty())
     }
 
     fn matching<'a>(

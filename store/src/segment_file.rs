@@ -42,7 +42,7 @@ pub(crate) fn parquet(rows: &RecordBatch) -> Result<Vec<u8>, ParquetError> {
     let writer = ArrowWriter::try_new(Vec::new(), Arc::clone(&plain), Some(properties(rows)?))?;
     let (mut file, factory) = writer.into_serialized_writer()?;
     let (descriptors, properties) =
-        (file.schema_descr().columns().to_vec(), file.properties().clone());
+        (file.schema_descr().columns().to_vec(), Arc::clone(file.properties()));
     let groups = (0..rows.num_rows()).step_by(ROW_GROUP_ROWS_MAX);
     for (number, from) in groups.enumerate() {
         let part = rows.slice(from, ROW_GROUP_ROWS_MAX.min(rows.num_rows() - from));

@@ -119,10 +119,7 @@ async fn single_rows_are_read_from_disk_where_they_are_kept() {
 #[tokio::test]
 async fn segments_without_the_process_that_is_asked_for_are_passed_by() {
     let spread = spread(Some(Duration::from_hours(24))).await;
-    let upid = |pid: u32| {
-        let bytes = Upid::new(1, pid, 7);
-        bytes.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect::<String>()
-    };
+    let upid = |pid: u32| format!("{:032x}", u128::from_be_bytes(*Upid::new(1, pid, 7).as_bytes()));
     for (pid, count) in [(101, ROWS / 3), (999, 0)] {
         let sql = format!("SELECT count(*) AS n FROM http_events WHERE upid = X'{}'", upid(pid));
         let answer = spread.engine.sql(&sql).await.unwrap();

@@ -218,7 +218,7 @@ fn numbers_of_texts_agree_over_all_chunks_of_a_snapshot() {
             assert_eq!(texts.value(usize::try_from(*number).unwrap()), plain.unwrap());
             *counted.entry(*number).or_insert(0) += 1;
         }
-        assert!(slice.dictionary("path").is_none(), "a path is no dimension");
+        assert!(slice.dictionary("size").is_none(), "a number is no text");
         assert_eq!(slice.dictionary("service").unwrap().keys().len(), plain.len());
     }
     assert_eq!(counted.values().sum::<i32>(), 29_999);
