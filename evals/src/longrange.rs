@@ -28,6 +28,10 @@ const RUNS: u32 = 3;
 /// Rows of a batch.
 const BATCH_ROWS: usize = 16 * 1024;
 const HOT_BYTES_MAX: usize = 1 << 30;
+/// Rows that are sealed together, which fit into that.
+const SEALED_ROWS: u64 = 500_000;
+/// Days from which on the coarsest summary has to answer.
+const LONG_DAYS: u32 = 100;
 
 /// What the year is made of.
 #[derive(Clone, Copy, Debug)]
@@ -77,13 +81,21 @@ async fn write(
     let store = open(dir, clock)?;
     let start = Instant::now();
     let mut random = Random(7);
-    let mut rows = 0;
+    let (mut rows, mut unsealed) = (0, 0);
     for day in 0..options.days {
         let midnight = START + i64::from(day) * DAY;
-        for batch in requests(options, midnight, &mut random) {
-            rows += batch.num_rows() as u64;
-            let frame = Frame::captured(&HTTP_EVENTS, batch);
-            store.append(Frame { durability: Durability::Memory, ..frame })?;
+        for hour in 0..options.hours {
+            let hour = midnight + i64::from(hour * 24 / options.hours) * HOUR;
+            for batch in requests(options, hour, &mut random) {
+                rows += batch.num_rows() as u64;
+                unsealed += batch.num_rows() as u64;
+                let frame = Frame::captured(&HTTP_EVENTS, batch);
+                store.append(Frame { durability: Durability::Memory, ..frame })?;
+                if unsealed >= SEALED_ROWS {
+                    store.seal().await?;
+                    unsealed = 0;
+                }
+            }
         }
         clock.set(TimeNs::new(midnight + DAY));
         store.seal().await?;
@@ -91,6 +103,9 @@ async fn write(
     }
     report.figure("write_s", start.elapsed().as_secs_f64());
     report.count("rows", rows);
+    let stats = store.stats();
+    let evicted = stats.table(HTTP_EVENTS.name).map_or(0, |table| table.evicted_rows);
+    report.same("rows that went unsealed", evicted, 0);
     let snapshot = store.snapshot(&HTTP_EVENTS);
     let raw = snapshot.raw.context("the store keeps no raw rows")?;
     let bytes = |tier: &undine_store::TierView| -> u64 {
@@ -109,45 +124,38 @@ async fn write(
     Ok(())
 }
 
-/// One day's rows, hour by hour.
-fn requests(
-    options: Options,
-    midnight: i64,
-    random: &mut Random,
-) -> Vec<arrow::array::RecordBatch> {
+/// The rows of an hour.
+fn requests(options: Options, hour: i64, random: &mut Random) -> Vec<arrow::array::RecordBatch> {
     let mut builder = HttpEvents::new(BATCH_ROWS);
     let mut batches = Vec::new();
     let paths: Vec<String> = (0..options.endpoints).map(|n| format!("/api/op-{n:03}")).collect();
     let services: Vec<String> =
         (0..options.services).map(|n| format!("default/svc-{n:02}")).collect();
-    for hour in 0..options.hours {
-        let hour = midnight + i64::from(hour * 24 / options.hours) * HOUR;
-        for (number, service) in services.iter().enumerate() {
-            for path in &paths {
-                for _ in 0..options.requests {
-                    let time = hour + random.below(HOUR as u64).cast_signed();
-                    let median_ln = 14.0 + f64::from(u32::try_from(number).unwrap_or(0)) / 10.0;
-                    #[expect(clippy::cast_possible_truncation, reason = "far below 2^63")]
-                    let latency = (median_ln + 0.9 * random.normal()).exp() as i64;
-                    builder.push(&HttpEvent {
-                        time_: TimeNs::new(time),
-                        upid: Upid::new(1, 100, 7),
-                        remote_addr: "10.0.0.2",
-                        local_addr: "10.0.0.1",
-                        trace_role: 2,
-                        req_method: "GET",
-                        req_path: path,
-                        req_path_template: path,
-                        resp_status: if random.below(100) == 0 { 500 } else { 200 },
-                        resp_body_size: random.below(10_000).cast_signed(),
-                        latency,
-                        service,
-                        node: "evals",
-                        ..HttpEvent::default()
-                    });
-                    if builder.len() == BATCH_ROWS {
-                        batches.push(builder.finish());
-                    }
+    for (number, service) in services.iter().enumerate() {
+        for path in &paths {
+            for _ in 0..options.requests {
+                let time = hour + random.below(HOUR as u64).cast_signed();
+                let median_ln = 14.0 + f64::from(u32::try_from(number).unwrap_or(0)) / 10.0;
+                #[expect(clippy::cast_possible_truncation, reason = "far below 2^63")]
+                let latency = (median_ln + 0.9 * random.normal()).exp() as i64;
+                builder.push(&HttpEvent {
+                    time_: TimeNs::new(time),
+                    upid: Upid::new(1, 100, 7),
+                    remote_addr: "10.0.0.2",
+                    local_addr: "10.0.0.1",
+                    trace_role: 2,
+                    req_method: "GET",
+                    req_path: path,
+                    req_path_template: path,
+                    resp_status: if random.below(100) == 0 { 500 } else { 200 },
+                    resp_body_size: random.below(10_000).cast_signed(),
+                    latency,
+                    service,
+                    node: "evals",
+                    ..HttpEvent::default()
+                });
+                if builder.len() == BATCH_ROWS {
+                    batches.push(builder.finish());
                 }
             }
         }
@@ -231,7 +239,9 @@ fn check_answer(
         .filter(|source| source.rows > 0)
         .map(|source| source.tier.to_string())
         .collect();
-    report.same(format!("{name}: read"), tiers.join(", "), tier.to_owned());
+    if options.days >= LONG_DAYS {
+        report.same(format!("{name}: read"), tiers.join(", "), tier.to_owned());
+    }
     report.same(
         format!("{name}: groups"),
         table.rows() as u64,

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef};
 use bytes::Bytes;
-use parquet::basic::{Compression, Encoding, Type};
+use parquet::basic::{Encoding, Type};
 use parquet::bloom_filter::Sbbf;
 use parquet::column::page::{CompressedPage, Page, PageWriteSpec, PageWriter};
 use parquet::column::writer::ColumnCloseResult;
@@ -20,6 +20,7 @@ use parquet::file::properties::WriterProperties;
 use parquet::file::statistics::{Statistics, ValueStatistics};
 use parquet::file::writer::{SerializedPageWriter, TrackedWrite};
 use parquet::schema::types::ColumnDescPtr;
+use zstd::bulk::Compressor;
 
 use crate::numbered_texts::NumberedTexts;
 
@@ -37,15 +38,15 @@ pub(crate) struct Chunk {
     pub(crate) close: ColumnCloseResult,
 }
 
-/// The chunk of a column without nulls; none where it has many different texts or is none of texts.
+/// The chunk of a column without nulls, compressed by `compressor` as `properties` say; none where it
+/// has many different texts or is none of texts.
 pub(crate) fn chunk(
     column: &ArrayRef,
     descriptor: &ColumnDescPtr,
     properties: &WriterProperties,
+    compressor: &mut Compressor<'static>,
 ) -> Result<Option<Chunk>, ParquetError> {
     let is_plain = descriptor.max_def_level() == 0 && descriptor.max_rep_level() == 0;
-    let wanted = properties.compression(descriptor.path());
-    let Compression::ZSTD(level) = wanted else { return Ok(None) };
     if !is_plain || column.null_count() > 0 || column.is_empty() {
         return Ok(None);
     }
@@ -53,14 +54,13 @@ pub(crate) fn chunk(
         return Ok(None);
     }
     let Some(numbered) = NumberedTexts::of(&[column.as_ref()]) else { return Ok(None) };
-    let compressor = zstd::bulk::Compressor::new(level.compression_level())?;
     Writer::new(descriptor, properties, compressor).write(&numbered).map(Some)
 }
 
 struct Writer<'a> {
     descriptor: &'a ColumnDescPtr,
     properties: &'a WriterProperties,
-    compressor: zstd::bulk::Compressor<'static>,
+    compressor: &'a mut Compressor<'static>,
     uncompressed: usize,
     compressed: usize,
 }
@@ -69,7 +69,7 @@ impl<'a> Writer<'a> {
     fn new(
         descriptor: &'a ColumnDescPtr,
         properties: &'a WriterProperties,
-        compressor: zstd::bulk::Compressor<'static>,
+        compressor: &'a mut Compressor<'static>,
     ) -> Self {
         Self { descriptor, properties, compressor, uncompressed: 0, compressed: 0 }
     }

@@ -12,6 +12,8 @@ use parquet::errors::ParquetError;
 use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterPropertiesBuilder};
 use parquet::schema::types::ColumnPath;
 
+/// How much effort goes into a page.
+pub(crate) const ZSTD_LEVEL: i32 = 1;
 /// Rows of a row group.
 pub(crate) const ROW_GROUP_ROWS_MAX: usize = 128 * 1024;
 /// Distinct processes that a row group's filter is made for.
@@ -20,7 +22,7 @@ const FILTERED_PROCESSES_MAX: usize = 1024;
 /// The properties of a file of `rows`.
 pub(crate) fn properties(rows: &RecordBatch) -> Result<WriterProperties, ParquetError> {
     let builder = WriterProperties::builder()
-        .set_compression(Compression::ZSTD(ZstdLevel::try_new(1)?))
+        .set_compression(Compression::ZSTD(ZstdLevel::try_new(ZSTD_LEVEL)?))
         .set_statistics_enabled(EnabledStatistics::Page)
         .set_max_row_group_row_count(Some(ROW_GROUP_ROWS_MAX))
         .set_created_by(concat!("undine ", env!("CARGO_PKG_VERSION")).to_owned());

@@ -15,7 +15,7 @@ use undine_schema::TimeNs;
 use crate::backend::Folder;
 use crate::delta::FileStats;
 use crate::dictionary_chunk::chunk;
-use crate::encoding::{ROW_GROUP_ROWS_MAX, properties};
+use crate::encoding::{ROW_GROUP_ROWS_MAX, ZSTD_LEVEL, properties};
 use crate::numbered_texts::plain_type;
 
 /// A file that is not written yet.
@@ -43,6 +43,7 @@ pub(crate) fn parquet(rows: &RecordBatch) -> Result<Vec<u8>, ParquetError> {
     let (mut file, factory) = writer.into_serialized_writer()?;
     let (descriptors, properties) =
         (file.schema_descr().columns().to_vec(), Arc::clone(file.properties()));
+    let mut compressor = zstd::bulk::Compressor::new(ZSTD_LEVEL)?;
     let groups = (0..rows.num_rows()).step_by(ROW_GROUP_ROWS_MAX);
     for (number, from) in groups.enumerate() {
         let part = rows.slice(from, ROW_GROUP_ROWS_MAX.min(rows.num_rows() - from));
@@ -50,7 +51,7 @@ pub(crate) fn parquet(rows: &RecordBatch) -> Result<Vec<u8>, ParquetError> {
         let writers = factory.create_column_writers(number)?;
         let mut group = file.next_row_group()?;
         for ((column, mut writer), at) in part.columns().iter().zip(writers).zip(0..) {
-            if let Some(chunk) = chunk(column, &descriptors[at], &properties)? {
+            if let Some(chunk) = chunk(column, &descriptors[at], &properties, &mut compressor)? {
                 group.append_column(&chunk.bytes, chunk.close)?;
                 continue;
             }
