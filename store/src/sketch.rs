@@ -161,6 +161,7 @@ impl Sketch {
         }
     }
 
+    /// Adds buckets that ascend by key.
     fn merge_buckets(&mut self, others: impl ExactSizeIterator<Item = (i32, i64)>) {
         if others.len() < 8 {
             others.for_each(|(key, n)| self.add_key(key, n));
@@ -178,6 +179,49 @@ impl Sketch {
         }
         merged.extend(mine);
         self.buckets = merged;
+    }
+}
+
+/// A sketch that values are counted into: their keys wait until they are many, and are sorted together.
+#[derive(Debug, Default)]
+pub(crate) struct Counting {
+    sketch: Sketch,
+    waiting: Vec<i32>,
+}
+
+impl Counting {
+    /// Keys that wait.
+    const WAITING_MAX: usize = 1024;
+
+    /// Counts a value. NaN has no rank and is left out.
+    #[inline]
+    pub(crate) fn add(&mut self, value: f64) {
+        if value.is_nan() {
+            return;
+        }
+        self.waiting.push(key_of(value));
+        if self.waiting.len() >= Self::WAITING_MAX {
+            self.settle();
+        }
+    }
+
+    /// As [`Sketch::merge_parts`].
+    pub(crate) fn merge_parts(&mut self, keys: &[i32], counts: &[i64]) -> Result<(), PartsError> {
+        self.sketch.merge_parts(keys, counts)
+    }
+
+    /// What was counted so far.
+    pub(crate) fn settled(&mut self) -> &Sketch {
+        self.settle();
+        &self.sketch
+    }
+
+    fn settle(&mut self) {
+        self.waiting.sort_unstable();
+        let runs = self.waiting.chunk_by(|a, b| a == b);
+        let buckets: Vec<_> = runs.map(|run| (run[0], run.len().cast_signed() as i64)).collect();
+        self.sketch.merge_buckets(buckets.into_iter());
+        self.waiting.clear();
     }
 }
 
@@ -278,6 +322,13 @@ mod tests {
             }
             prop_assert_eq!(&forwards, &sketch_of(&values));
             prop_assert_eq!(&backwards, &forwards);
+            let mut counting = Counting::default();
+            for &value in values.iter().cycle().take(values.len() * 20) {
+                counting.add(value);
+            }
+            let (keys, counts) = forwards.to_parts();
+            let counts: Vec<_> = counts.into_iter().map(|count| count * 20).collect();
+            prop_assert_eq!(counting.settled(), &Sketch::from_parts(&keys, &counts).unwrap());
             let (keys, counts) = forwards.to_parts();
             prop_assert_eq!(Sketch::from_parts(&keys, &counts), Ok(forwards));
         }

@@ -93,7 +93,7 @@ pub(crate) struct States {
     /// What is folded where a window is full, the first one first.
     folds: Vec<&'static ColumnDef>,
     /// Number of each group by its dimensions, row-encoded, and its window, big-endian.
-    groups: HashMap<Box<[u8]>, usize>,
+    groups: HashMap<Box<[u8]>, usize, ahash::RandomState>,
     /// How many groups a window has that came with so many dimensions folded.
     groups_in_window: HashMap<(i64, usize), usize>,
     windows: Vec<i64>,
@@ -133,7 +133,7 @@ impl States {
             converter: RowConverter::new(fields.collect())?,
             dimensions,
             folds: cube.folds(table),
-            groups: HashMap::new(),
+            groups: HashMap::default(),
             groups_in_window: HashMap::new(),
             windows: Vec::new(),
             rows: Vec::new(),
@@ -188,7 +188,7 @@ impl States {
         Ok(Finished { states, folded_rows: finished.folded_rows + folded_rows })
     }
 
-    fn sorted(self) -> Result<Finished, ArrowError> {
+    fn sorted(mut self) -> Result<Finished, ArrowError> {
         let mut order: Vec<_> = self.groups.iter().collect();
         order.sort_unstable();
         let parser = self.converter.parser();
@@ -201,7 +201,7 @@ impl States {
         let mut columns = vec![ints(&self.windows), micros(&ints(&self.windows))];
         columns.extend(dimensions);
         columns.extend([ints(&self.rows), ints(&self.first_time), ints(&self.last_time)]);
-        self.measures.iter().try_for_each(|measure| measure.columns(&order, &mut columns))?;
+        self.measures.iter_mut().try_for_each(|measure| measure.columns(&order, &mut columns))?;
         let states = RecordBatch::try_new(cube_schema(self.table, self.cube), columns)?;
         Ok(Finished { states, folded_rows: self.folded_rows })
     }

@@ -10,7 +10,7 @@ use undine_schema::{ColumnDef, PxlType, Role, TableDef};
 
 use super::growth::Growth;
 use super::number::{Number, column, int64};
-use crate::sketch::Sketch;
+use crate::sketch::Counting;
 
 /// The columns of a measure in a summary.
 pub(super) fn fields(table: &TableDef, measure: &ColumnDef, fields: &mut Vec<Field>) {
@@ -39,7 +39,7 @@ pub(super) struct MeasureStates {
     name: &'static str,
     values: Values,
     growths: Option<Vec<Growth>>,
-    sketches: Option<Vec<Sketch>>,
+    sketches: Option<Vec<Counting>>,
 }
 
 #[derive(Debug)]
@@ -84,7 +84,7 @@ impl MeasureStates {
             Values::Float(extremes) => extremes.new_group(),
         }
         self.growths.iter_mut().for_each(|growths| growths.push(Growth::NONE));
-        self.sketches.iter_mut().for_each(|sketches| sketches.push(Sketch::new()));
+        self.sketches.iter_mut().for_each(|sketches| sketches.push(Counting::default()));
     }
 
     /// Adds the values of rows.
@@ -154,7 +154,7 @@ impl MeasureStates {
 
     /// The columns that [`fields`] names, of the groups in `order`.
     pub(super) fn columns(
-        &self,
+        &mut self,
         order: &[usize],
         columns: &mut Vec<ArrayRef>,
     ) -> Result<(), ArrowError> {
@@ -165,7 +165,8 @@ impl MeasureStates {
         if let Some(growths) = &self.growths {
             columns.push(i64::array(order.iter().map(|&group| growths[group].increase())));
         }
-        if let Some(sketches) = &self.sketches {
+        if let Some(sketches) = &mut self.sketches {
+            let sketches: Vec<_> = sketches.iter_mut().map(Counting::settled).collect();
             let buckets: Vec<_> = order.iter().map(|&group| sketches[group].buckets()).collect();
             columns.extend(sketch_columns(&buckets)?);
         }
@@ -248,7 +249,7 @@ impl<T: Number> Ends<T> {
     }
 }
 
-fn sketch<T: Number>(sketches: &mut Option<Vec<Sketch>>, values: &[T], groups: &[usize]) {
+fn sketch<T: Number>(sketches: &mut Option<Vec<Counting>>, values: &[T], groups: &[usize]) {
     if let Some(sketches) = sketches {
         for (&group, &value) in groups.iter().zip(values) {
             sketches[group].add(value.rank());
