@@ -11,6 +11,9 @@ use crate::steps::Outcome;
 /// service of Amazon.
 const FROM_PYPI: [&str; 3] = ["moto[s3]==5.2.5", "flask==3.1.3", "flask-cors==6.0.5"];
 const FROM_NPM: [&str; 2] = ["s3rver@3.7.1", "azurite@3.35.0"];
+/// Servers that do not keep their promises, whose builds take half an hour.
+const FROM_CRATES: [(&str, &str, &[&str]); 2] =
+    [("s3s-fs", "0.14.1", &["--features", "binary"]), ("garage", "2.5.0", &[])];
 
 /// Installs the servers below `target` and runs the tests that start them.
 pub(crate) fn check() -> Result<Outcome> {
@@ -32,9 +35,25 @@ pub(crate) fn check() -> Result<Outcome> {
     let from_npm = npm.wait_with_output()?;
     from_pypi?;
     ensure!(from_npm.status.success(), "npm cannot install {FROM_NPM:?}");
+    run_tests(&["it::servers::a_store", "it::servers::a_bucket"])
+}
+
+/// Builds the servers that must be refused and runs the tests that start them.
+pub(crate) fn check_refused() -> Result<Outcome> {
+    let dir = root().join("target/bucket-test");
+    for (name, version, options) in FROM_CRATES {
+        if !dir.join("bin").join(name).exists() {
+            let install = ["install", name, "--version", version, "--locked", "--root"];
+            run(cargo(&install).arg(&dir).args(options))?;
+        }
+    }
+    run_tests(&["it::servers::s3s_fs_is", "it::servers::garage_is"])
+}
+
+fn run_tests(names: &[&str]) -> Result<Outcome> {
     let tests = ["test", "--release", "--locked", "--workspace", "--test", "it", "--"];
-    let which = ["--ignored", "--test-threads=2", "it::servers::a_store", "it::servers::a_bucket"];
-    run(cargo(&tests).args(which)).map(|()| Outcome::Passed)
+    let ignored = ["--ignored", "--test-threads=2"];
+    run(cargo(&tests).args(ignored).args(names)).map(|()| Outcome::Passed)
 }
 
 fn install_from_pypi(python: &std::path::Path) -> Result<()> {

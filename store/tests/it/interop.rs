@@ -201,7 +201,7 @@ fn views_and_document_are_read_by(engine: &str, dialect: Dialect, fence: &str) {
     let written = written(ROUNDS);
     let folder = Folder::open(written.dir.path()).unwrap();
     let held = Runtime::new().unwrap().block_on(folder.inspect()).unwrap();
-    let setup = held.views(folder.dir(), dialect);
+    let setup = folder.views(&held, dialect).unwrap();
     let mut questions: Vec<_> = [
         "SELECT sum(rows), sum(size_sum) FROM requests__10s",
         "SELECT sum(rows), sum(size_sum) FROM requests__1m",
