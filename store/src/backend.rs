@@ -16,7 +16,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use undine_schema::TimeNs;
 
-pub(crate) use self::address::Address;
+pub(crate) use self::address::{Address, Service};
 pub use self::bucket::{Bucket, BucketConfig, BucketError};
 pub use self::probe::Thoroughness;
 

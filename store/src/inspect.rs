@@ -80,7 +80,9 @@ pub enum InspectError {
         dir: PathBuf,
     },
     /// What is to be copied is damaged.
-    #[error("{of} is damaged ({errors} errors, the first: {first}); `undine storage verify` lists them all")]
+    #[error(
+        "{of} is damaged ({errors} errors, the first: {first}); `undine storage verify` lists them all"
+    )]
     Damaged {
         /// The folder or bucket.
         of: String,
@@ -106,7 +108,9 @@ pub enum InspectError {
     #[error(transparent)]
     Bucket(#[from] BucketError),
     /// A bucket without tables.
-    #[error("bucket {url} holds nothing of undine right below this address; write it as `store.bucket` of the nodes has it, prefix and all, and look again when a node has uploaded for the first time (`store.upload_interval`)")]
+    #[error(
+        "bucket {url} holds nothing of undine right below this address; write it as `store.bucket` of the nodes has it, prefix and all, and look again when a node has uploaded for the first time (`store.upload_interval`)"
+    )]
     Empty {
         /// The address.
         url: String,
@@ -130,7 +134,9 @@ pub enum InspectError {
         known: String,
     },
     /// An engine that has no words for a bucket of this kind.
-    #[error("views for ClickHouse cannot name what is in {url}; make them for DuckDB, or name s3://, gs:// or file://")]
+    #[error(
+        "views for ClickHouse cannot name what is in {url}; make them for DuckDB, or name s3://, gs:// or file://"
+    )]
     Unnamable {
         /// The address.
         url: String,

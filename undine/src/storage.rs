@@ -118,7 +118,10 @@ fn verdict(verified: &Verification, depth: Depth) -> String {
     };
     let elsewhere = match &verified.inspection.bucket {
         Some(url) if verified.files_in_bucket > 0 => {
-            format!(" {} files are in bucket {url} alone; check them there.", verified.files_in_bucket)
+            format!(
+                " {} files are in bucket {url} alone; check them there.",
+                verified.files_in_bucket
+            )
         }
         _ => String::new(),
     };

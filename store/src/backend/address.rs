@@ -31,11 +31,7 @@ pub(crate) enum Address {
     /// A folder of a disk, which several nodes may share.
     Disk(PathBuf),
     /// A prefix of a bucket of an object store.
-    Remote {
-        service: Service,
-        bucket: String,
-        prefix: Path,
-    },
+    Remote { service: Service, bucket: String, prefix: Path },
 }
 
 /// Whose object store.
@@ -87,8 +83,7 @@ impl Address {
 fn s3_over_http(bucket: &str) -> String {
     let known = AmazonS3Builder::from_env();
     let get = |key| known.get_config_value(&key);
-    let endpoint =
-        get(AmazonS3ConfigKey::S3Endpoint).or_else(|| get(AmazonS3ConfigKey::Endpoint));
+    let endpoint = get(AmazonS3ConfigKey::S3Endpoint).or_else(|| get(AmazonS3ConfigKey::Endpoint));
     let Some(endpoint) = endpoint else {
         let region = get(AmazonS3ConfigKey::Region).unwrap_or_else(|| "us-east-1".to_owned());
         return format!("https://s3.{region}.amazonaws.com/{bucket}");

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use arrow::json::LineDelimitedWriter;
 use bytes::Bytes;
-use object_store::path::Path;
 use object_store::ObjectMeta;
+use object_store::path::Path;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::Value;
 use undine_schema::{Seq, TimeNs};
@@ -119,7 +119,9 @@ impl Catalog {
                 ));
                 return Ok(());
             }
-            return Err(tables.damaged(path, "it names a checkpoint that is not there".to_owned()).into());
+            return Err(tables
+                .damaged(path, "it names a checkpoint that is not there".to_owned())
+                .into());
         }
         Ok(())
     }

@@ -5,13 +5,14 @@
 //! younger ones are on the nodes. Nothing is ever written here: the logs have one writer each, the
 //! running node, which also deletes what no version needs any more.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::tables::{Failed, Place, Tables};
 use super::verify::{Depth, Verification};
 use super::views::{Dialect, Names};
 use super::{InspectError, Inspection};
-use crate::backend::{Address, Bucket};
+use crate::backend::{Address, Bucket, Service};
 
 /// Nodes that a message names.
 const NAMES_MAX: usize = 20;
@@ -49,7 +50,7 @@ impl Fleet {
     /// Where the address is none, its client cannot be made, or a folder is not there.
     pub fn open(url: &str, node: Option<String>) -> Result<Self, InspectError> {
         let bucket = Bucket::open_to_read(url)?;
-        let objects = bucket.objects().clone();
+        let objects = Arc::clone(bucket.objects());
         let tables = Tables { objects, place: Place::Bucket };
         Ok(Self { bucket, node, tables })
     }
@@ -109,22 +110,18 @@ impl Fleet {
     }
 
     fn names(&self, dialect: Dialect) -> Result<Names, InspectError> {
-        let address = Address::parse(self.url())?;
-        if let Address::Disk(dir) = &address {
-            return Ok(Names::on_disk(dialect, root_of(dir)));
-        }
-        match dialect {
-            Dialect::DuckDb => {
-                let needs = match self.url().split_once("://").map(|(scheme, _)| scheme) {
-                    Some("gs") => DUCKDB_GOOGLE,
-                    Some("az") => DUCKDB_AZURE,
-                    _ => DUCKDB_S3,
+        let url = self.url().to_owned();
+        match (Address::parse(&url)?, dialect) {
+            (Address::Disk(dir), _) => Ok(Names::on_disk(dialect, root_of(&dir))),
+            (Address::Remote { service, .. }, Dialect::DuckDb) => {
+                let needs = match service {
+                    Service::S3 => DUCKDB_S3,
+                    Service::Google => DUCKDB_GOOGLE,
+                    Service::Azure => DUCKDB_AZURE,
                 };
-                let root = self.url().to_owned();
-                Ok(Names { dialect, root, function: "read_parquet", needs })
+                Ok(Names { dialect, root: url, function: "read_parquet", needs })
             }
-            Dialect::ClickHouse => {
-                let url = self.url().to_owned();
+            (address, Dialect::ClickHouse) => {
                 let root = address.http().ok_or(InspectError::Unnamable { url })?;
                 Ok(Names { dialect, root, function: "s3", needs: CLICKHOUSE_S3 })
             }
@@ -140,6 +137,6 @@ pub(super) fn some_of<'a>(nodes: impl IntoIterator<Item = &'a String>) -> String
     names.join(", ")
 }
 
-fn root_of(dir: &std::path::Path) -> String {
+fn root_of(dir: &Path) -> String {
     dir.components().collect::<PathBuf>().display().to_string()
 }

@@ -105,7 +105,10 @@ impl Fleet {
                 let bytes = self.tables.get(&path).await.map_err(|unread| self.unread(unread))?;
                 copied.write(&tables.join(path_on_disk(&path)), &bytes)?;
             }
-            check_pointer(&tables.join(path_on_disk(&tier.prefix)).join("_delta_log"), tier.version)?;
+            check_pointer(
+                &tables.join(path_on_disk(&tier.prefix)).join("_delta_log"),
+                tier.version,
+            )?;
         }
         Ok(copied)
     }

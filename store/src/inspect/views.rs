@@ -85,10 +85,12 @@ impl Names {
         let columns = columns_of(nodes);
         let names_node = columns.iter().any(|(name, _)| name == "node");
         let part = |tier: &TierState| {
-            let node = if names_node { String::new() } else { format!(", {} AS node", text(&tier.node)) };
+            let node =
+                if names_node { String::new() } else { format!(", {} AS node", text(&tier.node)) };
             format!("SELECT *{node} FROM {}", self.files(tier, &columns))
         };
-        let parts: Vec<_> = nodes.iter().filter(|tier| !tier.segments.is_empty()).map(part).collect();
+        let parts: Vec<_> =
+            nodes.iter().filter(|tier| !tier.segments.is_empty()).map(part).collect();
         if parts.is_empty() {
             return self.empty(columns, names_node);
         }

@@ -33,6 +33,12 @@ pub(crate) fn refusal(url: &str) -> String {
     }
 }
 
+/// SQL for all nodes of a bucket.
+pub(crate) fn views(url: &str, dialect: Dialect) -> String {
+    let fleet = Fleet::open(url, None).unwrap();
+    fleet.views(&wait(fleet.inspect()).unwrap(), dialect).unwrap()
+}
+
 /// Looks at a bucket that holds so many notes of each node.
 pub(crate) fn check(url: &str, expected: &[(&str, u64)]) {
     let fleet = Fleet::open(url, None).unwrap();
@@ -69,7 +75,8 @@ fn check_views(sql: &str, held: &Inspection) {
     for file in held.tiers.iter().flat_map(|tier| &tier.segments) {
         assert_eq!(sql.matches(&file.name).count(), 1, "{sql}");
     }
-    let views: Vec<_> = sql.lines().filter(|line| line.starts_with("CREATE OR REPLACE VIEW")).collect();
+    let views: Vec<_> =
+        sql.lines().filter(|line| line.starts_with("CREATE OR REPLACE VIEW")).collect();
     let tiers: BTreeSet<_> = held.tiers.iter().map(|tier| (&tier.table, &tier.tier)).collect();
     assert_eq!(views.len(), tiers.len(), "{views:?}");
     assert!(sql.contains("SELECT *, 'node two' AS node FROM"), "{sql}");
@@ -103,8 +110,7 @@ fn damage_in_a_bucket_is_found_at_the_node_that_has_it() {
     let fleet = Fleet::open(&url, None).unwrap();
     let held = wait(fleet.inspect()).unwrap();
     let of = |node: &str, tier: &str| -> TierState {
-        let is_it =
-            |t: &&TierState| (&*t.table, &*t.tier, &*t.node) == ("requests", tier, node);
+        let is_it = |t: &&TierState| (&*t.table, &*t.tier, &*t.node) == ("requests", tier, node);
         held.tiers.iter().find(is_it).unwrap().clone()
     };
     let (missing, lying) = (of("node two", "10s"), of("node-1", "1m"));
@@ -131,7 +137,10 @@ fn what_is_no_bucket_of_undine_is_refused_with_what_to_do_and_nothing_is_made() 
     let dir = TempDir::new().unwrap();
     let at = |name: &str| format!("file://{}/{name}", dir.path().display());
     let error = refusal("ftp://somewhere");
-    assert!(error.contains("ftp://somewhere") && error.contains("write s3://BUCKET/PREFIX"), "{error}");
+    assert!(
+        error.contains("ftp://somewhere") && error.contains("write s3://BUCKET/PREFIX"),
+        "{error}"
+    );
     let error = Fleet::open(&at("missing"), None).unwrap_err();
     assert!(matches!(error, InspectError::Bucket(BucketError::Missing { .. })), "{error}");
     assert!(error.to_string().contains(&at("missing")), "{error}");

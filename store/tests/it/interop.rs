@@ -136,7 +136,17 @@ fn python_with(engine: &str) -> Option<String> {
 
 /// The rows that an engine answers each question with.
 fn ask(python: &str, engine: &str, setup: &str, questions: &[Value]) -> Vec<Vec<Value>> {
-    let mut asked = Command::new(python)
+    ask_with(&mut Command::new(python), engine, setup, questions)
+}
+
+/// The same of a Python that has been told more.
+pub(crate) fn ask_with(
+    python: &mut Command,
+    engine: &str,
+    setup: &str,
+    questions: &[Value],
+) -> Vec<Vec<Value>> {
+    let mut asked = python
         .arg(SCRIPT)
         // ClickHouse reads only below the folder that it runs in.
         .current_dir("/")
@@ -174,7 +184,7 @@ fn every_version_is_read_by(engine: &str) {
 }
 
 /// The rows with every number as an integer; `ClickHouse` writes long ones as text.
-fn integers(rows: &[Value]) -> Value {
+pub(crate) fn integers(rows: &[Value]) -> Value {
     let integer = |value: &Value| match value {
         Value::String(text) => text.parse::<i64>().map_or(value.clone(), Value::from),
         value => value.as_f64().map_or(value.clone(), |number| {

@@ -12,13 +12,16 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use serde_json::json;
 use tempfile::TempDir;
+use undine_store::inspect::Dialect;
 use undine_store::{Bucket, BucketError, BuildError, Config};
 
 use super::bucket::Node;
-use super::fleet;
+use super::{fleet, interop};
 
 const CHILD: &str = "it::servers::a_child_that_keeps_a_store_in_a_bucket";
+const WRITER: &str = "it::servers::a_child_that_writes_views_of_two_nodes";
 const READER: &str = "it::servers::a_child_that_may_not_read_a_bucket";
 
 /// The only one that s3rver takes.
@@ -215,6 +218,35 @@ fn a_bucket_of_s3rver_is_refused_since_its_creates_overwrite() {
 }
 
 #[test]
+#[ignore = "needs engines that cargo xtask full buckets-fleet installs"]
+fn other_engines_read_the_views_of_all_nodes_from_a_bucket_of_moto() {
+    let server = moto(MOTO);
+    assert_passed(&server.s3_client(WRITER, KEY));
+    let [key, secret] = KEY;
+    let secret = format!(
+        "LOAD httpfs; CREATE SECRET (TYPE s3, KEY_ID '{key}', SECRET '{secret}', REGION 'us-east-1', \
+         ENDPOINT '{}', URL_STYLE 'path', USE_SSL false);",
+        server.address
+    );
+    let questions = [
+        "SELECT node, count(*), sum(id) FROM \"notes.Beta\" GROUP BY node ORDER BY node",
+        "SELECT node, sum(rows), sum(size_sum) FROM requests__1m GROUP BY node ORDER BY node",
+    ]
+    .map(|sql| json!({ "sql": sql }));
+    let expected = json!([["node two", 2, 30], ["node-1", 3, 6]]);
+    for (engine, before) in [("duckdb", &*secret), ("chdb", "")] {
+        let views = fs::read_to_string(server.dir.path().join(engine)).unwrap();
+        let mut python = Command::new(installed("engines/bin/python"));
+        python.env("AWS_ACCESS_KEY_ID", KEY[0]).env("AWS_SECRET_ACCESS_KEY", KEY[1]);
+        let answers =
+            interop::ask_with(&mut python, engine, &format!("{before}\n{views}"), &questions);
+        for answer in answers {
+            assert_eq!(interop::integers(&answer), expected, "{engine}");
+        }
+    }
+}
+
+#[test]
 #[ignore = "needs servers that cargo xtask full buckets-refused builds"]
 fn s3s_fs_is_refused_since_writers_that_race_overwrite() {
     let server = Server::start("bin/s3s-fs", |command, port, dir| {
@@ -305,6 +337,20 @@ fn a_child_that_keeps_a_store_in_a_bucket() {
     assert!(error.contains(&format!("bucket {missing} is not there")), "{error}");
     let error = fleet::refusal(&format!("{url}/elsewhere"));
     assert!(error.contains("elsewhere holds nothing of undine"), "{error}");
+}
+
+#[test]
+#[ignore = "is run by its parent, in a process of its own"]
+fn a_child_that_writes_views_of_two_nodes() {
+    let url = fs::read_to_string("bucket").unwrap();
+    let bucket = Arc::new(Bucket::open(&url).unwrap());
+    for (name, ids) in [("node-1", [1, 2, 3].as_slice()), ("node two", &[10, 20])] {
+        let node = Node::at(Arc::clone(&bucket), name);
+        fleet::upload(&node, &node.start(), ids);
+    }
+    for (engine, dialect) in [("duckdb", Dialect::DuckDb), ("chdb", Dialect::ClickHouse)] {
+        fs::write(engine, fleet::views(&url, dialect)).unwrap();
+    }
 }
 
 #[test]
