@@ -281,3 +281,33 @@ fn print(text: &str) -> Result<()> {
         result => result.context("cannot write to standard output"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::{Cli, Command};
+
+    fn refusal(words: &[&str]) -> String {
+        let words = ["undine", "storage"].iter().chain(words);
+        let Command::Storage(command) = Cli::try_parse_from(words).unwrap().command else {
+            panic!("another command");
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        format!("{:#}", runtime.block_on(run(command)).unwrap_err())
+    }
+
+    #[test]
+    fn what_a_bucket_is_not_for_is_refused_with_what_is() {
+        let error = refusal(&["vacuum", "--bucket", "s3://telemetry/undine"]);
+        assert!(error.contains("nothing is deleted from bucket s3://telemetry/undine"), "{error}");
+        assert!(error.contains("the running node"), "{error}");
+        let error = refusal(&["restore", "/from", "/to", "--node", "web-1"]);
+        assert!(error.contains("/from is a folder"), "{error}");
+        let error = refusal(&["status", "--bucket", "http://telemetry"]);
+        assert!(error.contains("http://telemetry") && error.contains("s3://BUCKET"), "{error}");
+        let both = ["undine", "storage", "status", "--bucket", "s3://a/b", "--data-dir", "/c"];
+        assert!(Cli::try_parse_from(both).is_err(), "one place at a time");
+    }
+}

@@ -83,7 +83,7 @@ impl Names {
     /// The rows of one tier of all nodes, each with its node unless the table says so itself.
     fn body(&self, nodes: &[TierState]) -> String {
         let columns = columns_of(nodes);
-        let names_node = columns.iter().any(|(name, _)| name == "node");
+        let names_node = columns.iter().any(|(name, _)| *name == "node");
         let part = |tier: &TierState| {
             let node =
                 if names_node { String::new() } else { format!(", {} AS node", text(&tier.node)) };
