@@ -256,7 +256,7 @@ pub(crate) struct StorageFolder {
     #[arg(long, short, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
     /// A bucket instead, with all nodes that write there: its address as `store.bucket` has it, such as
-    /// s3://BUCKET/PREFIX. Region, endpoint and credentials come from the environment.
+    /// `s3://BUCKET/PREFIX`. Region, endpoint and credentials come from the environment.
     #[arg(long, value_name = "URL", conflicts_with_all = ["data_dir", "config"])]
     pub(crate) bucket: Option<String>,
     /// Only this node of the bucket.

@@ -204,12 +204,11 @@ fn deleted_bytes(done: &Vacuumed) -> u64 {
 }
 
 async fn restore(from: &Path, to: &Path, node: Option<String>, json: bool) -> Result<ExitCode> {
-    let restored = match from.to_str().filter(|from| from.contains("://")) {
-        Some(url) => Fleet::open(url, node)?.restore(to).await?,
-        None => {
-            ensure!(node.is_none(), "--node is of a bucket, and {} is a folder", from.display());
-            Folder::open(from)?.restore(to).await?
-        }
+    let restored = if let Some(url) = from.to_str().filter(|from| from.contains("://")) {
+        Fleet::open(url, node)?.restore(to).await?
+    } else {
+        ensure!(node.is_none(), "--node is of a bucket, and {} is a folder", from.display());
+        Folder::open(from)?.restore(to).await?
     };
     if json {
         let mut said = verification_json(&restored.verification);
