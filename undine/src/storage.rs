@@ -125,11 +125,14 @@ fn verdict(verified: &Verification, depth: Depth) -> String {
         }
         _ => String::new(),
     };
+    let log = match verified.frames {
+        0 => String::new(),
+        frames => format!("; {frames} frames of the log"),
+    };
     format!(
-        "{outcome}: {} files of {} checked, {looked}; {} frames of the log.{elsewhere}",
+        "{outcome}: {} files of {} checked, {looked}{log}.{elsewhere}",
         verified.files,
         size(verified.bytes),
-        verified.frames
     )
 }
 
@@ -217,14 +220,24 @@ async fn restore(from: &Path, to: &Path, node: Option<String>, json: bool) -> Re
         print_json(&said)?;
     } else {
         print(&format!(
-            "{} files of {} copied to {} and checked. {}\n",
+            "{} files of {} copied to {} and checked. {}{}\n",
             restored.files,
             size(restored.bytes),
             to.display(),
             verdict(&restored.verification, Depth::Pages),
+            start_as(&restored.verification),
         ))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What a copy does not say to whoever starts on it: which node it is.
+fn start_as(verified: &Verification) -> String {
+    let held = &verified.inspection;
+    match held.tiers.first() {
+        Some(tier) if held.node.is_none() => format!(" Start Undine on it as node {}.", tier.node),
+        _ => String::new(),
+    }
 }
 
 fn findings_for_people(findings: &[Finding]) -> Table {
