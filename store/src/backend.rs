@@ -4,6 +4,7 @@
 //! a file that is replaced whole, reading, listing, deleting. On a disk each of them is synced before
 //! it returns; in a bucket each is one request, or a multipart upload.
 
+mod address;
 mod bucket;
 mod probe;
 
@@ -15,6 +16,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use undine_schema::TimeNs;
 
+pub(crate) use self::address::{Address, Service};
 pub use self::bucket::{Bucket, BucketConfig, BucketError};
 pub use self::probe::Thoroughness;
 

@@ -1,14 +1,16 @@
-//! What a store's folder holds, read from outside: beside a running store, or where none runs.
+//! What a store's folder or bucket holds, read from outside: beside a running store, or where none runs.
 //!
 //! Nothing here shares code with what writes: the Delta logs are read by the protocol's rules, as
 //! any other engine would, so that `verify` is a second opinion. Reading changes nothing on the
 //! disk and takes no lock that would keep a store from starting.
 
+mod tables;
 mod catalog;
 mod verify;
 mod vacuum;
 mod restore;
 mod views;
+mod fleet;
 
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -17,23 +19,27 @@ use std::sync::Arc;
 
 use object_store::local::LocalFileSystem;
 use object_store::path::Path as ObjectPath;
-use object_store::{ObjectMeta, ObjectStore};
 use undine_schema::{Seq, TimeNs};
 
+use crate::backend::BucketError;
 use crate::config::BuildError;
+use crate::spool::read_mark;
 
+pub use self::fleet::Fleet;
 pub use self::restore::Restored;
 pub use self::vacuum::{Vacuum, Vacuumed};
 pub use self::verify::{Depth, Verification};
 pub use self::views::Dialect;
 
-use self::catalog::Catalog;
+use self::tables::{Failed, Place, RESTORE, Tables};
 
 /// A store's folder, to be looked at.
 #[derive(Clone, Debug)]
 pub struct Folder {
     dir: PathBuf,
-    objects: Arc<dyn ObjectStore>,
+    /// Where the files are that are not in the folder any more.
+    bucket: Option<String>,
+    tables: Tables,
 }
 
 /// Why a folder cannot be looked at or worked on.
@@ -74,30 +80,81 @@ pub enum InspectError {
         dir: PathBuf,
     },
     /// What is to be copied is damaged.
-    #[error("folder {dir} is damaged ({errors} errors, the first: {first}); `undine storage verify` lists them all", dir = dir.display())]
+    #[error(
+        "{of} is damaged ({errors} errors, the first: {first}); `undine storage verify` lists them all"
+    )]
     Damaged {
-        /// The folder.
-        dir: PathBuf,
+        /// The folder or bucket.
+        of: String,
         /// How many errors were found.
         errors: usize,
         /// The first of them.
         first: String,
     },
+    /// A folder's files are elsewhere.
+    #[error("folder {dir} has {files} of its files in bucket {url} alone; make the views of the bucket: `undine storage export-view --bucket {url}`", dir = dir.display())]
+    InBucket {
+        /// The folder.
+        dir: PathBuf,
+        /// How many files.
+        files: usize,
+        /// The bucket.
+        url: String,
+    },
     /// The folder cannot be taken for oneself.
     #[error(transparent)]
     Taken(#[from] BuildError),
+    /// The bucket cannot be read.
+    #[error(transparent)]
+    Bucket(#[from] BucketError),
+    /// A bucket without tables.
+    #[error(
+        "bucket {url} holds nothing of undine right below this address; write it as `store.bucket` of the nodes has it, prefix and all, and look again when a node has uploaded for the first time (`store.upload_interval`)"
+    )]
+    Empty {
+        /// The address.
+        url: String,
+    },
+    /// A node that has written nothing there.
+    #[error("bucket {url} holds nothing of node {node}; name one of those that it holds: {known}")]
+    NoNode {
+        /// The address.
+        url: String,
+        /// The node.
+        node: String,
+        /// Those that are there.
+        known: String,
+    },
+    /// One node is to be restored, and there are more.
+    #[error("bucket {url} holds several nodes; name one with --node: {known}")]
+    WhichNode {
+        /// The address.
+        url: String,
+        /// Those that are there.
+        known: String,
+    },
+    /// An engine that has no words for a bucket of this kind.
+    #[error(
+        "views for ClickHouse cannot name what is in {url}; make them for DuckDB, or name s3://, gs:// or file://"
+    )]
+    Unnamable {
+        /// The address.
+        url: String,
+    },
 }
 
-/// What a folder holds.
+/// What a folder or a bucket holds.
 #[derive(Clone, Debug, Default)]
 pub struct Inspection {
     /// The node that the folder belongs to; none where `store.json` is missing, as in a copy of the
-    /// tables alone.
+    /// tables alone, and of a bucket, which many nodes share.
     pub node: Option<String>,
     /// How often a store was started on it.
     pub lives: u16,
     /// The process that uses it now, as it wrote itself down.
     pub in_use_by: Option<String>,
+    /// The bucket that holds what the folder's catalogs name and its disk does not have any more.
+    pub bucket: Option<String>,
     /// Every tier that has a catalog, by table, summaries first and finest first.
     pub tiers: Vec<TierState>,
     /// The segments of the write-ahead log, oldest first.
@@ -242,10 +299,6 @@ impl Finding {
     }
 }
 
-/// What to do about a damaged or missing file.
-const RESTORE: &str = "put the file back from a copy, or restore the whole folder from one \
-                       (`undine storage restore`); check the disk";
-
 impl TierState {
     /// Bytes of the files that the last version names.
     pub fn bytes(&self) -> u64 {
@@ -267,11 +320,6 @@ impl TierState {
         let times = self.segments.iter().filter_map(|segment| segment.times);
         times.reduce(|(first, last), (a, b)| (first.min(a), last.max(b)))
     }
-
-    /// Its place below the store's folder.
-    fn place(&self) -> String {
-        format!("tables/{}", self.prefix)
-    }
 }
 
 impl Folder {
@@ -287,7 +335,9 @@ impl Folder {
         let objects = LocalFileSystem::new_with_prefix(&tables)
             .map_err(|source| object_error("open", "tables")(source))?;
         let dir = dir.canonicalize().map_err(io_error("open", dir))?;
-        Ok(Self { dir, objects: Arc::new(objects) })
+        let bucket = read_mark(&dir)?;
+        let tables = Tables { objects: Arc::new(objects), place: Place::Folder };
+        Ok(Self { dir, bucket, tables })
     }
 
     /// The folder itself.
@@ -300,73 +350,18 @@ impl Folder {
     /// # Errors
     /// Where the folder cannot be listed.
     pub async fn inspect(&self) -> Result<Inspection, InspectError> {
-        let mut found = Inspection { log: log_segments(&self.dir)?, ..Inspection::default() };
-        found.in_use_by = in_use_by(&self.dir)?;
+        let mut held = Inspection { log: log_segments(&self.dir)?, ..Inspection::default() };
+        held.in_use_by = in_use_by(&self.dir)?;
+        held.bucket.clone_from(&self.bucket);
         match store_json(&self.dir) {
-            Ok(Some((node, lives))) => (found.node, found.lives) = (Some(node), lives),
+            Ok(Some((node, lives))) => (held.node, held.lives) = (Some(node), lives),
             Ok(None) => {}
-            Err(what) => found.findings.push(Finding::error("store.json", what, RESTORE)),
+            Err(what) => held.findings.push(Finding::error("store.json", what, RESTORE)),
         }
-        for table in self.folders(None).await? {
-            for tier in self.folders(Some(&table)).await? {
-                for node in self.folders(Some(&tier)).await? {
-                    self.inspect_tier(node, &mut found).await?;
-                }
-            }
-        }
-        found.tiers.sort_by_cached_key(|tier| {
-            let width = seconds_of(&tier.tier);
-            (tier.table.clone(), width == 0, width, tier.node.clone())
-        });
-        Ok(found)
-    }
-
-    async fn inspect_tier(
-        &self,
-        prefix: ObjectPath,
-        found: &mut Inspection,
-    ) -> Result<(), InspectError> {
-        let commits = self.files(&prefix.clone().join("_delta_log")).await?;
-        let files = self.files(&prefix).await?;
-        if commits.is_empty() {
-            if !files.is_empty() {
-                found.findings.push(Finding::error(
-                    format!("tables/{prefix}"),
-                    format!("{} files have no catalog", files.len()),
-                    RESTORE,
-                ));
-            }
-            return Ok(());
-        }
-        let catalog = match Catalog::read(&*self.objects, &commits).await {
-            Ok(catalog) => catalog,
-            Err(finding) => {
-                found.findings.push(finding);
-                return Ok(());
-            }
-        };
-        let mut parts = prefix.parts();
-        let mut part = || parts.next().map(|part| name_of(part.as_ref())).unwrap_or_default();
-        let (table, tier, node) = (part(), part(), part());
-        found.findings.extend(catalog.findings.iter().cloned());
-        found.tiers.push(catalog.state(table, tier, node, prefix, &files, &commits));
-        Ok(())
-    }
-
-    async fn folders(&self, prefix: Option<&ObjectPath>) -> Result<Vec<ObjectPath>, InspectError> {
-        let place = prefix.map_or_else(|| "tables".to_owned(), ToString::to_string);
-        let listed = self.objects.list_with_delimiter(prefix).await;
-        let mut folders = listed.map_err(object_error("list", &place))?.common_prefixes;
-        folders.retain(|folder| folder.filename() != Some("_delta_log"));
-        folders.sort();
-        Ok(folders)
-    }
-
-    async fn files(&self, prefix: &ObjectPath) -> Result<Vec<ObjectMeta>, InspectError> {
-        let listed = self.objects.list_with_delimiter(Some(prefix)).await;
-        let mut files = listed.map_err(object_error("list", prefix.as_ref()))?.objects;
-        files.sort_by(|a, b| a.location.cmp(&b.location));
-        Ok(files)
+        let found = self.tables.read(None).await?;
+        held.findings.extend(found.findings);
+        held.tiers = found.tiers;
+        Ok(held)
     }
 }
 
@@ -428,37 +423,15 @@ fn log_segments(dir: &Path) -> Result<Vec<LogSegment>, InspectError> {
     Ok(segments)
 }
 
-/// What a folder's name stands for: `+5F` and its like are bytes.
-fn name_of(folder: &str) -> String {
-    let mut bytes = Vec::with_capacity(folder.len());
-    let mut rest = folder.as_bytes();
-    while let Some((&first, after)) = rest.split_first() {
-        let code = after.get(..2).filter(|_| first == b'+');
-        let code = code.and_then(|digits| std::str::from_utf8(digits).ok());
-        if let Some(byte) = code.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
-            bytes.push(byte);
-            rest = &after[2..];
-        } else {
-            bytes.push(first);
-            rest = after;
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
-}
-
-/// The width that a tier's name says, in seconds; 0 for raw.
-fn seconds_of(tier: &str) -> u64 {
-    let units = [('s', 1), ('m', 60), ('h', 3600), ('d', 86_400)];
-    let width = units.into_iter().find_map(|(unit, seconds)| {
-        let number: u64 = tier.strip_suffix(unit)?.parse().ok()?;
-        Some(number.saturating_mul(seconds))
-    });
-    width.unwrap_or(0)
-}
-
 fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> InspectError {
     let path = path.to_owned();
     move |source| InspectError::Io { action, path, source }
+}
+
+impl From<Failed> for InspectError {
+    fn from(Failed { path, source }: Failed) -> Self {
+        Self::Object { action: "read", path, source }
+    }
 }
 
 fn object_error(
@@ -467,22 +440,4 @@ fn object_error(
 ) -> impl FnOnce(object_store::Error) -> InspectError {
     let path = path.to_owned();
     move |source| InspectError::Object { action, path, source }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-    use crate::folder::{folder_of, tier_name};
-
-    #[test]
-    fn a_folders_name_says_which_table_or_tier_it_holds() {
-        for name in ["http_events", "stack_traces.beta", "_a", ".a", "a/b", "a+b", "..", "é"] {
-            assert_eq!(name_of(&folder_of(name)), name);
-        }
-        for seconds in [0, 10, 60, 90, 3600, 86_400] {
-            assert_eq!(seconds_of(&tier_name(Duration::from_secs(seconds))), seconds);
-        }
-    }
 }

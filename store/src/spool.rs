@@ -10,12 +10,13 @@
 //!                    └ the spool: files that no commit in the bucket names yet, up to spool_bytes_max
 //! ```
 //!
-//! The local catalog is the truth about this node's tiers. A folder that is new takes it over from
-//! the bucket, once; whoever wrote there before is fenced by a commit of the new life.
+//! The local catalog is the truth about this node's tiers.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+mod takeover;
+
+use std::collections::{HashMap, HashSet};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -23,22 +24,18 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
-use undine_schema::{Cube, Incarnation, TimeNs};
+use undine_schema::TimeNs;
 
-use crate::backend::{BucketConfig, BucketError, Folder, Thoroughness};
+use crate::backend::{BucketConfig, BucketError, Thoroughness};
 use crate::cache::{CacheStats, Shelves};
-use crate::config::BuildError;
 use crate::delta::{Change, DeltaError, DeltaLog, FileStats};
-use crate::durable;
 use crate::hot_tables::Cold;
-use crate::seal::{Holds, TableTiers};
+use crate::seal::Holds;
 use crate::snapshot::{Segment, TierView};
 use crate::store::{Inner, Store};
 
-/// The file that says which bucket a folder belongs to.
-const MARK: &str = "bucket.json";
-/// Tiers whose logs are read at once.
-const READERS: usize = 16;
+pub(crate) use self::takeover::read_mark;
+
 /// Pauses between uploads that fail: the first, and the longest.
 const PAUSE_MIN: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_mins(1);
@@ -162,88 +159,6 @@ struct Figures {
 }
 
 impl Spool {
-    /// Checks that the bucket is the folder's and is safe, and takes over what it holds of tiers that
-    /// the folder has nothing of.
-    pub(crate) fn open(
-        config: &BucketConfig,
-        dir: &Path,
-        shelves: Arc<Shelves>,
-        tiers: &mut [TableTiers],
-        now: TimeNs,
-    ) -> Result<Self, BuildError> {
-        let mark = read_mark(dir)?;
-        let url = config.bucket.url();
-        if let Some(found) = mark.as_ref().filter(|found| *found != url) {
-            let (dir, found, expected) = (dir.to_owned(), found.clone(), url.to_owned());
-            return Err(BucketError::Other { dir, found, expected }.into());
-        }
-        let tables = dir.join("tables");
-        let must_ask = mark.is_none() || tiers.iter().any(is_new);
-        let thoroughness = if mark.is_none() { Thoroughness::Full } else { Thoroughness::Brief };
-        let probed = match config.bucket.probe(thoroughness) {
-            Ok(()) => true,
-            Err(error @ BucketError::Away { .. }) if !must_ask => {
-                tracing::warn!(%error, "the bucket is away; what is sealed is kept here for it");
-                false
-            }
-            Err(error) => return Err(error.into()),
-        };
-        let mut all = lanes_of(config, tiers);
-        adopt(&mut all, tiers, now)?;
-        if mark.is_none() {
-            write_mark(dir, url)?;
-        }
-        let mut figures = Figures::default();
-        for tier in tiers.iter().flat_map(|table| &table.tiers) {
-            for file in tier.log.files() {
-                let key = format!("{}/{}", tier.prefix, file.name);
-                if !tables.join(&key).exists() {
-                    figures.shelved.insert(key);
-                }
-            }
-        }
-        Ok(Self {
-            config: config.clone(),
-            tables,
-            shelves,
-            lanes: Mutex::new(Lanes { probed, all, put: HashSet::new() }),
-            figures: Mutex::new(figures),
-            pressed: Notify::new(),
-            stopping: AtomicBool::new(false),
-        })
-    }
-
-    /// Makes the new life known in the logs that were taken over, so that whoever wrote them stops.
-    pub(crate) fn begin(&self, life: Incarnation, now: TimeNs) -> Result<(), BuildError> {
-        let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
-        for lane in &mut lanes.all {
-            lane.log.write_as(life);
-            if !lane.is_met {
-                continue;
-            }
-            let claim = Change {
-                operation: "CLAIM",
-                sealed_to: None,
-                complete_from: None,
-                add: Vec::new(),
-                remove: Vec::new(),
-            };
-            if let Err(error) = lane.log.commit(&claim, now) {
-                tracing::error!(%error, table = lane.table, "the bucket's log is being written");
-                let url = self.config.bucket.url().to_owned();
-                return Err(BucketError::Contested { url, table: lane.table }.into());
-            }
-        }
-        Ok(())
-    }
-
-    /// The highest life that the logs that were read know of.
-    pub(crate) fn newest_life(&self) -> u16 {
-        let lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
-        let newest = lanes.all.iter().map(|lane| lane.log.last_epoch()).max().unwrap_or(0);
-        u16::try_from(newest).unwrap_or(u16::MAX)
-    }
-
     /// Counts the files that only the local disk has, and their bytes.
     fn spooled<'a>(&self, segments: impl Iterator<Item = &'a Segment>) -> (u64, u64) {
         let figures = self.figures();
@@ -556,87 +471,6 @@ impl Store {
             };
         }
     }
-}
-
-/// A lane for every tier, its log unread.
-fn lanes_of(config: &BucketConfig, tiers: &[TableTiers]) -> Vec<Lane> {
-    let root = Folder::in_bucket(Arc::clone(&config.bucket));
-    let mut lanes = Vec::new();
-    for (number, table) in tiers.iter().enumerate() {
-        lanes.extend(table.tiers.iter().map(|tier| Lane {
-            table: table.table.name,
-            number,
-            width: tier.width,
-            holds: tier.holds,
-            prefix: tier.prefix.clone(),
-            log: tier.log.twin(root.sub(&tier.prefix)),
-            is_met: false,
-            known: HashSet::new(),
-        }));
-    }
-    lanes
-}
-
-/// Whether the folder has nothing of a table. Its smaller summaries begin with its first rows, so they
-/// say nothing.
-fn is_new(table: &TableTiers) -> bool {
-    let is_main = |holds| matches!(holds, Holds::States(Cube::Full) | Holds::Rows);
-    table.tiers.iter().any(|tier| is_main(tier.holds) && tier.log.is_new())
-}
-
-/// Takes over what the bucket holds of tiers that the folder has nothing of.
-fn adopt(lanes: &mut [Lane], tiers: &mut [TableTiers], now: TimeNs) -> Result<(), BuildError> {
-    let local = tiers.iter_mut().flat_map(|table| {
-        let asks = is_new(table);
-        table.tiers.iter_mut().map(move |tier| (asks && tier.log.is_new(), tier))
-    });
-    let pairs = lanes.iter_mut().zip(local).filter(|(_, (asks, _))| *asks);
-    let mut pairs: Vec<_> = pairs.map(|(lane, (_, tier))| (lane, tier)).collect();
-    let share = pairs.len().div_ceil(READERS).max(1);
-    std::thread::scope(|scope| {
-        let readers: Vec<_> = pairs
-            .chunks_mut(share)
-            .map(|share| scope.spawn(|| share.iter_mut().try_for_each(|(lane, _)| lane.log.read())))
-            .collect();
-        readers.into_iter().try_for_each(|reader| {
-            reader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        })
-    })?;
-    for (lane, tier) in pairs {
-        if let Some(stop) = lane.log.stopped() {
-            return Err(stop.into());
-        }
-        if lane.log.is_new() {
-            continue;
-        }
-        tier.log.adopt(&lane.log, now)?;
-        lane.known = lane.log.files().iter().map(|file| file.name.clone()).collect();
-        lane.is_met = true;
-    }
-    Ok(())
-}
-
-/// The bucket that the folder belongs to.
-pub(crate) fn read_mark(dir: &Path) -> Result<Option<String>, BuildError> {
-    let path = dir.join(MARK);
-    let text = match std::fs::read(&path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(source) => return Err(BuildError::Io { action: "read", path, source }),
-    };
-    let mark: Result<BTreeMap<String, String>, _> = serde_json::from_slice(&text);
-    match mark.map(|mut mark| mark.remove("url")) {
-        Ok(Some(url)) => Ok(Some(url)),
-        Ok(None) => Err(BuildError::Corrupt { path, what: "it names no url".to_owned() }),
-        Err(error) => Err(BuildError::Corrupt { path, what: error.to_string() }),
-    }
-}
-
-fn write_mark(dir: &Path, url: &str) -> Result<(), BuildError> {
-    let path = dir.join(MARK);
-    let text = serde_json::json!({ "url": url }).to_string();
-    let written = durable::replace(&path, text.as_bytes());
-    written.map_err(|source| BuildError::Io { action: "write", path, source })
 }
 
 /// An error and its causes in one line.

@@ -6,6 +6,7 @@ mod it {
     mod crash;
     mod faulty;
     mod fixture;
+    mod fleet;
     mod inspect;
     mod interop;
     mod kinds;

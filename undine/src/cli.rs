@@ -194,7 +194,7 @@ pub(crate) struct Doctor {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Storage {
-    /// What is on disk of each table and tier. Works beside a running Undine.
+    /// What a data folder or a bucket holds of each table and tier. Works beside a running Undine.
     Status {
         /// Tiers without files too.
         #[arg(long)]
@@ -230,14 +230,17 @@ pub(crate) enum Storage {
         #[command(flatten)]
         folder: StorageFolder,
     },
-    /// Check a data folder, copy it to an empty one, and check the copy. FROM may be a backup or,
-    /// to make one, the folder of a running Undine.
+    /// Check a data folder, copy it to an empty one, and check the copy. FROM may be a backup or, to
+    /// make one, the folder of a running Undine; or a bucket, of which one node's tables are copied.
     #[command(visible_alias = "backup")]
     Restore {
-        /// The folder to copy.
+        /// The folder to copy, or a bucket's address as `store.bucket` has it.
         from: PathBuf,
         /// Where it is to be: an empty folder, or one that is not there.
         to: PathBuf,
+        /// The node of a bucket that is to be copied, where there are several.
+        #[arg(long, value_name = "NAME")]
+        node: Option<String>,
         /// Print one JSON object.
         #[arg(long)]
         json: bool,
@@ -252,6 +255,13 @@ pub(crate) struct StorageFolder {
     /// The configuration that names it.
     #[arg(long, short, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
+    /// A bucket instead, with all nodes that write there: its address as `store.bucket` has it, such as
+    /// `s3://BUCKET/PREFIX`. Region, endpoint and credentials come from the environment.
+    #[arg(long, value_name = "URL", conflicts_with_all = ["data_dir", "config"])]
+    pub(crate) bucket: Option<String>,
+    /// Only this node of the bucket.
+    #[arg(long, value_name = "NAME", requires = "bucket")]
+    pub(crate) node: Option<String>,
     /// Print one JSON object.
     #[arg(long)]
     pub(crate) json: bool,

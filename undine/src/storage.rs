@@ -1,184 +1,98 @@
-//! `undine storage`: what the data folder holds, whether it is whole, and how others read it.
+//! `undine storage`: what a data folder or a bucket holds, whether it is whole, and how others read it.
 //!
-//! All of it reads the folder itself, so it needs no running Undine and does not disturb one.
+//! All of it reads the files themselves, so it needs no running Undine and does not disturb one.
+
+mod status;
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
-use comfy_table::{CellAlignment, Table};
+use anyhow::{Context, Result, bail, ensure};
+use comfy_table::Table;
 use serde_json::{Value, json};
 use undine_schema::{Clock, SemanticType, SystemClock, TimeNs};
 use undine_store::inspect::{
-    Depth, Dialect, Finding, Folder, Inspection, TierState, Vacuum, Vacuumed, Verification,
+    Depth, Dialect, Finding, Fleet, Folder, Inspection, Vacuum, Vacuumed, Verification,
 };
 
 use crate::cli::{Storage, StorageFolder, ViewsFor};
 use crate::{config, value};
 
+/// What a command looks at.
+enum Place {
+    Folder(Folder),
+    Bucket(Fleet),
+}
+
+impl Place {
+    async fn inspect(&self) -> Result<Inspection> {
+        Ok(match self {
+            Self::Folder(folder) => folder.inspect().await?,
+            Self::Bucket(fleet) => fleet.inspect().await?,
+        })
+    }
+}
+
 /// Does what the command line says; status 1 where a check found errors.
 ///
 /// # Errors
-/// Where the folder is no store's, or cannot be read or written.
+/// Where the folder is no store's, the bucket is none of stores, or they cannot be read or written.
 pub(crate) async fn run(command: Storage) -> Result<ExitCode> {
     match command {
-        Storage::Status { all, folder } => status(&folder, all).await,
+        Storage::Status { all, folder } => status::show(&folder, all).await,
         Storage::Verify { pages, folder } => {
             verify(&folder, if pages { Depth::Pages } else { Depth::Footers }).await
         }
-        Storage::ExportView { engine, folder } => {
-            let (folder, as_json) = (open(&folder)?, folder.json);
-            let dialect = match engine {
-                ViewsFor::Duckdb => Dialect::DuckDb,
-                ViewsFor::Clickhouse => Dialect::ClickHouse,
-            };
-            let held = folder.inspect().await?;
-            let sql = held.views(folder.dir(), dialect);
-            if as_json {
-                print_json(&json!({ "sql": sql }))?;
-            } else {
-                print(&sql)?;
-            }
-            complain(&held.findings);
-            Ok(ExitCode::SUCCESS)
-        }
+        Storage::ExportView { engine, folder } => export_view(&folder, engine).await,
         Storage::Vacuum { dry_run, keep, folder } => {
             vacuum(&folder, if dry_run { Vacuum::DryRun } else { Vacuum::Delete }, keep.into())
                 .await
         }
-        Storage::Restore { from, to, json } => restore(&from, &to, json).await,
+        Storage::Restore { from, to, node, json } => restore(&from, &to, node, json).await,
     }
 }
 
-fn open(folder: &StorageFolder) -> Result<Folder> {
-    let dir: PathBuf = match &folder.data_dir {
+fn open(args: &StorageFolder) -> Result<Place> {
+    Ok(match &args.bucket {
+        Some(url) => Place::Bucket(Fleet::open(url, args.node.clone())?),
+        None => Place::Folder(open_folder(args)?),
+    })
+}
+
+fn open_folder(args: &StorageFolder) -> Result<Folder> {
+    let dir: PathBuf = match &args.data_dir {
         Some(dir) => dir.clone(),
-        None => config::load(folder.config.as_deref(), Vec::new())?.data_dir,
+        None => config::load(args.config.as_deref(), Vec::new())?.data_dir,
     };
     Ok(Folder::open(&dir)?)
 }
 
-async fn status(args: &StorageFolder, all: bool) -> Result<ExitCode> {
-    let folder = open(args)?;
-    let held = folder.inspect().await?;
+async fn export_view(args: &StorageFolder, engine: ViewsFor) -> Result<ExitCode> {
+    let place = open(args)?;
+    let dialect = match engine {
+        ViewsFor::Duckdb => Dialect::DuckDb,
+        ViewsFor::Clickhouse => Dialect::ClickHouse,
+    };
+    let held = place.inspect().await?;
+    let sql = match &place {
+        Place::Folder(folder) => folder.views(&held, dialect)?,
+        Place::Bucket(fleet) => fleet.views(&held, dialect)?,
+    };
     if args.json {
-        print_json(&status_json(&folder, &held))?;
+        print_json(&json!({ "sql": sql }))?;
     } else {
-        print(&status_for_people(&folder, &held, all))?;
+        print(&sql)?;
     }
     complain(&held.findings);
     Ok(ExitCode::SUCCESS)
 }
 
-fn status_for_people(folder: &Folder, held: &Inspection, all: bool) -> String {
-    let mut rows = table(&[
-        "table",
-        "tier",
-        "files",
-        "rows",
-        "stands for",
-        "size",
-        "from",
-        "to",
-        "sealed to",
-        "complete from",
-        "unneeded",
-    ]);
-    let nodes = held.tiers.iter().any(|tier| held.node.as_ref().is_none_or(|n| *n != tier.node));
-    let shown: Vec<_> = held.tiers.iter().filter(|tier| all || !tier.segments.is_empty()).collect();
-    for tier in &shown {
-        let (first, last) = tier.times().unzip();
-        let name =
-            if nodes { format!("{} ({})", tier.table, tier.node) } else { tier.table.clone() };
-        let unneeded: u64 = tier.unneeded.iter().map(|file| file.bytes).sum();
-        rows.add_row([
-            name,
-            tier.tier.clone(),
-            tier.segments.len().to_string(),
-            tier.rows().to_string(),
-            tier.source_rows().to_string(),
-            size(tier.bytes()),
-            time(first),
-            time(last),
-            tier.sealed_to.to_string(),
-            time(tier.complete_from),
-            if unneeded == 0 { String::new() } else { size(unneeded) },
-        ]);
-    }
-    for column in [2, 3, 4, 5, 10] {
-        if let Some(column) = rows.column_mut(column) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
-    let total: u64 = held.tiers.iter().map(TierState::bytes).sum();
-    let unneeded: u64 = held.tiers.iter().flat_map(|t| &t.unneeded).map(|file| file.bytes).sum();
-    let log: u64 = held.log.iter().map(|segment| segment.bytes).sum();
-    let node = held.node.as_deref().unwrap_or("no node (no store.json)");
-    let used = match &held.in_use_by {
-        Some(pid) => format!(
-            "Undine runs on it (pid {pid}): the newest rows are in its memory and its log, and the \
-             table storage_tables tells of them."
-        ),
-        None => "No Undine runs on it.".to_owned(),
-    };
-    let hidden = held.tiers.len() - shown.len();
-    let hidden = match hidden {
-        0 => String::new(),
-        hidden => format!(" {hidden} tiers without files are not shown (--all)."),
-    };
-    format!(
-        "{rows}\n\n{}: node {node}, life {}. {used}\n{} in tables, {} in the log, {} that no version \
-         needs any more.{hidden}\n",
-        folder.dir().display(),
-        held.lives,
-        size(total),
-        size(log),
-        size(unneeded),
-    )
-}
-
-fn status_json(folder: &Folder, held: &Inspection) -> Value {
-    let nanoseconds = |time: Option<TimeNs>| time.map(TimeNs::get);
-    let tiers: Vec<_> = held
-        .tiers
-        .iter()
-        .map(|tier| {
-            let (first, last) = tier.times().unzip();
-            json!({
-                "table": tier.table,
-                "tier": tier.tier,
-                "node": tier.node,
-                "path": tier.prefix.as_ref(),
-                "version": tier.version,
-                "life": tier.life,
-                "files": tier.segments.len(),
-                "rows": tier.rows(),
-                "source_rows": tier.source_rows(),
-                "bytes": tier.bytes(),
-                "first_time_ns": nanoseconds(first),
-                "last_time_ns": nanoseconds(last),
-                "sealed_to": tier.sealed_to.to_string(),
-                "complete_from_ns": nanoseconds(tier.complete_from),
-                "unneeded_files": tier.unneeded.len(),
-                "unneeded_bytes": tier.unneeded.iter().map(|file| file.bytes).sum::<u64>(),
-            })
-        })
-        .collect();
-    json!({
-        "dir": folder.dir().display().to_string(),
-        "node": held.node,
-        "lives": held.lives,
-        "in_use_by": held.in_use_by,
-        "log_files": held.log.len(),
-        "log_bytes": held.log.iter().map(|segment| segment.bytes).sum::<u64>(),
-        "tiers": tiers,
-        "findings": held.findings.iter().map(finding_json).collect::<Vec<_>>(),
-    })
-}
-
 async fn verify(args: &StorageFolder, depth: Depth) -> Result<ExitCode> {
-    let verified = open(args)?.verify(depth).await?;
+    let verified = match open(args)? {
+        Place::Folder(folder) => folder.verify(depth).await?,
+        Place::Bucket(fleet) => fleet.verify(depth).await?,
+    };
     let errors = verified.errors().count();
     if args.json {
         print_json(&verification_json(&verified))?;
@@ -198,15 +112,27 @@ fn verdict(verified: &Verification, depth: Depth) -> String {
         Depth::Pages => "every page",
     };
     let outcome = match (errors, all - errors) {
-        (0, 0) => "The folder is whole".to_owned(),
-        (0, warnings) => format!("The folder is whole, with {warnings} warnings"),
+        (0, 0) => "All is whole".to_owned(),
+        (0, warnings) => format!("All is whole, with {warnings} warnings"),
         (errors, _) => format!("{errors} errors"),
     };
+    let elsewhere = match &verified.inspection.bucket {
+        Some(url) if verified.files_in_bucket > 0 => {
+            format!(
+                " {} files are in bucket {url} alone; check them there.",
+                verified.files_in_bucket
+            )
+        }
+        _ => String::new(),
+    };
+    let log = match verified.frames {
+        0 => String::new(),
+        frames => format!("; {frames} frames of the log"),
+    };
     format!(
-        "{outcome}: {} files of {} checked, {looked}; {} frames of the log.",
+        "{outcome}: {} files of {} checked, {looked}{log}.{elsewhere}",
         verified.files,
         size(verified.bytes),
-        verified.frames
     )
 }
 
@@ -215,6 +141,7 @@ fn verification_json(verified: &Verification) -> Value {
         "errors": verified.errors().count(),
         "files": verified.files,
         "bytes": verified.bytes,
+        "files_in_bucket": verified.files_in_bucket,
         "frames": verified.frames,
         "in_use_by": verified.inspection.in_use_by,
         "findings": verified.findings.iter().map(finding_json).collect::<Vec<_>>(),
@@ -226,7 +153,14 @@ async fn vacuum(
     vacuum: Vacuum,
     keep: std::time::Duration,
 ) -> Result<ExitCode> {
-    let folder = open(args)?;
+    if let Some(url) = &args.bucket {
+        bail!(
+            "nothing is deleted from bucket {url}: each log there has one writer, the running node, which \
+             deletes what no version has needed for 7 days when it uploads; of a node that will never \
+             run again, delete the folders TABLE/TIER/NODE with the bucket's own tools"
+        );
+    }
+    let folder = open_folder(args)?;
     let done =
         folder.vacuum(keep, SystemClock.now(), vacuum).await.context("nothing is deleted")?;
     let (files, bytes) = (done.files.len(), deleted_bytes(&done));
@@ -272,8 +206,13 @@ fn deleted_bytes(done: &Vacuumed) -> u64 {
     done.files.iter().map(|(_, file)| file.bytes).sum()
 }
 
-async fn restore(from: &std::path::Path, to: &std::path::Path, json: bool) -> Result<ExitCode> {
-    let restored = Folder::open(from)?.restore(to).await?;
+async fn restore(from: &Path, to: &Path, node: Option<String>, json: bool) -> Result<ExitCode> {
+    let restored = if let Some(url) = from.to_str().filter(|from| from.contains("://")) {
+        Fleet::open(url, node)?.restore(to).await?
+    } else {
+        ensure!(node.is_none(), "--node is of a bucket, and {} is a folder", from.display());
+        Folder::open(from)?.restore(to).await?
+    };
     if json {
         let mut said = verification_json(&restored.verification);
         said["copied_files"] = restored.files.into();
@@ -281,14 +220,24 @@ async fn restore(from: &std::path::Path, to: &std::path::Path, json: bool) -> Re
         print_json(&said)?;
     } else {
         print(&format!(
-            "{} files of {} copied to {} and checked. {}\n",
+            "{} files of {} copied to {} and checked. {}{}\n",
             restored.files,
             size(restored.bytes),
             to.display(),
             verdict(&restored.verification, Depth::Pages),
+            start_as(&restored.verification),
         ))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What a copy does not say to whoever starts on it: which node it is.
+fn start_as(verified: &Verification) -> String {
+    let held = &verified.inspection;
+    match held.tiers.first() {
+        Some(tier) if held.node.is_none() => format!(" Start Undine on it as node {}.", tier.node),
+        _ => String::new(),
+    }
 }
 
 fn findings_for_people(findings: &[Finding]) -> Table {
@@ -342,5 +291,35 @@ fn print(text: &str) -> Result<()> {
     match std::io::stdout().lock().write_all(text.as_bytes()) {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         result => result.context("cannot write to standard output"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::{Cli, Command};
+
+    fn refusal(words: &[&str]) -> String {
+        let words = ["undine", "storage"].iter().chain(words);
+        let Command::Storage(command) = Cli::try_parse_from(words).unwrap().command else {
+            panic!("another command");
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        format!("{:#}", runtime.block_on(run(command)).unwrap_err())
+    }
+
+    #[test]
+    fn what_a_bucket_is_not_for_is_refused_with_what_is() {
+        let error = refusal(&["vacuum", "--bucket", "s3://telemetry/undine"]);
+        assert!(error.contains("nothing is deleted from bucket s3://telemetry/undine"), "{error}");
+        assert!(error.contains("the running node"), "{error}");
+        let error = refusal(&["restore", "/from", "/to", "--node", "web-1"]);
+        assert!(error.contains("/from is a folder"), "{error}");
+        let error = refusal(&["status", "--bucket", "http://telemetry"]);
+        assert!(error.contains("http://telemetry") && error.contains("s3://BUCKET"), "{error}");
+        let both = ["undine", "storage", "status", "--bucket", "s3://a/b", "--data-dir", "/c"];
+        assert!(Cli::try_parse_from(both).is_err(), "one place at a time");
     }
 }

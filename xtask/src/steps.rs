@@ -51,6 +51,8 @@ pub(crate) fn full() -> Vec<Step> {
         Step { name: "demo-control", minutes_max: 5, check: demo_control },
         Step { name: "fuzz", minutes_max: 60, check: fuzz::step },
         Step { name: "capture-all", minutes_max: 15, check: || eval(&["capture"]) },
+        Step { name: "buckets-fleet", minutes_max: 10, check: buckets::check_fleet },
+        Step { name: "buckets-refused", minutes_max: 60, check: buckets::check_refused },
         Step { name: "model", minutes_max: 15, check: model },
         Step { name: "crash-50", minutes_max: 5, check: || eval(&["crash", "--rounds", "50"]) },
         Step { name: "overhead", minutes_max: 10, check: || eval(&["overhead"]) },

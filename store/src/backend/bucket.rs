@@ -12,20 +12,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::TryStreamExt;
-use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
-use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
-use object_store::client::SpawnedReqwestConnector;
-use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::prefix::PrefixStore;
-use object_store::{
-    BackoffConfig, ClientConfigKey, ObjectStore, ObjectStoreExt, PutMode, PutPayload, RetryConfig,
-};
+use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutPayload};
 use tokio::runtime::{Builder, Handle, Runtime};
 use undine_schema::TimeNs;
 
 use super::Entry;
+use super::address::Address;
 use super::probe::{self, Thoroughness};
 use crate::durable;
 
@@ -33,14 +28,6 @@ use crate::durable;
 const ONE_PUT_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Bytes of one part of a multipart upload; every store takes parts of 5 MiB or more.
 const PART_BYTES: usize = 8 * 1024 * 1024;
-/// Longest time for one request, and for one connection.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Retries of one request, and the longest time that they take together. Whoever asked tries again
-/// later and with longer pauses.
-const RETRIES_MAX: usize = 4;
-const RETRY_TIME_MAX: Duration = Duration::from_secs(45);
-
 /// Settings of a bucket.
 #[derive(Clone, Debug)]
 pub struct BucketConfig {
@@ -84,6 +71,25 @@ pub enum BucketError {
     /// It does not answer as it should.
     #[error("bucket {url} cannot be reached; check the network, its endpoint and its credentials")]
     Away {
+        /// The address.
+        url: String,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// It is not there.
+    #[error(
+        "bucket {url} is not there; check its name, and the region and endpoint that the environment names (AWS_REGION, AWS_ENDPOINT)"
+    )]
+    Missing {
+        /// The address.
+        url: String,
+    },
+    /// These credentials may not read it.
+    #[error(
+        "bucket {url} may not be read with these credentials; allow them to list it and to get its objects (s3:ListBucket, s3:GetObject), or set others in the environment (AWS_*, GOOGLE_*, AZURE_*)"
+    )]
+    Denied {
         /// The address.
         url: String,
         /// The cause.
@@ -140,84 +146,40 @@ struct Requests {
 }
 
 impl Bucket {
-    /// Opens a bucket by its address; asks nothing of it yet. Regions, endpoints and credentials come
-    /// from the environment, by the names that the stores' own tools use.
+    /// Opens a bucket by its address, to write to it; asks nothing of it yet. Regions, endpoints and
+    /// credentials come from the environment, by the names that the stores' own tools use.
     ///
     /// # Errors
     /// See [`BucketError`].
     pub fn open(url: &str) -> Result<Self, BucketError> {
-        let address = |problem: &str| BucketError::Address {
-            url: url.to_owned(),
-            problem: problem.to_owned(),
-        };
+        if let Address::Disk(dir) = Address::parse(url)? {
+            durable::create_dirs(&dir)
+                .map_err(|source| BucketError::Away { url: url.to_owned(), source })?;
+        }
+        Self::open_to_read(url)
+    }
+
+    /// Opens a bucket by its address without making a folder that is not there.
+    pub(crate) fn open_to_read(url: &str) -> Result<Self, BucketError> {
+        let address = Address::parse(url)?;
+        let away = |source| BucketError::Away { url: url.to_owned(), source };
+        let requests = Requests::start().map_err(away)?;
         let client = |source| BucketError::Client { url: url.to_owned(), source };
-        let (scheme, rest) = url.split_once("://").ok_or_else(|| address("it has no scheme"))?;
-        let requests = Requests::start()
-            .map_err(|error| address(&format!("its thread cannot be started ({error})")))?;
-        if scheme == "file" {
-            let dir = PathBuf::from(rest);
-            if !dir.is_absolute() {
-                return Err(address("the path must begin with a slash"));
+        match address {
+            Address::Disk(dir) => {
+                if !dir.try_exists().map_err(away)? {
+                    return Err(BucketError::Missing { url: url.to_owned() });
+                }
+                let objects = Arc::new(LocalFileSystem::new_with_prefix(&dir).map_err(client)?);
+                Ok(Self { url: url.to_owned(), objects, disk: Some(dir), requests })
             }
-            let away = |source| BucketError::Away { url: url.to_owned(), source };
-            durable::create_dirs(&dir).map_err(away)?;
-            let objects = Arc::new(LocalFileSystem::new_with_prefix(&dir).map_err(client)?);
-            return Ok(Self { url: url.to_owned(), objects, disk: Some(dir), requests });
+            Address::Remote { service, bucket, prefix } => {
+                let objects = service.client(&bucket, &requests.handle).map_err(client)?;
+                let objects = Arc::new(PrefixStore::new(objects, prefix));
+                let url = url.trim_end_matches('/').to_owned();
+                Ok(Self { url, objects, disk: None, requests })
+            }
         }
-        let (name, prefix) = rest.split_once('/').unwrap_or((rest, ""));
-        if name.is_empty() {
-            return Err(address("it names no bucket"));
-        }
-        let prefix = Path::parse(prefix.trim_matches('/'));
-        let prefix = prefix.map_err(|error| address(&error.to_string()))?;
-        // What the environment says besides, such as a proxy or plain HTTP for a test, stays.
-        let timeouts = [
-            (ClientConfigKey::Timeout, REQUEST_TIMEOUT),
-            (ClientConfigKey::ConnectTimeout, CONNECT_TIMEOUT),
-        ]
-        .map(|(key, time)| (key, format!("{} seconds", time.as_secs())));
-        let [timeout, connect] = &timeouts;
-        let retries = RetryConfig {
-            backoff: BackoffConfig { max_backoff: Duration::from_secs(5), ..Default::default() },
-            max_retries: RETRIES_MAX,
-            retry_timeout: RETRY_TIME_MAX,
-        };
-        let connector = SpawnedReqwestConnector::new(requests.handle.clone());
-        let objects: Arc<dyn ObjectStore> = match scheme {
-            "s3" => Arc::new(
-                AmazonS3Builder::from_env()
-                    .with_bucket_name(name)
-                    .with_config(AmazonS3ConfigKey::Client(timeout.0), &timeout.1)
-                    .with_config(AmazonS3ConfigKey::Client(connect.0), &connect.1)
-                    .with_retry(retries)
-                    .with_http_connector(connector)
-                    .build()
-                    .map_err(client)?,
-            ),
-            "gs" => Arc::new(
-                GoogleCloudStorageBuilder::from_env()
-                    .with_bucket_name(name)
-                    .with_config(GoogleConfigKey::Client(timeout.0), &timeout.1)
-                    .with_config(GoogleConfigKey::Client(connect.0), &connect.1)
-                    .with_retry(retries)
-                    .with_http_connector(connector)
-                    .build()
-                    .map_err(client)?,
-            ),
-            "az" => Arc::new(
-                MicrosoftAzureBuilder::from_env()
-                    .with_container_name(name)
-                    .with_config(AzureConfigKey::Client(timeout.0), &timeout.1)
-                    .with_config(AzureConfigKey::Client(connect.0), &connect.1)
-                    .with_retry(retries)
-                    .with_http_connector(connector)
-                    .build()
-                    .map_err(client)?,
-            ),
-            _ => return Err(address("its scheme is unknown")),
-        };
-        let objects = Arc::new(PrefixStore::new(objects, prefix));
-        Ok(Self { url: url.trim_end_matches('/').to_owned(), objects, disk: None, requests })
     }
 
     /// A bucket over any object store, under a name for messages.
@@ -334,6 +296,18 @@ impl Bucket {
         }
     }
 
+    /// Why it could not be read.
+    pub(crate) fn unread(&self, error: object_store::Error) -> BucketError {
+        let url = self.url.clone();
+        match reason(&error) {
+            Some(io::ErrorKind::NotFound) => BucketError::Missing { url },
+            Some(io::ErrorKind::PermissionDenied) => {
+                BucketError::Denied { url, source: io_error(error) }
+            }
+            _ => BucketError::Away { url, source: io_error(error) },
+        }
+    }
+
     /// Runs something on the bucket's thread and waits for it. Blocks.
     pub(crate) fn wait<T: Send + 'static>(
         &self,
@@ -408,6 +382,33 @@ fn io_error(error: object_store::Error) -> io::Error {
         _ => io::ErrorKind::Other,
     };
     io::Error::new(kind, error)
+}
+
+/// Why a list or a read failed, where that is known. Of a list the client gives the server's status as
+/// text alone, and of a folder the cause is further down.
+fn reason(error: &object_store::Error) -> Option<io::ErrorKind> {
+    use object_store::Error;
+    match error {
+        Error::NotFound { .. } => return Some(io::ErrorKind::NotFound),
+        Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => {
+            return Some(io::ErrorKind::PermissionDenied);
+        }
+        _ => {}
+    }
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<io::Error>() {
+            return Some(error.kind());
+        }
+        cause = error.source();
+    }
+    let text = error.to_string();
+    let status = text.split("status code: ").nth(1).and_then(|status| status.get(..3));
+    match status {
+        Some("404") => Some(io::ErrorKind::NotFound),
+        Some("401" | "403") => Some(io::ErrorKind::PermissionDenied),
+        _ => None,
+    }
 }
 
 /// All files below a prefix.

@@ -4,16 +4,19 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use arrow::json::LineDelimitedWriter;
 use bytes::Bytes;
+use object_store::ObjectMeta;
 use object_store::path::Path;
-use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::Value;
 use undine_schema::{Seq, TimeNs};
 
-use super::{Finding, RESTORE, SegmentState, TierState, Unneeded, UnneededFile};
+use super::tables::{Tables, Unread};
+use super::{Finding, SegmentState, TierState, Unneeded, UnneededFile};
 
 /// The application id of the time from which a tier is complete.
 const COMPLETE_FROM: &str = "undine/complete_from";
+/// The file that names the newest checkpoint.
+pub(super) const POINTER: &str = "_last_checkpoint";
 
 /// What the last version of a log says.
 #[derive(Debug, Default)]
@@ -33,10 +36,7 @@ pub(super) struct Catalog {
 
 impl Catalog {
     /// Reads the log whose files are `commits`.
-    pub(super) async fn read(
-        objects: &dyn ObjectStore,
-        commits: &[ObjectMeta],
-    ) -> Result<Self, Finding> {
+    pub(super) async fn read(tables: &Tables, commits: &[ObjectMeta]) -> Result<Self, Unread> {
         let mut catalog = Self::default();
         let mut next = 0;
         let checkpoints = commits.iter().filter_map(|file| {
@@ -44,15 +44,15 @@ impl Catalog {
             Some((version, &file.location))
         });
         if let Some((version, path)) = checkpoints.max() {
-            let actions = actions_of(&get(objects, path).await?);
-            let actions = actions.map_err(|what| damaged(path, what))?;
+            let actions = actions_of(&tables.get(path).await?);
+            let actions = actions.map_err(|what| tables.damaged(path, what))?;
             for action in &actions {
-                catalog.apply(action).map_err(|what| damaged(path, what))?;
+                catalog.apply(action).map_err(|what| tables.damaged(path, what))?;
             }
             catalog.checkpoint = Some(version);
             next = version + 1;
         }
-        catalog.check_pointer(objects, commits).await?;
+        catalog.check_pointer(tables, commits).await?;
         let mut later: Vec<_> = commits
             .iter()
             .filter_map(|file| Some((version_of(file, ".json")?, &file.location)))
@@ -63,32 +63,32 @@ impl Catalog {
         for (version, path) in later {
             if version != next {
                 let what = format!("commit {next} is missing, and later ones are there");
-                return Err(damaged(path, what));
+                return Err(tables.damaged(path, what).into());
             }
-            let text = get(objects, path).await?;
+            let text = tables.get(path).await?;
             let actions: Result<Vec<Value>, _> =
                 serde_json::Deserializer::from_slice(&text).into_iter().collect();
             match actions.map_err(|error| error.to_string()) {
                 Ok(actions) if !actions.is_empty() => {
                     for action in &actions {
-                        catalog.apply(action).map_err(|what| damaged(path, what))?;
+                        catalog.apply(action).map_err(|what| tables.damaged(path, what))?;
                     }
                     next += 1;
                 }
                 // A commit that a power loss cut short counts as absent.
                 _ if last == Some(version) => catalog.findings.push(Finding::warning(
-                    format!("tables/{path}"),
+                    tables.place(path),
                     "the last commit is cut short; it counts as absent, and what it would have \
                      sealed is still in the log",
                     "nothing: the next start sets it aside",
                 )),
-                Ok(_) => return Err(damaged(path, "it is empty".to_owned())),
-                Err(what) => return Err(damaged(path, what)),
+                Ok(_) => return Err(tables.damaged(path, "it is empty".to_owned()).into()),
+                Err(what) => return Err(tables.damaged(path, what).into()),
             }
         }
         let Some(version) = next.checked_sub(1) else {
             let path = commits.first().map(|file| file.location.clone()).unwrap_or_default();
-            return Err(damaged(&path, "the log has no version".to_owned()));
+            return Err(tables.damaged(&path, "the log has no version".to_owned()).into());
         };
         catalog.version = version;
         Ok(catalog)
@@ -97,29 +97,31 @@ impl Catalog {
     /// Whether the file that names the newest checkpoint names one that is there.
     async fn check_pointer(
         &mut self,
-        objects: &dyn ObjectStore,
+        tables: &Tables,
         commits: &[ObjectMeta],
-    ) -> Result<(), Finding> {
-        let name = Some("_last_checkpoint");
-        let Some(pointer) = commits.iter().find(|file| file.location.filename() == name) else {
+    ) -> Result<(), Unread> {
+        let is_it = |file: &&ObjectMeta| file.location.filename() == Some(POINTER);
+        let Some(pointer) = commits.iter().find(is_it) else {
             return Ok(());
         };
         let path = &pointer.location;
-        let value: Value = serde_json::from_slice(&get(objects, path).await?)
-            .map_err(|error| damaged(path, format!("it is not JSON: {error}")))?;
+        let value: Value = serde_json::from_slice(&tables.get(path).await?)
+            .map_err(|error| tables.damaged(path, format!("it is not JSON: {error}")))?;
         let version = value["version"].as_u64();
         let there = |file: &ObjectMeta| version_of(file, ".checkpoint.parquet") == version;
         if version.is_none() || !commits.iter().any(there) {
             // One that was written since the folder was listed is newer than what was listed.
             if version.is_some_and(|version| Some(version) > self.checkpoint.or(Some(0))) {
                 self.findings.push(Finding::warning(
-                    format!("tables/{path}"),
+                    tables.place(path),
                     "it names a checkpoint that was not there when the folder was listed",
                     "check again when no store runs on the folder",
                 ));
                 return Ok(());
             }
-            return Err(damaged(path, "it names a checkpoint that is not there".to_owned()));
+            return Err(tables
+                .damaged(path, "it names a checkpoint that is not there".to_owned())
+                .into());
         }
         Ok(())
     }
@@ -249,7 +251,7 @@ impl Catalog {
 }
 
 /// The version that a file of the log is of, if its name ends in `end`.
-fn version_of(file: &ObjectMeta, end: &str) -> Option<u64> {
+pub(super) fn version_of(file: &ObjectMeta, end: &str) -> Option<u64> {
     let digits = file.location.filename()?.strip_suffix(end)?;
     digits.parse().ok().filter(|_| digits.len() == 20)
 }
@@ -287,13 +289,4 @@ fn actions_of(bytes: &Bytes) -> Result<Vec<Value>, String> {
     let values: Result<Vec<_>, _> =
         serde_json::Deserializer::from_slice(&lines).into_iter().collect();
     values.map_err(|e| text(&e))
-}
-
-async fn get(objects: &dyn ObjectStore, path: &Path) -> Result<Bytes, Finding> {
-    let read = async { objects.get(path).await?.bytes().await };
-    read.await.map_err(|error| damaged(path, format!("it cannot be read: {error}")))
-}
-
-fn damaged(path: &Path, what: String) -> Finding {
-    Finding::error(format!("tables/{path}"), what, RESTORE)
 }

@@ -54,12 +54,12 @@ impl Folder {
                     let parts = file.name.split('/');
                     let path: ObjectPath =
                         tier.prefix.parts().chain(parts.map(Into::into)).collect();
-                    match self.objects.delete(&path).await {
+                    match self.tables.objects.delete(&path).await {
                         Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
                         Err(error) => return Err(object_error("delete", path.as_ref())(error)),
                     }
                 }
-                done.files.push((tier.place(), file.clone()));
+                done.files.push((self.tables.place(&tier.prefix), file.clone()));
             }
         }
         drop(lock);

@@ -5,14 +5,17 @@ use std::collections::BTreeMap;
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::{Int32Type, Int64Type};
 use bytes::Bytes;
-use object_store::{ObjectStore, ObjectStoreExt};
+use futures::{StreamExt, TryStreamExt, stream};
+use object_store::ObjectStoreExt;
+use object_store::path::Path;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 use undine_schema::{Seq, SeqRange};
 
+use super::tables::{Failed, Tables, Unread};
 use super::{
-    Finding, Folder, InspectError, Inspection, RESTORE, SegmentState, Severity, TierState, io_error,
+    Finding, Folder, InspectError, Inspection, SegmentState, Severity, TierState, io_error,
 };
 use crate::folder::EXEMPLARS;
 use crate::log::examine;
@@ -21,6 +24,8 @@ use crate::store::join;
 
 /// Bytes at the end of a file that are read first; a footer is rarely longer.
 const FOOTER_BYTES: u64 = 64 * 1024;
+/// Files that are checked at once.
+const CHECKS: usize = 8;
 
 /// How far a check goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +47,8 @@ pub struct Verification {
     pub files: u64,
     /// Their size.
     pub bytes: u64,
+    /// Files that only the folder's bucket has, and that were not looked at.
+    pub files_in_bucket: u64,
     /// Frames of the log whose checksum holds.
     pub frames: u64,
 }
@@ -100,76 +107,98 @@ impl Folder {
         }
         let places = log.into_iter().flat_map(|segment| segment.places);
         gaps(&verified.inspection, places, &mut verified.findings);
-        same_rows(&verified.inspection, &mut verified.findings);
-        for tier in &verified.inspection.tiers {
-            for file in &tier.segments {
-                verified.files += 1;
-                verified.bytes += file.bytes;
-                if let Err((what, remedy)) = self.check(tier, file, depth).await {
-                    let place = format!("{}/{}", tier.place(), file.name);
-                    verified.findings.push(Finding::error(place, what, remedy));
-                }
-            }
-        }
-        verified.findings.sort_by_key(|finding| finding.severity);
+        self.tables.verify(&mut verified, depth).await?;
         Ok(verified)
+    }
+}
+
+impl Tables {
+    /// Checks every file that the catalogs name, and the catalogs against each other.
+    pub(super) async fn verify(
+        &self,
+        verified: &mut Verification,
+        depth: Depth,
+    ) -> Result<(), Failed> {
+        let held = &verified.inspection;
+        verified.findings.extend(same_rows(self, held));
+        let files = held.tiers.iter().flat_map(|tier| tier.segments.iter().map(move |f| (tier, f)));
+        let (elsewhere, here): (Vec<_>, Vec<_>) =
+            files.partition(|(_, file)| file.found_bytes.is_none() && held.bucket.is_some());
+        verified.files = here.len() as u64;
+        verified.bytes = here.iter().map(|(_, file)| file.bytes).sum();
+        verified.files_in_bucket = elsewhere.len() as u64;
+        let may_go = held.bucket.is_some();
+        let checked = stream::iter(here)
+            .map(async |(tier, file)| {
+                let path = tier.prefix.clone().join(&*file.name);
+                match self.check(tier, file, &path, depth).await {
+                    Ok(()) => Ok(None),
+                    Err(Unread::Damaged(_)) if may_go && self.is_gone(&path).await => Ok(None),
+                    Err(Unread::Damaged(finding)) => Ok(Some(finding)),
+                    Err(Unread::Failed(failed)) => Err(failed),
+                }
+            })
+            .buffered(CHECKS);
+        let damaged: Vec<_> = checked.try_collect().await?;
+        verified.findings.extend(damaged.into_iter().flatten());
+        verified.findings.sort_by_key(|finding| finding.severity);
+        Ok(())
+    }
+
+    /// Whether a running store has taken a file away meanwhile, which the bucket then has.
+    async fn is_gone(&self, path: &Path) -> bool {
+        matches!(self.objects.head(path).await, Err(object_store::Error::NotFound { .. }))
     }
 
     async fn check(
         &self,
         tier: &TierState,
         file: &SegmentState,
+        path: &Path,
         depth: Depth,
-    ) -> Result<(), (String, &'static str)> {
-        let damaged = |what: String| (what, RESTORE);
+    ) -> Result<(), Unread> {
+        let damaged = |what: String| Err(self.damaged(path, what).into());
         match file.found_bytes {
-            None => return Err(damaged(format!("it is missing; it holds {} rows", file.rows))),
+            None => return damaged(format!("it is missing; it holds {} rows", file.rows)),
             Some(found) if found != file.bytes => {
-                return Err(damaged(format!("it has {found} bytes instead of {}", file.bytes)));
+                return damaged(format!("it has {found} bytes instead of {}", file.bytes));
             }
             Some(_) => {}
         }
-        let path = tier.prefix.clone().join(&*file.name);
-        let footer = footer(&*self.objects, &path, file.bytes).await;
-        let footer = footer.map_err(|error| damaged(format!("its footer is damaged: {error}")))?;
+        let footer = self.footer(path, file.bytes).await?;
         let rows = footer.file_metadata().num_rows();
         if u64::try_from(rows) != Ok(file.rows) {
-            return Err(damaged(format!("it has {rows} rows instead of {}", file.rows)));
+            return damaged(format!("it has {rows} rows instead of {}", file.rows));
         }
         let fields = footer.file_metadata().schema_descr().root_schema().get_fields();
         let unknown =
             fields.iter().find(|field| !tier.columns.iter().any(|(name, _)| name == field.name()));
         if let Some(unknown) = unknown {
-            return Err(damaged(format!("the log does not know its column {}", unknown.name())));
+            return damaged(format!("the log does not know its column {}", unknown.name()));
         }
         if depth == Depth::Footers {
             return Ok(());
         }
-        let read = async { self.objects.get(&path).await?.bytes().await };
-        let bytes = read.await.map_err(|error| damaged(format!("it cannot be read: {error}")))?;
-        decode(bytes, file).map_err(damaged)
+        decode(self.get(path).await?, file).or_else(damaged)
     }
-}
 
-async fn footer(
-    objects: &dyn ObjectStore,
-    path: &object_store::path::Path,
-    size: u64,
-) -> Result<ParquetMetaData, ParquetError> {
-    let external = |error: object_store::Error| ParquetError::External(error.into());
-    let mut reader = ParquetMetaDataReader::new();
-    let from = size.saturating_sub(FOOTER_BYTES);
-    let end = objects.get_range(path, from..size).await.map_err(external)?;
-    match reader.try_parse_sized(&end, size) {
-        Ok(()) => {}
-        Err(ParquetError::NeedMoreData(needed)) => {
-            let from = size.saturating_sub(needed as u64);
-            let end = objects.get_range(path, from..size).await.map_err(external)?;
-            reader.try_parse_sized(&end, size)?;
+    async fn footer(&self, path: &Path, size: u64) -> Result<ParquetMetaData, Unread> {
+        let end = async |bytes: u64| {
+            let end = self.objects.get_range(path, size.saturating_sub(bytes)..size).await;
+            end.map_err(|error| self.unread(path, error))
+        };
+        let damaged =
+            |error: ParquetError| self.damaged(path, format!("its footer is damaged: {error}"));
+        let mut reader = ParquetMetaDataReader::new();
+        match reader.try_parse_sized(&end(FOOTER_BYTES).await?, size) {
+            Ok(()) => {}
+            Err(ParquetError::NeedMoreData(needed)) => {
+                reader.try_parse_sized(&end(needed as u64).await?, size).map_err(damaged)?;
+            }
+            Err(error) => return Err(damaged(error).into()),
         }
-        Err(error) => return Err(error),
+        Ok(reader.finish().map_err(damaged)?)
     }
-    reader.finish()
 }
 
 /// Decodes every page and compares what the log says of the file.
@@ -269,26 +298,27 @@ fn gaps(
     }
 }
 
-/// Whether tiers that hold the same rows stand for as many.
-fn same_rows(inspection: &Inspection, findings: &mut Vec<Finding>) {
-    // Rows that stand for others are no sum of all.
-    let whole = |tier: &&TierState| tier.complete_from.is_none() && tier.tier != EXEMPLARS;
-    let tiers: Vec<_> = inspection.tiers.iter().filter(whole).collect();
-    for pair in tiers.windows(2) {
-        let (a, b) = (pair[0], pair[1]);
-        let same = (&a.table, &a.node, a.sealed_to) == (&b.table, &b.node, b.sealed_to);
-        if same && a.source_rows() != b.source_rows() {
-            findings.push(Finding::error(
-                a.place(),
-                format!(
-                    "it stands for {} rows, tier {} for {}, though both hold every row up to {}",
-                    a.source_rows(),
-                    b.tier,
-                    b.source_rows(),
-                    a.sealed_to,
-                ),
-                RESTORE,
-            ));
+/// Whether tiers of a node that hold the same rows stand for as many.
+fn same_rows(tables: &Tables, held: &Inspection) -> Vec<Finding> {
+    let mut by_node: BTreeMap<_, Vec<&TierState>> = BTreeMap::new();
+    for tier in &held.tiers {
+        // Rows that stand for others are no sum of all.
+        if tier.complete_from.is_none() && tier.tier != EXEMPLARS {
+            by_node.entry((&tier.table, &tier.node)).or_default().push(tier);
         }
     }
+    let pairs = by_node.values().flat_map(|tiers| tiers.windows(2));
+    let differ = pairs.filter(|pair| {
+        pair[0].sealed_to == pair[1].sealed_to && pair[0].source_rows() != pair[1].source_rows()
+    });
+    let finding = |pair: &[&TierState]| {
+        let (a, b) = (pair[0], pair[1]);
+        let (rows, others, up_to) = (a.source_rows(), b.source_rows(), a.sealed_to);
+        let what = format!(
+            "it stands for {rows} rows, tier {} for {others}, though both hold every row up to {up_to}",
+            b.tier
+        );
+        tables.damaged(&a.prefix, what)
+    };
+    differ.map(finding).collect()
 }

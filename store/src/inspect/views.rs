@@ -3,10 +3,10 @@
 //! A pattern such as `*.parquet` would count rows twice between a merge and the deletion of what was
 //! merged; these views name the files.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
-use std::path::Path;
 
-use super::{Inspection, TierState};
+use super::{Folder, InspectError, Inspection, TierState};
 
 /// Whose SQL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,16 +17,52 @@ pub enum Dialect {
     ClickHouse,
 }
 
-impl Inspection {
-    /// Statements that make a view of each tier, named as in Undine's own SQL: `http_events__10s`
-    /// for a summary, `http_events` for the rows themselves, of all nodes that the folder `dir`
-    /// holds; and the functions that read sketches.
-    pub fn views(&self, dir: &Path, dialect: Dialect) -> String {
-        let mut sql = String::from(match dialect {
+/// How the SQL of one engine names the tables' files.
+pub(super) struct Names {
+    pub(super) dialect: Dialect,
+    /// What stands before a tier's folder, without the slash between them.
+    pub(super) root: String,
+    /// What reads a file: a table function.
+    pub(super) function: &'static str,
+    /// What the engine needs for that, as comments.
+    pub(super) needs: &'static str,
+}
+
+impl Folder {
+    /// Statements that make a view of each tier that `held` names; see [`Fleet::views`](super::Fleet::views).
+    ///
+    /// # Errors
+    /// Where files of the folder are in a bucket.
+    pub fn views(&self, held: &Inspection, dialect: Dialect) -> Result<String, InspectError> {
+        let files = held.tiers.iter().flat_map(|tier| &tier.segments);
+        let elsewhere = files.filter(|file| file.found_bytes.is_none()).count();
+        if let Some(url) = held.bucket.clone().filter(|_| elsewhere > 0) {
+            let (dir, files) = (self.dir().to_owned(), elsewhere);
+            return Err(InspectError::InBucket { dir, files, url });
+        }
+        let root = format!("{}/tables", self.dir().display());
+        Ok(Names::on_disk(dialect, root).views(held))
+    }
+}
+
+impl Names {
+    /// Files of a folder of this machine.
+    pub(super) fn on_disk(dialect: Dialect, root: String) -> Self {
+        let function = match dialect {
+            Dialect::DuckDb => "read_parquet",
+            Dialect::ClickHouse => "file",
+        };
+        Self { dialect, root, function, needs: "" }
+    }
+
+    /// Statements that make the views, and the functions that read sketches.
+    pub(super) fn views(&self, held: &Inspection) -> String {
+        let mut sql = self.needs.to_owned();
+        sql.push_str(match self.dialect {
             Dialect::DuckDb => DUCKDB,
             Dialect::ClickHouse => CLICKHOUSE,
         });
-        for nodes in self.tiers.chunk_by(|a, b| (&a.table, &a.tier) == (&b.table, &b.tier)) {
+        for nodes in held.tiers.chunk_by(|a, b| (&a.table, &a.tier) == (&b.table, &b.tier)) {
             let name = match nodes[0].tier.as_str() {
                 "raw" => nodes[0].table.clone(),
                 tier => format!("{}__{tier}", nodes[0].table),
@@ -38,14 +74,87 @@ impl Inspection {
             let rows: u64 = nodes.iter().map(TierState::rows).sum();
             let said = versions.join(", ").replace(['\n', '\r'], " ");
             writeln!(sql, "\n-- {rows} rows; {said}").expect(TAKES_ALL);
-            let body = match dialect {
-                Dialect::DuckDb => duckdb(dir, nodes),
-                Dialect::ClickHouse => clickhouse(dir, nodes),
-            };
+            let body = self.body(nodes);
             writeln!(sql, "CREATE OR REPLACE VIEW {} AS\n{body};", quoted(&name)).expect(TAKES_ALL);
         }
         sql
     }
+
+    /// The rows of one tier of all nodes, each with its node unless the table says so itself.
+    fn body(&self, nodes: &[TierState]) -> String {
+        let columns = columns_of(nodes);
+        let names_node = columns.iter().any(|(name, _)| *name == "node");
+        let part = |tier: &TierState| {
+            let node =
+                if names_node { String::new() } else { format!(", {} AS node", text(&tier.node)) };
+            format!("SELECT *{node} FROM {}", self.files(tier, &columns))
+        };
+        let parts: Vec<_> =
+            nodes.iter().filter(|tier| !tier.segments.is_empty()).map(part).collect();
+        if parts.is_empty() {
+            return self.empty(columns, names_node);
+        }
+        parts.join(match self.dialect {
+            // Nodes may have different versions, and so different columns.
+            Dialect::DuckDb => "\nUNION ALL BY NAME\n",
+            Dialect::ClickHouse => "\nUNION ALL\n",
+        })
+    }
+
+    /// The files of a tier as a table.
+    fn files(&self, tier: &TierState, columns: &[(&str, &str)]) -> String {
+        let folder = format!("{}/{}", self.root, tier.prefix);
+        let names = tier.segments.iter().map(|file| file.name.as_str());
+        match self.dialect {
+            Dialect::DuckDb => {
+                let files: Vec<_> = names.map(|name| text(&format!("{folder}/{name}"))).collect();
+                let files = files.join(",\n  ");
+                format!("{}([\n  {files}],\n  union_by_name = true)", self.function)
+            }
+            Dialect::ClickHouse => {
+                let names = match names.collect::<Vec<_>>().as_slice() {
+                    [one] => (*one).to_owned(),
+                    several => format!("{{{}}}", several.join(",")),
+                };
+                let path = text(&format!("{folder}/{names}"));
+                let columns: Vec<_> = columns
+                    .iter()
+                    .map(|(name, delta)| format!("{} {}", quoted(name), clickhouse_type(delta)))
+                    .collect();
+                let columns = text(&columns.join(", "));
+                format!("{}({path}, 'Parquet', {columns})", self.function)
+            }
+        }
+    }
+
+    /// A view without rows, whose columns are those that the logs declare.
+    fn empty(&self, mut columns: Vec<(&str, &str)>, names_node: bool) -> String {
+        if !names_node {
+            columns.push(("node", "string"));
+        }
+        let column = |(name, delta): &(&str, &str)| {
+            let of = match self.dialect {
+                Dialect::DuckDb => duckdb_type(delta).to_owned(),
+                // ClickHouse's arrays cannot be null, and no value is needed where there is no row.
+                Dialect::ClickHouse => match clickhouse_type(delta) {
+                    array if array.starts_with("Array(") => array.to_owned(),
+                    of => format!("Nullable({of})"),
+                },
+            };
+            let value = if of.starts_with("Array(") { "[]" } else { "NULL" };
+            format!("CAST({value} AS {of}) AS {}", quoted(name))
+        };
+        let columns: Vec<_> = columns.iter().map(column).collect();
+        format!("SELECT {} WHERE false", columns.join(", "))
+    }
+}
+
+/// The columns that any of these tiers has, and their types in Delta's words.
+fn columns_of(nodes: &[TierState]) -> Vec<(&str, &str)> {
+    let mut seen = BTreeSet::new();
+    let columns = nodes.iter().flat_map(|tier| &tier.columns);
+    let new = columns.filter(|(name, _)| seen.insert(name.as_str()));
+    new.map(|(name, of)| (name.as_str(), of.as_str())).collect()
 }
 
 const TAKES_ALL: &str = "a string takes every character";
@@ -75,54 +184,20 @@ CREATE OR REPLACE FUNCTION undine_quantile AS (keys, counts, q) -> undine_bucket
       arrayCumSum(tupleElement(sumMap(keys, counts), 2)))));
 ";
 
-fn duckdb(dir: &Path, nodes: &[TierState]) -> String {
-    let files: Vec<_> = nodes
-        .iter()
-        .flat_map(|tier| {
-            let folder = folder(dir, tier);
-            tier.segments.iter().map(move |file| text(&format!("{folder}/{}", file.name)))
-        })
-        .collect();
-    if files.is_empty() {
-        return empty(nodes, |delta| match delta {
-            "long" => "BIGINT",
-            "integer" => "INTEGER",
-            "double" => "DOUBLE",
-            "boolean" => "BOOLEAN",
-            "binary" => "BLOB",
-            "timestamp" => "TIMESTAMP WITH TIME ZONE",
-            "array<integer>" => "INTEGER[]",
-            "array<long>" => "BIGINT[]",
-            "array<double>" => "DOUBLE[]",
-            "array<string>" => "VARCHAR[]",
-            _ => "VARCHAR",
-        });
+fn duckdb_type(delta: &str) -> &'static str {
+    match delta {
+        "long" => "BIGINT",
+        "integer" => "INTEGER",
+        "double" => "DOUBLE",
+        "boolean" => "BOOLEAN",
+        "binary" => "BLOB",
+        "timestamp" => "TIMESTAMP WITH TIME ZONE",
+        "array<integer>" => "INTEGER[]",
+        "array<long>" => "BIGINT[]",
+        "array<double>" => "DOUBLE[]",
+        "array<string>" => "VARCHAR[]",
+        _ => "VARCHAR",
     }
-    let files = files.join(",\n  ");
-    format!("SELECT * FROM read_parquet([\n  {files}],\n  union_by_name = true)")
-}
-
-fn clickhouse(dir: &Path, nodes: &[TierState]) -> String {
-    let mut parts = Vec::new();
-    for tier in nodes.iter().filter(|tier| !tier.segments.is_empty()) {
-        let names: Vec<_> = tier.segments.iter().map(|file| file.name.as_str()).collect();
-        let names = match names.as_slice() {
-            [one] => (*one).to_owned(),
-            several => format!("{{{}}}", several.join(",")),
-        };
-        let path = text(&format!("{}/{names}", folder(dir, tier)));
-        let columns: Vec<_> = tier
-            .columns
-            .iter()
-            .map(|(name, delta)| format!("{} {}", quoted(name), clickhouse_type(delta)))
-            .collect();
-        let columns = text(&columns.join(", "));
-        parts.push(format!("SELECT * FROM file({path}, 'Parquet', {columns})"));
-    }
-    if parts.is_empty() {
-        return empty(nodes, clickhouse_type);
-    }
-    parts.join("\nUNION ALL\n")
 }
 
 fn clickhouse_type(delta: &str) -> &'static str {
@@ -138,28 +213,6 @@ fn clickhouse_type(delta: &str) -> &'static str {
         "array<string>" => "Array(String)",
         _ => "String",
     }
-}
-
-/// A view without rows, whose columns are those that the log declares.
-fn empty(nodes: &[TierState], type_of: impl Fn(&str) -> &'static str) -> String {
-    let column = |(name, delta): &(String, String)| {
-        // ClickHouse's arrays cannot be null, and no value is needed where there is no row.
-        let of = type_of(delta);
-        let value = if of.starts_with("Array(") { "[]" } else { "NULL" };
-        let of = match of {
-            "String" | "Bool" | "Int64" | "Int32" | "Float64" | "DateTime64(6, 'UTC')" => {
-                format!("Nullable({of})")
-            }
-            other => other.to_owned(),
-        };
-        format!("CAST({value} AS {of}) AS {}", quoted(name))
-    };
-    let columns: Vec<_> = nodes[0].columns.iter().map(column).collect();
-    format!("SELECT {} WHERE false", columns.join(", "))
-}
-
-fn folder(dir: &Path, tier: &TierState) -> String {
-    format!("{}/tables/{}", dir.display(), tier.prefix)
 }
 
 fn quoted(name: &str) -> String {

@@ -29,32 +29,39 @@ const NOTES_DIR: &str = "notes.Beta/raw/node-1";
 
 /// A bucket, the clock and the folder of a node.
 pub(crate) struct Node {
-    dir: TempDir,
+    pub(crate) dir: TempDir,
+    name: &'static str,
     clock: Arc<ManualClock>,
     bucket: BucketConfig,
-    runtime: Runtime,
+    pub(crate) runtime: Runtime,
 }
 
 impl Node {
     fn new(objects: Arc<dyn ObjectStore>) -> Self {
+        Self::at(Arc::new(Bucket::over(URL, objects).unwrap()), "node-1")
+    }
+
+    fn with(bucket: BucketConfig) -> Self {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        Self { dir: TempDir::new().unwrap(), name: "node-1", clock: clock(), bucket, runtime }
+    }
+
+    /// A node at an address, as large as tests need it.
+    pub(crate) fn at(bucket: Arc<Bucket>, name: &'static str) -> Self {
         let bucket = BucketConfig {
-            bucket: Arc::new(Bucket::over(URL, objects).unwrap()),
+            bucket,
             spool_bytes_max: 1 << 30,
             cache_bytes_max: 1 << 20,
             upload_interval: Duration::from_mins(1),
             deleted_files_for: Duration::from_hours(1),
         };
-        Self::with(bucket)
-    }
-
-    pub(crate) fn with(bucket: BucketConfig) -> Self {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        Self { dir: TempDir::new().unwrap(), clock: clock(), bucket, runtime }
+        Self { name, ..Self::with(bucket) }
     }
 
     pub(crate) fn config(&self) -> Config {
         let bucket = Some(self.bucket.clone());
-        Config { bucket, ..config(self.dir.path(), Arc::clone(&self.clock)) }
+        let node = self.name.to_owned();
+        Config { bucket, node, ..config(self.dir.path(), Arc::clone(&self.clock)) }
     }
 
     pub(crate) fn start(&self) -> Store {

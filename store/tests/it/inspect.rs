@@ -68,7 +68,7 @@ fn verify(dir: &Path, depth: Depth) -> Verification {
 }
 
 /// The files below a folder.
-fn files_below(dir: &Path) -> BTreeSet<PathBuf> {
+pub(crate) fn files_below(dir: &Path) -> BTreeSet<PathBuf> {
     let mut files = BTreeSet::new();
     for entry in fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
@@ -317,7 +317,7 @@ fn views_name_every_file_of_the_present_versions_and_no_other() {
     let folder = Folder::open(dir.path()).unwrap();
     let held = runtime().block_on(folder.inspect()).unwrap();
     for dialect in [Dialect::DuckDb, Dialect::ClickHouse] {
-        let sql = held.views(folder.dir(), dialect);
+        let sql = folder.views(&held, dialect).unwrap();
         for tier in &held.tiers {
             for file in &tier.segments {
                 assert_eq!(sql.matches(&file.name).count(), 1, "{sql}");

@@ -5,6 +5,7 @@ gives the rows of each question. `delta` and `version` are for readers of Delta 
 table, which the question calls t.
 """
 
+import importlib.util
 import json
 import sys
 
@@ -23,6 +24,10 @@ def duckdb(asked):
     import duckdb
 
     connection = duckdb.connect()
+    # Extensions that came as packages lie there.
+    if packaged := importlib.util.find_spec("duckdb_ext"):
+        folder = f"{packaged.submodule_search_locations[0]}/extensions"
+        connection.execute(f"SET extension_directory = '{folder}'")
     connection.execute(asked["setup"])
     for question in asked["questions"]:
         # As text, since Python's times with a zone would need one more module.

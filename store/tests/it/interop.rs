@@ -136,7 +136,17 @@ fn python_with(engine: &str) -> Option<String> {
 
 /// The rows that an engine answers each question with.
 fn ask(python: &str, engine: &str, setup: &str, questions: &[Value]) -> Vec<Vec<Value>> {
-    let mut asked = Command::new(python)
+    ask_with(&mut Command::new(python), engine, setup, questions)
+}
+
+/// The same of a Python that has been told more.
+pub(crate) fn ask_with(
+    python: &mut Command,
+    engine: &str,
+    setup: &str,
+    questions: &[Value],
+) -> Vec<Vec<Value>> {
+    let mut asked = python
         .arg(SCRIPT)
         // ClickHouse reads only below the folder that it runs in.
         .current_dir("/")
@@ -174,7 +184,7 @@ fn every_version_is_read_by(engine: &str) {
 }
 
 /// The rows with every number as an integer; `ClickHouse` writes long ones as text.
-fn integers(rows: &[Value]) -> Value {
+pub(crate) fn integers(rows: &[Value]) -> Value {
     let integer = |value: &Value| match value {
         Value::String(text) => text.parse::<i64>().map_or(value.clone(), Value::from),
         value => value.as_f64().map_or(value.clone(), |number| {
@@ -201,7 +211,7 @@ fn views_and_document_are_read_by(engine: &str, dialect: Dialect, fence: &str) {
     let written = written(ROUNDS);
     let folder = Folder::open(written.dir.path()).unwrap();
     let held = Runtime::new().unwrap().block_on(folder.inspect()).unwrap();
-    let setup = held.views(folder.dir(), dialect);
+    let setup = folder.views(&held, dialect).unwrap();
     let mut questions: Vec<_> = [
         "SELECT sum(rows), sum(size_sum) FROM requests__10s",
         "SELECT sum(rows), sum(size_sum) FROM requests__1m",
