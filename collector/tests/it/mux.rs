@@ -1,7 +1,5 @@
 //! A session of Mux as another implementation writes it, between two processes.
 
-use std::process::Stdio;
-
 use super::kernel::{alone, may_load};
 use super::place::{Place, Server, are_installed};
 use super::watch::watched;
@@ -27,9 +25,7 @@ async fn every_exchange_of_twenty_sessions_is_a_row_of_the_server() {
     }
     let (memory, ()) = watched("undine-mux", 64, |place| {
         let _server = listen(place);
-        let mut client = place.command("python3");
-        client.args([SPEAK, "client", &PORT.to_string(), SESSION]).stdin(Stdio::null());
-        assert!(client.status().unwrap().success());
+        place.run("python3", &[SPEAK, "client", &PORT.to_string(), SESSION]);
     })
     .await;
     let columns = ["req_type", "dest", "req_size", "resp_size", "failed", "quality", "trace_role"];

@@ -1,7 +1,7 @@
 //! The test bed as tests use it: what it cannot do fails the test.
 
 use std::ops::Deref;
-use std::process::Command;
+use std::process::{Command, ExitStatus};
 
 use undine_testbed::{missing, missing_modules, python};
 
@@ -34,6 +34,54 @@ impl Deref for Place {
 
     fn deref(&self) -> &Self::Target {
         &self.0
+    }
+}
+
+/// A program that is told lines and says lines. It is ended when this is dropped.
+pub(crate) struct Program(undine_testbed::Program);
+
+impl Program {
+    /// Starts one and gives what it says before it says `ready`.
+    pub(crate) fn starting(command: &mut Command) -> (Self, Vec<String>) {
+        let mut program = undine_testbed::Program::start(command).unwrap();
+        let said = program.hear_until(|line| line == "ready").unwrap();
+        (Self(program), said)
+    }
+
+    /// Starts one and waits until it says `ready`.
+    pub(crate) fn start(command: &mut Command) -> Self {
+        Self::starting(command).0
+    }
+
+    /// Starts the ignored test `name` of this binary, which `command` names, as a program.
+    pub(crate) fn start_test(mut command: Command, name: &str) -> Self {
+        let arguments = ["--exact", name, "--ignored", "--nocapture", "--test-threads=1"];
+        // Only when it runs is it in its network.
+        Self::start(command.args(arguments))
+    }
+
+    /// Its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.0.id()
+    }
+
+    /// Waits for its end.
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        self.0.wait().unwrap()
+    }
+
+    pub(crate) fn tell(&mut self, line: &str) {
+        self.0.tell(line).unwrap();
+    }
+
+    /// The next line that begins with `word`, without it.
+    pub(crate) fn hear(&mut self, word: &str) -> String {
+        self.0.hear(word).unwrap()
+    }
+
+    /// Has `line` done, and gives what was said of it.
+    pub(crate) fn ask(&mut self, line: &str) -> String {
+        self.0.ask(line).unwrap()
     }
 }
 
