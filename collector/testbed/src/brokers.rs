@@ -18,9 +18,7 @@ pub const RABBITMQ: &str = "/usr/lib/rabbitmq/bin/rabbitmq-server";
 /// Starts a NATS server.
 pub fn nats(place: &Place) -> Result<Server> {
     let mut server = place.command("nats-server");
-    let server = Server::start(server.args(["-a", "127.0.0.1", "-p", &NATS_PORT.to_string()]))?;
-    place.wait_until_listening(NATS_PORT)?;
-    Ok(server)
+    place.serve(server.args(["-a", "127.0.0.1", "-p", &NATS_PORT.to_string()]), NATS_PORT)
 }
 
 /// Starts RabbitMQ, which keeps everything in `folder`.
@@ -40,7 +38,5 @@ pub fn rabbitmq(place: &Place, folder: &Path) -> Result<Server> {
         .env("RABBITMQ_DIST_PORT", "15673")
         .env("ERL_EPMD_ADDRESS", "127.0.0.1")
         .env("ERL_EPMD_PORT", "14369");
-    let server = Server::start(&mut server)?;
-    place.wait_until_listening(RABBITMQ_PORT)?;
-    Ok(server)
+    place.serve(&mut server, RABBITMQ_PORT)
 }

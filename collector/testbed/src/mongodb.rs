@@ -16,7 +16,5 @@ pub const PORT: u16 = 17017;
 pub fn start(place: &Place, folder: &Path) -> Result<Server> {
     let mut server = place.command(PROGRAM);
     server.args(["--host", "127.0.0.1", "--port", &PORT.to_string(), "--storage-path"]);
-    let server = Server::start(server.arg(folder))?;
-    place.wait_until_listening(PORT)?;
-    Ok(server)
+    place.serve(server.arg(folder), PORT)
 }

@@ -40,8 +40,8 @@ impl Nginx {
     ) -> Result<Self> {
         let settings = folder.join("nginx.conf");
         fs::write(&settings, config.text(folder))?;
-        let server = Server::start(command.arg("-c").arg(&settings).arg("-p").arg(folder))?;
-        place.wait_until_listening(config.port)?;
+        command.arg("-c").arg(&settings).arg("-p").arg(folder);
+        let server = place.serve(&mut command, config.port)?;
         Ok(Self { server, log: folder.join("access.log") })
     }
 

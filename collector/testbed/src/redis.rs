@@ -21,9 +21,7 @@ pub fn start(scene: &Scene<'_>, args: &[&str]) -> Result<Server> {
     } else {
         server.args(["--port", &port]);
     }
-    let server = Server::start(server.args(args))?;
-    scene.place.wait_until_listening(PORT)?;
-    Ok(server)
+    scene.place.serve(server.args(args), PORT)
 }
 
 /// Runs one of its clients to its successful end; what it says.

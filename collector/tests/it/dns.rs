@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use undine_collector::collector::Stats;
 use undine_collector::{Config, Hooks, SourceConfig};
+use undine_testbed::Server;
 use undine_testbed::dnsmasq::{self, Dnsmasq, READY};
 
 use super::kernel::{alone, config, may_load};
 use super::memory::Memory;
-use super::place::{Place, Server, are_installed};
+use super::place::{Place, are_installed};
 use super::replay::replay;
 use super::watch::running_while;
 
@@ -212,7 +213,7 @@ async fn what_a_forwarder_asks_is_seen_and_what_it_is_asked_at_another_port_is_n
         let mut forwarder = dnsmasq::command(place);
         forwarder.args(["--port=5300", "--no-resolv", "--no-hosts"]);
         let _forwarder =
-            Server::start(forwarder.args(["--server=127.0.0.1", "--cache-size=0"]));
+            Server::start(forwarder.args(["--server=127.0.0.1", "--cache-size=0"])).unwrap();
         let ask = ["@127.0.0.1", "-p", "5300", "+tries=1", "+time=1"];
         place.wait_for("dig", &[ask.as_slice(), &[READY]].concat());
         for number in 0..50 {

@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 use undine_collector::Collector;
+use undine_testbed::Server;
 
 use super::kernel::{alone, config, may_load};
 use super::memory::Memory;
-use super::place::{Place, Server, are_installed};
+use super::place::{Place, are_installed};
 use super::watch::running_while;
 
 /// The server has a network of its own, so it may have any port.
@@ -23,9 +24,7 @@ const FILES: [(&str, usize); 5] =
 fn serve(place: &Place, files: &Path) -> Server {
     let mut command = place.command("nghttpd");
     command.args(["--no-tls", "--address=127.0.0.1", "--push=/one=/some", "--htdocs"]);
-    let server = Server::start(command.arg(files).arg(PORT.to_string()));
-    place.wait_until_listening(PORT);
-    server
+    place.serve(command.arg(files).arg(PORT.to_string()), PORT)
 }
 
 /// What `program` prints when it asks for `paths`.

@@ -253,7 +253,7 @@ async fn a_recording_of_the_kernel_replays_to_the_same_rows() {
         client.tell(&format!("load {port} 4 50"));
         client.hear("loaded")
     };
-    drop(running_while(collector, act).await);
+    running_while(collector, act).await;
     drop((server, place));
     let columns = ["req_path", "resp_headers", "latency", "service", "remote_service", "resp_body"];
     let captured = memory.rows("http_events", &columns);

@@ -1,7 +1,9 @@
 //! A session of Mux as another implementation writes it, between two processes.
 
+use undine_testbed::Server;
+
 use super::kernel::{alone, may_load};
-use super::place::{Place, Server, are_installed};
+use super::place::{Place, are_installed};
 use super::watch::watched;
 
 const PORT: u16 = 14040;
@@ -12,9 +14,7 @@ const SPEAK: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/mux.py");
 
 fn listen(place: &Place) -> Server {
     let mut server = place.command("python3");
-    let server = Server::start(server.args([SPEAK, "server", &PORT.to_string(), SESSION]));
-    place.wait_until_listening(PORT);
-    server
+    place.serve(server.args([SPEAK, "server", &PORT.to_string(), SESSION]), PORT)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use tempfile::TempDir;
 use undine_collector::Collector;
 use undine_testbed::mariadb::{self, LOGGED, Mariadb, NUMBERED, numbered_queries};
-use undine_testbed::{Program, Scene, Wire};
+use undine_testbed::{Program, Scene, Server, Wire};
 
 use super::kernel::{alone, config, may_load};
 use super::memory::Memory;
-use super::place::{Place, Server, are_installed, succeed, wait_until};
+use super::place::{Place, are_installed, succeed, wait_until};
 use super::watch::running_while;
 
 /// Bytes that are kept of a text.
@@ -56,7 +56,8 @@ fn rows(memory: &Memory, role: &str) -> BTreeMap<(String, String), u64> {
     for row in memory.rows("mysql_events", &["trace_role", "req_cmd", "req_body"]) {
         let [of, code, text] = &row[..] else { unreachable!() };
         if of == role && LOGGED.iter().any(|(_, logged)| logged == code) {
-            let text = if code == "23" { mariadb::executed(text).unwrap() } else { shortened(text) };
+            let text =
+                if code == "23" { mariadb::executed(text).unwrap() } else { shortened(text) };
             *counts.entry((code.clone(), text)).or_default() += 1;
         }
     }
@@ -225,7 +226,7 @@ async fn a_connection_that_was_there_before_is_joined_at_both_ends() {
         client.tell("select 'trial';\nselect seq from seq_1_to_7;\nselect 'x';\nquit").unwrap();
         assert!(client.wait().unwrap().success());
     };
-    drop(running_while(collector, act).await);
+    running_while(collector, act).await;
     let columns = ["trace_role", "req_body", "resp_body", "quality"];
     let mut rows = memory.rows("mysql_events", &columns);
     // Of the end whose role is known from its port, the first statement is a row too.
@@ -250,7 +251,7 @@ async fn a_busy_connection_is_joined_at_both_ends() {
     server.create_database().unwrap();
     succeed(&mut server.sysbench("oltp_read_only", &["prepare"]));
     let load = ["--threads=4", "--rate=150", "--time=600", "--db-ps-mode=disable", "run"];
-    let load = Server::start(&mut server.sysbench("oltp_read_only", &load));
+    let load = Server::start(&mut server.sysbench("oltp_read_only", &load)).unwrap();
     let queries = || server.log_so_far().unwrap().matches("BETWEEN").count();
     let before = queries();
     wait_until("queries of every connection", || queries() > before + 100);

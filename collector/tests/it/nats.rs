@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use undine_testbed::brokers::{self, NATS_PORT};
 
 use super::kernel::{alone, may_load};
-use super::place::{are_installed};
+use super::place::are_installed;
 use super::watch::watched;
 
 const CLIENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/nats.py");

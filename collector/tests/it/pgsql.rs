@@ -4,11 +4,11 @@ use std::path::Path;
 
 use undine_collector::{Cgroup, Config, Stats};
 use undine_testbed::postgres::{PASSWORD, Postgres};
-use undine_testbed::{Scene, Wire};
+use undine_testbed::{Scene, Server, Wire};
 
 use super::kernel::{alone, config, may_load};
 use super::memory::Memory;
-use super::place::{Place, Server, wait_until};
+use super::place::{Place, wait_until};
 use super::postgres::{Logged, logged, pgbench, programs, psql, script};
 use super::watch::seen_while;
 
@@ -184,7 +184,7 @@ async fn sessions_that_were_there_before_are_joined_and_never_paired_wrong() {
     // Until enough of it is seen.
     let load = ["simple", "extended", "prepared"].map(|mode| {
         let mut pgbench = postgres.client_in(&clients, "pgbench");
-        Server::start(pgbench.args(["-n", "-T", "600", "-M", mode, "-f"]).arg(&script))
+        Server::start(pgbench.args(["-n", "-T", "600", "-M", mode, "-f"]).arg(&script)).unwrap()
     });
     tokio::task::block_in_place(|| {
         for begun in ["statement: SELECT", "execute <unnamed>: SELECT", "execute P_0: SELECT"] {

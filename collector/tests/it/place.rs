@@ -3,7 +3,7 @@
 use std::ops::Deref;
 use std::process::{Command, ExitStatus};
 
-use undine_testbed::{missing, missing_modules, python};
+use undine_testbed::{Server, missing, missing_modules, python};
 
 /// A cgroup and a network of a test's own, for real servers and their clients.
 pub(crate) struct Place(undine_testbed::Place);
@@ -16,6 +16,11 @@ impl Place {
     /// Runs a command to its successful end; what it says.
     pub(crate) fn run(&self, program: &str, args: &[&str]) -> String {
         self.0.run(program, args).unwrap()
+    }
+
+    /// Starts a server and waits until it listens.
+    pub(crate) fn serve(&self, command: &mut Command, port: u16) -> Server {
+        self.0.serve(command, port).unwrap()
     }
 
     /// Waits until a server listens, without a connection to it.
@@ -82,25 +87,6 @@ impl Program {
     /// Has `line` done, and gives what was said of it.
     pub(crate) fn ask(&mut self, line: &str) -> String {
         self.0.ask(line).unwrap()
-    }
-}
-
-/// A program that says nothing and is ended when this is dropped.
-pub(crate) struct Server(undine_testbed::Server);
-
-impl Server {
-    pub(crate) fn start(command: &mut Command) -> Self {
-        Self(undine_testbed::Server::start(command).unwrap())
-    }
-
-    /// Its process.
-    pub(crate) fn id(&self) -> u32 {
-        self.0.id()
-    }
-
-    /// Ends it by a signal, unless it has ended.
-    pub(crate) fn stop(&mut self, signal: &str) {
-        self.0.stop(signal).unwrap();
     }
 }
 

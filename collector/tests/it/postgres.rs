@@ -69,7 +69,8 @@ pub(crate) fn logged(log: &str) -> (Vec<Logged>, Vec<[String; 2]>) {
         {
             let command = "Execute".to_owned();
             let params = postgres::params(&field("detail"));
-            statements.push(Logged { command, request: format!("query=[{sql}] params=[{params}]") });
+            statements
+                .push(Logged { command, request: format!("query=[{sql}] params=[{params}]") });
         } else if field("error_severity") == "ERROR" {
             let error = format!("ERROR {}: {message}", field("state_code"));
             errors.push([error, field("statement")]);

@@ -15,11 +15,11 @@ use undine_collector::{Cgroup, Hooks, SourceConfig, Stats, Tls};
 use undine_testbed::mariadb::{self, Mariadb};
 use undine_testbed::nginx::{self, Nginx};
 use undine_testbed::postgres::Postgres;
-use undine_testbed::{Wire, redis};
+use undine_testbed::{Server, Wire, redis};
 
 use super::kernel::{alone, config, may_load};
 use super::memory::Memory;
-use super::place::{Place, Server, are_installed, skip, succeed, wait_until};
+use super::place::{Place, are_installed, skip, succeed, wait_until};
 use super::postgres::{logged, programs};
 use super::watch::seen_while;
 
@@ -70,9 +70,7 @@ impl Scene {
     pub(crate) fn serve(&self, command: &mut Command) -> Server {
         let bed = self.bed();
         command.args([bed.certificate(), bed.key(), self.text("access"), PORT.to_owned()]);
-        let server = Server::start(command);
-        self.place.wait_until_listening(PORT.parse().unwrap());
-        server
+        self.place.serve(command, PORT.parse().unwrap())
     }
 
     /// What such a server says that it was asked, and how often: it logs a request before it answers.
@@ -195,7 +193,7 @@ pub(crate) fn check_nothing_is_lost(memory: &Memory, stats: &Stats) {
 
 /// The programs that all tests here need.
 pub(crate) fn can_run(programs: &[&str]) -> bool {
-    may_load() && are_installed(&["openssl", "nsenter", "bash"]) && are_installed(programs)
+    may_load() && are_installed(&["openssl", "nsenter"]) && are_installed(programs)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -447,7 +445,7 @@ async fn tls_that_was_under_way_is_joined() {
     let requests = || nginx.logged_so_far().unwrap();
     let mut command = scene.command("h2load");
     command.args(["--h1", "-n", "100000000", "-c", "4", "-t", "1"]).arg(Scene::url("/of/much"));
-    let load = Server::start(&mut command);
+    let load = Server::start(&mut command).unwrap();
     wait_until("requests", || requests() > 100);
     let before = requests();
     let (memory, stats, after) = scene

@@ -9,11 +9,11 @@ use std::sync::Arc;
 use undine_testbed::mariadb::{self, Mariadb};
 use undine_testbed::nginx::{self, Nginx};
 use undine_testbed::postgres::Postgres;
-use undine_testbed::{Scene, Wire};
+use undine_testbed::{Scene, Server, Wire};
 
 use super::kernel::{alone, config, may_load};
 use super::memory::Memory;
-use super::place::{Place, Server, are_installed, succeed};
+use super::place::{Place, are_installed, succeed};
 use super::postgres::programs;
 use super::watch::{seen_while, watched};
 
@@ -41,9 +41,7 @@ fn serve(place: &Place, folder: &Path, port: u16, args: &[&str]) -> Server {
     let mut command = openssl(place, "s_server");
     command.current_dir(folder).args(["-www", "-cert", "cert.pem", "-key", "key.pem"]);
     command.args(["-cipher", "ALL:@SECLEVEL=0", "-alpn", "h2,http/1.1"]);
-    let server = Server::start(command.args(["-accept", &format!("127.0.0.1:{port}")]).args(args));
-    place.wait_until_listening(port);
-    server
+    place.serve(command.args(["-accept", &format!("127.0.0.1:{port}")]).args(args), port)
 }
 
 /// What a client says that it agreed on with the server: version, cipher suite and protocol, as
@@ -168,10 +166,10 @@ async fn every_handshake_that_nginx_logged_is_a_row() {
              ssl_protocols TLSv1.2 TLSv1.3; ssl_session_cache builtin:1000;
              server {{ listen 127.0.0.1:{PORT} ssl; return 200 'hello'; }}"
         );
-        let log = "$ssl_server_name $ssl_protocol $ssl_cipher $ssl_alpn_protocol $ssl_session_reused";
+        let log =
+            "$ssl_server_name $ssl_protocol $ssl_cipher $ssl_alpn_protocol $ssl_session_reused";
         let config = nginx::Config { port: PORT, workers: 0, log: Some(log), http: &http };
-        let server =
-            Nginx::start(place.command("nginx"), place, folder.path(), config).unwrap();
+        let server = Nginx::start(place.command("nginx"), place, folder.path(), config).unwrap();
         for (name, args) in [
             ("one.example", &["--tls-max", "1.2"][..]),
             ("two.example", &["--tlsv1.3"]),

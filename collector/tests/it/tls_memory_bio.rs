@@ -4,7 +4,8 @@ use undine_collector::Cgroup;
 
 use super::kernel::alone;
 use super::tls::{
-    PORT, RING_BYTES, Scene, can_run, check_nothing_is_lost, count_lines, http_rows, http_rows_of, run_probed,
+    PORT, RING_BYTES, Scene, can_run, check_nothing_is_lost, count_lines, http_rows, http_rows_of,
+    run_probed,
 };
 
 /// Serves HTTP/1.1 and HTTP/2, writes what it answered to a file, and answers `/of/N` with N bytes.

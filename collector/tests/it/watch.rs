@@ -21,7 +21,8 @@ pub(crate) async fn watched<T>(
     act: impl FnOnce(&Place) -> T,
 ) -> (Arc<Memory>, T) {
     let place = Place::new(name);
-    let config = Config { body_bytes_max: text_bytes_max, ..config(&place.cgroup, RING_BYTES, None) };
+    let config =
+        Config { body_bytes_max: text_bytes_max, ..config(&place.cgroup, RING_BYTES, None) };
     let (memory, stats, said) = seen_while(config, |_| act(&place)).await;
     assert_eq!((stats.kernel.dropped, stats.missing_rows.max), (0, 0), "{stats:?}");
     let lost = memory.rows("data_loss", &["reason", "rows_max", "bytes"]);

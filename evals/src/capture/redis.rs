@@ -101,7 +101,10 @@ impl<'a> Redis<'a> {
             let file = self.scene.text(&format!("commands{client}"));
             fs::write(&file, lines.collect::<String>())?;
             let mut command = self.scene.command("redis-cli");
-            command.args(redis::client(self.scene.wire)).stdin(fs::File::open(&file)?).stdout(Stdio::null());
+            command
+                .args(redis::client(self.scene.wire))
+                .stdin(fs::File::open(&file)?)
+                .stdout(Stdio::null());
             clients.push(command.spawn()?);
         }
         for mut client in clients {
