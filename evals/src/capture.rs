@@ -6,7 +6,6 @@
 //! same fields, the same order on each connection, the latencies where the record has any, and that
 //! nothing is lost. The same is required inside TLS of those protocols whose names say so.
 
-mod scene;
 mod http1;
 mod http2;
 mod https;
@@ -21,10 +20,9 @@ mod counted;
 
 use anyhow::{Context, Result, bail};
 
-use self::scene::Wire;
 use crate::report::Report;
 use crate::require_scope;
-use undine_testbed::{missing, missing_modules};
+use undine_testbed::{Place, Wire, brokers, mariadb, missing, missing_modules, mongodb, postgres};
 
 pub(crate) use http1::wrong_pairs;
 
@@ -60,6 +58,21 @@ static SUBJECTS: [Subject; 17] = [
 /// What makes the certificates of those that can talk inside TLS.
 const OPENSSL: [&str; 1] = ["openssl"];
 
+/// A place for a protocol's programs, and a folder for what they write.
+fn home() -> Result<(Place, tempfile::TempDir)> {
+    Ok((Place::new("undine-evals")?, tempfile::tempdir()?))
+}
+
+/// What `encrypted` says in every row.
+fn encrypted(wire: Wire) -> &'static str {
+    if wire == Wire::Tls { "true" } else { "false" }
+}
+
+/// What a protocol is called in the report.
+fn subject(protocol: &str, wire: Wire) -> String {
+    if wire == Wire::Tls { format!("{protocol}_tls") } else { protocol.to_owned() }
+}
+
 fn http2s(requests: u32, report: &mut Report) -> Result<()> {
     http2::run(Wire::Tls, requests, report)?;
     https::run_http2(requests, report)
@@ -78,7 +91,7 @@ fn http2s_lacks() -> Vec<String> {
 }
 
 fn mysql_lacks() -> Vec<String> {
-    missing(&[&mysql::PROGRAMS[..], &OPENSSL].concat())
+    missing(&[&mariadb::PROGRAMS[..], &OPENSSL].concat())
 }
 
 fn redis_lacks() -> Vec<String> {
@@ -90,7 +103,7 @@ pub(crate) const ALL: &str = "all";
 
 fn pgsql_lacks() -> Vec<String> {
     let mut lacks = missing(&OPENSSL);
-    if pgsql::programs().is_none() {
+    if postgres::programs(&pgsql::PROGRAMS).is_none() {
         lacks.push("postgres with pgbench".to_owned());
     }
     lacks
@@ -98,7 +111,7 @@ fn pgsql_lacks() -> Vec<String> {
 
 fn mongodb_lacks() -> Vec<String> {
     let modules = missing_modules(&counted::mongodb::MODULES);
-    [missing(&counted::mongodb::PROGRAMS), modules].concat()
+    [missing(&[mongodb::PROGRAM]), modules].concat()
 }
 
 fn cql_lacks() -> Vec<String> {
@@ -106,7 +119,7 @@ fn cql_lacks() -> Vec<String> {
 }
 
 fn amqp_lacks() -> Vec<String> {
-    [missing(&counted::amqp::PROGRAMS), missing_modules(&counted::amqp::MODULES)].concat()
+    [missing(&[brokers::RABBITMQ]), missing_modules(&counted::amqp::MODULES)].concat()
 }
 
 /// Puts the protocols to the test that `names` lists with commas between them, or all whose programs

@@ -2,12 +2,14 @@
 //!
 //! It speaks over plain sockets, so that what goes over the wire is known to the byte.
 
-use std::io::{BufRead, BufReader, BufWriter, Read, Write};
+use std::io::{BufReader, BufWriter, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+
+use undine_testbed::http::Response;
 
 /// The client's part of the command line.
 #[derive(Debug, clap::Args)]
@@ -77,18 +79,23 @@ fn work(args: &Args, next: &AtomicU32) -> Result<Vec<(u32, Duration)>> {
             if id >= args.first + args.requests {
                 return Ok(took);
             }
-            if connection.is_none() {
-                let stream = TcpStream::connect(args.server).context("cannot connect")?;
-                stream.set_nodelay(true)?;
-                stream.set_read_timeout(Some(Duration::from_secs(20)))?;
-                connection = Some(BufReader::with_capacity(64 * 1024, stream));
-            }
-            let Some(stream) = connection.as_mut() else { bail!("there is no connection") };
+            let stream = match &mut connection {
+                Some(stream) => stream,
+                none => none.insert(connect(args.server)?),
+            };
             let start = Instant::now();
             exchange(stream, id).with_context(|| format!("request {id}"))?;
             took.push((id, start.elapsed()));
         }
     }
+}
+
+/// A connection to `server`.
+pub(crate) fn connect(server: SocketAddr) -> Result<BufReader<TcpStream>> {
+    let stream = TcpStream::connect(server).context("cannot connect")?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(Duration::from_mins(1)))?;
+    Ok(BufReader::with_capacity(64 * 1024, stream))
 }
 
 /// Sends request number `id` and reads its answer, which must be for it.
@@ -103,48 +110,8 @@ pub(crate) fn exchange(stream: &mut BufReader<TcpStream>, id: u32) -> Result<()>
     let mut bytes = message.into_bytes();
     bytes.resize(bytes.len() + body, b'u');
     stream.get_mut().write_all(&bytes)?;
-    answer(stream, method, id)
-}
-
-/// Reads one response to its end.
-fn answer(stream: &mut BufReader<TcpStream>, method: &str, id: u32) -> Result<()> {
-    let mut length = None;
-    let mut chunked = false;
-    let mut echoed = None;
-    let mut line = String::new();
-    stream.read_line(&mut line)?;
-    let status: u16 = line.split(' ').nth(1).context("no status line")?.parse()?;
-    loop {
-        line.clear();
-        ensure!(stream.read_line(&mut line)? > 0, "the connection ended inside the headers");
-        let Some((name, value)) = line.trim_end().split_once(": ") else { break };
-        match name.to_ascii_lowercase().as_str() {
-            "content-length" => length = Some(value.parse::<usize>()?),
-            "transfer-encoding" => chunked = true,
-            "x-request-id" => echoed = Some(value.parse::<u32>()?),
-            _ => {}
-        }
-    }
-    ensure!(echoed == Some(id), "the answer is for {echoed:?}");
-    if method == "HEAD" || status == 204 || status == 304 {
-        return Ok(());
-    }
-    if !chunked {
-        return skip(stream, length.context("neither a length nor chunks")?);
-    }
-    loop {
-        line.clear();
-        stream.read_line(&mut line)?;
-        let size = usize::from_str_radix(line.trim_end(), 16)?;
-        skip(stream, size + 2)?;
-        if size == 0 {
-            return Ok(());
-        }
-    }
-}
-
-fn skip(stream: &mut BufReader<TcpStream>, bytes: usize) -> Result<()> {
-    let skipped = std::io::copy(&mut stream.take(bytes as u64), &mut std::io::sink())?;
-    ensure!(skipped == bytes as u64, "the body ended early");
+    let answer = Response::read(stream, method)?;
+    let echoed = answer.header("x-request-id");
+    ensure!(echoed == Some(id.to_string().as_str()), "the answer is for {echoed:?}");
     Ok(())
 }

@@ -7,12 +7,11 @@ use anyhow::{Context, Result, ensure};
 use undine_collector::Hooks;
 use undine_collector::kernel::{Outcome, probe_report};
 
-use crate::compiled::compile;
 use crate::report::Report;
 use crate::require_scope;
 use crate::truth;
 use crate::watch::{Seen, Watch};
-use undine_testbed::Place;
+use undine_testbed::{Place, compile};
 
 /// Fewer than these a kernel without `io_uring`, asynchronous calls and 32-bit programs does not have.
 const FLAVOURS_MIN: usize = 31;

@@ -6,7 +6,6 @@
 mod capture;
 mod client;
 mod columns;
-mod compiled;
 mod crash;
 mod flavours;
 mod ingest;

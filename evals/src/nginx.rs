@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use crate::client::FILE_SIZES;
-use undine_testbed::{Place, Server, find};
+use undine_testbed::{Place, Scene, find, nginx};
 
 /// Where it listens, in the network of its place.
 pub(crate) const ADDRESS: &str = "127.0.0.1:18080";
@@ -39,10 +39,7 @@ pub(crate) enum AccessLog {
 
 /// A running nginx; it is ended when this is dropped.
 #[derive(Debug)]
-pub(crate) struct Nginx {
-    server: Server,
-    log: PathBuf,
-}
+pub(crate) struct Nginx(nginx::Nginx);
 
 /// What the server itself recorded of one request, in the order of its log.
 #[derive(Clone, Debug)]
@@ -63,48 +60,48 @@ pub(crate) fn shown(method: &str, path: &str, status: &str, sent: &str, size: &s
 impl Nginx {
     /// Starts nginx in `place` with its files in `dir` and waits until it listens.
     pub(crate) fn start(place: &Place, dir: &Path, serving: Serving) -> Result<Self> {
-        Self::run(place.command(program()?), place, dir, &config(dir, serving, ""))
+        Self::run(place.command(program()?), place, dir, serving, "")
     }
 
-    /// The same by `command`, for HTTP/1 and 2 inside TLS with the key and certificate in two files.
-    pub(crate) fn start_tls(
+    /// The same for HTTP/1 and 2 inside TLS.
+    pub(crate) fn start_tls(scene: &Scene<'_>, serving: Serving) -> Result<Self> {
+        let tls = format!(
+            "ssl http2; ssl_protocols TLSv1.2 TLSv1.3;
+    ssl_certificate_key {}; ssl_certificate {}",
+            scene.key(),
+            scene.certificate()
+        );
+        Self::run(scene.command(program()?), scene.place, scene.folder, serving, &tls)
+    }
+
+    /// `tls` is what follows an address where it is for TLS.
+    fn run(
         command: Command,
         place: &Place,
         dir: &Path,
         serving: Serving,
-        [key, certificate]: [&str; 2],
+        tls: &str,
     ) -> Result<Self> {
-        let tls = format!(
-            "ssl http2; ssl_protocols TLSv1.2 TLSv1.3;
-    ssl_certificate_key {key}; ssl_certificate {certificate}"
-        );
-        Self::run(command, place, dir, &config(dir, serving, &tls))
-    }
-
-    fn run(mut command: Command, place: &Place, dir: &Path, config: &str) -> Result<Self> {
-        let log = dir.join("access.log");
         fs::create_dir_all(dir.join("www/file"))?;
         for size in FILE_SIZES {
             fs::write(dir.join(format!("www/file/{size}")), vec![b'f'; size])?;
         }
         fs::write(dir.join("www/chunk.txt"), vec![b'c'; CHUNKED_BODY_SIZE])?;
-        let conf = dir.join("nginx.conf");
-        fs::write(&conf, config)?;
-        let server = Server::start(command.arg("-c").arg(&conf).arg("-p").arg(dir))?;
-        place.wait_until_listening(PORT)?;
-        Ok(Self { server, log })
+        let log = (serving.log == AccessLog::On).then_some(LOG_LINE);
+        let http = http(dir, serving.sendfile, tls);
+        let config = nginx::Config { port: PORT, workers: 0, log, http: &http };
+        Ok(Self(nginx::Nginx::start(command, place, dir, config)?))
     }
 
     /// Its process, the only one.
     pub(crate) fn id(&self) -> u32 {
-        self.server.id()
+        self.0.id()
     }
 
     /// Ends nginx after it has answered what it had accepted, and reads its log.
-    pub(crate) fn stop(mut self) -> Result<Vec<Logged>> {
-        self.server.stop("QUIT")?;
-        let text = fs::read_to_string(&self.log).context("cannot read nginx's log")?;
-        text.lines()
+    pub(crate) fn stop(self) -> Result<Vec<Logged>> {
+        let log = self.0.stop()?;
+        log.lines()
             .map(|line| parse(line).with_context(|| format!("nginx logged '{line}'")))
             .collect()
     }
@@ -128,14 +125,13 @@ fn program() -> Result<PathBuf> {
     find("nginx").context("nginx is not installed; install it with: apt-get install nginx-light")
 }
 
-/// Its settings; `tls` is what follows an address where it is for TLS.
-fn config(dir: &Path, serving: Serving, tls: &str) -> String {
+/// A line of its log.
+const LOG_LINE: &str = r"$remote_port\t$http_x_request_id\t$request_method\t$request_uri\t$status\t$body_size\t$content_length\t$request_time";
+
+/// What it serves; `tls` is what follows an address where it is for TLS.
+fn http(dir: &Path, sendfile: Sendfile, tls: &str) -> String {
     let dir = dir.display();
-    let sendfile = if serving.sendfile == Sendfile::On { "on" } else { "off" };
-    let log = match serving.log {
-        AccessLog::On => format!("{dir}/access.log truth"),
-        AccessLog::Off => "off".to_owned(),
-    };
+    let sendfile = if sendfile == Sendfile::On { "on" } else { "off" };
     // Over HTTP/2 an answer may be whole before the body came, which then is none of what was
     // exchanged; who passes a request on waits for its body. A Unix socket is not watched.
     let (echo, behind) = if tls.is_empty() {
@@ -147,17 +143,8 @@ fn config(dir: &Path, serving: Serving, tls: &str) -> String {
     // What nginx calls $body_bytes_sent counts the bytes of chunk framing too, so the one chunked
     // location has a body of a known size and is logged with it.
     format!(
-        r"daemon off; master_process off; pid {dir}/nginx.pid; error_log {dir}/error.log;
-user root;
-events {{ worker_connections 1024; }}
-http {{
-  types {{ }} default_type text/plain;
-  map $request_uri $body_size {{ default $body_bytes_sent; ~^/chunked {CHUNKED_BODY_SIZE}; }}
-  log_format truth '$remote_port\t$http_x_request_id\t$request_method\t$request_uri\t$status\t$body_size\t$content_length\t$request_time';
-  access_log {log};
-  keepalive_requests 1000000; sendfile {sendfile};
-  client_body_temp_path {dir}/b; proxy_temp_path {dir}/p; fastcgi_temp_path {dir}/f; uwsgi_temp_path {dir}/u; scgi_temp_path {dir}/s;
-  client_body_in_single_buffer on;
+        r"map $request_uri $body_size {{ default $body_bytes_sent; ~^/chunked {CHUNKED_BODY_SIZE}; }}
+  sendfile {sendfile}; client_body_in_single_buffer on;
   add_header X-Request-Id $http_x_request_id always;
   server {{
     listen {ADDRESS} backlog=1024 {tls}; root {dir}/www;
@@ -165,9 +152,7 @@ http {{
     location = /empty {{ return 204; }}
     location = /chunked {{ ssi on; ssi_types text/plain; try_files /chunk.txt =500; }}
   }}
-  {behind}
-}}
-"
+  {behind}"
     )
 }
 

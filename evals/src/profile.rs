@@ -12,11 +12,11 @@ use arrow::datatypes::Int64Type;
 use undine::appliance::question;
 use undine_collector::{Cgroup, profiler};
 
-use crate::compiled::compile;
 use crate::report::Report;
 use crate::require_scope;
 use crate::stage;
 use crate::watch::{Watch, Watched};
+use undine_testbed::compile;
 
 /// How a compiler keeps track of frames.
 struct Case {

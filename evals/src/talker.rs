@@ -5,17 +5,15 @@
 //! it is first used. `close FIRST COUNT` closes some, and the end of the input all.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpStream};
-use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 
-use crate::client::exchange;
+use crate::client::{connect, exchange};
 use crate::nginx::ADDRESS;
-use undine_testbed::Place;
+use undine_testbed::{Place, Program};
 
 /// The talker's part of the command line.
 #[derive(Debug, clap::Args)]
@@ -54,13 +52,6 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-fn connect(server: SocketAddr) -> Result<BufReader<TcpStream>> {
-    let stream = TcpStream::connect(server).context("cannot connect")?;
-    stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(Duration::from_mins(1)))?;
-    Ok(BufReader::with_capacity(64 * 1024, stream))
-}
-
 fn send<'s>(
     streams: impl Iterator<Item = &'s mut BufReader<TcpStream>>,
     requests: usize,
@@ -94,45 +85,22 @@ fn say(text: &str) {
 
 /// A running talker; it is ended when this is dropped.
 #[derive(Debug)]
-pub(crate) struct Talker {
-    process: Child,
-    stdin: ChildStdin,
-    stdout: BufReader<ChildStdout>,
-}
+pub(crate) struct Talker(Program);
 
 impl Talker {
     /// Starts one in `place`, for nginx.
     pub(crate) fn start(place: &Place) -> Result<Self> {
         let mut command = place.command(std::env::current_exe()?);
-        command.args(["talker", "--server", ADDRESS]).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut process = command.spawn().context("cannot start the talker")?;
-        let stdin = process.stdin.take().context("the talker has no input")?;
-        let stdout = BufReader::new(process.stdout.take().context("the talker has no output")?);
-        Ok(Self { process, stdin, stdout })
+        Ok(Self(Program::start(command.args(["talker", "--server", ADDRESS]))?))
     }
 
     /// Sends so many requests on each of `count` connections from `first` on.
     pub(crate) fn send(&mut self, first: usize, count: usize, requests: usize) -> Result<()> {
-        self.tell(&format!("{first} {count} {requests}"))
+        self.0.ask(&format!("{first} {count} {requests}")).map(drop)
     }
 
     /// Closes `count` connections from `first` on.
     pub(crate) fn close(&mut self, first: usize, count: usize) -> Result<()> {
-        self.tell(&format!("close {first} {count}"))
-    }
-
-    fn tell(&mut self, line: &str) -> Result<()> {
-        writeln!(self.stdin, "{line}")?;
-        let mut answer = String::new();
-        self.stdout.read_line(&mut answer)?;
-        ensure!(answer == "done\n", "the talker failed at '{line}'");
-        Ok(())
-    }
-}
-
-impl Drop for Talker {
-    fn drop(&mut self) {
-        drop(self.process.kill());
-        drop(self.process.wait());
+        self.0.ask(&format!("close {first} {count}")).map(drop)
     }
 }

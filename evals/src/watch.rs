@@ -14,6 +14,7 @@ use undine::appliance::{bare_collector, cgroup_source};
 use undine_collector::{Cgroup, Handle, Hooks, SourceConfig, Stats, Tls, profiler};
 use undine_schema::{Append, Feed, Seq, tables};
 use undine_store::Store;
+use undine_testbed::Wire;
 
 use crate::stage::RunningStore;
 
@@ -56,6 +57,12 @@ impl Watch {
             profiler: None,
             recording: None,
         }
+    }
+
+    /// The same of programs that talk over `wire`.
+    pub(crate) fn over(wire: Wire) -> Self {
+        let tls = if wire == Wire::Tls { Tls::Read } else { Tls::Leave };
+        Self { tls, ..Self::roomy() }
     }
 
     /// The collector's configuration for `cgroup`.

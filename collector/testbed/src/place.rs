@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use anyhow::{Context, Result, ensure};
 use undine_collector::Cgroup;
 
-use crate::server::succeed;
+use crate::server::{Server, succeed};
 use crate::wait::wait_until;
 
 /// A cgroup and a network namespace with a loopback; what runs in them ends with them.
@@ -70,6 +70,13 @@ impl Place {
             let quiet = command.stdout(Stdio::null()).stderr(Stdio::null());
             Ok(quiet.args(args).status()?.success())
         })
+    }
+
+    /// Starts a server, which `command` runs in the network, and waits until it listens on `port`.
+    pub fn serve(&self, command: &mut Command, port: u16) -> Result<Server> {
+        let server = Server::start(command)?;
+        self.wait_until_listening(port)?;
+        Ok(server)
     }
 
     /// Waits until a program in the network listens on `port` of TCP, without connecting to it.

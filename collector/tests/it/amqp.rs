@@ -1,49 +1,26 @@
 //! Every method that a client and a real AMQP server exchanged is a row.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+
+use undine_testbed::brokers::{self, RABBITMQ, RABBITMQ_PORT};
 
 use super::kernel::{alone, may_load};
-use super::place::{Place, Server, happen_to_be_installed, python_with};
+use super::place::{happen_to_be_installed, python_with};
 use super::watch::watched;
 
-const PORT: &str = "15672";
-const SERVER: &str = "/usr/lib/rabbitmq/bin/rabbitmq-server";
 const CLIENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/amqp.py");
-const READY: &str = "import socket; socket.create_connection(('127.0.0.1', 15672))";
-
-/// A server that keeps everything in `dir`.
-fn start(place: &Place, dir: &Path) -> Server {
-    let settings = dir.join("rabbitmq.conf");
-    std::fs::write(&settings, format!("listeners.tcp.1 = 127.0.0.1:{PORT}\n")).unwrap();
-    let plugins = dir.join("plugins");
-    std::fs::write(&plugins, "[].\n").unwrap();
-    let mut server = place.command(SERVER);
-    server
-        .env("HOME", dir)
-        .env("RABBITMQ_NODENAME", "undine@localhost")
-        .env("RABBITMQ_MNESIA_BASE", dir.join("data"))
-        .env("RABBITMQ_LOG_BASE", dir.join("log"))
-        .env("RABBITMQ_CONFIG_FILE", settings)
-        .env("RABBITMQ_ENABLED_PLUGINS_FILE", plugins)
-        .env("RABBITMQ_DIST_PORT", "15673")
-        .env("ERL_EPMD_ADDRESS", "127.0.0.1")
-        .env("ERL_EPMD_PORT", "14369");
-    Server::start(&mut server)
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_method_of_an_amqp_client_and_its_server_is_a_row() {
     let _alone = alone().await;
     let Some(python) = python_with(&["pika"]) else { return };
-    if !may_load() || !happen_to_be_installed(&[SERVER]) {
+    if !may_load() || !happen_to_be_installed(&[RABBITMQ]) {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
     let (memory, said) = watched("undine-amqp", 64, |place| {
-        let _server = start(place, dir.path());
-        place.wait_for(&python, &["-c", READY]);
-        place.run(&python, &[CLIENT, PORT])
+        let _server = brokers::rabbitmq(place, dir.path()).unwrap();
+        place.run(&python, &[CLIENT, &RABBITMQ_PORT.to_string()])
     })
     .await;
     let mut methods = BTreeMap::new();

@@ -1,7 +1,6 @@
 //! Rows are what a real CQL driver asked a server that is no Cassandra but speaks its protocol.
 
-use std::io::{BufRead, BufReader};
-use std::process::Stdio;
+use undine_testbed::Program;
 
 use super::kernel::{alone, may_load};
 use super::place::{happen_to_be_installed, python_with};
@@ -42,14 +41,10 @@ async fn what_a_driver_asks_are_rows() {
         return;
     }
     let (memory, read) = watched("undine-cql", 1024, |place| {
-        let mut server = place.command("cqlsrv").arg("300").stdout(Stdio::piped()).spawn().unwrap();
-        let mut at = String::new();
-        BufReader::new(server.stdout.take().unwrap()).read_line(&mut at).unwrap();
-        let port = at.trim().rsplit(':').next().unwrap();
-        let read = place.run(&python, &["-c", CLIENT, port]);
-        server.kill().unwrap();
-        server.wait().unwrap();
-        read
+        let mut server = Program::start(place.command("cqlsrv").arg("300")).unwrap();
+        let at = server.hear("").unwrap();
+        let port = at.rsplit(':').next().unwrap();
+        place.run(&python, &["-c", CLIENT, port])
     })
     .await;
     let rows = memory.rows("cql_events", &["req_op", "req_body", "resp_op", "resp_body"]);

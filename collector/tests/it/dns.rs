@@ -1,24 +1,22 @@
 //! Every query that a real DNS server logged is a row at its end, and one at the client's.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::path::Path;
 use std::sync::Arc;
 
-use tokio_util::sync::CancellationToken;
 use undine_collector::collector::Stats;
 use undine_collector::{Config, Hooks, SourceConfig};
+use undine_testbed::Server;
+use undine_testbed::dnsmasq::{self, Dnsmasq, READY};
 
 use super::kernel::{alone, config, may_load};
 use super::memory::Memory;
 use super::place::{Place, are_installed};
 use super::replay::replay;
+use super::watch::running_while;
 
 /// How often each question was asked.
 type Questions = BTreeMap<(String, String), u64>;
-
-/// What is asked until the server answers.
-const READY: &str = "ready.dyn.test";
 
 const COLUMNS: [&str; 8] = [
     "trace_role",
@@ -31,47 +29,16 @@ const COLUMNS: [&str; 8] = [
     "quality",
 ];
 
-/// A server with a few records that logs every query.
-struct Dnsmasq {
-    process: Child,
-    log: PathBuf,
-}
-
-impl Dnsmasq {
-    fn start(place: &Place, dir: &Path) -> Self {
-        let log = dir.join("dnsmasq.log");
-        let process = place
-            .command("dnsmasq")
-            .args(["--keep-in-foreground", "--conf-file=/dev/null", "--user=root", "--pid-file"])
-            .args(["--no-resolv", "--no-hosts", "--local=/test/", "--log-queries"])
-            .arg(format!("--log-facility={}", log.display()))
-            .args(["--host-record=shop.test,10.1.2.3,fd00::7", "--cname=www.test,shop.test"])
-            .args(["--txt-record=shop.test,hello", "--address=/dyn.test/10.9.9.9"])
-            .args(["--mx-host=shop.test,mail.test,10", "--srv-host=_http._tcp.test,shop.test,80"])
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        place.wait_for("dig", &["@127.0.0.1", "+tries=1", "+time=1", READY]);
-        Self { process, log }
+/// The queries that a server logged.
+fn logged(log: &str) -> Questions {
+    let mut questions = Questions::new();
+    for line in log.lines() {
+        let Some((_, query)) = line.split_once("query[") else { continue };
+        let (kind, rest) = query.split_once("] ").unwrap();
+        let name = rest.split(' ').next().unwrap().to_lowercase();
+        *questions.entry((name, kind.to_owned())).or_default() += 1;
     }
-
-    /// The queries that it logged.
-    fn logged(&self) -> Questions {
-        let log = std::fs::read_to_string(&self.log).unwrap();
-        let mut questions = Questions::new();
-        for line in log.lines() {
-            let Some((_, query)) = line.split_once("query[") else { continue };
-            let (kind, rest) = query.split_once("] ").unwrap();
-            let name = rest.split(' ').next().unwrap().to_lowercase();
-            *questions.entry((name, kind.to_owned())).or_default() += 1;
-        }
-        questions
-    }
-
-    fn end(mut self) {
-        self.process.kill().unwrap();
-        self.process.wait().unwrap();
-    }
+    questions
 }
 
 /// Asks with `dig`.
@@ -163,24 +130,13 @@ async fn watch_after(
     let memory = Arc::new(Memory::default());
     let append = Arc::clone(&memory);
     let collector = config.build(append).unwrap();
-    let handle = collector.handle();
-    let shutdown = CancellationToken::new();
     let server = tokio::task::block_in_place(|| {
-        let server = Dnsmasq::start(place, dir.path());
+        let server = Dnsmasq::start(place, dir.path()).unwrap();
         unread(place, dir.path());
         server
     });
-    let running = Box::pin(collector.run(shutdown.clone()));
-    let test = async {
-        tokio::task::block_in_place(|| work(place, dir.path()));
-        let stats = handle.drain().await.unwrap();
-        let logged = server.logged();
-        server.end();
-        shutdown.cancel();
-        (stats, logged)
-    };
-    let (result, (stats, logged)) = tokio::join!(running, test);
-    result.unwrap();
+    let (stats, ()) = running_while(collector, || work(place, dir.path())).await;
+    let logged = logged(&server.stop().unwrap());
     Seen { memory, logged, stats }
 }
 
@@ -254,14 +210,10 @@ async fn what_a_forwarder_asks_is_seen_and_what_it_is_asked_at_another_port_is_n
     }
     let place = Place::new("undine-dns-forward");
     let work = |place: &Place, _dir: &Path| {
-        let mut forwarder = place
-            .command("dnsmasq")
-            .args(["--keep-in-foreground", "--conf-file=/dev/null", "--user=root", "--pid-file"])
-            .args(["--port=5300", "--no-resolv", "--no-hosts"])
-            .args(["--server=127.0.0.1", "--cache-size=0"])
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
+        let mut forwarder = dnsmasq::command(place);
+        forwarder.args(["--port=5300", "--no-resolv", "--no-hosts"]);
+        let _forwarder =
+            Server::start(forwarder.args(["--server=127.0.0.1", "--cache-size=0"])).unwrap();
         let ask = ["@127.0.0.1", "-p", "5300", "+tries=1", "+time=1"];
         place.wait_for("dig", &[ask.as_slice(), &[READY]].concat());
         for number in 0..50 {
@@ -269,8 +221,6 @@ async fn what_a_forwarder_asks_is_seen_and_what_it_is_asked_at_another_port_is_n
             let said = place.run("dig", &[ask.as_slice(), &[&name]].concat());
             assert!(said.contains("10.9.9.9"), "{said}");
         }
-        forwarder.kill().unwrap();
-        forwarder.wait().unwrap();
     };
     let seen = Box::pin(watch(config(&place.cgroup, 16 << 20, None), &place, work)).await;
     let rows = seen.memory.rows("dns_events", &COLUMNS);

@@ -2,16 +2,13 @@
 //! says it moved is what `conn_stats` has.
 
 use std::collections::BTreeMap;
-use std::process::Command;
-use std::sync::Arc;
 
-use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 use undine_collector::{Hooks, SourceConfig};
+use undine_testbed::compile;
 
 use super::kernel::{alone, config, may_load};
-use super::memory::Memory;
 use super::place::{Place, are_installed};
+use super::watch::seen_while;
 
 /// Bytes sent and received by the end that connected, by its peer's port.
 type Moved = BTreeMap<String, [String; 2]>;
@@ -23,26 +20,14 @@ type Names = BTreeMap<String, [String; 2]>;
 /// it, and all bytes that were seen.
 async fn run(name: &str, hooks: Hooks) -> (Names, Moved, Moved, u64) {
     let dir = tempfile::tempdir().unwrap();
-    let program = dir.path().join("flavours").display().to_string();
-    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/flavours.c");
-    let compiled = Command::new("cc").args(["-O1", "-o", &program, source]).status().unwrap();
-    assert!(compiled.success());
+    let program = compile("flavours", &[], dir.path()).unwrap().display().to_string();
     let place = Place::new(name);
-    let memory = Arc::new(Memory::default());
-    let append = Arc::clone(&memory);
     let mut config = config(&place.cgroup, 32 << 20, None);
     if let SourceConfig::Kernel { hooks: wanted, .. } = &mut config.source {
         *wanted = Some(hooks);
     }
-    let collector = config.build(append).unwrap();
-    let handle = collector.handle();
-    let shutdown = CancellationToken::new();
-    let running = JoinSet::from_iter([Box::pin(collector.run(shutdown.clone()))]);
-    let said = tokio::task::block_in_place(|| place.run(&program, &[]));
-    let stats = handle.drain().await.unwrap();
-    assert!(stats.drained && stats.kernel.dropped == 0, "{stats:?}");
-    shutdown.cancel();
-    running.join_all().await.into_iter().collect::<Result<(), _>>().unwrap();
+    let (memory, stats, said) = seen_while(config, |_| place.run(&program, &[])).await;
+    assert_eq!(stats.kernel.dropped, 0, "{stats:?}");
     let (mut names, mut moved) = (Names::new(), Moved::new());
     for line in said.lines() {
         let [name, port, sent, received, way] = line.split(' ').collect::<Vec<_>>()[..] else {

@@ -2,25 +2,26 @@
 
 mod tls;
 
-use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 use undine_collector::collector::Stats;
 use undine_collector::kernel::{Outcome, probe_report};
 use undine_collector::{Config, Hooks, Object, SourceConfig};
+use undine_testbed::http::Response;
+use undine_testbed::nginx::{self, Nginx};
 
-use super::http::Program;
+use super::http;
 use super::kernel::{alone, check_pairs, config, may_load};
 use super::memory::Memory;
 use super::mmsg::{address_of, name_of};
-use super::place::{Place, Server, are_installed, wait_until};
+use super::place::{Place, Program, are_installed};
+use super::tls::count;
+use super::watch::seen_while;
 
 /// A server and a client of our own, not told anything yet.
 pub(crate) struct Pair {
@@ -35,24 +36,14 @@ pub(crate) async fn observed(
     config: Config,
     act: impl FnOnce(&mut Pair),
 ) -> (Arc<Memory>, Stats) {
-    let mut pair = Pair { server: Program::start(place), client: Program::start(place) };
-    seen_while(config, || act(&mut pair)).await
+    let mut pair = Pair { server: http::start(place), client: http::start(place) };
+    all_seen_while(config, || act(&mut pair)).await
 }
 
-/// Runs `act` while `config` watches, and gives what was seen and counted.
-async fn seen_while(config: Config, act: impl FnOnce()) -> (Arc<Memory>, Stats) {
-    let memory = Arc::new(Memory::default());
-    let append = Arc::clone(&memory);
-    let collector = config.build(append).unwrap();
-    let handle = collector.handle();
-    let shutdown = CancellationToken::new();
-    let running = JoinSet::from_iter([Box::pin(collector.run(shutdown.clone()))]);
-    tokio::task::block_in_place(act);
-    let stats = handle.drain().await.unwrap();
-    assert!(stats.drained, "{stats:?}");
+/// Runs `act` while `config` watches, and gives what was seen and counted, of which nothing is lost.
+async fn all_seen_while(config: Config, act: impl FnOnce()) -> (Arc<Memory>, Stats) {
+    let (memory, stats, ()) = seen_while(config, |_| act()).await;
     assert_eq!(stats.kernel.dropped, 0, "{stats:?}");
-    shutdown.cancel();
-    running.join_all().await.into_iter().collect::<Result<(), _>>().unwrap();
     (memory, stats)
 }
 
@@ -169,68 +160,35 @@ fn program() {
 
 /// Makes requests on one connection, each after the last one's response.
 fn get(connection: usize, requests: usize) {
-    let mut stream = TcpStream::connect(("127.0.0.1", PORT)).unwrap();
+    let stream = TcpStream::connect(("127.0.0.1", PORT)).unwrap();
     stream.set_nodelay(true).unwrap();
+    let mut stream = BufReader::with_capacity(16 * 1024, stream);
     for request in 0..requests {
         let path = if request % 2 == 0 {
             format!("/said/{connection}/{request}")
         } else {
             format!("/file?{connection}.{request}")
         };
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
-        let (mut response, mut chunk) = (Vec::new(), [0; 16 * 1024]);
-        loop {
-            let read = stream.read(&mut chunk).unwrap();
-            assert!(read > 0, "nginx closed");
-            response.extend_from_slice(&chunk[..read]);
-            let Some(head) = response.windows(4).position(|window| window == b"\r\n\r\n") else {
-                continue;
-            };
-            let text = String::from_utf8_lossy(&response[..head]).into_owned();
-            let length = text.split("Content-Length: ").nth(1).unwrap();
-            let length: usize = length.split("\r\n").next().unwrap().parse().unwrap();
-            if response.len() == head + 4 + length {
-                break;
-            }
-        }
+        write!(stream.get_mut(), "GET {path} HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
+        Response::read(&mut stream, "GET").unwrap();
     }
 }
 
-/// Starts nginx in `place`, with all that it needs and writes in `folder`; its log is `access`.
-fn nginx(place: &Place, folder: &Path) -> Server {
+/// Starts nginx in `place`, with all that it needs and writes in `folder`.
+fn start_nginx(place: &Place, folder: &Path) -> Nginx {
     // It gives up the rights of root.
     fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).unwrap();
-    let at = folder.display();
-    let settings = format!(
-        "daemon off; worker_processes 2; user root; pid {at}/pid; error_log {at}/error;
-         events {{ worker_connections 64; }}
-         http {{
-           log_format truth '$request_uri $status $body_bytes_sent'; access_log {at}/access truth;
-           client_body_temp_path {at}; proxy_temp_path {at};
-           fastcgi_temp_path {at}; uwsgi_temp_path {at}; scgi_temp_path {at};
-           sendfile on; root {at}; default_type text/plain;
-           server {{
-             listen 127.0.0.1:{PORT};
-             location /said/ {{ return 200 'you asked for $request_uri'; }}
-           }}
-         }}"
+    let http = format!(
+        "sendfile on; root {}; server {{
+           listen 127.0.0.1:{PORT};
+           location /said/ {{ return 200 'you asked for $request_uri'; }}
+         }}",
+        folder.display()
     );
-    fs::write(folder.join("nginx.conf"), settings).unwrap();
     fs::write(folder.join("file"), "0123456789".repeat(FILE_BYTES / 10)).unwrap();
-    let server = Server::start(place.command("nginx").arg("-c").arg(folder.join("nginx.conf")));
-    place.wait_until_listening(PORT);
-    server
-}
-
-/// Path, status and size of each request, with how often it was made.
-type Truth = BTreeMap<String, usize>;
-
-fn counted(texts: impl Iterator<Item = String>) -> Truth {
-    let mut counted = Truth::new();
-    for text in texts {
-        *counted.entry(text).or_default() += 1;
-    }
-    counted
+    let log = Some("$request_uri $status $body_bytes_sent");
+    let config = nginx::Config { port: PORT, workers: 2, log, http: &http };
+    Nginx::start(place.command("nginx"), place, folder, config).unwrap()
 }
 
 async fn what_nginx_logs_is_what_is_seen(wanted: Hooks) {
@@ -242,25 +200,21 @@ async fn what_nginx_logs_is_what_is_seen(wanted: Hooks) {
     let folder = tempfile::tempdir().unwrap();
     let exe = std::env::current_exe().unwrap();
     let mut client = Program::start_test(place.command(exe), "it::hooks::program");
-    let server = nginx(&place, folder.path());
-    let logged = || {
-        counted(
-            fs::read_to_string(folder.path().join("access")).unwrap().lines().map(str::to_owned),
-        )
-    };
+    let server = start_nginx(&place, folder.path());
     let (connections, requests) = LOAD;
     let all = connections * requests;
-    let (memory, stats) = seen_while(config, || {
+    let (memory, stats) = all_seen_while(config, || {
         client.tell(&format!("get {connections} {requests}"));
         client.hear("got");
-        wait_until("nginx's log", || logged().values().sum::<usize>() == all);
     })
     .await;
-    drop((client, server));
+    drop(client);
+    let logged = count(server.stop().unwrap().lines().map(str::to_owned));
     let rows = memory.rows("http_events", &["req_path", "resp_status", "resp_body_size"]);
-    let seen = counted(rows.iter().map(|row| row.join(" ")));
+    let seen = count(rows.iter().map(|row| row.join(" ")));
     println!("{} rows of {all} requests to nginx through {wanted}", rows.len());
-    assert_eq!(seen, logged());
+    assert_eq!(seen, logged);
+    assert_eq!(seen.values().sum::<usize>(), all);
     nothing_is_missing(&memory, &stats, all / 2 * FILE_BYTES);
 }
 
@@ -290,7 +244,7 @@ async fn every_message_of_a_call_is_seen(wanted: Hooks) {
     let start = || Program::start_test(place.command(&exe), "it::mmsg::program");
     let (mut server, mut client) = (start(), start());
     let (queries, batch) = QUERIES;
-    let (memory, stats) = seen_while(config, || {
+    let (memory, stats) = all_seen_while(config, || {
         server.tell("answer");
         server.hear("answering");
         client.tell(&format!("ask {queries} {batch}"));

@@ -5,7 +5,7 @@ use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,10 +14,9 @@ use tokio_util::sync::CancellationToken;
 use undine_collector::{Handle, Target, host};
 use undine_schema::SystemClock;
 
-use super::http::Program;
 use super::kernel::{alone, config, may_load};
 use super::memory::Memory;
-use super::place::{Place, happen_to_be_installed, wait_until};
+use super::place::{Place, Program, happen_to_be_installed, wait_until};
 
 /// Steps in which the kernel tells CPU time.
 const TICK_NS: i64 = 10_000_000;
@@ -504,26 +503,6 @@ async fn a_cgroup_has_used_what_its_own_files_say() {
     running.stop().await;
 }
 
-/// A process that says `ready` and is ended when this is dropped.
-struct Ready(Child);
-
-impl Ready {
-    fn start(command: &mut Command) -> (Self, Vec<String>) {
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        let mut lines = std::io::BufReader::new(child.stdout.take().unwrap()).lines();
-        let said: Vec<String> =
-            lines.by_ref().map(Result::unwrap).take_while(|line| line != "ready").collect();
-        (Self(child), said)
-    }
-}
-
-impl Drop for Ready {
-    fn drop(&mut self) {
-        drop(self.0.kill());
-        drop(self.0.wait());
-    }
-}
-
 /// Runs `prepare` and then `script` as the first process of a pid namespace, the latter with a
 /// `/tmp` of its own.
 fn boxed(place: &Place, prepare: &str, script: &str) -> Command {
@@ -578,7 +557,7 @@ async fn a_java_machine_in_a_box_has_the_heap_that_it_says_itself() {
         let script = format!("exec java -XX:+Use{collector}GC -Xmx64m -cp /mnt Heap");
         let prepare = format!("mount -t tmpfs none /mnt && cp {} /mnt", class.display());
         let mut command = boxed(&place, &prepare, &script);
-        let (machine, said) = tokio::task::block_in_place(|| Ready::start(&mut command));
+        let (machine, said) = tokio::task::block_in_place(|| Program::starting(&mut command));
         let said: Vec<Vec<i64>> = said
             .iter()
             .map(|line| line.split(' ').map(|number| number.parse().unwrap()).collect())
@@ -614,7 +593,7 @@ async fn what_cannot_be_read_and_what_is_too_much_is_counted() {
     let script = "mkdir /tmp/hsperfdata_root && echo not a machine >/tmp/hsperfdata_root/1 && \
                   echo ready && exec sleep 600";
     let mut command = boxed(&place, "true", script);
-    let (odd, _) = tokio::task::block_in_place(|| Ready::start(&mut command));
+    let (odd, _) = tokio::task::block_in_place(|| Program::starting(&mut command));
     let all = std::fs::read_to_string(place.cgroup.path().join("cgroup.procs")).unwrap();
     let all = all.lines().count();
     let scanned = running.host.scan().await.unwrap();
@@ -656,7 +635,7 @@ async fn what_a_scan_of_five_hundred_processes_costs() {
     let script = "for i in $(seq 500); do sleep 600 & done; echo ready; wait";
     let mut command = place.command("sh");
     let command = command.args(["-c", script]);
-    let (many, _) = tokio::task::block_in_place(|| Ready::start(command));
+    let (many, _) = tokio::task::block_in_place(|| Program::starting(command));
     for _ in 0..5 {
         let stats = running.host.scan().await.unwrap();
         println!("{stats:?}");

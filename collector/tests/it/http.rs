@@ -5,80 +5,18 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 
-use super::place::Place;
+use undine_testbed::http::Response;
 
-/// A process that answers or sends requests. Killed when it is dropped.
-pub(crate) struct Program {
-    child: Child,
-    stdin: ChildStdin,
-    stdout: BufReader<ChildStdout>,
-}
+use super::place::{Place, Program};
 
-impl Program {
-    /// Starts it in `place`.
-    pub(crate) fn start(place: &Place) -> Self {
-        let exe = std::env::current_exe().unwrap();
-        Self::start_test(place.command(exe), "it::http::program")
-    }
-
-    /// Starts the ignored test `name` of this binary, which `command` names, as a program.
-    pub(crate) fn start_test(mut command: Command, name: &str) -> Self {
-        let mut child = command
-            .args(["--exact", name, "--ignored", "--nocapture", "--test-threads=1"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let stdin = child.stdin.take().unwrap();
-        let stdout = BufReader::new(child.stdout.take().unwrap());
-        let mut program = Self { child, stdin, stdout };
-        // Only when it runs is it in its network.
-        program.hear("ready");
-        program
-    }
-
-    /// Its process.
-    pub(crate) fn id(&self) -> u32 {
-        self.child.id()
-    }
-
-    /// Waits for its end.
-    pub(crate) fn wait(&mut self) -> ExitStatus {
-        self.child.wait().unwrap()
-    }
-
-    pub(crate) fn tell(&mut self, line: &str) {
-        writeln!(self.stdin, "{line}").unwrap();
-        self.stdin.flush().unwrap();
-    }
-
-    /// The next line that starts with `word`, without it.
-    pub(crate) fn hear(&mut self, word: &str) -> String {
-        let mut line = String::new();
-        loop {
-            line.clear();
-            assert!(
-                self.stdout.read_line(&mut line).unwrap() > 0,
-                "the program ended without {word}"
-            );
-            if let Some(rest) = line.trim_end().strip_prefix(word) {
-                return rest.trim().to_owned();
-            }
-        }
-    }
-}
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        drop(self.child.kill());
-        drop(self.child.wait());
-    }
+/// Starts it in `place`.
+pub(crate) fn start(place: &Place) -> Program {
+    let exe = std::env::current_exe().unwrap();
+    Program::start_test(place.command(exe), "it::http::program")
 }
 
 /// What a started program runs: `serve`, `load PORT CONNECTIONS REQUESTS` any number of times,
@@ -204,10 +142,9 @@ fn serve(mut stream: TcpStream) {
 /// Sends requests one after the other while all connections together have some left; every third
 /// has a body.
 fn load(port: u16, connection: usize, requests: usize, left: &AtomicUsize) {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
     stream.set_nodelay(true).unwrap();
-    let mut chunk = [0; 16 * 1024];
-    let mut buffer = Vec::new();
+    let mut stream = BufReader::new(stream);
     let take = || {
         left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
     };
@@ -219,17 +156,7 @@ fn load(port: u16, connection: usize, requests: usize, left: &AtomicUsize) {
         } else {
             format!("GET {path} HTTP/1.1\r\nHost: h\r\n\r\n")
         };
-        stream.write_all(text.as_bytes()).unwrap();
-        buffer.clear();
-        loop {
-            let read = stream.read(&mut chunk).unwrap();
-            assert!(read > 0, "the server closed");
-            buffer.extend_from_slice(&chunk[..read]);
-            if let Some(at) = buffer.windows(4).position(|window| window == b"\r\n\r\n")
-                && buffer.len() >= at + 4 + bytes
-            {
-                break;
-            }
-        }
+        stream.get_mut().write_all(text.as_bytes()).unwrap();
+        Response::read(&mut stream, "GET").unwrap();
     }
 }

@@ -7,10 +7,12 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 use undine_collector::Collector;
+use undine_testbed::Server;
 
 use super::kernel::{alone, config, may_load};
 use super::memory::Memory;
-use super::place::{Place, Server, are_installed};
+use super::place::{Place, are_installed};
+use super::watch::running_while;
 
 /// The server has a network of its own, so it may have any port.
 const PORT: u16 = 8080;
@@ -22,9 +24,7 @@ const FILES: [(&str, usize); 5] =
 fn serve(place: &Place, files: &Path) -> Server {
     let mut command = place.command("nghttpd");
     command.args(["--no-tls", "--address=127.0.0.1", "--push=/one=/some", "--htdocs"]);
-    let server = Server::start(command.arg(files).arg(PORT.to_string()));
-    place.wait_until_listening(PORT);
-    server
+    place.serve(command.arg(files).arg(PORT.to_string()), PORT)
 }
 
 /// What `program` prints when it asks for `paths`.
@@ -151,18 +151,8 @@ async fn a_ring_that_is_too_small_loses_rows_of_nghttpd_within_bounds_and_pairs_
     };
     // Nobody reads yet, so the ring fills.
     load();
-    let handle = collector.handle();
-    let shutdown = CancellationToken::new();
-    let running = collector.run(shutdown.clone());
-    let test = async {
-        load();
-        let stats = handle.drain().await.unwrap();
-        assert!(stats.drained && stats.kernel.dropped > 0, "{stats:?}");
-        shutdown.cancel();
-        stats
-    };
-    let (result, stats) = tokio::join!(running, test);
-    result.unwrap();
+    let (stats, ()) = running_while(collector, load).await;
+    assert!(stats.kernel.dropped > 0, "{stats:?}");
     drop((files, server, place));
     let columns = ["req_path", "resp_body_size", "resp_status", "quality"];
     let rows = memory.rows("http_events", &columns);

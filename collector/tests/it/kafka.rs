@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use undine_testbed::Server;
+
 use super::kernel::{alone, may_load};
 use super::memory::Memory;
-use super::place::{Place, Server, happen_to_be_installed, python_with};
+use super::place::{Place, happen_to_be_installed, python_with};
 use super::watch::watched;
 
 const PORT: &str = "19092";
@@ -61,7 +63,7 @@ fn tansu(place: &Place) -> Server {
     let url = format!("tcp://127.0.0.1:{PORT}");
     let mut broker = place.command("tansu");
     broker.args(["broker", "--listener-url", &url, "--advertised-listener-url", &url]);
-    Server::start(broker.args(["--storage-engine", "memory://tansu/"]))
+    Server::start(broker.args(["--storage-engine", "memory://tansu/"])).unwrap()
 }
 
 /// Rows by API key.

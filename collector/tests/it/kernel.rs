@@ -13,9 +13,10 @@ use undine_collector::{
 };
 use undine_schema::SystemClock;
 
-use super::http::Program;
+use super::http;
 use super::memory::Memory;
-use super::place::{Place, skip};
+use super::place::{Place, Program, skip};
+use super::watch::{running_while, seen_while};
 
 /// Kernel tests run one at a time.
 static ALONE: Mutex<()> = Mutex::const_new(());
@@ -78,7 +79,7 @@ struct Scene {
 
 fn scene(ring_bytes: u32, recording: Option<PathBuf>) -> Scene {
     let place = Place::new("undine-it");
-    let (mut server, client) = (Program::start(&place), Program::start(&place));
+    let (mut server, client) = (http::start(&place), http::start(&place));
     let memory = Arc::new(Memory::default());
     let append = Arc::clone(&memory);
     let collector = config(&place.cgroup, ring_bytes, recording).build(append).unwrap();
@@ -173,27 +174,17 @@ async fn conversations_that_were_under_way_are_joined() {
         return;
     }
     let place = Place::new("undine-midway");
-    let (mut server, mut client) = (Program::start(&place), Program::start(&place));
+    let (mut server, mut client) = (http::start(&place), http::start(&place));
     server.tell("serve");
     let port = server.hear("port");
     client.tell(&format!("hammer {port} 4"));
     server.hear("first");
-    let memory = Arc::new(Memory::default());
-    let append = Arc::clone(&memory);
-    let collector = config(&place.cgroup, 32 << 20, None).build(append).unwrap();
-    let handle = collector.handle();
-    let shutdown = CancellationToken::new();
-    let running = collector.run(shutdown.clone());
-    let test = async {
+    let (memory, stats, _) = seen_while(config(&place.cgroup, 32 << 20, None), |_| {
         // So few that they find room in the ring, however slowly it is read.
         client.tell("end 4000");
-        tokio::task::block_in_place(|| client.hear("loaded"));
-        let stats = handle.drain().await.unwrap();
-        shutdown.cancel();
-        stats
-    };
-    let (result, stats) = tokio::join!(running, test);
-    result.unwrap();
+        client.hear("loaded")
+    })
+    .await;
     assert_eq!(stats.kernel.dropped, 0);
     let rows = check_pairs(&memory) as u64;
     // Both ends send and receive once for each request.
@@ -217,21 +208,12 @@ async fn a_ring_that_is_too_small_loses_rows_within_bounds_and_never_pairs_wrong
     // Nobody reads yet, so the ring fills.
     client.tell(&format!("load {port} 4 300"));
     tokio::task::block_in_place(|| client.hear("loaded"));
-    let handle = collector.handle();
-    let shutdown = CancellationToken::new();
-    let running = collector.run(shutdown.clone());
-    let test = async {
+    let (stats, _) = running_while(collector, || {
         client.tell(&format!("load {port} 16 600"));
-        tokio::task::block_in_place(|| client.hear("loaded"));
-        let stats = handle.drain().await.unwrap();
-        assert!(stats.drained, "{stats:?}");
-        assert!(stats.kernel.dropped > 0);
-        assert_eq!(stats.consumed, stats.emitted());
-        shutdown.cancel();
-        stats
-    };
-    let (result, stats) = tokio::join!(running, test);
-    result.unwrap();
+        client.hear("loaded")
+    })
+    .await;
+    assert!(stats.kernel.dropped > 0);
     drop((server, place));
     // The paths of the two rounds overlap, so pairs are checked by their headers only.
     let rows = memory.rows("http_events", &["req_path", "resp_headers"]);
@@ -267,17 +249,11 @@ async fn a_recording_of_the_kernel_replays_to_the_same_rows() {
     let path = dir.path().join("capture.undine");
     let Scene { place, server, mut client, port, memory, collector } =
         scene(4 << 20, Some(path.clone()));
-    let handle = collector.handle();
-    let shutdown = CancellationToken::new();
-    let running = collector.run(shutdown.clone());
-    let test = async {
+    let act = || {
         client.tell(&format!("load {port} 4 50"));
-        tokio::task::block_in_place(|| client.hear("loaded"));
-        handle.drain().await.unwrap();
-        shutdown.cancel();
+        client.hear("loaded")
     };
-    let (result, ()) = tokio::join!(running, test);
-    result.unwrap();
+    running_while(collector, act).await;
     drop((server, place));
     let columns = ["req_path", "resp_headers", "latency", "service", "remote_service", "resp_body"];
     let captured = memory.rows("http_events", &columns);

@@ -4,14 +4,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 use undine_collector::Stats;
 
 use super::kernel::{alone, config, may_load};
 use super::memory::Memory;
 use super::place::{Place, are_installed};
-use super::player::Player;
+use super::player;
+use super::watch::seen_while;
 
 /// What goes up and down through a proxy, and how much of what goes up it reads itself, in bytes.
 const PLAYS: [(u64, u64, u64); 3] = [(100_000, 70_000, 0), (50_001, 3, 1), (77, 200_003, 76)];
@@ -19,19 +18,12 @@ const PLAYS: [(u64, u64, u64); 3] = [(100_000, 70_000, 0), (50_001, 3, 1), (77, 
 /// Has `before` played, begins to watch, has `after` played, and gives what was seen.
 async fn joined(name: &str, before: &[&str], after: &[&str]) -> (Arc<Memory>, Stats) {
     let place = Place::new(name);
-    let mut player = Player::start(&place);
-    let memory = Arc::new(Memory::default());
-    let append = Arc::clone(&memory);
-    tokio::task::block_in_place(|| before.iter().for_each(|line| drop(player.play(line))));
-    let collector = config(&place.cgroup, 8 << 20, None).build(append).unwrap();
-    let handle = collector.handle();
-    let shutdown = CancellationToken::new();
-    let running = JoinSet::from_iter([Box::pin(collector.run(shutdown.clone()))]);
-    tokio::task::block_in_place(|| after.iter().for_each(|line| drop(player.play(line))));
-    let stats = handle.drain().await.unwrap();
-    assert!(stats.drained && stats.kernel.dropped == 0, "{stats:?}");
-    shutdown.cancel();
-    running.join_all().await.into_iter().collect::<Result<(), _>>().unwrap();
+    let mut player = player::start(&place);
+    let mut play = |lines: &[&str]| lines.iter().for_each(|line| drop(player.ask(line)));
+    tokio::task::block_in_place(|| play(before));
+    let config = config(&place.cgroup, 8 << 20, None);
+    let (memory, stats, ()) = seen_while(config, |_| play(after)).await;
+    assert_eq!(stats.kernel.dropped, 0, "{stats:?}");
     (memory, stats)
 }
 

@@ -2,28 +2,25 @@
 
 use std::collections::BTreeMap;
 
+use undine_testbed::mongodb;
+
 use super::kernel::{alone, may_load};
-use super::place::{Server, happen_to_be_installed, python_with};
+use super::place::{happen_to_be_installed, python_with};
 use super::watch::watched;
 
-const PORT: &str = "17017";
 const CLIENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/mongo.py");
-const READY: &str = "import socket; socket.create_connection(('127.0.0.1', 17017))";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_command_of_a_mongodb_client_is_a_row_with_its_status() {
     let _alone = alone().await;
     let Some(python) = python_with(&["pymongo"]) else { return };
-    if !may_load() || !happen_to_be_installed(&["secantusd-py"]) {
+    if !may_load() || !happen_to_be_installed(&[mongodb::PROGRAM]) {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
     let (memory, said) = watched("undine-mongo", 64, |place| {
-        let mut server = place.command("secantusd-py");
-        server.args(["--host", "127.0.0.1", "--port", PORT, "--storage-path"]).arg(dir.path());
-        let _server = Server::start(&mut server);
-        place.wait_for(&python, &["-c", READY]);
-        place.run(&python, &[CLIENT, PORT])
+        let _server = mongodb::start(place, dir.path()).unwrap();
+        place.run(&python, &[CLIENT, &mongodb::PORT.to_string()])
     })
     .await;
     let mut commands = BTreeMap::new();

@@ -1,9 +1,9 @@
 //! A session of Mux as another implementation writes it, between two processes.
 
-use std::process::Stdio;
+use undine_testbed::Server;
 
 use super::kernel::{alone, may_load};
-use super::place::{Place, Server, are_installed};
+use super::place::{Place, are_installed};
 use super::watch::watched;
 
 const PORT: u16 = 14040;
@@ -14,9 +14,7 @@ const SPEAK: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/mux.py");
 
 fn listen(place: &Place) -> Server {
     let mut server = place.command("python3");
-    let server = Server::start(server.args([SPEAK, "server", &PORT.to_string(), SESSION]));
-    place.wait_until_listening(PORT);
-    server
+    place.serve(server.args([SPEAK, "server", &PORT.to_string(), SESSION]), PORT)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -27,9 +25,7 @@ async fn every_exchange_of_twenty_sessions_is_a_row_of_the_server() {
     }
     let (memory, ()) = watched("undine-mux", 64, |place| {
         let _server = listen(place);
-        let mut client = place.command("python3");
-        client.args([SPEAK, "client", &PORT.to_string(), SESSION]).stdin(Stdio::null());
-        assert!(client.status().unwrap().success());
+        place.run("python3", &[SPEAK, "client", &PORT.to_string(), SESSION]);
     })
     .await;
     let columns = ["req_type", "dest", "req_size", "resp_size", "failed", "quality", "trace_role"];

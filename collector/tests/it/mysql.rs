@@ -1,204 +1,53 @@
 //! MySQL on the real kernel: a MariaDB server of the test's own, whose general log is the truth.
 
 use std::collections::BTreeMap;
-use std::io::Write;
-use std::path::PathBuf;
-use std::pin::Pin;
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
 use tempfile::TempDir;
-use tokio_util::sync::CancellationToken;
-use undine_collector::{Collector, Stats};
+use undine_collector::Collector;
+use undine_testbed::mariadb::{self, LOGGED, Mariadb, NUMBERED, numbered_queries};
+use undine_testbed::{Program, Scene, Server, Wire};
 
 use super::kernel::{alone, config, may_load};
 use super::memory::Memory;
-use super::place::{Place, Server, are_installed, succeed, wait_until};
+use super::place::{Place, are_installed, succeed, wait_until};
+use super::watch::running_while;
 
-const PORT: &str = "13306";
 /// Bytes that are kept of a text.
 const TEXT_BYTES_MAX: usize = 4096;
-/// What MariaDB's own clients have to be told.
-const CLIENT: [&str; 6] = ["--no-defaults", "--skip-ssl", "-h127.0.0.1", "-P", PORT, "-uroot"];
-/// What the server's log calls the commands that it logs, with their command bytes.
-const LOGGED: [(&str, &str); 7] = [
-    ("Quit", "1"),
-    ("Init DB", "2"),
-    ("Query", "3"),
-    ("Statistics", "9"),
-    ("Prepare", "22"),
-    ("Execute", "23"),
-    ("Close stmt", "25"),
-];
 
-/// Programs that the tests start.
-pub(crate) const PROGRAMS: [&str; 6] =
-    ["mariadbd", "mariadb-install-db", "mariadb", "mariadb-admin", "sysbench", "nsenter"];
-
-/// A MariaDB server in a place of its own.
-pub(crate) struct MariaDb {
-    _server: Server,
+/// Where a server of the test's own is.
+struct Home {
     place: Place,
     folder: TempDir,
 }
 
-impl MariaDb {
-    /// Starts one.
-    fn start() -> Self {
-        Self::start_in(Place::new("undine-mysql"), tempfile::tempdir().unwrap(), &[])
+impl Home {
+    fn new() -> Self {
+        Self { place: Place::new("undine-mysql"), folder: tempfile::tempdir().unwrap() }
     }
 
-    /// Starts one in a place, with more arguments.
-    pub(crate) fn start_in(place: Place, folder: TempDir, args: &[&str]) -> Self {
-        let at =
-            |option: &str, file: &str| format!("--{option}={}", folder.path().join(file).display());
-        let data = at("datadir", "data");
-        let own = ["--no-defaults", "--user=root", "--innodb-use-native-aio=0", &data];
-        let install = ["--skip-test-db", "--auth-root-authentication-method=normal"];
-        succeed(place.command("mariadb-install-db").args(own).args(install));
-        let mut command = place.command("mariadbd");
-        command
-            .args(own)
-            .args([
-                "--bind-address=127.0.0.1",
-                &format!("--port={PORT}"),
-                &at("socket", "socket"),
-                &at("pid-file", "pid"),
-            ])
-            .args([&at("general-log-file", "general.log"), "--general-log=1"])
-            .args(["--max-allowed-packet=64M", "--innodb-buffer-pool-size=32M", "--local-infile=1"])
-            .args(args);
-        let server = Self { _server: Server::start(&mut command), place, folder };
-        server.place.wait_for("mariadb-admin", &[&CLIENT[..], &["ping"]].concat());
-        server.clear_log();
-        server
-    }
-
-    /// The general log, once it says of every connection that it ended.
-    fn log(&self) -> String {
-        let count = |log: &str, command| {
-            log.lines().filter_map(entry).filter(|entry| entry.0 == command).count()
-        };
-        wait_until("the end of every connection", || {
-            let log = self.log_so_far();
-            count(&log, "Connect") == count(&log, "Quit")
-        });
-        self.log_so_far()
-    }
-
-    fn log_so_far(&self) -> String {
-        String::from_utf8_lossy(&std::fs::read(self.log_path()).unwrap()).into_owned()
-    }
-
-    fn clear_log(&self) {
-        self.log();
-        std::fs::write(self.log_path(), "").unwrap();
-    }
-
-    fn log_path(&self) -> PathBuf {
-        self.folder.path().join("general.log")
-    }
-
-    /// One of MariaDB's own clients.
-    pub(crate) fn client(&self, program: &str, args: &[&str]) -> Command {
-        let mut command = self.place.command(program);
-        command.args(CLIENT).args(args);
-        command
-    }
-
-    /// A load of prepared statements.
-    fn sysbench(&self, script: &str, args: &[&str]) -> Command {
-        let mut command = self.place.command("sysbench");
-        command
-            .args([script, "--db-driver=mysql", "--mysql-host=127.0.0.1", "--mysql-user=root"])
-            .args([&format!("--mysql-port={PORT}"), "--mysql-db=it", "--mysql-ssl=off"])
-            .args(["--tables=2", "--table-size=1000"])
-            .args(args)
-            .stdout(Stdio::null());
-        command
-    }
-
-    /// Sends statements through `mariadb`, on so many connections at a time.
-    fn send(&self, connections: usize, sql: &str) {
-        let mut clients: Vec<Child> = Vec::new();
-        for _ in 0..connections {
-            let mut command =
-                self.client("mariadb", &["--force", "--max-allowed-packet=64M", "it"]);
-            let mut client = command
-                .stdin(Stdio::piped())
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .spawn()
-                .unwrap();
-            let mut stdin = client.stdin.take().unwrap();
-            let sql = sql.to_owned();
-            std::thread::spawn(move || stdin.write_all(sql.as_bytes()).unwrap());
-            clients.push(client);
-        }
-        for mut client in clients {
-            client.wait().unwrap();
-        }
-    }
-
-    /// How often each command was logged since the start, by command byte and text.
-    fn logged(&self) -> BTreeMap<(String, String), u64> {
-        let log = self.log();
-        let mut entries: Vec<(&str, String)> = Vec::new();
-        for line in log.lines() {
-            match entry(line) {
-                Some((command, text)) => entries.push((command, text.to_owned())),
-                None => {
-                    if let Some((_, text)) = entries.last_mut() {
-                        text.push('\n');
-                        text.push_str(line);
-                    }
-                }
-            }
-        }
-        let mut counts = BTreeMap::new();
-        for (command, text) in &entries {
-            if let Some((_, code)) = LOGGED.iter().find(|(name, _)| name == command) {
-                *counts.entry(((*code).to_owned(), shortened(text))).or_default() += 1;
-            }
-        }
-        counts
+    fn start(&self) -> Mariadb<'_> {
+        let (place, folder) = (&*self.place, self.folder.path());
+        let scene = Scene { place, folder, wire: Wire::Plain };
+        Mariadb::start(scene, &["--local-infile=1"]).unwrap()
     }
 }
 
-/// The command and the text of a line of the general log, unless it continues a text.
-fn entry(line: &str) -> Option<(&str, &str)> {
-    let (time, rest) = line.split_once('\t')?;
-    let is_time = time.chars().all(|c| c.is_ascii_digit() || c == ' ' || c == ':');
-    let (id, rest) = rest.trim_start_matches('\t').trim_start_matches(' ').split_once(' ')?;
-    let (command, text) = rest.split_once('\t')?;
-    (is_time && id.parse::<u32>().is_ok()).then_some((command, text))
+/// How often each command was logged, by command byte and text.
+fn logged(server: &Mariadb<'_>) -> BTreeMap<(String, String), u64> {
+    let mut counts = BTreeMap::new();
+    for (_, command, text) in mariadb::entries(&server.log().unwrap()) {
+        if let Some((_, code)) = LOGGED.iter().find(|(name, _)| *name == command) {
+            *counts.entry(((*code).to_owned(), shortened(&text))).or_default() += 1;
+        }
+    }
+    counts
 }
 
 /// A text as far as rows keep it, and as far as the server does not trim it.
 fn shortened(text: &str) -> String {
-    let kept = &text[..text.floor_char_boundary(TEXT_BYTES_MAX)];
-    kept.trim_end_matches(|c: char| c.is_whitespace() || c == ';').to_owned()
-}
-
-/// The text of an execution as the server logs it: its values in their places.
-fn executed(text: &str) -> String {
-    let rest = text.strip_prefix("query=[").unwrap();
-    let (sql, values) = rest.strip_suffix(']').unwrap().split_once("] params=[").unwrap();
-    let mut values = values.split(", ");
-    let mut shown = String::new();
-    for part in sql.split_inclusive('?') {
-        let Some(part) = part.strip_suffix('?') else {
-            shown.push_str(part);
-            continue;
-        };
-        let value = values.next().unwrap();
-        shown.push_str(part);
-        match value.parse::<i64>() {
-            Ok(number) => shown.push_str(&number.to_string()),
-            Err(_) => shown.push_str(&format!("'{value}'")),
-        }
-    }
-    shown
+    mariadb::trimmed(&text[..text.floor_char_boundary(TEXT_BYTES_MAX)]).to_owned()
 }
 
 /// How often each command that is logged is a row of `role`.
@@ -207,7 +56,8 @@ fn rows(memory: &Memory, role: &str) -> BTreeMap<(String, String), u64> {
     for row in memory.rows("mysql_events", &["trace_role", "req_cmd", "req_body"]) {
         let [of, code, text] = &row[..] else { unreachable!() };
         if of == role && LOGGED.iter().any(|(_, logged)| logged == code) {
-            let text = if code == "23" { executed(text) } else { shortened(text) };
+            let text =
+                if code == "23" { mariadb::executed(text).unwrap() } else { shortened(text) };
             *counts.entry((code.clone(), text)).or_default() += 1;
         }
     }
@@ -215,8 +65,8 @@ fn rows(memory: &Memory, role: &str) -> BTreeMap<(String, String), u64> {
 }
 
 /// Checks that the rows of both ends are what the server logged.
-fn check_against_log(server: &MariaDb, memory: &Memory) -> u64 {
-    let logged = server.logged();
+fn check_against_log(server: &Mariadb<'_>, memory: &Memory) -> u64 {
+    let logged = logged(server);
     for role in ["1", "2"] {
         let rows = rows(memory, role);
         for (command, count) in &logged {
@@ -233,7 +83,7 @@ fn check_against_log(server: &MariaDb, memory: &Memory) -> u64 {
 fn check_pairs(memory: &Memory) -> u64 {
     let mut pairs = 0;
     for row in memory.rows("mysql_events", &["req_body", "resp_body", "resp_status"]) {
-        if let Some(rows) = row[0].strip_prefix("select seq from seq_1_to_") {
+        if let Some(rows) = row[0].strip_prefix(NUMBERED) {
             assert_eq!(row[1..], [format!("Resultset rows = {rows}"), "2".to_owned()], "{row:?}");
             pairs += 1;
         }
@@ -241,39 +91,13 @@ fn check_pairs(memory: &Memory) -> u64 {
     pairs
 }
 
-fn numbered_queries(count: usize) -> String {
-    let queries = (0..count).map(|at| format!("select seq from seq_1_to_{};", at * 7 % 300 + 1));
-    queries.collect::<Vec<_>>().join("\n")
-}
-
-fn watch(server: &MariaDb, ring_bytes: u32) -> (Arc<Memory>, Collector) {
+/// A collector of what a server and its clients say.
+fn watch(server: &Mariadb<'_>, ring_bytes: u32) -> (Arc<Memory>, Collector) {
     let memory = Arc::new(Memory::default());
     let append = Arc::clone(&memory);
-    let mut config = config(&server.place.cgroup, ring_bytes, None);
+    let mut config = config(&server.scene.place.cgroup, ring_bytes, None);
     config.body_bytes_max = TEXT_BYTES_MAX;
     (memory, config.build(append).unwrap())
-}
-
-/// Runs a collector while `act` does something.
-fn watched(collector: Collector, act: impl FnOnce()) -> Pin<Box<impl Future<Output = Stats>>> {
-    Box::pin(watch_while(collector, act))
-}
-
-async fn watch_while(collector: Collector, act: impl FnOnce()) -> Stats {
-    let handle = collector.handle();
-    let shutdown = CancellationToken::new();
-    let running = Box::pin(collector.run(shutdown.clone()));
-    let test = async {
-        tokio::task::block_in_place(act);
-        let stats = handle.drain().await.unwrap();
-        shutdown.cancel();
-        stats
-    };
-    let (result, stats) = tokio::join!(running, Box::pin(test));
-    result.unwrap();
-    assert!(stats.drained, "{stats:?}");
-    assert_eq!(stats.consumed, stats.emitted());
-    stats
 }
 
 /// Statements of all kinds that the client sends as they are.
@@ -300,21 +124,22 @@ select 'after';
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_statement_in_the_servers_log_is_a_row_of_either_end() {
     let _alone = alone().await;
-    if !may_load() || !are_installed(&PROGRAMS) {
+    if !may_load() || !are_installed(&mariadb::PROGRAMS) {
         return;
     }
-    let server = MariaDb::start();
-    let file = server.folder.path().join("file.csv");
+    let home = Home::new();
+    let server = home.start();
+    let file = home.folder.path().join("file.csv");
     std::fs::write(&file, "1,x\n".repeat(20_000)).unwrap();
     // Room for all of it, however slowly it is read.
     let (memory, collector) = watch(&server, 64 << 20);
-    let stats = watched(collector, || {
-        succeed(&mut server.client("mariadb", &["-e", "create database it"]));
-        server.send(1, STATEMENTS);
+    let (stats, ()) = running_while(collector, || {
+        server.create_database().unwrap();
+        server.send(1, STATEMENTS).unwrap();
         let load = format!("load data local infile '{}' into table t", file.display());
         succeed(&mut server.client("mariadb", &["--local-infile=1", "it", "-e", &load]));
         succeed(&mut server.client("mariadb-admin", &["ping", "status"]));
-        server.send(8, &numbered_queries(300));
+        server.send(8, &numbered_queries(300)).unwrap();
         succeed(&mut server.sysbench("oltp_read_write", &["prepare"]));
         let load = ["--threads=4", "--events=200", "--time=60", "run"];
         succeed(&mut server.sysbench("oltp_read_write", &load));
@@ -362,19 +187,21 @@ async fn every_statement_in_the_servers_log_is_a_row_of_either_end() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_small_ring_loses_statements_within_bounds_and_never_pairs_wrong() {
     let _alone = alone().await;
-    if !may_load() || !are_installed(&PROGRAMS) {
+    if !may_load() || !are_installed(&mariadb::PROGRAMS) {
         return;
     }
-    let server = MariaDb::start();
-    succeed(&mut server.client("mariadb", &["-e", "create database it"]));
-    server.clear_log();
+    let home = Home::new();
+    let server = home.start();
+    server.create_database().unwrap();
+    server.forget().unwrap();
     let (memory, collector) = watch(&server, 64 * 1024);
     // Nobody reads yet, so the ring fills.
-    server.send(8, &numbered_queries(1000));
-    let stats = watched(collector, || server.send(8, &numbered_queries(1000))).await;
+    let load = || server.send(8, &numbered_queries(1000)).unwrap();
+    load();
+    let (stats, ()) = running_while(collector, load).await;
     assert!(stats.kernel.dropped > 0);
     let pairs = check_pairs(&memory);
-    let sent: u64 = server.logged().values().sum();
+    let sent: u64 = logged(&server).values().sum();
     let rows = memory.rows("mysql_events", &["req_cmd"]).len() as u64;
     let missing = 2 * sent - rows;
     let (min, max) = (memory.sum("data_loss", "rows_min"), memory.sum("data_loss", "rows_max"));
@@ -385,29 +212,21 @@ async fn a_small_ring_loses_statements_within_bounds_and_never_pairs_wrong() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connection_that_was_there_before_is_joined_at_both_ends() {
     let _alone = alone().await;
-    if !may_load() || !are_installed(&PROGRAMS) {
+    if !may_load() || !are_installed(&mariadb::PROGRAMS) {
         return;
     }
-    let server = MariaDb::start();
-    let mut client = server
-        .client("mariadb", &["--unbuffered", "--skip-column-names", "mysql"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut stdin = client.stdin.take().unwrap();
-    writeln!(stdin, "select 'before';").unwrap();
-    let mut stdout = std::io::BufReader::new(client.stdout.take().unwrap());
-    let mut line = String::new();
-    std::io::BufRead::read_line(&mut stdout, &mut line).unwrap();
-    assert_eq!(line, "before\n");
+    let home = Home::new();
+    let server = home.start();
+    let unbuffered = ["--unbuffered", "--skip-column-names", "mysql"];
+    let mut client = Program::start(&mut server.client("mariadb", &unbuffered)).unwrap();
+    client.tell("select 'before';").unwrap();
+    client.hear("before").unwrap();
     let (memory, collector) = watch(&server, 4 << 20);
-    watched(collector, || {
-        stdin.write_all(b"select 'trial';\nselect seq from seq_1_to_7;\nselect 'x';\n").unwrap();
-        drop(stdin);
+    let act = || {
+        client.tell("select 'trial';\nselect seq from seq_1_to_7;\nselect 'x';\nquit").unwrap();
         assert!(client.wait().unwrap().success());
-    })
-    .await;
+    };
+    running_while(collector, act).await;
     let columns = ["trace_role", "req_body", "resp_body", "quality"];
     let mut rows = memory.rows("mysql_events", &columns);
     // Of the end whose role is known from its port, the first statement is a row too.
@@ -424,23 +243,23 @@ async fn a_connection_that_was_there_before_is_joined_at_both_ends() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_busy_connection_is_joined_at_both_ends() {
     let _alone = alone().await;
-    if !may_load() || !are_installed(&PROGRAMS) {
+    if !may_load() || !are_installed(&mariadb::PROGRAMS) {
         return;
     }
-    let server = MariaDb::start();
-    succeed(&mut server.client("mariadb", &["-e", "create database it"]));
+    let home = Home::new();
+    let server = home.start();
+    server.create_database().unwrap();
     succeed(&mut server.sysbench("oltp_read_only", &["prepare"]));
     let load = ["--threads=4", "--rate=150", "--time=600", "--db-ps-mode=disable", "run"];
-    let mut load = server.sysbench("oltp_read_only", &load).spawn().unwrap();
-    let queries = || server.log_so_far().matches("BETWEEN").count();
+    let load = Server::start(&mut server.sysbench("oltp_read_only", &load)).unwrap();
+    let queries = || server.log_so_far().unwrap().matches("BETWEEN").count();
     let before = queries();
     wait_until("queries of every connection", || queries() > before + 100);
     let (memory, collector) = watch(&server, 32 << 20);
-    let stats = watched(collector, || {
+    let (stats, ()) = running_while(collector, || {
         let before = queries();
         wait_until("queries that are watched", || queries() > before + 3000);
-        load.kill().unwrap();
-        load.wait().unwrap();
+        drop(load);
     })
     .await;
     let columns = ["trace_role", "local_port", "remote_port", "req_cmd", "resp_body", "req_body"];

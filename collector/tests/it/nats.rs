@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use undine_testbed::brokers::{self, NATS_PORT};
+
 use super::kernel::{alone, may_load};
-use super::place::{Server, are_installed};
+use super::place::are_installed;
 use super::watch::watched;
 
-const PORT: &str = "14222";
 const CLIENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/nats.py");
-const READY: &str = "import socket; socket.create_connection(('127.0.0.1', 14222)).recv(1)";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_command_of_a_nats_client_and_its_server_is_a_row() {
@@ -17,19 +17,15 @@ async fn every_command_of_a_nats_client_and_its_server_is_a_row() {
         return;
     }
     let (memory, said) = watched("undine-nats", 64, |place| {
-        let mut server = place.command("nats-server");
-        let _server = Server::start(server.args(["-a", "127.0.0.1", "-p", PORT]));
-        place.wait_for("python3", &["-c", READY]);
-        place.run("python3", &[CLIENT, PORT])
+        let _server = brokers::nats(place).unwrap();
+        place.run("python3", &[CLIENT, &NATS_PORT.to_string()])
     })
     .await;
     let counted = |line: &str| {
         let (command, count) = line.split_once(' ').unwrap();
         (command.to_owned(), count.parse::<u64>().unwrap())
     };
-    let mut commands: BTreeMap<_, _> = said.lines().map(counted).collect();
-    // The first connection was made to see whether the server is there.
-    *commands.entry("INFO".to_owned()).or_default() += 1;
+    let commands: BTreeMap<_, _> = said.lines().map(counted).collect();
     let mut rows = BTreeMap::new();
     for row in memory.rows("nats_events.beta", &["cmd", "trace_role"]) {
         assert_eq!(row[1], "2");

@@ -1,15 +1,16 @@
 //! What is seen of a real PostgreSQL server, against what it says itself.
 
-use std::sync::Arc;
+use std::path::Path;
 
-use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 use undine_collector::{Cgroup, Config, Stats};
+use undine_testbed::postgres::{PASSWORD, Postgres};
+use undine_testbed::{Scene, Server, Wire};
 
 use super::kernel::{alone, config, may_load};
 use super::memory::Memory;
-use super::place::{Place, Server, wait_until};
-use super::postgres::{Logged, PASSWORD, Postgres};
+use super::place::{Place, wait_until};
+use super::postgres::{Logged, logged, pgbench, programs, psql, script};
+use super::watch::seen_while;
 
 const COLUMNS: [&str; 6] = ["req_cmd", "req", "resp", "failed", "trace_role", "quality"];
 
@@ -49,33 +50,20 @@ impl Seen {
 }
 
 /// Runs `work` on a server; nothing where that cannot be done here.
-async fn watch(work: fn(&Postgres)) -> Option<Seen> {
+async fn watch(work: fn(&Postgres<'_>)) -> Option<Seen> {
     if !may_load() {
         return None;
     }
-    let programs = Postgres::installed()?;
-    let place = Place::new("undine-pgsql");
-    let memory = Arc::new(Memory::default());
-    let append = Arc::clone(&memory);
+    let programs = programs()?;
+    let (place, folder) = (Place::new("undine-pgsql"), tempfile::tempdir().unwrap());
     let config = Config { body_bytes_max: 4096, ..config(&place.cgroup, 16 << 20, None) };
-    let collector = config.build(append).unwrap();
-    let handle = collector.handle();
-    let shutdown = CancellationToken::new();
-    let running = collector.run(shutdown.clone());
-    let test = async {
-        let postgres = tokio::task::block_in_place(|| {
-            let mut postgres = Postgres::start(programs, place);
-            work(&postgres);
-            postgres.stop();
-            postgres
-        });
-        let stats = handle.drain().await.unwrap();
-        shutdown.cancel();
-        (postgres, stats)
-    };
-    let (result, (postgres, stats)) = tokio::join!(running, test);
-    result.unwrap();
-    let (mut statements, errors) = postgres.log();
+    let (memory, stats, log) = seen_while(config, |_| {
+        let postgres = start(&place, folder.path(), &programs);
+        work(&postgres);
+        postgres.stop().unwrap()
+    })
+    .await;
+    let (mut statements, errors) = logged(&log);
     statements.sort();
     Some(Seen {
         rows: memory.rows("pgsql_events", &COLUMNS),
@@ -86,11 +74,18 @@ async fn watch(work: fn(&Postgres)) -> Option<Seen> {
     })
 }
 
+/// A server that logs all statements.
+fn start<'p>(place: &'p Place, folder: &'p Path, programs: &Path) -> Postgres<'p> {
+    let scene = Scene { place, folder, wire: Wire::Plain };
+    Postgres::start(scene, programs, &["log_statement=all"]).unwrap()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_psql_sends_is_what_its_server_logged() {
     let _alone = alone().await;
-    let work = |postgres: &Postgres| {
-        let ran = postgres.psql(
+    let work = |postgres: &Postgres<'_>| {
+        let ran = psql(
+            postgres,
             &[
                 "CREATE TABLE people (id int PRIMARY KEY, name text)",
                 "COPY people FROM STDIN",
@@ -129,13 +124,10 @@ async fn what_psql_sends_is_what_its_server_logged() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_pgbench_runs_in_any_mode_is_what_its_server_logged() {
     let _alone = alone().await;
-    let work = |postgres: &Postgres| {
-        if !postgres.has("pgbench") {
-            return;
-        }
-        postgres.pgbench(&["-i"]);
+    let work = |postgres: &Postgres<'_>| {
+        pgbench(postgres, &["-i"]);
         for mode in ["simple", "extended", "prepared"] {
-            postgres.pgbench(&["-n", "-c", "4", "-t", "100", "-M", mode]);
+            pgbench(postgres, &["-n", "-c", "4", "-t", "100", "-M", mode]);
         }
     };
     let Some(seen) = Box::pin(watch(work)).await else { return };
@@ -148,19 +140,16 @@ async fn what_pgbench_runs_in_any_mode_is_what_its_server_logged() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pipelines_and_what_fails_in_them_are_what_the_server_logged() {
     let _alone = alone().await;
-    let work = |postgres: &Postgres| {
-        if !postgres.has("pgbench") {
-            return;
-        }
+    let work = |postgres: &Postgres<'_>| {
         for mode in ["extended", "prepared"] {
             let pipeline = "\\set x 7\n\\startpipeline\nSELECT :x;\nSELECT 2;\nSELECT :x + 1;\n";
-            postgres.script(mode, &format!("{pipeline}\\endpipeline\nSELECT 3;\n"));
+            script(postgres, mode, &format!("{pipeline}\\endpipeline\nSELECT 3;\n"));
             let nowhere = "\\startpipeline\nSELECT 4;\nSELECT * FROM nowhere;\nSELECT 5;\n";
-            postgres.script(mode, &format!("{nowhere}\\endpipeline\n"));
+            script(postgres, mode, &format!("{nowhere}\\endpipeline\n"));
             // These fail as they are parsed, planned and run.
-            postgres.script(mode, "SELECT * FROM nowhere;\n");
-            postgres.script(mode, "SELECT 1 / 0;\n");
-            postgres.script(mode, "SELECT 1 / count(*) FROM pg_class WHERE false;\n");
+            script(postgres, mode, "SELECT * FROM nowhere;\n");
+            script(postgres, mode, "SELECT 1 / 0;\n");
+            script(postgres, mode, "SELECT 1 / count(*) FROM pg_class WHERE false;\n");
         }
     };
     let Some(seen) = Box::pin(watch(work)).await else { return };
@@ -184,40 +173,30 @@ async fn pipelines_and_what_fails_in_them_are_what_the_server_logged() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sessions_that_were_there_before_are_joined_and_never_paired_wrong() {
     let _alone = alone().await;
-    let Some(programs) = may_load().then(Postgres::installed).flatten() else { return };
-    let place = Place::new("undine-pgsql");
+    let Some(programs) = may_load().then(programs).flatten() else { return };
+    let (place, folder) = (Place::new("undine-pgsql"), tempfile::tempdir().unwrap());
     let clients = Cgroup::create("undine-pgsql-clients").unwrap();
     // Built when the load is running, of the place that the server has by then.
     let config = Config { body_bytes_max: 4096, ..config(&place.cgroup, 16 << 20, None) };
-    let postgres = tokio::task::block_in_place(|| Postgres::start(programs, place));
-    if !postgres.has("pgbench") {
-        return;
-    }
-    let script = postgres.file("random.sql", "\\set n random(1, 1000000)\nSELECT :n + 0;\n");
+    let postgres = tokio::task::block_in_place(|| start(&place, folder.path(), &programs));
+    let script = postgres.scene.path("random.sql");
+    std::fs::write(&script, "\\set n random(1, 1000000)\nSELECT :n + 0;\n").unwrap();
     // Until enough of it is seen.
     let load = ["simple", "extended", "prepared"].map(|mode| {
-        let mut pgbench = postgres.program_in(&clients, "pgbench");
-        Server::start(pgbench.args(["-n", "-T", "600", "-M", mode, "-f", &script]))
+        let mut pgbench = postgres.client_in(&clients, "pgbench");
+        Server::start(pgbench.args(["-n", "-T", "600", "-M", mode, "-f"]).arg(&script)).unwrap()
     });
     tokio::task::block_in_place(|| {
         for begun in ["statement: SELECT", "execute <unnamed>: SELECT", "execute P_0: SELECT"] {
-            wait_until(begun, || postgres.log_text().contains(begun));
+            wait_until(begun, || postgres.has_logged(begun).unwrap());
         }
     });
-    let memory = Arc::new(Memory::default());
-    let append = Arc::clone(&memory);
-    let collector = config.build(append).unwrap();
-    let handle = collector.handle();
-    let shutdown = CancellationToken::new();
-    let running = JoinSet::from_iter([Box::pin(collector.run(shutdown.clone()))]);
-    tokio::task::block_in_place(|| {
-        let is_enough = || joined(&memory).iter().all(|rows| *rows > 100);
+    let (memory, ..) = seen_while(config, |memory| {
+        let is_enough = || joined(memory).iter().all(|rows| *rows > 100);
         wait_until("a hundred rows of each kind of session", is_enough);
         drop(load);
-    });
-    handle.drain().await.unwrap();
-    shutdown.cancel();
-    running.join_all().await.into_iter().collect::<Result<(), _>>().unwrap();
+    })
+    .await;
     println!("joined: {:?} rows of simple, extended and prepared sessions", joined(&memory));
 }
 

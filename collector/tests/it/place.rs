@@ -1,9 +1,9 @@
 //! The test bed as tests use it: what it cannot do fails the test.
 
 use std::ops::Deref;
-use std::process::Command;
+use std::process::{Command, ExitStatus};
 
-use undine_testbed::{missing, missing_modules, python};
+use undine_testbed::{Server, missing, missing_modules, python};
 
 /// A cgroup and a network of a test's own, for real servers and their clients.
 pub(crate) struct Place(undine_testbed::Place);
@@ -16,6 +16,11 @@ impl Place {
     /// Runs a command to its successful end; what it says.
     pub(crate) fn run(&self, program: &str, args: &[&str]) -> String {
         self.0.run(program, args).unwrap()
+    }
+
+    /// Starts a server and waits until it listens.
+    pub(crate) fn serve(&self, command: &mut Command, port: u16) -> Server {
+        self.0.serve(command, port).unwrap()
     }
 
     /// Waits until a server listens, without a connection to it.
@@ -37,12 +42,27 @@ impl Deref for Place {
     }
 }
 
-/// A program that says nothing and is ended when this is dropped.
-pub(crate) struct Server(undine_testbed::Server);
+/// A program that is told lines and says lines. It is ended when this is dropped.
+pub(crate) struct Program(undine_testbed::Program);
 
-impl Server {
+impl Program {
+    /// Starts one and gives what it says before it says `ready`.
+    pub(crate) fn starting(command: &mut Command) -> (Self, Vec<String>) {
+        let mut program = undine_testbed::Program::start(command).unwrap();
+        let said = program.hear_until(|line| line == "ready").unwrap();
+        (Self(program), said)
+    }
+
+    /// Starts one and waits until it says `ready`.
     pub(crate) fn start(command: &mut Command) -> Self {
-        Self(undine_testbed::Server::start(command).unwrap())
+        Self::starting(command).0
+    }
+
+    /// Starts the ignored test `name` of this binary, which `command` names, as a program.
+    pub(crate) fn start_test(mut command: Command, name: &str) -> Self {
+        let arguments = ["--exact", name, "--ignored", "--nocapture", "--test-threads=1"];
+        // Only when it runs is it in its network.
+        Self::start(command.args(arguments))
     }
 
     /// Its process.
@@ -50,9 +70,23 @@ impl Server {
         self.0.id()
     }
 
-    /// Ends it by a signal, unless it has ended.
-    pub(crate) fn stop(&mut self, signal: &str) {
-        self.0.stop(signal).unwrap();
+    /// Waits for its end.
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        self.0.wait().unwrap()
+    }
+
+    pub(crate) fn tell(&mut self, line: &str) {
+        self.0.tell(line).unwrap();
+    }
+
+    /// The next line that begins with `word`, without it.
+    pub(crate) fn hear(&mut self, word: &str) -> String {
+        self.0.hear(word).unwrap()
+    }
+
+    /// Has `line` done, and gives what was said of it.
+    pub(crate) fn ask(&mut self, line: &str) -> String {
+        self.0.ask(line).unwrap()
     }
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use undine_collector::{Cgroup, Stats, profiler};
+use undine_testbed::compile;
 
 use super::kernel::{alone, config, may_load};
 use super::memory::Memory;
@@ -31,11 +32,8 @@ struct Built {
 impl Built {
     fn with(flags: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/spin.c");
-        let mut cc = Command::new("cc");
-        cc.args(["-O1", "-fno-optimize-sibling-calls"]).args(flags);
-        let status = cc.arg(source).arg("-o").arg(folder.path().join("spin")).status().unwrap();
-        assert!(status.success(), "cc {flags:?}");
+        let flags = [&["-fno-optimize-sibling-calls"], flags].concat();
+        compile("spin", &flags, folder.path()).unwrap();
         Self { folder }
     }
 

@@ -3,8 +3,7 @@
 //! Each program in turn is broken in the object, so that the kernel itself refuses it, and a small
 //! load shows what is missing.
 
-use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::Command;
 
 use undine_collector::kernel::{BuildError, Outcome, probe_report};
 use undine_collector::{BuildError as CollectorError, Config, Object, SourceConfig, Target};
@@ -12,7 +11,7 @@ use undine_collector::{BuildError as CollectorError, Config, Object, SourceConfi
 use super::hooks::observed;
 use super::kernel::{alone, config, may_load};
 use super::memory::Memory;
-use super::place::Place;
+use super::place::{Place, Program};
 
 /// The number at `at`, little endian, of `bytes` bytes.
 fn number(elf: &[u8], at: usize, bytes: usize) -> usize {
@@ -53,46 +52,10 @@ fn object_without(broken: &[&str]) -> Object {
     Object::Given(elf)
 }
 
-/// A process that is a target by its number, and starts another when it is told to.
-struct Parent {
-    process: Child,
-    stdin: ChildStdin,
-    stdout: BufReader<ChildStdout>,
-}
-
-impl Parent {
-    fn start() -> Self {
-        let script = "echo ready; read go; /bin/true; echo done; read end";
-        let mut process = Command::new("sh")
-            .args(["-c", script])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let stdin = process.stdin.take().unwrap();
-        let stdout = BufReader::new(process.stdout.take().unwrap());
-        let mut parent = Self { process, stdin, stdout };
-        parent.hear("ready");
-        parent
-    }
-
-    fn hear(&mut self, word: &str) {
-        let mut line = String::new();
-        self.stdout.read_line(&mut line).unwrap();
-        assert_eq!(line.trim(), word);
-    }
-
-    fn has_a_child(&mut self) {
-        self.stdin.write_all(b"\n").unwrap();
-        self.hear("done");
-    }
-}
-
-impl Drop for Parent {
-    fn drop(&mut self) {
-        drop(self.process.kill());
-        drop(self.process.wait());
-    }
+/// Starts a process that is a target by its number, and starts another when it is told to.
+fn start_parent() -> Program {
+    let script = "echo ready; read go; /bin/true; echo done; read end";
+    Program::start(Command::new("sh").args(["-c", script]))
 }
 
 /// What was seen of the load.
@@ -127,10 +90,10 @@ const EVERYTHING: fn() -> Seen = || Seen {
     statistics: true,
 };
 
-fn configuration(place: &Place, parent: &Parent, broken: &[&str]) -> Config {
+fn configuration(place: &Place, parent: &Program, broken: &[&str]) -> Config {
     let mut config = config(&place.cgroup, 4 << 20, None);
     if let SourceConfig::Kernel { scope, object, .. } = &mut config.source {
-        scope.include.push(Target::Pid(parent.process.id()));
+        scope.include.push(Target::Pid(parent.id()));
         // For packets of which there is no socket.
         scope.include.push(Target::Netns(place.network().into()));
         *object = object_without(broken);
@@ -141,7 +104,7 @@ fn configuration(place: &Place, parent: &Parent, broken: &[&str]) -> Config {
 /// Puts the load on a place that is watched without `broken`.
 async fn seen_without(broken: &[&str]) -> (std::sync::Arc<Memory>, Seen) {
     let place = Place::new("undine-refusals");
-    let mut parent = Parent::start();
+    let mut parent = start_parent();
     let config = configuration(&place, &parent, broken);
     let (memory, stats) = observed(&place, config, |pair| {
         pair.server.tell("serve");
@@ -156,11 +119,11 @@ async fn seen_without(broken: &[&str]) -> (std::sync::Arc<Memory>, Seen) {
         pair.client.hear("refused");
         pair.client.tell("abort");
         pair.client.hear("aborted");
-        parent.has_a_child();
+        parent.ask("go");
     })
     .await;
     let missing = (stats.missing_rows.min, stats.missing_rows.max);
-    let seen = seen(&memory, missing, parent.process.id());
+    let seen = seen(&memory, missing, parent.id());
     (memory, seen)
 }
 
@@ -257,7 +220,7 @@ async fn without_any_hook_on_sockets_nothing_runs_and_each_refusal_is_told() {
         return;
     }
     let place = Place::new("undine-refusals");
-    let parent = Parent::start();
+    let parent = start_parent();
     let hooks = ["sock_send_length", "sys_exit"];
     let config = configuration(&place, &parent, &hooks);
     let refused = config.build(std::sync::Arc::new(Memory::default())).unwrap_err();

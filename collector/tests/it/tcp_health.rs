@@ -4,14 +4,13 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 use undine_collector::{SourceConfig, Target};
 
 use super::kernel::{alone, config, may_load};
 use super::memory::Memory;
-use super::place::{Place, are_installed};
-use super::player::Player;
+use super::place::{Place, Program, are_installed};
+use super::player;
+use super::watch::seen_while;
 
 /// What goes over a connection that loses some of it.
 const BYTES: u64 = 3_000_000;
@@ -30,27 +29,21 @@ fn counters(place: &Place) -> BTreeMap<String, u64> {
 /// socket are. Gives what was seen and how the network's counters moved.
 async fn watched(
     name: &str,
-    act: impl FnOnce(&Place, &mut Player),
+    act: impl FnOnce(&Place, &mut Program),
 ) -> (Arc<Memory>, impl Fn(&str) -> u64) {
     let place = Place::new(name);
-    let mut player = Player::start(&place);
-    let memory = Arc::new(Memory::default());
-    let append = Arc::clone(&memory);
+    let mut player = player::start(&place);
     let mut config = config(&place.cgroup, 8 << 20, None);
     if let SourceConfig::Kernel { scope, .. } = &mut config.source {
         scope.include.push(Target::Netns(PathBuf::from(place.network())));
     }
-    let collector = config.build(append).unwrap();
-    let handle = collector.handle();
-    let shutdown = CancellationToken::new();
-    let running = JoinSet::from_iter([Box::pin(collector.run(shutdown.clone()))]);
-    let before = counters(&place);
-    tokio::task::block_in_place(|| act(&place, &mut player));
-    let after = counters(&place);
-    let stats = handle.drain().await.unwrap();
-    assert!(stats.drained && stats.kernel.dropped == 0, "{stats:?}");
-    shutdown.cancel();
-    running.join_all().await.into_iter().collect::<Result<(), _>>().unwrap();
+    let (memory, stats, [before, after]) = seen_while(config, |_| {
+        let before = counters(&place);
+        act(&place, &mut player);
+        [before, counters(&place)]
+    })
+    .await;
+    assert_eq!(stats.kernel.dropped, 0, "{stats:?}");
     (memory, move |name: &str| after[name] - before[name])
 }
 
@@ -76,8 +69,8 @@ async fn every_reset_is_a_row_or_in_the_count_of_one() {
     }
     // More than are told one by one.
     let (memory, counted) = watched("undine-resets", |_, player| {
-        player.play("refused 700");
-        player.play("aborted 300");
+        player.ask("refused 700");
+        player.ask("aborted 300");
     })
     .await;
     let resets = sums(&memory, "tcp_resets", &["direction", "reason"]);
@@ -121,7 +114,7 @@ async fn what_is_sent_again_is_as_much_as_the_network_counts() {
             &["add rule inet undine in tcp dport 4707 meta length > 500 numgen inc mod 8 0 \
                counter drop"],
         );
-        player.play(&format!("stream {BYTES}"));
+        player.ask(&format!("stream {BYTES}"));
     })
     .await;
     let again = counted("TcpRetransSegs");
@@ -160,7 +153,7 @@ async fn what_a_filter_throws_away_is_told_to_the_last_packet() {
             &["add rule inet undine in tcp dport 4707 meta length > 500 numgen inc mod 4 0 \
                counter drop"],
         );
-        player.play("stream 2000000");
+        player.ask("stream 2000000");
         let rule = place.run("nft", &["list", "table", "inet", "undine"]);
         let packets = rule.split("counter packets ").nth(1).unwrap();
         dropped = packets.split(' ').next().unwrap().parse::<u64>().unwrap();

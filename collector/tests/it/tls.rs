@@ -6,37 +6,27 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use tempfile::TempDir;
-use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
-use undine_collector::{Config, Hooks, SourceConfig, Stats, Tls};
+use undine_collector::{Cgroup, Hooks, SourceConfig, Stats, Tls};
+use undine_testbed::mariadb::{self, Mariadb};
+use undine_testbed::nginx::{self, Nginx};
+use undine_testbed::postgres::Postgres;
+use undine_testbed::{Server, Wire, redis};
 
 use super::kernel::{alone, config, may_load};
 use super::memory::Memory;
-use super::place::{Place, Server, are_installed, skip, wait_until};
+use super::place::{Place, are_installed, skip, succeed, wait_until};
+use super::postgres::{logged, programs};
+use super::watch::seen_while;
 
 /// Every test has a network of its own, so it may have any port.
 pub(crate) const PORT: &str = "8443";
 /// More than any of these tests has in the ring at a time.
 pub(crate) const RING_BYTES: u32 = 32 << 20;
-/// What a certificate is made by; without extensions it would be one of version 1, which rustls refuses.
-const CERTIFICATE: &str = "[req]
-distinguished_name = name
-x509_extensions = extensions
-[name]
-[extensions]
-basicConstraints = CA:FALSE
-subjectAltName = DNS:localhost, IP:127.0.0.1
-";
-/// Libraries that are copied, where they are.
-const LIBRARIES: [&str; 3] = ["libssl.so.3", "libcrypto.so.3", "libgnutls.so.30"];
-const LIBRARY_FOLDERS: [&str; 3] =
-    ["/usr/lib/x86_64-linux-gnu", "/usr/lib64", "/lib/x86_64-linux-gnu"];
 
 /// A place, private libraries, a key and its certificate.
 pub(crate) struct Scene {
@@ -46,32 +36,15 @@ pub(crate) struct Scene {
 
 impl Scene {
     pub(crate) fn new(name: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        // Some servers give up the rights of root.
-        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        let libraries = folder.path().join("lib");
-        fs::create_dir(&libraries).unwrap();
-        for library in LIBRARIES {
-            let found = LIBRARY_FOLDERS.iter().map(|folder| Path::new(folder).join(library));
-            if let Some(found) = found.into_iter().find(|path| path.exists()) {
-                fs::copy(found, libraries.join(library)).unwrap();
-            }
-        }
-        // Where OpenSSL is a program and nothing else, it has no settings of its own.
-        let settings = folder.path().join("openssl.cnf");
-        fs::write(&settings, CERTIFICATE).unwrap();
-        let status = Command::new("openssl")
-            .env("OPENSSL_CONF", settings)
-            .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"])
-            .args(["-nodes", "-days", "2", "-subj", "/CN=localhost", "-keyout"])
-            .arg(folder.path().join("key"))
-            .arg("-out")
-            .arg(folder.path().join("certificate"))
-            .stderr(Stdio::null())
-            .status()
-            .unwrap();
-        assert!(status.success(), "openssl made no certificate: {status}");
-        Self { place: Place::new(name), folder }
+        let scene = Self { place: Place::new(name), folder: tempfile::tempdir().unwrap() };
+        scene.bed().prepare().unwrap();
+        scene
+    }
+
+    /// As servers of the test bed want it.
+    pub(crate) fn bed(&self) -> undine_testbed::Scene<'_> {
+        let folder = self.folder.path();
+        undine_testbed::Scene { place: &self.place, folder, wire: Wire::Tls }
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -84,64 +57,55 @@ impl Scene {
 
     /// A command whose libraries are the private ones.
     pub(crate) fn command(&self, program: &str) -> Command {
-        let mut command = self.place.command(program);
-        command.env("LD_LIBRARY_PATH", self.path("lib"));
-        command
+        self.bed().command(program)
     }
 
     /// Runs a command to its successful end.
     pub(crate) fn run(&self, program: &str, args: &[&str]) -> String {
-        let output = self.command(program).args(args).stdin(Stdio::null()).output().unwrap();
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{program} {args:?} ended with {}: {said}", output.status);
-        String::from_utf8_lossy(&output.stdout).into_owned()
+        self.bed().run(program, args).unwrap()
     }
 
-    /// Starts nginx with TLS and waits until it answers; its access log is `access`.
-    pub(crate) fn nginx(&self) -> Server {
-        self.nginx_by(self.command("nginx"))
+    /// Starts a server of the test's own, which is told where its certificate and its key are, where
+    /// it is to log and at which port to listen, and waits until it does.
+    pub(crate) fn serve(&self, command: &mut Command) -> Server {
+        let bed = self.bed();
+        command.args([bed.certificate(), bed.key(), self.text("access"), PORT.to_owned()]);
+        self.place.serve(command, PORT.parse().unwrap())
     }
 
-    /// As [`Self::nginx`], by a command that runs it.
-    pub(crate) fn nginx_by(&self, mut command: Command) -> Server {
-        let settings = format!(
-            "daemon off; worker_processes 2; user root; pid {pid}; error_log {error};
-             events {{ worker_connections 512; }}
-             http {{
-               log_format truth '$request_method $request_uri $status $body_bytes_sent';
-               access_log {access} truth; keepalive_requests 100000;
-               client_body_temp_path {folder}; proxy_temp_path {folder};
-               fastcgi_temp_path {folder}; uwsgi_temp_path {folder}; scgi_temp_path {folder};
-               server {{
-                 listen 127.0.0.1:{PORT} ssl http2;
-                 ssl_certificate {certificate}; ssl_certificate_key {key};
-                 root {folder}/files;
-                 location /of/ {{ return 200 'you asked for $request_uri'; }}
-                 location /gone {{ return 410 'gone'; }}
-               }}
+    /// What such a server says that it was asked, and how often: it logs a request before it answers.
+    pub(crate) fn access_log(&self) -> BTreeMap<String, usize> {
+        count_lines(&fs::read_to_string(self.path("access")).unwrap())
+    }
+
+    /// Starts nginx with TLS.
+    pub(crate) fn nginx(&self) -> Nginx {
+        self.nginx_in(&self.place.cgroup)
+    }
+
+    /// As [`Self::nginx`], in another cgroup.
+    pub(crate) fn nginx_in(&self, cgroup: &Cgroup) -> Nginx {
+        let (bed, folder) = (self.bed(), self.folder.path());
+        let http = format!(
+            "server {{
+               listen 127.0.0.1:{PORT} ssl http2;
+               ssl_certificate {certificate}; ssl_certificate_key {key};
+               root {folder}/files;
+               location /of/ {{ return 200 'you asked for $request_uri'; }}
+               location /gone {{ return 410 'gone'; }}
              }}",
-            pid = self.text("pid"),
-            error = self.text("error"),
-            access = self.text("access"),
-            folder = self.folder.path().display(),
-            certificate = self.text("certificate"),
-            key = self.text("key"),
+            folder = folder.display(),
+            certificate = bed.certificate(),
+            key = bed.key(),
         );
-        fs::write(self.path("nginx.conf"), settings).unwrap();
         fs::create_dir(self.path("files")).unwrap();
         for bytes in [0_usize, 20_000, 400_000] {
             let file = self.path("files").join(format!("{bytes}"));
             fs::write(file, "0123456789".repeat(bytes / 10)).unwrap();
         }
-        let server = Server::start(command.arg("-c").arg(self.path("nginx.conf")));
-        // Its log starts with what curl asks here.
-        self.place.wait_until_listening(PORT.parse().unwrap());
-        server
-    }
-
-    /// What nginx says that it was asked, and how often.
-    pub(crate) fn access_log(&self) -> BTreeMap<String, usize> {
-        count(fs::read_to_string(self.path("access")).unwrap().lines().map(str::to_owned))
+        let log = Some("$request_method $request_uri $status $body_bytes_sent");
+        let config = nginx::Config { port: PORT.parse().unwrap(), workers: 2, log, http: &http };
+        Nginx::start(bed.command_in(cgroup, "nginx"), bed.place, folder, config).unwrap()
     }
 
     pub(crate) fn url(path: &str) -> String {
@@ -164,23 +128,11 @@ impl Scene {
         ring_bytes: u32,
         act: impl FnOnce(&Self, &Memory) -> T,
     ) -> (Arc<Memory>, Stats, T) {
-        let memory = Arc::new(Memory::default());
-        let append = Arc::clone(&memory);
-        let mut config =
-            Config { body_bytes_max: 64, ..config(&self.place.cgroup, ring_bytes, None) };
+        let mut config = config(&self.place.cgroup, ring_bytes, None);
         if let SourceConfig::Kernel { tls, hooks, .. } = &mut config.source {
             (*tls, *hooks) = (Tls::Read, wanted);
         }
-        let collector = config.build(append).unwrap();
-        let handle = collector.handle();
-        let shutdown = CancellationToken::new();
-        let running = JoinSet::from_iter([Box::pin(collector.run(shutdown.clone()))]);
-        let said = tokio::task::block_in_place(|| act(self, &memory));
-        let stats = handle.drain().await.unwrap();
-        assert!(stats.drained, "{stats:?}");
-        assert_eq!(stats.consumed, stats.emitted(), "{stats:?}");
-        shutdown.cancel();
-        running.join_all().await.into_iter().collect::<Result<(), _>>().unwrap();
+        let (memory, stats, said) = seen_while(config, |memory| act(self, memory)).await;
         for row in memory.rows("probe_status", &["source_connector", "tracepoint", "error", "info"])
         {
             if row[0] == "tls" {
@@ -190,6 +142,10 @@ impl Scene {
         println!("{stats:?}");
         (memory, stats, said)
     }
+}
+
+pub(crate) fn count_lines(text: &str) -> BTreeMap<String, usize> {
+    count(text.lines().map(str::to_owned))
 }
 
 pub(crate) fn count(texts: impl Iterator<Item = String>) -> BTreeMap<String, usize> {
@@ -237,7 +193,7 @@ pub(crate) fn check_nothing_is_lost(memory: &Memory, stats: &Stats) {
 
 /// The programs that all tests here need.
 pub(crate) fn can_run(programs: &[&str]) -> bool {
-    may_load() && are_installed(&["openssl", "nsenter", "bash"]) && are_installed(programs)
+    may_load() && are_installed(&["openssl", "nsenter"]) && are_installed(programs)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -248,8 +204,8 @@ async fn every_request_that_nginx_logged_is_a_row_also_inside_tls() {
     }
     let scene = Scene::new("undine-tls-nginx");
     // Before the collector; its clients come after.
-    let _nginx = scene.nginx();
-    let (memory, stats, truth) = scene
+    let nginx = scene.nginx();
+    let (memory, stats, ()) = scene
         .watch(RING_BYTES, |scene, _| {
             let one = ["-sk", "--http1.1", "-o", "/dev/null"];
             for path in ["/of/a", "/of/b?c=d", "/gone", "/0", "/20000", "/400000", "/nothing"] {
@@ -262,11 +218,10 @@ async fn every_request_that_nginx_logged_is_a_row_also_inside_tls() {
             scene.run("curl", &["-sk", "--http2", &Scene::url("/of/h2/[1-50]")]);
             let parallel = ["-sk", "--http2", "--parallel", "--parallel-max", "8"];
             scene.run("curl", &[&parallel[..], &[&Scene::url("/of/parallel/[1-100]")]].concat());
-            scene.access_log()
         })
         .await;
     let rows = http_rows(&memory);
-    assert_eq!(rows, truth);
+    assert_eq!(rows, count_lines(&nginx.stop().unwrap()));
     assert_eq!(rows.values().sum::<usize>(), 458);
     check_nothing_is_lost(&memory, &stats);
     // The client's ends were seen too, and each row is kept once, those of handshakes as well.
@@ -285,14 +240,14 @@ async fn a_ring_that_is_too_small_loses_rows_of_tls_within_bounds() {
         return;
     }
     let scene = Scene::new("undine-tls-starved");
-    let _nginx = scene.nginx();
-    let (memory, stats, truth) = scene
+    let nginx = scene.nginx();
+    let (memory, stats, _) = scene
         .watch(64 * 1024, |scene, _| {
             let load = ["--h1", "-n", "6000", "-c", "32", "-t", "1"];
-            scene.run("h2load", &[&load[..], &[&Scene::url("/of/much")]].concat());
-            scene.access_log().values().sum::<usize>() as u64
+            scene.run("h2load", &[&load[..], &[&Scene::url("/of/much")]].concat())
         })
         .await;
+    let truth = nginx.stop().unwrap().lines().count() as u64;
     assert!(stats.kernel.dropped > 0, "{stats:?}");
     let rows = memory.rows("http_events", &["encrypted", "req_path", "resp_body_size"]);
     for row in &rows {
@@ -321,8 +276,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body)
         print(self.command, self.path, 200, len(body), file=record)
+        self.wfile.write(body)
     def log_message(self, *args):
         pass
 context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -357,9 +312,7 @@ async fn what_pythons_ssl_module_says_is_read_at_both_ends() {
     }
     let scene = Scene::new("undine-tls-python");
     let mut command = scene.command(python);
-    command.args(["-c", PYTHON_SERVER]).arg(scene.path("certificate")).arg(scene.path("key"));
-    let _server = Server::start(command.arg(scene.path("access")).arg(PORT));
-    scene.place.wait_for("bash", &["-c", &format!("</dev/tcp/127.0.0.1/{PORT}")]);
+    let _server = scene.serve(command.args(["-c", PYTHON_SERVER]));
     let (memory, stats, truth) = scene
         .watch(RING_BYTES, |scene, _| {
             scene.run(python, &["-c", PYTHON_CLIENT, PORT]);
@@ -398,75 +351,47 @@ async fn a_redis_that_starts_later_is_read_to_the_last_command() {
     let scene = Scene::new("undine-tls-redis");
     let (memory, stats, truth) = scene
         .watch(RING_BYTES, |scene, memory| {
-            let mut command = scene.command("redis-server");
-            command.args(["--port", "0", "--tls-port", PORT, "--tls-auth-clients", "no"]);
-            command.args(["--save", "", "--dir"]).arg(scene.folder.path());
-            command.arg("--tls-cert-file").arg(scene.path("certificate"));
-            command.arg("--tls-ca-cert-file").arg(scene.path("certificate"));
-            let _server = Server::start(command.arg("--tls-key-file").arg(scene.path("key")));
-            scene.place.wait_for("bash", &["-c", &format!("</dev/tcp/127.0.0.1/{PORT}")]);
+            let bed = scene.bed();
+            let _server = redis::start(&bed, &[]).unwrap();
             wait_for_probe(memory, "libssl.so.3");
-            let cli = ["-p", PORT, "--tls", "--insecure"];
-            scene.run("redis-cli", &[&cli[..], &["set", "greeting", "hello"]].concat());
-            scene.run("redis-cli", &[&cli[..], &["get", "greeting"]].concat());
-            let load = ["-q", "-n", "2000", "-c", "8", "-t", "set,get,incr"];
-            scene.run("redis-benchmark", &[&cli[..], &load].concat());
-            let pipelined = ["-q", "-n", "4000", "-c", "4", "-P", "16", "-t", "set"];
-            scene.run("redis-benchmark", &[&cli[..], &pipelined].concat());
-            let said = scene.run("redis-cli", &[&cli[..], &["info", "commandstats"]].concat());
-            let counted = said.lines().filter_map(|line| line.strip_prefix("cmdstat_"));
-            let calls = counted.map(|line| {
-                let (name, rest) = line.split_once(":calls=").unwrap();
-                let calls: usize = rest.split(',').next().unwrap().parse().unwrap();
-                (name.split('|').next().unwrap().to_uppercase(), calls)
-            });
-            let mut truth = BTreeMap::from([("INFO".to_owned(), 1)]);
-            calls.for_each(|(name, calls)| *truth.entry(name).or_default() += calls);
-            truth
+            let run = |program, args: &[&str]| redis::run(&bed, program, args).unwrap();
+            run("redis-cli", &["set", "greeting", "hello"]);
+            run("redis-cli", &["get", "greeting"]);
+            run("redis-benchmark", &["-q", "-n", "2000", "-c", "8", "-t", "set,get,incr"]);
+            run("redis-benchmark", &["-q", "-n", "4000", "-c", "4", "-P", "16", "-t", "set"]);
+            redis::counted(&bed).unwrap()
         })
         .await;
     let rows = memory.rows("redis_events", &["encrypted", "trace_role", "req_cmd"]);
-    let rows = count(rows.iter().map(|row| {
+    let mut calls = BTreeMap::new();
+    for row in rows {
         assert_eq!(row[..2], ["true", "2"], "{row:?}");
-        row[2].clone()
-    }));
-    assert_eq!(rows, truth);
+        *calls.entry(row[2].clone()).or_default() += 1;
+    }
+    assert_eq!(calls, truth);
     assert_eq!((stats.kernel.dropped, stats.missing_rows.max), (0, 0), "{stats:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn mysql_that_goes_on_inside_tls_is_read_from_the_login_on() {
     let _alone = alone().await;
-    if !can_run(&["mariadbd", "mariadb-install-db", "mariadb"]) {
+    if !can_run(&mariadb::PROGRAMS) {
         return;
     }
     let scene = Scene::new("undine-tls-mysql");
-    let data = format!("--datadir={}", scene.text("data"));
-    let own = ["--no-defaults", "--user=root", "--innodb-use-native-aio=0", &data];
-    let install = ["--skip-test-db", "--auth-root-authentication-method=normal"];
-    scene.place.run("mariadb-install-db", &[&own[..], &install].concat());
-    let mut command = scene.command("mariadbd");
-    let option = |name: &str, file: &str| format!("--{name}={}", scene.text(file));
-    command.args(own).args(["--bind-address=127.0.0.1", "--port", PORT, "--general-log=1"]);
-    command.args([option("socket", "socket"), option("pid-file", "pid")]);
-    command.args([option("general-log-file", "access"), option("ssl-cert", "certificate")]);
-    command.args([option("ssl-key", "key"), "--innodb-buffer-pool-size=32M".to_owned()]);
-    let _server = Server::start(&mut command);
-    scene.place.wait_for("bash", &["-c", &format!("</dev/tcp/127.0.0.1/{PORT}")]);
+    let server = Mariadb::start(scene.bed(), &[]).unwrap();
     let (memory, stats, ()) = scene
-        .watch(RING_BYTES, |scene, _| {
-            let client = ["--no-defaults", "--ssl", "-h127.0.0.1", "-P", PORT, "-uroot", "-N"];
+        .watch(RING_BYTES, |_, _| {
             for number in 0..5 {
                 let sql = format!("select {number}; select repeat('x', 30000); select 'done'");
-                scene.run("mariadb", &[&client[..], &["-e", &sql]].concat());
+                succeed(&mut server.client("mariadb", &["-N", "-e", &sql]));
             }
         })
         .await;
-    let log = fs::read(scene.path("access")).unwrap();
-    let log = String::from_utf8_lossy(&log);
-    let truth = count(
-        log.lines().filter_map(|line| line.split_once("Query\t").map(|(_, sql)| sql.to_owned())),
-    );
+    let log = server.log().unwrap();
+    let queries = mariadb::entries(&log).into_iter().filter(|(_, command, _)| *command == "Query");
+    let truth = count(queries.map(|(_, _, sql)| sql));
+    assert_eq!(truth.values().sum::<usize>(), 15);
     let rows = memory.rows("mysql_events", &["encrypted", "trace_role", "req_cmd", "req_body"]);
     for role in ["1", "2"] {
         let rows = rows.iter().filter(|row| row[1] == role && row[2] == "3");
@@ -485,55 +410,20 @@ async fn postgresql_behind_its_request_for_tls_is_read() {
     if !can_run(&["setpriv"]) {
         return;
     }
-    let Some(programs) = super::postgres::Postgres::installed() else { return };
+    let Some(programs) = programs() else { return };
     let scene = Scene::new("undine-tls-pgsql");
-    let program = |name: &str| programs.join(name).display().to_string();
-    let own = |path: &Path| {
-        let owned = Command::new("chown").arg("-R").arg("postgres:").arg(path).status().unwrap();
-        assert!(owned.success());
-    };
-    fs::create_dir(scene.path("pg")).unwrap();
-    own(&scene.path("pg"));
-    own(&scene.path("key"));
-    let data = scene.text("pg/data");
-    let user = ["--reuid=postgres", "--regid=postgres", "--clear-groups"];
-    let init = ["-N", "-A", "trust", "-U", "me", "-D", &data];
-    scene.place.run("setpriv", &[&user[..], &[&program("initdb")], &init].concat());
-    let mut command = scene.command("setpriv");
-    command.args(user).arg(program("postgres")).args(["-D", &data, "-p", PORT]);
-    for setting in [
-        "listen_addresses=127.0.0.1",
-        "unix_socket_directories=",
-        "fsync=off",
-        "shared_buffers=16MB",
-        "ssl=on",
-        &format!("ssl_cert_file={}", scene.text("certificate")),
-        &format!("ssl_key_file={}", scene.text("key")),
-        "logging_collector=on",
-        "log_filename=all.log",
-        "log_statement=all",
-    ] {
-        command.args(["-c", setting]);
-    }
-    let _server = Server::start(&mut command);
-    scene.place.wait_for("bash", &["-c", &format!("</dev/tcp/127.0.0.1/{PORT}")]);
+    let server = Postgres::start(scene.bed(), &programs, &["log_statement=all"]).unwrap();
     let (memory, stats, ()) = scene
-        .watch(RING_BYTES, |scene, _| {
-            let conninfo =
-                format!("host=127.0.0.1 port={PORT} user=me dbname=postgres sslmode=require");
+        .watch(RING_BYTES, |_, _| {
             for number in 0..5 {
                 let sql = format!("select {number}");
                 let queries = ["-c", &sql, "-c", "select repeat('x', 30000)"];
-                let args = [&["--no-psqlrc", "-q", &conninfo][..], &queries].concat();
-                scene.run(&program("psql"), &args);
+                succeed(server.client("psql").args(["--no-psqlrc", "-q"]).args(queries));
             }
         })
         .await;
-    let log = fs::read_to_string(scene.path("pg/data/log/all.log")).unwrap();
-    let truth = count(
-        log.lines()
-            .filter_map(|line| line.split_once("statement: ").map(|(_, sql)| sql.to_owned())),
-    );
+    let (statements, _) = logged(&server.stop().unwrap());
+    let truth = count(statements.into_iter().map(|statement| statement.request));
     let rows = memory.rows("pgsql_events", &["encrypted", "trace_role", "req_cmd", "req"]);
     let rows = count(rows.iter().filter(|row| row[2] == "Query").map(|row| {
         assert_eq!(row[..2], ["true", "2"], "{row:?}");
@@ -551,23 +441,23 @@ async fn tls_that_was_under_way_is_joined() {
         return;
     }
     let scene = Scene::new("undine-tls-midway");
-    let _nginx = scene.nginx();
-    let requests = |scene: &Scene| scene.access_log().values().sum::<usize>() as u64;
+    let nginx = scene.nginx();
+    let requests = || nginx.logged_so_far().unwrap();
     let mut command = scene.command("h2load");
     command.args(["--h1", "-n", "100000000", "-c", "4", "-t", "1"]).arg(Scene::url("/of/much"));
-    let mut load = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    wait_until("requests", || requests(&scene) > 100);
-    let before = requests(&scene);
+    let load = Server::start(&mut command).unwrap();
+    wait_until("requests", || requests() > 100);
+    let before = requests();
     let (memory, stats, after) = scene
-        .watch(RING_BYTES, |scene, _| {
-            let after = requests(scene);
-            wait_until("more requests", || requests(scene) > after + 2000);
-            load.kill().unwrap();
-            load.wait().unwrap();
+        .watch(RING_BYTES, |_, _| {
+            let after = requests();
+            wait_until("more requests", || requests() > after + 2000);
+            drop(load);
             after
         })
         .await;
-    let (truth, rows) = (requests(&scene), http_rows_at_either_end(&memory));
+    let rows = http_rows_at_either_end(&memory);
+    let truth = nginx.stop().unwrap().lines().count();
     println!("{before} {after} {truth} requests, {rows} rows, {:?}", stats.missing_rows);
     assert!(rows > 0 && rows <= truth - before, "{rows} rows of {truth} - {before}");
     // On each connection one was under way, one is not trusted, and one was given up.
@@ -581,8 +471,8 @@ async fn gnutls_is_read_at_the_clients_end() {
         return;
     }
     let scene = Scene::new("undine-tls-gnutls");
-    let _nginx = scene.nginx();
-    let (memory, stats, truth) = scene
+    let nginx = scene.nginx();
+    let (memory, stats, ()) = scene
         .watch(RING_BYTES, |scene, memory| {
             let ask = |path: &str| {
                 let args = ["--no-check-certificate", "-q", "-O", "/dev/null", &Scene::url(path)];
@@ -598,27 +488,26 @@ async fn gnutls_is_read_at_the_clients_end() {
                 ask(&format!("/of/{number}"));
             }
             ask("/400000");
-            scene.access_log()
         })
         .await;
-    assert_eq!(http_rows(&memory), truth);
+    assert_eq!(http_rows(&memory), count_lines(&nginx.stop().unwrap()));
     // Its rows are those of the server's end, which reads OpenSSL.
     assert!(stats.pipeline.rows_of_other_end >= 11, "{stats:?}");
     assert_eq!((stats.kernel.dropped, stats.missing_rows.max), (0, 0), "{stats:?}");
 }
 
 /// How many rows there are, after checking that each is right.
-fn http_rows_at_either_end(memory: &Memory) -> u64 {
+fn http_rows_at_either_end(memory: &Memory) -> usize {
     let columns = ["encrypted", "trace_role", "req_path", "resp_status", "resp_body_size"];
     let rows = memory.rows("http_events", &columns);
     for row in &rows {
         assert_eq!(row[..], ["true", "2", "/of/much", "200", "22"], "{row:?}");
     }
-    rows.len() as u64
+    rows.len()
 }
 
 /// Nanoseconds that nginx' workers have run.
-fn cpu_ns(nginx: &Server) -> u64 {
+fn cpu_ns(nginx: &Nginx) -> u64 {
     let id = nginx.id();
     let workers = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap();
     let ran = |pid| fs::read_to_string(format!("/proc/{pid}/schedstat")).unwrap();

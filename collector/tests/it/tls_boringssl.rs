@@ -9,7 +9,7 @@ use undine_collector::Cgroup;
 use super::kernel::alone;
 use super::place::{skip, succeed};
 use super::tls::{
-    PORT, RING_BYTES, Scene, can_run, check_nothing_is_lost, http_rows_of, run_probed,
+    PORT, RING_BYTES, Scene, can_run, check_nothing_is_lost, count_lines, http_rows_of, run_probed,
 };
 
 /// Asks on a socket that the library has, or moves the ciphertext itself.
@@ -95,18 +95,16 @@ async fn boringssl_is_read_with_and_without_a_socket_of_its_own() {
     compile.arg(scene.path("client.c")).args(["-lssl", "-lcrypto"]);
     succeed(compile.arg(format!("-Wl,-rpath-link,{LIBRARIES}")));
     let elsewhere = Cgroup::create("undine-tls-boring-server").unwrap();
-    let mut command = scene.place.command_in(&elsewhere, "nginx");
-    command.env("LD_LIBRARY_PATH", scene.path("lib"));
-    let _nginx = scene.nginx_by(command);
-    let (memory, stats, truth) = scene
+    let nginx = scene.nginx_in(&elsewhere);
+    let (memory, stats, ()) = scene
         .watch(RING_BYTES, |scene, memory| {
             for mode in ["socket", "memory"] {
                 let mut command = scene.command(&scene.text("client"));
                 run_probed(command.args([PORT, mode]), memory, "libssl.so.0");
             }
-            scene.access_log()
         })
         .await;
+    let truth = count_lines(&nginx.stop().unwrap());
     assert_eq!(http_rows_of("1", &["0"], &memory), truth);
     assert_eq!(truth.values().sum::<usize>(), 100);
     check_nothing_is_lost(&memory, &stats);

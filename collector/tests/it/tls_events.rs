@@ -6,15 +6,16 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
-use tempfile::TempDir;
-use tokio_util::sync::CancellationToken;
+use undine_testbed::mariadb::{self, Mariadb};
+use undine_testbed::nginx::{self, Nginx};
+use undine_testbed::postgres::Postgres;
+use undine_testbed::{Scene, Server, Wire};
 
 use super::kernel::{alone, config, may_load};
 use super::memory::Memory;
-use super::mysql::{self, MariaDb};
-use super::place::{Place, Server, are_installed, succeed};
-use super::postgres::Postgres;
-use super::watch::watched;
+use super::place::{Place, are_installed, succeed};
+use super::postgres::programs;
+use super::watch::{seen_while, watched};
 
 const PORT: u16 = 4433;
 /// The port of the server that accepts a group which clients do not begin with.
@@ -40,9 +41,7 @@ fn serve(place: &Place, folder: &Path, port: u16, args: &[&str]) -> Server {
     let mut command = openssl(place, "s_server");
     command.current_dir(folder).args(["-www", "-cert", "cert.pem", "-key", "key.pem"]);
     command.args(["-cipher", "ALL:@SECLEVEL=0", "-alpn", "h2,http/1.1"]);
-    let server = Server::start(command.args(["-accept", &format!("127.0.0.1:{port}")]).args(args));
-    place.wait_until_listening(port);
-    server
+    place.serve(command.args(["-accept", &format!("127.0.0.1:{port}")]).args(args), port)
 }
 
 /// What a client says that it agreed on with the server: version, cipher suite and protocol, as
@@ -162,23 +161,15 @@ async fn every_handshake_that_nginx_logged_is_a_row() {
     let (memory, logged) = watched("undine-tls-nginx", 64, |place| {
         certify(place, folder.path());
         let root = folder.path().display();
-        let config = format!(
-            "daemon off; master_process off; pid {root}/pid; error_log {root}/error.log;\n\
-             events {{}}\n\
-             http {{\n\
-               log_format tls '$ssl_server_name $ssl_protocol $ssl_cipher \
-                               $ssl_alpn_protocol $ssl_session_reused';\n\
-               access_log {root}/access.log tls;\n\
-               ssl_certificate {root}/cert.pem; ssl_certificate_key {root}/key.pem;\n\
-               ssl_protocols TLSv1.2 TLSv1.3; ssl_session_cache builtin:1000;\n\
-               server {{ listen 127.0.0.1:{PORT} ssl; return 200 'hello'; }}\n\
-             }}\n"
+        let http = format!(
+            "ssl_certificate {root}/cert.pem; ssl_certificate_key {root}/key.pem;
+             ssl_protocols TLSv1.2 TLSv1.3; ssl_session_cache builtin:1000;
+             server {{ listen 127.0.0.1:{PORT} ssl; return 200 'hello'; }}"
         );
-        let path = folder.path().join("nginx.conf");
-        std::fs::write(&path, config).unwrap();
-        let mut command = place.command("nginx");
-        let mut server = Server::start(command.arg("-c").arg(&path).arg("-p").arg(folder.path()));
-        place.wait_until_listening(PORT);
+        let log =
+            "$ssl_server_name $ssl_protocol $ssl_cipher $ssl_alpn_protocol $ssl_session_reused";
+        let config = nginx::Config { port: PORT, workers: 0, log: Some(log), http: &http };
+        let server = Nginx::start(place.command("nginx"), place, folder.path(), config).unwrap();
         for (name, args) in [
             ("one.example", &["--tls-max", "1.2"][..]),
             ("two.example", &["--tlsv1.3"]),
@@ -191,10 +182,8 @@ async fn every_handshake_that_nginx_logged_is_a_row() {
             curl.args(["--resolve", &format!("{name}:{PORT}:127.0.0.1")]).args(args);
             succeed(curl.arg(url));
         }
-        server.stop("QUIT");
         let suites = suites(place);
-        let log = std::fs::read_to_string(folder.path().join("access.log")).unwrap();
-        log.lines().map(|line| as_row(line, &suites)).collect::<Vec<_>>()
+        server.stop().unwrap().lines().map(|line| as_row(line, &suites)).collect::<Vec<_>>()
     })
     .await;
     let columns = ["server_name", "version", "cipher", "alpn", "resp_body"];
@@ -217,31 +206,19 @@ async fn every_handshake_that_nginx_logged_is_a_row() {
 }
 
 /// What was seen while `act` had clients go over to TLS, once its rows are what it says of them:
-/// version and cipher suite of each.
+/// version and cipher suite of each. In the folder is a certificate.
 async fn gone_over(
     name: &str,
-    act: impl FnOnce(Place, TempDir, &BTreeMap<String, String>) -> Vec<[String; 2]>,
+    act: impl FnOnce(Scene<'_>, &BTreeMap<String, String>) -> Vec<[String; 2]>,
 ) -> Arc<Memory> {
-    let place = Place::new(name);
-    let memory = Arc::new(Memory::default());
-    let append = Arc::clone(&memory);
-    let collector = config(&place.cgroup, 16 << 20, None).build(append).unwrap();
-    let handle = collector.handle();
-    let shutdown = CancellationToken::new();
-    let running = Box::pin(collector.run(shutdown.clone()));
-    let test = async {
-        let expected = tokio::task::block_in_place(|| {
-            let folder = tempfile::tempdir().unwrap();
-            certify(&place, folder.path());
-            let suites = suites(&place);
-            act(place, folder, &suites)
-        });
-        let stats = handle.drain().await.unwrap();
-        shutdown.cancel();
-        (expected, stats)
-    };
-    let (result, (expected, stats)) = tokio::join!(running, Box::pin(test));
-    result.unwrap();
+    let (place, folder) = (Place::new(name), tempfile::tempdir().unwrap());
+    let config = config(&place.cgroup, 16 << 20, None);
+    let (memory, stats, expected) = seen_while(config, |_| {
+        certify(&place, folder.path());
+        let scene = Scene { place: &place, folder: folder.path(), wire: Wire::Plain };
+        act(scene, &suites(&place))
+    })
+    .await;
     let row = |[version, cipher]: [String; 2]| vec![version, cipher, "2".to_owned()];
     let expected: Vec<_> = expected.into_iter().map(row).collect();
     assert_eq!(memory.rows("tls_events", &["version", "cipher", "trace_role"]), expected);
@@ -255,12 +232,15 @@ async fn clients_of_postgresql_that_go_over_to_tls_are_rows() {
     if !may_load() || !are_installed(&["openssl"]) {
         return;
     }
-    let Some(programs) = Postgres::installed() else { return };
-    let memory = gone_over("undine-tls-pgsql", |place, folder, suites| {
-        let postgres = Postgres::start_with_tls(folder, programs, place);
+    let Some(programs) = programs() else { return };
+    let memory = gone_over("undine-tls-pgsql", |scene, suites| {
+        let file = |setting, name| format!("ssl_{setting}_file={}", scene.text(name));
+        let [certificate, key] = [file("cert", "cert.pem"), file("key", "key.pem")];
+        let settings = ["ssl=on", &certificate, &key];
+        let postgres = Postgres::start(scene, &programs, &settings).unwrap();
         let question = "SELECT version, cipher FROM pg_stat_ssl WHERE pid = pg_backend_pid()";
         let ask = |mode: &str| {
-            let mut psql = postgres.program("psql");
+            let mut psql = postgres.client("psql");
             psql.args(["--no-psqlrc", "-tAF ", "-c", question]).env("PGSSLMODE", mode);
             succeed(&mut psql).trim().to_owned()
         };
@@ -279,13 +259,13 @@ async fn clients_of_postgresql_that_go_over_to_tls_are_rows() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_of_mariadb_that_go_over_to_tls_are_rows_of_one_end() {
     let _alone = alone().await;
-    if !may_load() || !are_installed(&["openssl"]) || !are_installed(&mysql::PROGRAMS) {
+    if !may_load() || !are_installed(&["openssl"]) || !are_installed(&mariadb::PROGRAMS) {
         return;
     }
-    gone_over("undine-tls-mysql", |place, folder, suites| {
-        let file = |option, name| format!("--ssl-{option}={}", folder.path().join(name).display());
+    gone_over("undine-tls-mysql", |scene, suites| {
+        let file = |option, name| format!("--ssl-{option}={}", scene.text(name));
         let files = [file("cert", "cert.pem"), file("key", "key.pem")];
-        let server = MariaDb::start_in(place, folder, &[&files[0], &files[1]]);
+        let server = Mariadb::start(scene, &[&files[0], &files[1]]).unwrap();
         let question = "show session status where variable_name in ('Ssl_cipher', 'Ssl_version')";
         let ask = |versions| {
             let versions = format!("--tls-version={versions}");

@@ -4,7 +4,7 @@ use std::fs;
 use std::process::Stdio;
 
 use super::kernel::alone;
-use super::place::{Server, succeed};
+use super::place::succeed;
 use super::tls::{
     PORT, RING_BYTES, Scene, can_run, check_nothing_is_lost, http_rows, run_probed, wait_for_probe,
 };
@@ -108,14 +108,6 @@ fn build(scene: &Scene, name: &str, source: &str, flags: &[&str]) -> String {
     scene.text(name)
 }
 
-fn start_server(scene: &Scene, server: &str) -> Server {
-    let mut command = scene.command(server);
-    command.arg(scene.path("certificate")).arg(scene.path("key"));
-    let server = Server::start(command.arg(scene.path("access")).arg(PORT));
-    scene.place.wait_for("bash", &["-c", &format!("</dev/tcp/127.0.0.1/{PORT}")]);
-    server
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn go_is_read_as_server_and_as_client() {
     let _alone = alone().await;
@@ -127,7 +119,7 @@ async fn go_is_read_as_server_and_as_client() {
     let server = build(&scene, "go-server", SERVER, &["-ldflags", "-s -w"]);
     let client = build(&scene, "go-client", CLIENT, &[]);
     // Before the collector; its clients come after.
-    let _server = start_server(&scene, &server);
+    let _server = scene.serve(&mut scene.command(&server));
     let (memory, stats, truth) = scene
         .watch(RING_BYTES, |scene, memory| {
             run_probed(scene.command(&client).arg(PORT), memory, "go-client");
@@ -152,7 +144,7 @@ async fn a_go_server_that_starts_later_is_read() {
     let server = build(&scene, "go-server", SERVER, &[]);
     let (memory, stats, truth) = scene
         .watch(RING_BYTES, |scene, memory| {
-            let _server = start_server(scene, &server);
+            let _server = scene.serve(&mut scene.command(&server));
             wait_for_probe(memory, "go-server");
             scene.run("curl", &["-sk", "--http1.1", &Scene::url("/of/curl/[1-100]")]);
             scene.run("curl", &["-sk", "--http2", &Scene::url("/of/curl2/[1-100]")]);

@@ -21,8 +21,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
-use super::http::Program;
 use super::kernel::alone;
+use super::place::Program;
 use super::tls::{PORT, RING_BYTES, Scene, can_run, check_nothing_is_lost, http_rows};
 
 /// The test binary's private copy, so that no other test meets a probe.
@@ -108,8 +108,8 @@ async fn a_server_of_hyper_and_tokio_rustls_is_read() {
     let copy = scene.path(NAME);
     fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();
     let mut server = Program::start_test(scene.place.command(&copy), "it::tls_hyper::program");
-    let [certificate, key, log] = ["certificate", "key", "access"].map(|name| scene.text(name));
-    server.tell(&format!("serve {certificate} {key} {log}"));
+    let (bed, log) = (scene.bed(), scene.text("access"));
+    server.tell(&format!("serve {} {} {log}", bed.certificate(), bed.key()));
     scene.place.wait_until_listening(PORT.parse().unwrap());
     let upload = scene.path("upload");
     fs::write(&upload, vec![b'u'; 40_000]).unwrap();

@@ -3,9 +3,9 @@
 use undine_collector::Cgroup;
 
 use super::kernel::alone;
-use super::place::Server;
 use super::tls::{
-    PORT, RING_BYTES, Scene, can_run, check_nothing_is_lost, http_rows, http_rows_of, run_probed,
+    PORT, RING_BYTES, Scene, can_run, check_nothing_is_lost, count_lines, http_rows, http_rows_of,
+    run_probed,
 };
 
 /// Serves HTTP/1.1 and HTTP/2, writes what it answered to a file, and answers `/of/N` with N bytes.
@@ -108,10 +108,6 @@ fn probed_of_node(scene: &Scene) -> &'static str {
     if libraries.contains("libssl.so.3") { "libssl.so.3" } else { "node" }
 }
 
-fn is_listening(scene: &Scene) {
-    scene.place.wait_for("bash", &["-c", &format!("</dev/tcp/127.0.0.1/{PORT}")]);
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn node_is_read_as_server_and_as_client() {
     let _alone = alone().await;
@@ -122,10 +118,7 @@ async fn node_is_read_as_server_and_as_client() {
     copy_node(&scene);
     let node = scene.text("node");
     // Before the collector; its clients come after.
-    let mut command = scene.command(&node);
-    command.args(["-e", NODE_SERVER]).arg(scene.path("certificate")).arg(scene.path("key"));
-    let _server = Server::start(command.arg(scene.path("access")).arg(PORT));
-    is_listening(&scene);
+    let _server = scene.serve(scene.command(&node).args(["-e", NODE_SERVER]));
     let (memory, stats, truth) = scene
         .watch(RING_BYTES, |scene, memory| {
             let mut command = scene.command(&node);
@@ -152,10 +145,7 @@ async fn pythons_asyncio_is_read_as_server_and_as_client() {
         return;
     }
     let scene = Scene::new("undine-tls-asyncio");
-    let mut command = scene.command(PYTHON);
-    command.args(["-c", ASYNCIO_SERVER]).arg(scene.path("certificate")).arg(scene.path("key"));
-    let _server = Server::start(command.arg(scene.path("access")).arg(PORT));
-    is_listening(&scene);
+    let _server = scene.serve(scene.command(PYTHON).args(["-c", ASYNCIO_SERVER]));
     let (memory, stats, truth) = scene
         .watch(RING_BYTES, |scene, memory| {
             let mut command = scene.command(PYTHON);
@@ -179,10 +169,8 @@ async fn clients_that_move_the_ciphertext_are_read_where_the_server_is_not_watch
     let scene = Scene::new("undine-tls-bio-clients");
     copy_node(&scene);
     let elsewhere = Cgroup::create("undine-tls-bio-server").unwrap();
-    let mut command = scene.place.command_in(&elsewhere, "nginx");
-    command.env("LD_LIBRARY_PATH", scene.path("lib"));
-    let _nginx = scene.nginx_by(command);
-    let (memory, stats, truth) = scene
+    let nginx = scene.nginx_in(&elsewhere);
+    let (memory, stats, ()) = scene
         .watch(RING_BYTES, |scene, memory| {
             let mut command = scene.command(&scene.text("node"));
             let client = command.args(["-e", NODE_CLIENT, PORT, "1"]);
@@ -190,9 +178,9 @@ async fn clients_that_move_the_ciphertext_are_read_where_the_server_is_not_watch
             let mut command = scene.command(PYTHON);
             let client = command.args(["-c", ASYNCIO_CLIENT, PORT, "1"]);
             run_probed(client, memory, "libssl.so.3");
-            scene.access_log()
         })
         .await;
+    let truth = count_lines(&nginx.stop().unwrap());
     assert_eq!(http_rows_of("1", &["0"], &memory), truth);
     assert_eq!(truth.values().sum::<usize>(), 400);
     check_nothing_is_lost(&memory, &stats);
@@ -234,8 +222,8 @@ async fn both_ends_in_one_process_are_told_apart() {
     let (memory, stats, truth) = scene
         .watch(RING_BYTES, |scene, memory| {
             let mut command = scene.command(&scene.text("node"));
-            command.args(["-e", NODE_BOTH]).arg(scene.path("certificate"));
-            let command = command.arg(scene.path("key")).arg(scene.path("access"));
+            command.args(["-e", NODE_BOTH]).arg(scene.bed().certificate());
+            let command = command.arg(scene.bed().key()).arg(scene.path("access"));
             run_probed(command, memory, probed_of_node(scene));
             scene.access_log()
         })

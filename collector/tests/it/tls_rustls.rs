@@ -14,11 +14,10 @@ use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, ServerConfig
 use rustls::{ServerConnection, SignatureScheme, StreamOwned};
 use undine_collector::Cgroup;
 
-use super::http::Program;
 use super::kernel::alone;
-use super::place::{succeed, wait_until};
+use super::place::{Program, succeed, wait_until};
 use super::tls::{
-    PORT, RING_BYTES, Scene, can_run, check_nothing_is_lost, http_rows, http_rows_of,
+    PORT, RING_BYTES, Scene, can_run, check_nothing_is_lost, count_lines, http_rows, http_rows_of,
     wait_for_probe,
 };
 
@@ -44,7 +43,7 @@ fn program() {
     }
 }
 
-/// Answers `/of/N` with N bytes and logs it, each connection in a thread of its own.
+/// Logs `/of/N` and answers it with N bytes, each connection in a thread of its own.
 fn serve(certificate: &str, key: &str, log: &str) {
     let certificate = CertificateDer::from_pem_file(certificate).unwrap();
     let key = PrivateKeyDer::from_pem_file(key).unwrap();
@@ -91,6 +90,7 @@ fn go_on(stream: StreamOwned<ServerConnection, TcpStream>, head: Option<String>,
 fn answer(stream: &mut impl Write, head: &str, mut log: &fs::File) {
     let path = head.split(' ').nth(1).unwrap();
     let size: usize = path.rsplit('/').next().unwrap().parse().unwrap();
+    log.write_all(format!("GET {path} 200 {size}\n").as_bytes()).unwrap();
     let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {size}\r\n\r\n");
     let body = vec![b'x'; size];
     // In pieces, as servers do; a call may take a part of them only.
@@ -101,7 +101,6 @@ fn answer(stream: &mut impl Write, head: &str, mut log: &fs::File) {
         IoSlice::advance_slices(&mut pieces, written);
     }
     stream.flush().unwrap();
-    log.write_all(format!("GET {path} 200 {size}\n").as_bytes()).unwrap();
 }
 
 /// Reads a request's or a response's head; `None` where the connection has ended.
@@ -224,8 +223,8 @@ fn start(scene: &Scene, cgroup: Option<&Cgroup>) -> Program {
 
 fn start_server(scene: &Scene) -> Program {
     let mut server = start(scene, None);
-    let [certificate, key, log] = ["certificate", "key", "access"].map(|name| scene.text(name));
-    server.tell(&format!("serve {certificate} {key} {log}"));
+    let (bed, log) = (scene.bed(), scene.text("access"));
+    server.tell(&format!("serve {} {} {log}", bed.certificate(), bed.key()));
     scene.place.wait_until_listening(PORT.parse().unwrap());
     server
 }
@@ -289,20 +288,16 @@ async fn a_client_with_rustls_is_read_where_the_server_is_not_watched() {
     }
     let scene = Scene::new("undine-tls-rustls-client");
     let elsewhere = Cgroup::create("undine-tls-rustls-server").unwrap();
-    let mut command = scene.place.command_in(&elsewhere, "nginx");
-    command.env("LD_LIBRARY_PATH", scene.path("lib"));
-    let mut nginx = scene.nginx_by(command);
-    let (memory, stats, truth) = scene
+    let nginx = scene.nginx_in(&elsewhere);
+    let (memory, stats, ()) = scene
         .watch(RING_BYTES, |scene, memory| {
             let mut client = start(scene, None);
             wait_for_probe(memory, NAME);
             client.tell("ask nginx 0");
             client.hear("asked");
-            // It logs a request after its response is sent.
-            nginx.stop("QUIT");
-            scene.access_log()
         })
         .await;
+    let truth = count_lines(&nginx.stop().unwrap());
     assert_eq!(http_rows_of("1", &["0"], &memory), truth);
     assert_eq!(truth.values().sum::<usize>(), LOAD.0 * LOAD.1);
     check_nothing_is_lost(&memory, &stats);

@@ -1,8 +1,7 @@
 //! Calls of functions as rows of tables that scripts make, with programs whose calls are known.
 
-use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::path::PathBuf;
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,10 +12,11 @@ use undine_collector::collector::Handle;
 use undine_collector::{Cgroup, Mode};
 use undine_schema::Upid;
 use undine_schema::trace::{TraceOutput, TraceState, TraceTarget, TraceValue, Tracepoint, Tracer};
+use undine_testbed::compile;
 
 use super::kernel::{alone, config, may_load};
 use super::memory::Memory;
-use super::place::{are_installed, wait_until};
+use super::place::{Program, are_installed, wait_until};
 
 /// A compiled program in a folder of its own, so that nobody else has its file mapped.
 struct Built(tempfile::TempDir);
@@ -24,11 +24,7 @@ struct Built(tempfile::TempDir);
 impl Built {
     fn with(flags: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/traced.c");
-        let mut cc = Command::new("cc");
-        cc.args(["-O2"]).args(flags);
-        let status = cc.arg(source).arg("-o").arg(folder.path().join("traced")).status().unwrap();
-        assert!(status.success(), "cc {flags:?}");
+        compile("traced", &[&["-O2"], flags].concat(), folder.path()).unwrap();
         Self(folder)
     }
 
@@ -38,48 +34,25 @@ impl Built {
 }
 
 /// A running program that calls functions when it is told to.
-struct Running {
-    child: Child,
-    stdin: ChildStdin,
-    stdout: BufReader<ChildStdout>,
-}
+struct Running(Program);
 
 impl Running {
     fn start(command: &mut Command) -> Self {
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        let stdin = child.stdin.take().unwrap();
-        let stdout = BufReader::new(child.stdout.take().unwrap());
-        let mut running = Self { child, stdin, stdout };
-        running.hear("ready");
-        running
-    }
-
-    fn hear(&mut self, word: &str) {
-        let mut line = String::new();
-        self.stdout.read_line(&mut line).unwrap();
-        assert_eq!(line.trim(), word);
+        Self(Program::start(command))
     }
 
     fn call(&mut self, what: &str, times: usize) {
-        writeln!(self.stdin, "{what} {times}").unwrap();
-        self.hear("done");
+        self.0.ask(&format!("{what} {times}"));
     }
 
     fn upid(&self) -> Upid {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.0.id())).unwrap();
         let start = stat.rsplit(')').next().unwrap().split_ascii_whitespace().nth(19).unwrap();
-        Upid::new(1, self.child.id(), start.parse().unwrap())
+        Upid::new(1, self.0.id(), start.parse().unwrap())
     }
 
     fn target(&self) -> TraceTarget {
         TraceTarget::Process(self.upid())
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        drop(self.child.kill());
-        drop(self.child.wait());
     }
 }
 
@@ -408,8 +381,8 @@ async fn what_cannot_be_traced_is_refused_with_its_reason() {
     let (reason, _) = refused(program.target(), "nothing", vec![returned("r", "$0")]);
     assert_eq!(reason, "column `r`: `nothing` gives nothing back");
     let (reason, _) = refused(outside.target(), "handle", number());
-    assert_eq!(reason, format!("process {} is not watched", outside.child.id()));
-    let gone = Upid::new(1, program.child.id(), program.upid().start_ticks() + 1);
+    assert_eq!(reason, format!("process {} is not watched", outside.0.id()));
+    let gone = Upid::new(1, program.0.id(), program.upid().start_ticks() + 1);
     let (reason, _) = refused(TraceTarget::Process(gone), "handle", number());
     assert_eq!(reason, format!("there is no process {gone} any more"));
     let many = (0..17).map(|at| argument(&format!("c{at}"), "number")).collect();

@@ -9,38 +9,26 @@ use anyhow::{Context, Result};
 use crate::report::Report;
 use crate::truth;
 use crate::watch::{Seen, Watch};
-use undine_testbed::{Place, Server, python};
+use undine_testbed::{Place, python};
 
 type Counts = BTreeMap<String, u64>;
 
 /// The clients of the collector's own tests, which print a count in each line.
 const CLIENTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../collector/tests/it");
-/// Where Debian keeps RabbitMQ.
-const RABBITMQ: &str = "/usr/lib/rabbitmq/bin/rabbitmq-server";
 
 /// MongoDB: how each command of the driver's own events ended is a row of `mongodb_events`.
 pub(super) mod mongodb {
-    use super::{CLIENTS, Counts, Path, Place, Report, Result, Seen, Server, judge, python};
+    use super::{CLIENTS, Counts, Path, Place, Report, Result, Seen, judge, python};
+    use undine_testbed::mongodb;
 
-    pub(crate) const PROGRAMS: [&str; 1] = ["secantusd-py"];
     pub(crate) const MODULES: [&str; 1] = ["pymongo"];
-
-    const PORT: u16 = 17017;
 
     pub(crate) fn run(_requests: u32, report: &mut Report) -> Result<()> {
         let act = |place: &Place, dir: &Path| {
-            let _server = start(place, dir)?;
-            place.wait_until_listening(PORT)?;
-            place.run(&python(), &[&format!("{CLIENTS}/mongo.py"), &PORT.to_string()])
+            let _server = mongodb::start(place, dir)?;
+            place.run(&python(), &[&format!("{CLIENTS}/mongo.py"), &mongodb::PORT.to_string()])
         };
         judge(report, "mongodb", act, rows)
-    }
-
-    fn start(place: &Place, dir: &Path) -> Result<Server> {
-        let mut server = place.command("secantusd-py");
-        let port = PORT.to_string();
-        server.args(["--host", "127.0.0.1", "--port", &port, "--storage-path"]).arg(dir);
-        Server::start(&mut server)
     }
 
     fn rows(seen: &Seen) -> Result<Counts> {
@@ -58,41 +46,18 @@ pub(super) mod mongodb {
 
 /// AMQP: each method that the client exchanged is a row of `amqp_events`.
 pub(super) mod amqp {
-    use super::{
-        CLIENTS, Counts, Path, Place, RABBITMQ, Report, Result, Seen, Server, judge, python,
-    };
+    use super::{CLIENTS, Counts, Path, Place, Report, Result, Seen, judge, python};
+    use undine_testbed::brokers;
 
-    pub(crate) const PROGRAMS: [&str; 1] = [RABBITMQ];
     pub(crate) const MODULES: [&str; 1] = ["pika"];
-
-    const PORT: u16 = 15672;
 
     pub(crate) fn run(_requests: u32, report: &mut Report) -> Result<()> {
         let act = |place: &Place, dir: &Path| {
-            let _server = start(place, dir)?;
-            place.wait_until_listening(PORT)?;
-            place.run(&python(), &[&format!("{CLIENTS}/amqp.py"), &PORT.to_string()])
+            let _server = brokers::rabbitmq(place, dir)?;
+            let port = brokers::RABBITMQ_PORT.to_string();
+            place.run(&python(), &[&format!("{CLIENTS}/amqp.py"), &port])
         };
         judge(report, "amqp", act, rows)
-    }
-
-    fn start(place: &Place, dir: &Path) -> Result<Server> {
-        let settings = dir.join("rabbitmq.conf");
-        std::fs::write(&settings, format!("listeners.tcp.1 = 127.0.0.1:{PORT}\n"))?;
-        let plugins = dir.join("plugins");
-        std::fs::write(&plugins, "[].\n")?;
-        let mut server = place.command(RABBITMQ);
-        server
-            .env("HOME", dir)
-            .env("RABBITMQ_NODENAME", "undine@localhost")
-            .env("RABBITMQ_MNESIA_BASE", dir.join("data"))
-            .env("RABBITMQ_LOG_BASE", dir.join("log"))
-            .env("RABBITMQ_CONFIG_FILE", settings)
-            .env("RABBITMQ_ENABLED_PLUGINS_FILE", plugins)
-            .env("RABBITMQ_DIST_PORT", "15673")
-            .env("ERL_EPMD_ADDRESS", "127.0.0.1")
-            .env("ERL_EPMD_PORT", "14369");
-        Server::start(&mut server)
     }
 
     fn rows(seen: &Seen) -> Result<Counts> {

@@ -11,12 +11,10 @@ use serde_json::Value;
 use crate::report::Report;
 use crate::truth::{self, Conversations, Latency, Resolution};
 use crate::watch::Watch;
-use undine_testbed::{Place, Server};
+use undine_testbed::Place;
+use undine_testbed::dnsmasq::{Dnsmasq, READY};
 
 pub(super) const PROGRAMS: [&str; 3] = ["dnsmasq", "dig", "dnsperf"];
-
-/// What is asked until the server answers; it may have been asked before it was there.
-const READY: &str = "ready.dyn.test";
 
 /// What `dnsperf` says of all queries.
 struct Measured {
@@ -70,16 +68,7 @@ pub(super) fn run(requests: u32, report: &mut Report) -> Result<()> {
 }
 
 fn load(place: &Place, dir: &Path, requests: u32) -> Result<(Conversations, Measured)> {
-    let record = dir.join("dnsmasq.log");
-    let mut server = place.command("dnsmasq");
-    server
-        .args(["--keep-in-foreground", "--conf-file=/dev/null", "--user=root", "--pid-file"])
-        .args(["--no-resolv", "--no-hosts", "--local=/test/", "--log-queries=extra"])
-        .arg(format!("--log-facility={}", record.display()))
-        .args(["--host-record=shop.test,10.1.2.3,fd00::7", "--cname=www.test,shop.test"])
-        .arg("--address=/dyn.test/10.9.9.9");
-    let mut server = Server::start(&mut server)?;
-    place.wait_for("dig", &["@127.0.0.1", "+tries=1", "+time=1", READY])?;
+    let server = Dnsmasq::start(place, dir)?;
     for (name, kind) in [
         ("shop.test", "A"),
         ("shop.test", "AAAA"),
@@ -112,9 +101,7 @@ fn load(place: &Place, dir: &Path, requests: u32) -> Result<(Conversations, Meas
     let lost = told_of("Queries lost:")?;
     ensure!(lost == 0.0, "dnsperf lost {lost} queries");
     let mean = Duration::from_secs_f64(told_of("Average Latency (s):")?);
-    // It writes what it logs before it answers the next query.
-    server.stop("TERM")?;
-    let truth = logged(&fs::read_to_string(&record)?)?;
+    let truth = logged(&server.stop()?)?;
     Ok((truth, Measured { queries: requests.into(), mean }))
 }
 

@@ -8,9 +8,9 @@ use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::scene::{Scene, Wire};
 use crate::report::Report;
 use crate::truth::{self, Conversations, Latency, Resolution};
+use crate::watch::Watch;
 use undine_testbed::{Server, python, wait_until};
 
 pub(super) const MODULES: [&str; 1] = ["grpc"];
@@ -37,19 +37,19 @@ struct Told {
 }
 
 pub(super) fn run(requests: u32, report: &mut Report) -> Result<()> {
-    let scene = Scene::new(Wire::Plain)?;
-    let record = scene.file("record");
+    let (place, dir) = super::home()?;
+    let record = dir.path().join("record");
     let act = || {
-        let mut server = scene.command(python());
-        let _server = Server::start(server.args([PEERS, "serve", PORT, &record]))?;
+        let mut server = place.command(python());
+        let _server = Server::start(server.args([PEERS, "serve", PORT]).arg(&record))?;
         wait_until(
             "the server",
             || Ok(fs::read_to_string(&record).is_ok_and(|it| !it.is_empty())),
         )?;
-        let took = scene.run(&python(), &[PEERS, "call", PORT, &requests.to_string()])?;
+        let took = place.run(&python(), &[PEERS, "call", PORT, &requests.to_string()])?;
         Ok((fs::read_to_string(&record)?, took))
     };
-    let (seen, (told, took)) = scene.watch().during(&scene.place.cgroup, act)?;
+    let (seen, (told, took)) = Watch::roomy().during(&place.cgroup, act)?;
     let truth = told_of(&told, &took)?;
     let mut rows = Conversations::default();
     let columns = [

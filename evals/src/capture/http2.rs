@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use super::scene::{Scene, Wire};
 use crate::report::Report;
 use crate::truth::{self, Conversations, Latency, Resolution};
-use undine_testbed::{Server, succeed, wait_until};
+use crate::watch::Watch;
+use undine_testbed::{Scene, Server, Wire, succeed, wait_until};
 
 pub(super) const PROGRAMS: [&str; 3] = ["nghttpd", "nghttp", "h2load"];
 
@@ -22,9 +22,11 @@ const CONNECTIONS: u32 = 4;
 const RESOLUTION: Resolution = Resolution(Duration::from_millis(1));
 
 pub(super) fn run(wire: Wire, requests: u32, report: &mut Report) -> Result<()> {
-    let scene = Scene::new(wire)?;
-    let nghttpd = Nghttpd::start(&scene)?;
-    let (seen, truth) = scene.watch().during(&scene.place.cgroup, || nghttpd.load(requests))?;
+    let (place, dir) = super::home()?;
+    let scene = Scene { place: &place, folder: dir.path(), wire };
+    scene.prepare()?;
+    let nghttpd = Nghttpd::start(scene)?;
+    let (seen, truth) = Watch::over(wire).during(&place.cgroup, || nghttpd.load(requests))?;
     let mut rows = Conversations::default();
     let columns = [
         "remote_port",
@@ -43,27 +45,27 @@ pub(super) fn run(wire: Wire, requests: u32, report: &mut Report) -> Result<()> 
         let [port, role, encrypted, version, method, path, sent, status, size, latency, quality] =
             row;
         ensure!(role == "2", "a row of role {role}");
-        ensure!(encrypted == scene.encrypted(), "a row whose encrypted is {encrypted}");
+        ensure!(encrypted == super::encrypted(wire), "a row whose encrypted is {encrypted}");
         ensure!(version == "2" && quality == "0", "version {version}, quality {quality}");
         let latency = Latency::Server(Duration::from_nanos(latency.parse()?));
         rows.push(&port, format!("{method} {path} {sent} {status} {size}"), Some(latency));
     }
-    let name = scene.subject("http2");
+    let name = super::subject("http2", wire);
     truth::compare(report, &name, &truth.nameless(), &rows.nameless(), RESOLUTION);
     truth::nothing_lost(report, &name, &seen)
 }
 
 /// A server that runs.
 struct Nghttpd<'a> {
-    scene: &'a Scene,
+    scene: Scene<'a>,
     server: Server,
     /// What it tells.
     record: String,
 }
 
 impl<'a> Nghttpd<'a> {
-    fn start(scene: &'a Scene) -> Result<Self> {
-        let (files, record) = (scene.file("files"), scene.file("nghttpd.log"));
+    fn start(scene: Scene<'a>) -> Result<Self> {
+        let (files, record) = (scene.text("files"), scene.text("nghttpd.log"));
         fs::create_dir(&files)?;
         for size in FILE_SIZES {
             fs::write(format!("{files}/{size}"), vec![b'.'; size as usize])?;
@@ -89,7 +91,7 @@ impl<'a> Nghttpd<'a> {
             5 => url(format!("missing?id={id}\n")),
             at => url(format!("{}?id={id}\n", FILE_SIZES[at as usize])),
         });
-        let list = self.scene.file("urls");
+        let list = self.scene.text("urls");
         fs::write(&list, urls.collect::<String>())?;
         let number = (requests / CONNECTIONS / 2 * CONNECTIONS).to_string();
         let mut asked = 0;
@@ -101,7 +103,7 @@ impl<'a> Nghttpd<'a> {
             asked += number.parse::<usize>()?;
         }
         for size in [1, 16_384, 50_000] {
-            let body = self.scene.file(&format!("files/{size}"));
+            let body = self.scene.text(&format!("files/{size}"));
             self.scene.run("nghttp", &["-n", "-d", &body, &url(format!("1234?id={size}"))])?;
             asked += 1;
         }

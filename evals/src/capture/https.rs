@@ -13,12 +13,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use super::http1;
-use super::scene::{Scene, Wire};
 use crate::client::request;
 use crate::nginx::{ADDRESS, AccessLog, Nginx, Sendfile, Serving};
 use crate::report::Report;
 use crate::truth::{self, Conversations, Latency, Resolution};
-use undine_testbed::{missing, succeed};
+use crate::watch::Watch;
+use undine_testbed::{Scene, Wire, missing, succeed};
 
 pub(super) const PROGRAMS: [&str; 2] = ["nginx", "curl"];
 
@@ -40,7 +40,7 @@ struct Client {
     program: &'static str,
     version: Version,
     /// What asks for the requests of a list, and may say how long each took as `ID NANOSECONDS`.
-    command: fn(&Scene, Version, list: &Path) -> Result<Command>,
+    command: fn(&Scene<'_>, Version, list: &Path) -> Result<Command>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +60,7 @@ const fn client(
     name: &'static str,
     program: &'static str,
     version: Version,
-    command: fn(&Scene, Version, list: &Path) -> Result<Command>,
+    command: fn(&Scene<'_>, Version, list: &Path) -> Result<Command>,
 ) -> Client {
     Client { name, program, version, command }
 }
@@ -99,20 +99,19 @@ fn observe(client: &Client, requests: u32, report: &mut Report) -> Result<()> {
         report.skip(name, format!("{} not installed", client.program));
         return Ok(());
     }
-    let scene = Scene::new(Wire::Tls)?;
+    let (place, dir) = super::home()?;
+    let scene = Scene { place: &place, folder: dir.path(), wire: Wire::Tls };
+    scene.prepare()?;
     let lists = lists(&scene, requests)?;
     let commands = lists.iter().map(|list| (client.command)(&scene, client.version, list));
     let commands = commands.collect::<Result<Vec<_>>>()?;
     let serving = Serving { sendfile: Sendfile::Off, log: AccessLog::On };
-    let (key, certificate) = (scene.key(), scene.certificate());
-    let command = scene.command("nginx");
-    let secret = [key.as_str(), certificate.as_str()];
-    let nginx = Nginx::start_tls(command, &scene.place, scene.dir(), serving, secret)?;
+    let nginx = Nginx::start_tls(&scene, serving)?;
     let act = || {
         let took = all(commands)?;
         Ok((nginx.stop()?, took))
     };
-    let (seen, (log, took)) = scene.watch().during(&scene.place.cgroup, act)?;
+    let (seen, (log, took)) = Watch::over(Wire::Tls).during(&place.cgroup, act)?;
     let mut truth = Conversations::default();
     for logged in log {
         let server = logged.latency;
@@ -149,7 +148,7 @@ fn observe(client: &Client, requests: u32, report: &mut Report) -> Result<()> {
 }
 
 /// Files whose lines are `ID METHOD PATH BODY_SIZE`.
-fn lists(scene: &Scene, requests: u32) -> Result<Vec<std::path::PathBuf>> {
+fn lists(scene: &Scene<'_>, requests: u32) -> Result<Vec<std::path::PathBuf>> {
     (0..LISTS)
         .map(|list| {
             let ids = (0..requests).filter(|id| id % LISTS == list);
@@ -157,7 +156,7 @@ fn lists(scene: &Scene, requests: u32) -> Result<Vec<std::path::PathBuf>> {
                 let (method, path, body) = request(id);
                 format!("{id} {method} {path} {body}\n")
             });
-            let file = scene.dir().join(format!("list{list}"));
+            let file = scene.folder.join(format!("list{list}"));
             fs::write(&file, lines.collect::<String>())?;
             Ok(file)
         })
@@ -198,7 +197,7 @@ fn asked(list: &Path) -> Result<Vec<(u32, String, String, usize)>> {
     text.lines().map(line).collect()
 }
 
-fn curl(scene: &Scene, version: Version, list: &Path) -> Result<Command> {
+fn curl(scene: &Scene<'_>, version: Version, list: &Path) -> Result<Command> {
     let version = if version == Version::Http1 { "http1.1" } else { "http2" };
     let mut config = String::new();
     for (id, method, path, body) in asked(list)? {
@@ -218,7 +217,7 @@ fn curl(scene: &Scene, version: Version, list: &Path) -> Result<Command> {
 }
 
 /// It sends one method and one id only, so it asks for what is there.
-fn h2load(scene: &Scene, version: Version, list: &Path) -> Result<Command> {
+fn h2load(scene: &Scene<'_>, version: Version, list: &Path) -> Result<Command> {
     let is_get = |(_, method, _, _): &(u32, String, String, usize)| method == "GET";
     let paths = asked(list)?.into_iter().filter(is_get).map(|(_, _, path, _)| {
         let (path, _) = path.split_once("id=").unwrap_or((&path, ""));
@@ -238,20 +237,20 @@ fn h2load(scene: &Scene, version: Version, list: &Path) -> Result<Command> {
     Ok(command)
 }
 
-fn python(scene: &Scene, list: &Path) -> Command {
+fn python(scene: &Scene<'_>, list: &Path) -> Command {
     let mut command = scene.command(PYTHON);
     command.arg(format!("{CLIENTS}/https.py")).arg(ADDRESS).arg(list);
     command
 }
 
-fn node(scene: &Scene, script: &str, list: &Path) -> Command {
+fn node(scene: &Scene<'_>, script: &str, list: &Path) -> Command {
     let mut command = scene.command("node");
     command.arg(format!("{CLIENTS}/{script}")).arg(ADDRESS).arg(list);
     command
 }
 
-fn go(scene: &Scene, version: Version, list: &Path) -> Result<Command> {
-    let program = scene.dir().join("https_go");
+fn go(scene: &Scene<'_>, version: Version, list: &Path) -> Result<Command> {
+    let program = scene.folder.join("https_go");
     if !program.exists() {
         let mut build = Command::new("go");
         build.env("GO111MODULE", "off").env("CGO_ENABLED", "0").arg("build").arg("-o");

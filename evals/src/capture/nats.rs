@@ -9,11 +9,11 @@ use serde_json::Value;
 use crate::report::Report;
 use crate::truth::{self, Conversations, Latency, Resolution};
 use crate::watch::Watch;
-use undine_testbed::{Place, Server, python};
+use undine_testbed::brokers::{self, NATS_PORT};
+use undine_testbed::{Place, python};
 
 pub(super) const PROGRAMS: [&str; 2] = ["nats-server", "python3"];
 
-const PORT: u16 = 14222;
 const CLIENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/clients/nats.py");
 /// Commands of the server; what it sends it sends in an order of its own.
 const OF_SERVER: [&str; 2] = ["INFO", "MSG"];
@@ -30,11 +30,8 @@ struct Told {
 pub(super) fn run(requests: u32, report: &mut Report) -> Result<()> {
     let place = Place::new("undine-evals")?;
     let (seen, told) = Watch::roomy().during(&place.cgroup, || {
-        let mut server = place.command("nats-server");
-        let port = PORT.to_string();
-        let _server = Server::start(server.args(["-a", "127.0.0.1", "-p", &port]))?;
-        place.wait_until_listening(PORT)?;
-        place.run(&python(), &[CLIENT, &port, &requests.to_string()])
+        let _server = brokers::nats(&place)?;
+        place.run(&python(), &[CLIENT, &NATS_PORT.to_string(), &requests.to_string()])
     })?;
     let mut truth = Conversations::default();
     for line in told.lines() {

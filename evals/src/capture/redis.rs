@@ -8,14 +8,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use super::scene::{Scene, Wire};
 use crate::report::Report;
 use crate::truth::{self, Conversations, Latency, Resolution};
-use undine_testbed::{Server, wait_until};
+use crate::watch::Watch;
+use undine_testbed::{Scene, Server, Wire, redis, wait_until};
 
 pub(super) const PROGRAMS: [&str; 3] = ["redis-server", "redis-cli", "redis-benchmark"];
 
-const PORT: &str = "16379";
 /// The last command, by which the monitor's output is known to be whole.
 const END: &str = "end-of-record";
 /// Commands that `MONITOR` never shows.
@@ -24,9 +23,11 @@ const UNMONITORED: [&str; 2] = ["CONFIG", "SLOWLOG"];
 const MARKED_CONNECTIONS: u32 = 4;
 
 pub(super) fn run(wire: Wire, requests: u32, report: &mut Report) -> Result<()> {
-    let scene = Scene::new(wire)?;
-    let redis = Redis::start(&scene)?;
-    let (seen, truth) = scene.watch().during(&scene.place.cgroup, || redis.load(requests))?;
+    let (place, dir) = super::home()?;
+    let scene = Scene { place: &place, folder: dir.path(), wire };
+    scene.prepare()?;
+    let redis = Redis::start(scene)?;
+    let (seen, truth) = Watch::over(wire).during(&place.cgroup, || redis.load(requests))?;
     let mut rows = Conversations::default();
     let mut wrong_pairs = 0;
     let columns =
@@ -34,7 +35,7 @@ pub(super) fn run(wire: Wire, requests: u32, report: &mut Report) -> Result<()> 
     for row in seen.rows("redis_events", columns)? {
         let [port, role, encrypted, command, args, response, latency] = row;
         ensure!(role == "2", "a row of role {role}");
-        ensure!(encrypted == scene.encrypted(), "a row whose encrypted is {encrypted}");
+        ensure!(encrypted == super::encrypted(wire), "a row whose encrypted is {encrypted}");
         if UNMONITORED.contains(&command.as_str()) {
             continue;
         }
@@ -43,7 +44,7 @@ pub(super) fn run(wire: Wire, requests: u32, report: &mut Report) -> Result<()> 
         let latency = Latency::Server(Duration::from_nanos(latency.parse()?));
         rows.push(&port, format!("{command} {args:?}"), Some(latency));
     }
-    let name = scene.subject("redis");
+    let name = super::subject("redis", wire);
     truth::compare(report, &name, &truth, &rows, Resolution(Duration::from_micros(1)));
     report.same(format!("{name}: markers paired with another's reply"), wrong_pairs, 0);
     truth::nothing_lost(report, &name, &seen)
@@ -51,7 +52,7 @@ pub(super) fn run(wire: Wire, requests: u32, report: &mut Report) -> Result<()> 
 
 /// A server that runs, and the command that shows what it is asked.
 struct Redis<'a> {
-    scene: &'a Scene,
+    scene: Scene<'a>,
     /// By which it is asked what is not to be watched.
     socket: String,
     /// What the command shows.
@@ -60,19 +61,10 @@ struct Redis<'a> {
 }
 
 impl<'a> Redis<'a> {
-    fn start(scene: &'a Scene) -> Result<Self> {
-        let (socket, record) = (scene.file("socket"), scene.file("monitor"));
-        let mut server = scene.command("redis-server");
-        server.args(["--save", "", "--unixsocket", &socket, "--dir"]).arg(scene.dir());
-        if scene.is_tls() {
-            server.args(["--port", "0", "--tls-port", PORT, "--tls-auth-clients", "no"]);
-            server.args(["--tls-key-file", &scene.key(), "--tls-cert-file", &scene.certificate()]);
-            server.args(["--tls-ca-cert-file", &scene.certificate()]);
-        } else {
-            server.args(["--port", PORT]);
-        }
+    fn start(scene: Scene<'a>) -> Result<Self> {
+        let (socket, record) = (scene.text("socket"), scene.text("monitor"));
         let slow = ["--slowlog-log-slower-than", "0", "--slowlog-max-len", "10000000"];
-        let server = Server::start(server.args(slow))?;
+        let server = redis::start(&scene, &[&["--unixsocket", &socket], &slow[..]].concat())?;
         scene.place.wait_for("redis-cli", &["-s", &socket, "ping"])?;
         let mut monitor = scene.command("redis-cli");
         let monitor = monitor.args(["-s", &socket, "monitor"]);
@@ -85,7 +77,7 @@ impl<'a> Redis<'a> {
         self.mark(requests / MARKED_CONNECTIONS)?;
         let number = requests.to_string();
         let load = ["-q", "-n", &number, "-c", "8", "-r", "10000", "-t"];
-        let load = [&self.to()[..], &load].concat();
+        let load = [redis::client(self.scene.wire), &load].concat();
         let (run, socket) = (|program, args: &[&str]| self.scene.run(program, args), &*self.socket);
         run("redis-benchmark", &[&load[..], &["set,get,incr,lpush,mset"]].concat())?;
         let slow = run("redis-cli", &["-s", socket, "--json", "slowlog", "get", "-1"])?;
@@ -97,12 +89,6 @@ impl<'a> Redis<'a> {
         Ok(truth)
     }
 
-    /// What clients are told of it.
-    fn to(&self) -> Vec<&'static str> {
-        let tls: &[_] = if self.scene.is_tls() { &["--tls", "--insecure"] } else { &[] };
-        [&["-p", PORT], tls].concat()
-    }
-
     /// Sends numbered commands on several connections at a time.
     fn mark(&self, commands: u32) -> Result<()> {
         let mut clients: Vec<Child> = Vec::new();
@@ -112,10 +98,13 @@ impl<'a> Redis<'a> {
                 1 => format!("HSET markers:{client} field{at} {at}\n"),
                 _ => format!("ECHO marker-{client}-{at}\n"),
             });
-            let file = self.scene.file(&format!("commands{client}"));
+            let file = self.scene.text(&format!("commands{client}"));
             fs::write(&file, lines.collect::<String>())?;
             let mut command = self.scene.command("redis-cli");
-            command.args(self.to()).stdin(fs::File::open(&file)?).stdout(Stdio::null());
+            command
+                .args(redis::client(self.scene.wire))
+                .stdin(fs::File::open(&file)?)
+                .stdout(Stdio::null());
             clients.push(command.spawn()?);
         }
         for mut client in clients {
