@@ -91,9 +91,9 @@ impl HotSlice {
         times.contains(&self.times.0) && times.contains(&self.times.1)
     }
 
-    /// A text that comes again and again as numbers into the table's dictionary. The values are one and the same
-    /// array for all slices of a snapshot, so equal numbers are equal texts in all of them. Nothing
-    /// for other columns, and for chunks so new that they are not numbered yet.
+    /// A text that comes again and again as numbers into the table's dictionary. The values are one
+    /// and the same array for all slices of a snapshot, so equal numbers are equal texts in all of
+    /// them. Nothing for other columns, and for chunks so new that they are not numbered yet.
     pub fn dictionary(&self, column: &str) -> Option<DictionaryArray<Int32Type>> {
         let (numbers, texts) = self.numbers(column)?;
         DictionaryArray::try_new(numbers, texts).ok()

@@ -369,7 +369,7 @@ impl Texts {
 }
 
 /// Empty texts may point nowhere, and to compare what is there takes some processors long (see
-/// `segment_file` of the store).
+/// `recent_texts` of the store).
 #[inline]
 fn is_equal(a: &[u8], b: &[u8]) -> bool {
     a.len() == b.len() && (a.is_empty() || a == b)
