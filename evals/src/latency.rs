@@ -82,7 +82,12 @@ pub(crate) fn run(seconds: u32) -> Result<Report> {
     let stats = store.stats();
     let about = stats.table(HTTP_EVENTS.name).context("the store does not know the table")?;
     report.count("segments", about.segments);
-    report.count("evicted_rows", about.evicted_rows);
+    report.check(
+        "rows that were evicted before they were sealed",
+        about.evicted_rows,
+        0,
+        about.evicted_rows == 0,
+    );
     report.count("batches_that_were_late", late);
     drop(engine);
     drop(store);

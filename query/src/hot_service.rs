@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::common::{Result, ScalarValue};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::{BinaryExpr, Expr, Operator};
@@ -12,6 +12,7 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
 
 use crate::hot::{HotPart, deal};
+use crate::provider::uncast;
 
 /// The column by which the store lists a chunk's rows.
 const SERVICE: &str = "service";
@@ -30,7 +31,8 @@ pub(crate) fn service_of(filter: &Expr) -> Option<&str> {
     let Expr::BinaryExpr(BinaryExpr { left, op: Operator::Eq, right }) = filter else {
         return None;
     };
-    let is_service = |expr| matches!(bare(expr), Expr::Column(column) if column.name == SERVICE);
+    let is_service =
+        |expr| matches!(uncast(expr, is_text), Expr::Column(column) if column.name == SERVICE);
     match (is_service(left), is_service(right)) {
         (true, false) => text(right),
         (false, true) => text(left),
@@ -78,11 +80,11 @@ impl PartitionStream for OfService {
     }
 }
 
-/// What is cast, where a text is cast to the same text.
-fn bare(expr: &Expr) -> &Expr {
-    match expr {
-        Expr::Cast(cast) => bare(&cast.expr),
-        _ => expr,
+/// Whether a cast of a text to this type leaves its bytes as they are.
+fn is_text(data_type: &DataType) -> bool {
+    match data_type {
+        DataType::Dictionary(_, value) => is_text(value),
+        other => other.is_string(),
     }
 }
 
@@ -101,7 +103,6 @@ fn text(expr: &Expr) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
-    use arrow::datatypes::DataType;
     use datafusion::logical_expr::{cast, col, lit};
 
     use super::*;
@@ -126,6 +127,7 @@ mod tests {
             col("service").eq(shop()).or(col("service").eq(lit("cart"))),
             col("service").eq(lit(ScalarValue::Utf8(None))),
             col("pod").eq(shop()),
+            cast(cast(col("service"), DataType::Int64), DataType::Utf8).eq(lit("7")),
         ] {
             assert_eq!(service_of(&filter), None);
         }

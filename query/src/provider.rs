@@ -317,7 +317,7 @@ fn numbered() -> DataType {
 /// where it does more with an id than compare it.
 fn as_on_disk(table: &TableDef, filter: &Expr) -> Option<Expr> {
     let is_id = |name: &str| table.column(name).map(|c| c.pxl_type == PxlType::Uint128);
-    let id = |expr: &Expr| match bare_column(expr) {
+    let id = |expr: &Expr| match uncast(expr, is_bytes) {
         Expr::Column(column) if is_id(&column.name) == Some(true) => Some(column.clone()),
         _ => None,
     };
@@ -344,12 +344,17 @@ fn as_on_disk(table: &TableDef, filter: &Expr) -> Option<Expr> {
     }
 }
 
-/// What is compared, without the cast to the type that it is compared as.
-fn bare_column(expr: &Expr) -> &Expr {
+/// What is cast, without casts to types that `keep` its value as it is.
+pub(crate) fn uncast(expr: &Expr, keep: fn(&DataType) -> bool) -> &Expr {
     match expr {
-        Expr::Cast(cast) => &cast.expr,
+        Expr::Cast(cast) if keep(cast.field.data_type()) => uncast(&cast.expr, keep),
         other => other,
     }
+}
+
+/// Whether a cast of an id to this type leaves its bytes as they are.
+const fn is_bytes(data_type: &DataType) -> bool {
+    matches!(data_type, DataType::Binary | DataType::FixedSizeBinary(_))
 }
 
 /// A constant id as bytes of any length.

@@ -15,7 +15,7 @@ use arrow::buffer::ScalarBuffer;
 use undine_schema::column::Role;
 use undine_schema::{ColumnDef, TableDef};
 
-use crate::recent_texts::RecentTexts;
+use crate::recent_texts::{self, RecentTexts};
 
 /// The column by which rows are mostly asked for.
 const SERVICE: &str = "service";
@@ -172,7 +172,7 @@ struct Column {
     generation: u64,
     /// Rows that this generation was given to number.
     rows: usize,
-    numbers: HashMap<Box<str>, i32>,
+    numbers: HashMap<Box<str>, u32>,
     texts: Vec<Box<str>>,
     bytes: usize,
     /// The column is not for numbering: a single chunk filled a whole dictionary, or its texts hardly
@@ -258,41 +258,10 @@ impl Column {
 
     /// The number of each text, or nothing where the dictionary is full.
     fn numbers_of(&mut self, texts: &StringArray) -> Option<Vec<i32>> {
-        let mut recent = RecentTexts::default();
         let mut numbers = Vec::with_capacity(texts.len());
-        let mut empty = None;
-        for text in texts.iter().map(Option::unwrap_or_default) {
-            // Where these are may be nowhere, and to compare them there is slow (see `recent_texts`).
-            if text.is_empty() {
-                let number = match empty {
-                    Some(number) => number,
-                    None => self.number_of(text)?,
-                };
-                empty = Some(number);
-                numbers.push(number);
-                continue;
-            }
-            let slot = recent.slot(text.as_bytes());
-            if self.texts.get(*slot as usize).is_none_or(|known| **known != *text) {
-                *slot = self.number_of(text)?.cast_unsigned();
-            }
-            numbers.push(slot.cast_signed());
-        }
+        let texts = texts.iter().map(Option::unwrap_or_default);
+        RecentTexts::default().number(texts, self, |number| numbers.push(number.cast_signed()))?;
         Some(numbers)
-    }
-
-    fn number_of(&mut self, text: &str) -> Option<i32> {
-        if let Some(&number) = self.numbers.get(text) {
-            return Some(number);
-        }
-        if self.texts.len() == VALUES_MAX || self.bytes + text.len() > VALUES_BYTES_MAX {
-            return None;
-        }
-        let number = i32::try_from(self.texts.len()).ok()?;
-        self.numbers.insert(text.into(), number);
-        self.texts.push(text.into());
-        self.bytes += text.len();
-        Some(number)
     }
 
     fn dictionary(&mut self) -> Dictionary {
@@ -304,6 +273,26 @@ impl Column {
         }
         let values = Arc::clone(&self.shown);
         Dictionary { column: self.at, generation: self.generation, values }
+    }
+}
+
+impl recent_texts::Numbers<'_, str> for Column {
+    fn is(&self, number: u32, text: &str) -> bool {
+        self.texts.get(number as usize).is_some_and(|known| **known == *text)
+    }
+
+    fn number_of(&mut self, text: &str) -> Option<u32> {
+        if let Some(&number) = self.numbers.get(text) {
+            return Some(number);
+        }
+        if self.texts.len() == VALUES_MAX || self.bytes + text.len() > VALUES_BYTES_MAX {
+            return None;
+        }
+        let number = u32::try_from(self.texts.len()).ok()?;
+        self.numbers.insert(text.into(), number);
+        self.texts.push(text.into());
+        self.bytes += text.len();
+        Some(number)
     }
 }
 

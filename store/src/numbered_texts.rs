@@ -11,7 +11,7 @@ use arrow::array::{
 use arrow::datatypes::{DataType, Int32Type};
 use arrow::error::ArrowError;
 
-use crate::recent_texts::RecentTexts;
+use crate::recent_texts::{Numbers, RecentTexts};
 
 /// Different texts; with more, numbers do not pay.
 pub(crate) const TEXTS_MAX: usize = 16 * 1024;
@@ -23,77 +23,17 @@ pub(crate) const TEXTS_BYTES_MAX: usize = 1024 * 1024;
 pub(crate) struct NumberedTexts<'a> {
     pub(crate) numbers: Vec<u32>,
     pub(crate) texts: Vec<&'a [u8]>,
-    bytes: usize,
 }
 
-impl<'a> NumberedTexts<'a> {
-    /// The texts, or ids, of columns that are one after the other; none where too many are different, or
-    /// where they are neither or hold nulls.
-    pub(crate) fn of(columns: &[&'a dyn Array]) -> Option<Self> {
-        let rows = columns.iter().map(|column| column.len()).sum();
-        let mut all = Self { numbers: Vec::with_capacity(rows), ..Self::default() };
-        let (mut known, mut recent) = (HashMap::new(), RecentTexts::default());
-        for column in columns {
-            if column.null_count() > 0 {
-                return None;
-            }
-            let rows = 0..column.len();
-            match column.data_type() {
-                DataType::Utf8 => {
-                    let texts = column.as_string::<i32>();
-                    all.add(rows.map(|row| texts.value(row).as_bytes()), &mut known, &mut recent)?;
-                }
-                DataType::Binary => {
-                    let ids = column.as_binary::<i32>();
-                    all.add(rows.map(|row| ids.value(row)), &mut known, &mut recent)?;
-                }
-                DataType::FixedSizeBinary(_) => {
-                    let ids = column.as_fixed_size_binary();
-                    all.add(rows.map(|row| ids.value(row)), &mut known, &mut recent)?;
-                }
-                DataType::Dictionary(..) if columns.len() == 1 => {
-                    return Self::of_dictionary(column.as_dictionary_opt()?);
-                }
-                _ => return None,
-            }
-        }
-        Some(all)
-    }
+/// The texts that have a number, as long as they are few.
+#[derive(Debug, Default)]
+struct FewTexts<'a> {
+    texts: Vec<&'a [u8]>,
+    bytes: usize,
+    known: HashMap<&'a [u8], u32>,
+}
 
-    fn add(
-        &mut self,
-        rows: impl Iterator<Item = &'a [u8]>,
-        known: &mut HashMap<&'a [u8], u32>,
-        recent: &mut RecentTexts,
-    ) -> Option<()> {
-        let mut empty = None;
-        for text in rows {
-            // Not to be looked for, see `recent_texts`.
-            if text.is_empty() {
-                if empty.is_none() {
-                    empty = Some(self.number_of(text, known)?);
-                }
-                self.numbers.extend(empty);
-                continue;
-            }
-            let slot = recent.slot(text);
-            if self.texts.get(*slot as usize).is_none_or(|known| *known != text) {
-                *slot = self.number_of(text, known)?;
-            }
-            self.numbers.push(*slot);
-        }
-        Some(())
-    }
-
-    fn number_of(&mut self, text: &'a [u8], known: &mut HashMap<&'a [u8], u32>) -> Option<u32> {
-        if let Some(&number) = known.get(text) {
-            return Some(number);
-        }
-        let number = self.push(text)?;
-        known.insert(text, number);
-        Some(number)
-    }
-
+impl<'a> FewTexts<'a> {
     fn push(&mut self, text: &'a [u8]) -> Option<u32> {
         self.bytes += text.len() + size_of::<u32>();
         if self.texts.len() == TEXTS_MAX || self.bytes > TEXTS_BYTES_MAX {
@@ -102,6 +42,59 @@ impl<'a> NumberedTexts<'a> {
         let number = u32::try_from(self.texts.len()).ok()?;
         self.texts.push(text);
         Some(number)
+    }
+}
+
+impl<'a> Numbers<'a, [u8]> for FewTexts<'a> {
+    fn is(&self, number: u32, text: &[u8]) -> bool {
+        self.texts.get(number as usize).is_some_and(|known| *known == text)
+    }
+
+    fn number_of(&mut self, text: &'a [u8]) -> Option<u32> {
+        if let Some(&number) = self.known.get(text) {
+            return Some(number);
+        }
+        let number = self.push(text)?;
+        self.known.insert(text, number);
+        Some(number)
+    }
+}
+
+impl<'a> NumberedTexts<'a> {
+    /// The texts, or ids, of columns that are one after the other; none where too many are different, or
+    /// where they are neither or hold nulls.
+    pub(crate) fn of(columns: &[&'a dyn Array]) -> Option<Self> {
+        let rows = columns.iter().map(|column| column.len()).sum();
+        let mut numbers = Vec::with_capacity(rows);
+        let (mut few, mut recent) = (FewTexts::default(), RecentTexts::default());
+        for column in columns {
+            if column.null_count() > 0 {
+                return None;
+            }
+            let rows = 0..column.len();
+            match column.data_type() {
+                DataType::Utf8 => {
+                    let texts = column.as_string::<i32>();
+                    let texts = rows.map(|row| texts.value(row).as_bytes());
+                    recent.number(texts, &mut few, |number| numbers.push(number))?;
+                }
+                DataType::Binary => {
+                    let ids = column.as_binary::<i32>();
+                    let ids = rows.map(|row| ids.value(row));
+                    recent.number(ids, &mut few, |number| numbers.push(number))?;
+                }
+                DataType::FixedSizeBinary(_) => {
+                    let ids = column.as_fixed_size_binary();
+                    let ids = rows.map(|row| ids.value(row));
+                    recent.number(ids, &mut few, |number| numbers.push(number))?;
+                }
+                DataType::Dictionary(..) if columns.len() == 1 => {
+                    return Self::of_dictionary(column.as_dictionary_opt()?);
+                }
+                _ => return None,
+            }
+        }
+        Some(Self { numbers, texts: few.texts })
     }
 
     /// Those of a dictionary that the rows have.
@@ -113,16 +106,16 @@ impl<'a> NumberedTexts<'a> {
             DataType::Binary => Some(values.as_binary::<i32>().value(at)),
             _ => None,
         };
-        let mut all = Self { numbers: Vec::with_capacity(rows.len()), ..Self::default() };
+        let (mut numbers, mut few) = (Vec::with_capacity(rows.len()), FewTexts::default());
         let mut known = vec![NONE; values.len()];
         for &key in rows.keys().values() {
             let at = usize::try_from(key).ok()?;
             if *known.get(at)? == NONE {
-                known[at] = all.push(text(at)?)?;
+                known[at] = few.push(text(at)?)?;
             }
-            all.numbers.push(known[at]);
+            numbers.push(known[at]);
         }
-        Some(all)
+        Some(Self { numbers, texts: few.texts })
     }
 
     /// As an array, of texts or of bytes.

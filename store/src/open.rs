@@ -149,8 +149,10 @@ impl Config {
             recovered,
             stopped: Mutex::new(stops_of(&sealer)),
             sealer: Mutex::new(sealer),
+            tidier: Mutex::default(),
             spool,
             pressed: Notify::new(),
+            sealed: Notify::new(),
             lock,
         };
         Ok(Store { inner: Arc::new(inner) })

@@ -46,12 +46,16 @@ pub(crate) struct Inner {
     pub(crate) recovered: Vec<Recovered>,
     /// Held for as long as a seal takes.
     pub(crate) sealer: Mutex<Sealer>,
+    /// Held for as long as tidying takes; before the sealer's.
+    pub(crate) tidier: Mutex<()>,
     /// What goes to a bucket, where there is one.
     pub(crate) spool: Option<Spool>,
     /// Tables that are not written any more, and why.
     pub(crate) stopped: Mutex<BTreeMap<&'static str, String>>,
     /// Unsealed rows take much room.
     pub(crate) pressed: Notify,
+    /// A seal has ended, well or not.
+    pub(crate) sealed: Notify,
     /// Keeps other processes away from the folder until the store is gone.
     pub(crate) lock: File,
 }
@@ -105,8 +109,9 @@ impl Store {
     /// Seals, merges and evicts until `shutdown`; then accepts nothing more, syncs the log and
     /// returns.
     pub async fn run(self, shutdown: CancellationToken) {
-        let mut uploads = JoinSet::new();
-        uploads.spawn(self.clone().upload_until(shutdown.clone()));
+        let mut beside = JoinSet::new();
+        beside.spawn(self.clone().upload_until(shutdown.clone()));
+        beside.spawn(self.clone().tidy_until(shutdown.clone()));
         let mut next_seal = Instant::now() + self.inner.config.seal_interval;
         loop {
             let pressed = tokio::select! {
@@ -122,7 +127,8 @@ impl Store {
             }
             next_seal = Instant::now() + self.inner.config.seal_interval;
             let sealed = self.seal().await;
-            if let Err(error) = sealed.map(drop).and(self.tidy().await.map(drop)) {
+            self.inner.sealed.notify_one();
+            if let Err(error) = sealed {
                 tracing::error!(%error, cause = %Causes(&error), "a seal failed; it is tried again");
                 // Without a pause, a full disk and full memory would call for seal after seal.
                 tokio::select! {
@@ -136,7 +142,21 @@ impl Store {
         if let Err(error) = reported.and(self.inner.log.sync().await) {
             tracing::error!(%error, cause = %Causes(&error), "the log is not synced at the end");
         }
-        while uploads.join_next().await.is_some() {}
+        while beside.join_next().await.is_some() {}
+    }
+
+    /// Tidies after seals until `shutdown`, beside the next ones: a merge takes longer than unsealed
+    /// rows have room.
+    async fn tidy_until(self, shutdown: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                () = self.inner.sealed.notified() => {}
+            }
+            if let Err(error) = self.tidy().await {
+                tracing::error!(%error, cause = %Causes(&error), "the tiers are not tidied; it is tried again");
+            }
+        }
     }
 
     /// Merges small batches in memory and reports what was evicted; [`run`](Self::run) does so

@@ -7,17 +7,19 @@
 //! No tier is made of another's files: each is made of rows and says by itself how far it reaches. So
 //! a merge cannot reach over another tier's place, whatever it merges.
 
-use std::sync::PoisonError;
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arrow::array::{BooleanArray, RecordBatch};
 use arrow::compute::{concat_batches, filter_record_batch};
+use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use undine_schema::{TableDef, TableKind, TimeNs};
 
+use crate::backend::Folder;
 use crate::delta::{Change, FileStats};
 use crate::evolve::evolve;
-use crate::seal::{Holds, SealError, Tier};
+use crate::seal::{Holds, SealError, Sealer, Tier};
 use crate::segment_file;
 use crate::state::{States, by_first_time, exemplars, in_order, int64};
 use crate::store::Inner;
@@ -43,136 +45,154 @@ pub struct TidyReport {
     pub deleted_files: u64,
 }
 
+/// Stretches of time of one length, each of which has segments of its own.
+#[derive(Clone, Copy)]
+struct Bucket(i64);
+
+/// Small segments that become one, and what has to be known of their tier while others seal it.
+struct Merge {
+    table: &'static TableDef,
+    holds: Holds,
+    width: Duration,
+    bucket: Bucket,
+    schema: SchemaRef,
+    dir: Folder,
+    files: Vec<FileStats>,
+}
+
 impl Inner {
-    /// Merges small segments, lets raw rows expire and deletes files that nobody needs. Blocks.
+    /// Merges small segments, lets raw rows expire and deletes files that nobody needs. Blocks, but
+    /// seals wait only for its commits: what is merged is read and written beside them.
     pub(crate) fn tidy(&self) -> Result<TidyReport, SealError> {
-        let mut sealer = self.sealer.lock().unwrap_or_else(PoisonError::into_inner);
-        let sealer = &mut *sealer;
+        // Only the one who tidies takes files away, so those that are to be merged stay.
+        let _alone = self.tidier.lock().unwrap_or_else(PoisonError::into_inner);
         let now = self.config.clock.now();
-        let mut report = TidyReport::default();
-        let mut outcome = Ok(());
-        let settled = sealer.settle();
+        let (tiers, settled) = {
+            let mut sealer = self.sealer();
+            let tables = sealer.tables.iter().enumerate();
+            let tiers: Vec<(usize, usize)> = tables
+                .flat_map(|(table, of)| (0..of.tiers.len()).map(move |tier| (table, tier)))
+                .collect();
+            (tiers, sealer.settle())
+        };
         if let Err(error) = &settled {
             tracing::warn!(%error, "old files stay: catalogs cannot be synced");
         }
-        for (number, table) in sealer.tables.iter_mut().enumerate() {
-            let before = report;
-            for tier in table.tiers.iter_mut().filter(|tier| !tier.log.is_new()) {
-                // One table that cannot be tidied does not keep the others from it.
-                let tidied = tier.tidy(table.table, self.config.segments_max, now, &mut report);
-                outcome = outcome.and(tidied);
-                if settled.is_err() {
-                    continue;
-                }
-                match tier.log.collect_garbage(now, self.config.deleted_files_for) {
-                    Ok(deleted) => report.deleted_files += deleted,
-                    Err(error) => tracing::warn!(
-                        dir = %tier.log.dir().display(), %error, "old files cannot be deleted"
-                    ),
-                }
-            }
-            let changed = (before.expired_rows, before.merged_segments)
-                != (report.expired_rows, report.merged_segments);
-            if changed {
-                let sealed_to = table.sealed_to();
-                self.hot.publish_cold(number, table.cold(&sealer.objects), sealed_to);
+        let mut report = TidyReport::default();
+        let mut outcome = Ok(());
+        for at in tiers {
+            // One table that cannot be tidied does not keep the others from it.
+            outcome = outcome.and(self.tidy_tier(at, now, &mut report));
+            if settled.is_ok() {
+                report.deleted_files += self.collect_garbage(at, now);
             }
         }
         outcome.map(|()| report)
     }
-}
 
-/// Segments of one stretch of time.
-struct Bucket(i64);
-
-impl Tier {
-    /// Expires and merges, unless another program writes the log.
-    fn tidy(
-        &mut self,
-        table: &'static TableDef,
-        segments_max: usize,
+    fn tidy_tier(
+        &self,
+        at: (usize, usize),
         now: TimeNs,
         report: &mut TidyReport,
     ) -> Result<(), SealError> {
-        if self.log.stopped().is_some() {
-            return Ok(());
+        let merges = {
+            let mut sealer = self.sealer();
+            let (table, tier) = sealer.tier(at);
+            let Some(expired) = tier.expire_unless_stopped(table, now)? else { return Ok(()) };
+            let merges = tier.merges(table, self.config.segments_max);
+            report.expired_rows += expired;
+            if expired > 0 {
+                self.publish_tiers(&sealer, at.0);
+            }
+            merges
+        };
+        for merge in merges {
+            let written = merge.write()?;
+            let mut sealer = self.sealer();
+            let (_, tier) = sealer.tier(at);
+            report.merged_segments += tier.replace(&merge, written, now)?;
+            self.publish_tiers(&sealer, at.0);
         }
-        let catalog = |source| SealError::Catalog { table: table.name, source };
-        self.log.refresh().map_err(catalog)?;
-        report.expired_rows += self.expire(table, now)?;
-        report.merged_segments += self.merge(table, segments_max, now)?;
         Ok(())
     }
 
-    /// Merges small segments where there are too many.
-    fn merge(
-        &mut self,
-        table: &'static TableDef,
-        segments_max: usize,
-        now: TimeNs,
-    ) -> Result<u64, SealError> {
-        let mut merged = 0;
-        for files in self.mergeable(segments_max) {
-            merged += self.merge_files(table, &files, now)?;
+    fn collect_garbage(&self, at: (usize, usize), now: TimeNs) -> u64 {
+        let mut sealer = self.sealer();
+        let log = &mut sealer.tier(at).1.log;
+        if log.is_new() {
+            return 0;
         }
-        Ok(merged)
+        log.collect_garbage(now, self.config.deleted_files_for).unwrap_or_else(|error| {
+            tracing::warn!(dir = %log.dir().display(), %error, "old files cannot be deleted");
+            0
+        })
     }
 
-    fn merge_files(
+    fn sealer(&self) -> MutexGuard<'_, Sealer> {
+        self.sealer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Shows readers the tiers of a table as they are now.
+    fn publish_tiers(&self, sealer: &Sealer, number: usize) {
+        let table = &sealer.tables[number];
+        self.hot.publish_cold(number, table.cold(&sealer.objects), table.sealed_to());
+    }
+}
+
+impl Sealer {
+    fn tier(&mut self, (table, tier): (usize, usize)) -> (&'static TableDef, &mut Tier) {
+        let table = &mut self.tables[table];
+        (table.table, &mut table.tiers[tier])
+    }
+}
+
+impl Tier {
+    /// How many rows expired; nothing where the tier has no log yet or another program writes it.
+    fn expire_unless_stopped(
         &mut self,
         table: &'static TableDef,
-        files: &[FileStats],
+        now: TimeNs,
+    ) -> Result<Option<u64>, SealError> {
+        if self.log.is_new() || self.log.stopped().is_some() {
+            return Ok(None);
+        }
+        let catalog = |source| SealError::Catalog { table: table.name, source };
+        self.log.refresh().map_err(catalog)?;
+        self.expire(table, now).map(Some)
+    }
+
+    /// The merges of small segments where there are too many.
+    fn merges(&self, table: &'static TableDef, segments_max: usize) -> Vec<Merge> {
+        let merge = |files| Merge {
+            table,
+            holds: self.holds,
+            width: self.width,
+            bucket: self.bucket(),
+            schema: Arc::clone(&self.schema),
+            dir: self.log.dir().clone(),
+            files,
+        };
+        self.mergeable(segments_max).into_iter().map(merge).collect()
+    }
+
+    /// Commits what a merge has written in place of what it has read; how many segments that were.
+    fn replace(
+        &mut self,
+        merge: &Merge,
+        written: Vec<FileStats>,
         now: TimeNs,
     ) -> Result<u64, SealError> {
-        let segment = |source| SealError::Segment { table: table.name, source };
-        let wrong = |source| SealError::Summary { table: table.name, source };
-        let mut batches = Vec::new();
-        for file in files {
-            for batch in segment_file::read(self.log.dir(), &file.name).map_err(segment)? {
-                batches.push(evolve(&batch, &self.schema).map_err(wrong)?);
-            }
-        }
-        let rows = concat_batches(&self.schema, &batches).map_err(wrong)?;
-        let merged = self.merged(table, &rows).map_err(wrong)?;
-        let parts = self.by_bucket(merged, files.len()).map_err(wrong)?;
-        let mut add = Vec::with_capacity(parts.len());
-        for part in &parts {
-            add.push(segment_file::write(self.log.dir(), part).map_err(segment)?);
-        }
-        if self.holds != Holds::Exemplars {
-            let count = |files: &[FileStats]| files.iter().map(|f| f.source_rows).sum::<u64>();
-            assert_eq!(count(&add), count(files), "a merge keeps every row of {}", table.name);
-        }
         let change = Change {
             operation: "OPTIMIZE",
             sealed_to: None,
             complete_from: None,
-            add,
-            remove: files.iter().map(|file| file.name.clone()).collect(),
+            add: written,
+            remove: merge.files.iter().map(|file| file.name.clone()).collect(),
         };
-        let catalog = |source| SealError::Catalog { table: table.name, source };
+        let catalog = |source| SealError::Catalog { table: merge.table.name, source };
         self.log.commit(&change, now).map_err(catalog)?;
-        Ok(files.len() as u64)
-    }
-
-    fn merged(
-        &self,
-        table: &'static TableDef,
-        rows: &RecordBatch,
-    ) -> Result<RecordBatch, ArrowError> {
-        match self.holds {
-            Holds::Rows => in_order(table, rows),
-            Holds::Exemplars => exemplars(table, self.width, rows),
-            Holds::States(cube) => {
-                let mut states = States::new(table, cube, self.width, usize::MAX)?;
-                if table.kind == TableKind::Counter {
-                    states.add_states(&by_first_time(rows)?)?;
-                } else {
-                    states.add_states(rows)?;
-                }
-                Ok(states.finish()?.states)
-            }
-        }
+        Ok(merge.files.len() as u64)
     }
 
     /// Stretches of small segments that follow each other in time, none of which reaches over a
@@ -220,27 +240,64 @@ impl Tier {
         };
         Bucket(i64::try_from(width.as_nanos()).unwrap_or(i64::MAX))
     }
+}
+
+impl Merge {
+    /// The segments that take the place of its files, on the disk and in no version yet.
+    fn write(&self) -> Result<Vec<FileStats>, SealError> {
+        let table = self.table.name;
+        let segment = |source| SealError::Segment { table, source };
+        let wrong = |source| SealError::Summary { table, source };
+        let mut batches = Vec::new();
+        for file in &self.files {
+            for batch in segment_file::read(&self.dir, &file.name).map_err(segment)? {
+                batches.push(evolve(&batch, &self.schema).map_err(wrong)?);
+            }
+        }
+        let rows = concat_batches(&self.schema, &batches).map_err(wrong)?;
+        let parts = self.merged(&rows).and_then(|merged| self.by_bucket(merged));
+        let parts = parts.map_err(wrong)?;
+        let written = parts.iter().map(|part| segment_file::write(&self.dir, part));
+        let written: Vec<_> = written.collect::<Result<_, _>>().map_err(segment)?;
+        if self.holds != Holds::Exemplars {
+            let count = |files: &[FileStats]| files.iter().map(|f| f.source_rows).sum::<u64>();
+            assert_eq!(count(&written), count(&self.files), "a merge keeps every row of {table}");
+        }
+        Ok(written)
+    }
+
+    fn merged(&self, rows: &RecordBatch) -> Result<RecordBatch, ArrowError> {
+        match self.holds {
+            Holds::Rows => in_order(self.table, rows),
+            Holds::Exemplars => exemplars(self.table, self.width, rows),
+            Holds::States(cube) => {
+                let mut states = States::new(self.table, cube, self.width, usize::MAX)?;
+                if self.table.kind == TableKind::Counter {
+                    states.add_states(&by_first_time(rows)?)?;
+                } else {
+                    states.add_states(rows)?;
+                }
+                Ok(states.finish()?.states)
+            }
+        }
+    }
 
     /// The rows of each bucket for themselves; those of the oldest buckets together, so that there
     /// are fewer parts than the segments that they are made of.
-    fn by_bucket(
-        &self,
-        rows: RecordBatch,
-        segments: usize,
-    ) -> Result<Vec<RecordBatch>, ArrowError> {
+    fn by_bucket(&self, rows: RecordBatch) -> Result<Vec<RecordBatch>, ArrowError> {
         let of_time = match self.holds {
             Holds::States(_) => "window_start",
             Holds::Exemplars | Holds::Rows => "time_",
         };
-        let bucket = self.bucket();
-        let of: Vec<i64> = int64(&rows, of_time)?.iter().map(|&time| bucket.of(time)).collect();
+        let of: Vec<i64> =
+            int64(&rows, of_time)?.iter().map(|&time| self.bucket.of(time)).collect();
         let mut buckets = of.clone();
         buckets.sort_unstable();
         buckets.dedup();
         if buckets.len() < 2 {
             return Ok(vec![rows]);
         }
-        let together = (buckets.len() + 1).saturating_sub(segments.max(2) - 1).max(1);
+        let together = (buckets.len() + 1).saturating_sub(self.files.len().max(2) - 1).max(1);
         let last_of_oldest = buckets[together - 1];
         let mut parts = Vec::new();
         let part = |is_in: &dyn Fn(i64) -> bool| {
@@ -256,7 +313,40 @@ impl Tier {
 }
 
 impl Bucket {
-    const fn of(&self, time: i64) -> i64 {
+    const fn of(self, time: i64) -> i64 {
         time.div_euclid(self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+    use undine_schema::{Append, Clock, Frame};
+
+    use crate::fixture::{NOTES, clock, config, integers, notes};
+
+    #[test]
+    fn what_is_sealed_while_a_merge_is_at_work_stays_and_so_does_what_was_merged() {
+        let (dir, clock) = (TempDir::new().unwrap(), clock());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let store = config(dir.path(), std::sync::Arc::clone(&clock)).build().unwrap();
+        let now = clock.now();
+        let seal = |ids: &[i64]| {
+            store.append(Frame::captured(&NOTES, notes(ids, now.get()))).unwrap();
+            runtime.block_on(store.seal()).unwrap();
+        };
+        seal(&[1, 2]);
+        seal(&[3]);
+        let at = (store.inner.hot.number_of(NOTES.name).unwrap(), 0);
+        let merges = store.inner.sealer().tier(at).1.merges(&NOTES, 1);
+        assert_eq!(merges.len(), 1);
+        let written = merges[0].write().unwrap();
+        seal(&[4, 5]);
+        let replaced = store.inner.sealer().tier(at).1.replace(&merges[0], written, now).unwrap();
+        store.inner.publish_tiers(&store.inner.sealer(), at.0);
+        let snapshot = store.snapshot(&NOTES);
+        let segments = snapshot.raw.as_ref().unwrap().segments.len();
+        assert_eq!((replaced, segments), (2, 2), "one of the merge, one of the seal beside it");
+        assert_eq!(integers(dir.path(), &snapshot, "id"), [1, 2, 3, 4, 5]);
     }
 }

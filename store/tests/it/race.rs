@@ -1,4 +1,4 @@
-//! Readers beside a writer, a sealer and a merger.
+//! Readers beside a writer, a sealer and one who tidies.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -15,16 +15,23 @@ fn every_reader_sees_a_prefix_of_the_rows_while_they_are_sealed() {
     let (dir, clock) = (TempDir::new().unwrap(), clock());
     let store = config(dir.path(), clock).build().unwrap();
     let done = AtomicBool::new(false);
-    let seals = thread::scope(|scope| {
+    let (seals, merged) = thread::scope(|scope| {
         let sealer = scope.spawn(|| {
             let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
             let mut seals = 0;
             while !done.load(Ordering::Acquire) {
                 seals += runtime.block_on(store.seal()).unwrap().commits;
                 runtime.block_on(store.merge_hot()).unwrap();
-                runtime.block_on(store.tidy()).unwrap();
             }
             seals
+        });
+        let tidier = scope.spawn(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let mut merged = 0;
+            while !done.load(Ordering::Acquire) {
+                merged += runtime.block_on(store.tidy()).unwrap().merged_segments;
+            }
+            merged
         });
         for _ in 0..2 {
             scope.spawn(|| {
@@ -71,7 +78,8 @@ fn every_reader_sees_a_prefix_of_the_rows_while_they_are_sealed() {
             }
         }
         done.store(true, Ordering::Release);
-        sealer.join().unwrap()
+        (sealer.join().unwrap(), tidier.join().unwrap())
     });
     assert!(seals > 6, "the seals ran beside the readers: {seals}");
+    assert!(merged > 6, "segments were merged beside the seals: {merged}");
 }
