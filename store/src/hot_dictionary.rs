@@ -172,7 +172,7 @@ struct Column {
     generation: u64,
     /// Rows that this generation was given to number.
     rows: usize,
-    numbers: HashMap<Box<str>, u32>,
+    numbers: HashMap<Box<str>, u32, ahash::RandomState>,
     texts: Vec<Box<str>>,
     bytes: usize,
     /// The column is not for numbering: a single chunk filled a whole dictionary, or its texts hardly
@@ -216,7 +216,7 @@ impl Column {
             is_on_trial,
             generation: 0,
             rows: 0,
-            numbers: HashMap::new(),
+            numbers: HashMap::default(),
             texts: Vec::new(),
             bytes: 0,
             given_up: false,

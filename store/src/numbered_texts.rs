@@ -25,27 +25,30 @@ pub(crate) struct NumberedTexts<'a> {
     pub(crate) texts: Vec<&'a [u8]>,
 }
 
-/// The texts that have a number, as long as they are few.
-#[derive(Debug, Default)]
-struct FewTexts<'a> {
+/// The texts that have a number.
+#[derive(Debug)]
+struct Different<'a> {
     texts: Vec<&'a [u8]>,
-    bytes: usize,
-    known: HashMap<&'a [u8], u32>,
+    known: HashMap<&'a [u8], u32, ahash::RandomState>,
+    /// Texts and bytes that may still come.
+    room: (usize, usize),
 }
 
-impl<'a> FewTexts<'a> {
+impl<'a> Different<'a> {
+    fn within(room: (usize, usize)) -> Self {
+        Self { texts: Vec::new(), known: HashMap::default(), room }
+    }
+
     fn push(&mut self, text: &'a [u8]) -> Option<u32> {
-        self.bytes += text.len() + size_of::<u32>();
-        if self.texts.len() == TEXTS_MAX || self.bytes > TEXTS_BYTES_MAX {
-            return None;
-        }
+        let (texts, bytes) = self.room;
+        self.room = (texts.checked_sub(1)?, bytes.checked_sub(text.len() + size_of::<u32>())?);
         let number = u32::try_from(self.texts.len()).ok()?;
         self.texts.push(text);
         Some(number)
     }
 }
 
-impl<'a> Numbers<'a, [u8]> for FewTexts<'a> {
+impl<'a> Numbers<'a, [u8]> for Different<'a> {
     fn is(&self, number: u32, text: &[u8]) -> bool {
         self.texts.get(number as usize).is_some_and(|known| *known == text)
     }
@@ -64,9 +67,18 @@ impl<'a> NumberedTexts<'a> {
     /// The texts, or ids, of columns that are one after the other; none where too many are different, or
     /// where they are neither or hold nulls.
     pub(crate) fn of(columns: &[&'a dyn Array]) -> Option<Self> {
+        Self::within((TEXTS_MAX, TEXTS_BYTES_MAX), columns)
+    }
+
+    /// The same of one column, however many are different.
+    pub(crate) fn of_all(column: &'a dyn Array) -> Option<Self> {
+        Self::within((usize::MAX, usize::MAX), &[column])
+    }
+
+    fn within(room: (usize, usize), columns: &[&'a dyn Array]) -> Option<Self> {
         let rows = columns.iter().map(|column| column.len()).sum();
         let mut numbers = Vec::with_capacity(rows);
-        let (mut few, mut recent) = (FewTexts::default(), RecentTexts::default());
+        let (mut different, mut recent) = (Different::within(room), RecentTexts::default());
         for column in columns {
             if column.null_count() > 0 {
                 return None;
@@ -76,29 +88,29 @@ impl<'a> NumberedTexts<'a> {
                 DataType::Utf8 => {
                     let texts = column.as_string::<i32>();
                     let texts = rows.map(|row| texts.value(row).as_bytes());
-                    recent.number(texts, &mut few, |number| numbers.push(number))?;
+                    recent.number(texts, &mut different, |number| numbers.push(number))?;
                 }
                 DataType::Binary => {
                     let ids = column.as_binary::<i32>();
                     let ids = rows.map(|row| ids.value(row));
-                    recent.number(ids, &mut few, |number| numbers.push(number))?;
+                    recent.number(ids, &mut different, |number| numbers.push(number))?;
                 }
                 DataType::FixedSizeBinary(_) => {
                     let ids = column.as_fixed_size_binary();
                     let ids = rows.map(|row| ids.value(row));
-                    recent.number(ids, &mut few, |number| numbers.push(number))?;
+                    recent.number(ids, &mut different, |number| numbers.push(number))?;
                 }
                 DataType::Dictionary(..) if columns.len() == 1 => {
-                    return Self::of_dictionary(column.as_dictionary_opt()?);
+                    return Self::of_dictionary(room, column.as_dictionary_opt()?);
                 }
                 _ => return None,
             }
         }
-        Some(Self { numbers, texts: few.texts })
+        Some(Self { numbers, texts: different.texts })
     }
 
     /// Those of a dictionary that the rows have.
-    fn of_dictionary(rows: &'a DictionaryArray<Int32Type>) -> Option<Self> {
+    fn of_dictionary(room: (usize, usize), rows: &'a DictionaryArray<Int32Type>) -> Option<Self> {
         const NONE: u32 = u32::MAX;
         let values = rows.values();
         let text = |at: usize| match values.data_type() {
@@ -106,16 +118,17 @@ impl<'a> NumberedTexts<'a> {
             DataType::Binary => Some(values.as_binary::<i32>().value(at)),
             _ => None,
         };
-        let (mut numbers, mut few) = (Vec::with_capacity(rows.len()), FewTexts::default());
+        let (mut numbers, mut different) =
+            (Vec::with_capacity(rows.len()), Different::within(room));
         let mut known = vec![NONE; values.len()];
         for &key in rows.keys().values() {
             let at = usize::try_from(key).ok()?;
             if *known.get(at)? == NONE {
-                known[at] = few.push(text(at)?)?;
+                known[at] = different.push(text(at)?)?;
             }
             numbers.push(known[at]);
         }
-        Some(Self { numbers, texts: few.texts })
+        Some(Self { numbers, texts: different.texts })
     }
 
     /// As an array, of texts or of bytes.

@@ -4,6 +4,7 @@
 //! the first and at the last time, and sketches are the same bit by bit however rows were split. A
 //! sum of doubles is rounded, and a counter's increase needs neighbours (see [`growth`]).
 
+mod alike;
 mod exemplars;
 mod growth;
 mod measure;
@@ -15,8 +16,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, StringArray};
-use arrow::compute::{cast, sort_to_indices, take_record_batch};
+use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, StringArray, UInt32Array};
+use arrow::compute::{cast, sort_to_indices, take, take_record_batch};
 use arrow::datatypes::{
     DataType, Field, Int64Type, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType,
 };
@@ -24,6 +25,7 @@ use arrow::error::ArrowError;
 use arrow::row::{RowConverter, Rows, SortField};
 use undine_schema::{ColumnDef, Cube, TableDef, TableKind, TimeNs};
 
+use self::alike::Alike;
 use self::measure::MeasureStates;
 use self::number::column;
 use crate::numbered_texts::joined;
@@ -213,14 +215,33 @@ impl States {
         times: &[i64],
         weights: &[i64],
     ) -> Result<Vec<usize>, ArrowError> {
-        let dimensions = dimension_columns(&self.dimensions, batch)?;
-        let rows = batch.num_rows();
+        let width = self.width;
+        let windows: Vec<i64> =
+            times.iter().map(|&time| TimeNs::new(time).floor_to(width).get()).collect();
+        let columns = self.dimensions.iter().map(|d| column(batch, d.name).map(Arc::clone));
+        let alike = Alike::of(&windows, &columns.collect::<Result<Vec<_>, _>>()?)?;
+        let groups = self.groups_of_kinds(batch, &windows, &alike.firsts)?;
+        let kinds = alike.kinds.iter().map(|&kind| groups[kind as usize]);
+        let folded = kinds.clone().zip(weights).filter(|((_, is_folded), _)| *is_folded);
+        self.folded_rows += folded.map(|(_, weight)| weight.cast_unsigned()).sum::<u64>();
+        Ok(kinds.map(|(group, _)| group).collect())
+    }
+
+    /// The group of each of these rows, and whether a dimension of it is folded.
+    fn groups_of_kinds(
+        &mut self,
+        batch: &RecordBatch,
+        windows: &[i64],
+        firsts: &UInt32Array,
+    ) -> Result<Vec<(usize, bool)>, ArrowError> {
+        let dimensions = dimension_columns(&self.dimensions, batch, firsts)?;
+        let rows = firsts.len();
         // The key of each row with no dimension folded, with the first, with the first two …
         let mut levels = vec![convert(&self.converter, &dimensions, rows)?];
-        let mut groups = Vec::with_capacity(times.len());
+        let mut groups = Vec::with_capacity(rows);
         let mut key = Vec::new();
-        for (at, &time) in times.iter().enumerate() {
-            let window = TimeNs::new(time).floor_to(self.width).get();
+        for (at, &first) in firsts.values().iter().enumerate() {
+            let window = windows[first as usize];
             let mut level = 0;
             let group = loop {
                 if level == levels.len() {
@@ -237,10 +258,7 @@ impl States {
                 }
                 level += 1;
             };
-            if level > 0 && levels[level].row(at) != levels[0].row(at) {
-                self.folded_rows += weights[at].cast_unsigned();
-            }
-            groups.push(group);
+            groups.push((group, level > 0 && levels[level].row(at) != levels[0].row(at)));
         }
         Ok(groups)
     }
@@ -283,12 +301,15 @@ fn convert(
     converter.convert_columns(columns)
 }
 
+/// The dimensions of some rows, as they are kept.
 fn dimension_columns(
     dimensions: &[&ColumnDef],
     batch: &RecordBatch,
+    rows: &UInt32Array,
 ) -> Result<Vec<ArrayRef>, ArrowError> {
     let as_kept = |dimension: &&ColumnDef| {
-        cast(column(batch, dimension.name)?, &on_disk(&dimension.pxl_type.arrow()))
+        let values = take(column(batch, dimension.name)?, rows, None)?;
+        cast(&values, &on_disk(&dimension.pxl_type.arrow()))
     };
     dimensions.iter().map(as_kept).collect()
 }

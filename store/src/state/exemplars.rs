@@ -5,16 +5,17 @@
 //! out of all, so it does not matter how rows were split.
 
 use std::cmp::Reverse;
-use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::{RecordBatch, UInt64Array};
+use arrow::array::{RecordBatch, UInt32Array};
 use arrow::compute::take_record_batch;
 use arrow::error::ArrowError;
 use arrow::row::{RowConverter, SortField};
 use undine_schema::{Cube, TableDef, TimeNs};
 
-use super::number::{Number, int64};
+use super::alike::Alike;
+use super::number::{Number, column, int64};
 use super::{dimension_columns, on_disk};
 
 /// Rows of one group and window that are kept.
@@ -31,33 +32,44 @@ pub(crate) fn exemplars(
     let Some(measure) = table.exemplified() else { return Ok(rows.slice(0, 0)) };
     let endpoint = table.cubes().find(|&cube| cube == Cube::Endpoint).unwrap_or(Cube::Full);
     let dimensions: Vec<_> = endpoint.dimensions(table).collect();
-    let columns = dimension_columns(&dimensions, rows)?;
-    let fields = dimensions.iter().map(|d| SortField::new(on_disk(&d.pxl_type.arrow())));
-    let keys = RowConverter::new(fields.collect())?.convert_columns(&columns)?;
+    let columns = dimensions.iter().map(|d| column(rows, d.name).map(Arc::clone));
     let times = int64(rows, "time_")?;
     let windows: Vec<i64> =
         times.iter().map(|&time| TimeNs::new(time).floor_to(width).get()).collect();
+    let alike = Alike::of(&windows, &columns.collect::<Result<Vec<_>, _>>()?)?;
+    let heights: Vec<i64> = match int64(rows, measure.name) {
+        Ok(values) => values.to_vec(),
+        Err(_) => f64::column(rows, measure.name)?.iter().copied().map(order_of).collect(),
+    };
     // Highest first, of those with the same value the earliest.
-    let mut order: Vec<usize> = (0..rows.num_rows()).collect();
-    if let Ok(values) = int64(rows, measure.name) {
-        order.sort_unstable_by_key(|&at| (Reverse(values[at]), times[at], keys.row(at)));
-    } else {
-        let values = f64::column(rows, measure.name)?;
-        order.sort_unstable_by(|&a, &b| {
-            let by_value = values[b].total_cmp(&values[a]);
-            by_value.then((times[a], keys.row(a)).cmp(&(times[b], keys.row(b))))
-        });
+    let rank = |at: u32| (Reverse(heights[at as usize]), times[at as usize], at);
+    let mut highest = vec![[None; GROUP_EXEMPLARS_MAX]; alike.firsts.len()];
+    for (at, &kind) in (0..).zip(&alike.kinds) {
+        let mut coming = Some(rank(at));
+        for kept in &mut highest[kind as usize] {
+            if kept.is_none() || coming < *kept {
+                std::mem::swap(kept, &mut coming);
+            }
+        }
     }
-    let mut of_group = HashMap::new();
-    let mut of_window = HashMap::new();
-    order.retain(|&at| {
-        let group: &mut usize = of_group.entry((windows[at], keys.row(at))).or_default();
-        *group += 1;
-        let window: &mut usize = of_window.entry(windows[at]).or_default();
-        *window += usize::from(*group <= GROUP_EXEMPLARS_MAX);
-        *group <= GROUP_EXEMPLARS_MAX && *window <= EXEMPLARS_MAX
+    let chosen: UInt32Array = highest.iter().flatten().flatten().map(|&(.., at)| at).collect();
+    let columns = dimension_columns(&dimensions, rows, &chosen)?;
+    let fields = dimensions.iter().map(|d| SortField::new(on_disk(&d.pxl_type.arrow())));
+    let keys = RowConverter::new(fields.collect())?.convert_columns(&columns)?;
+    let mut chosen: Vec<_> = chosen.values().iter().copied().zip(keys.iter()).collect();
+    chosen.sort_unstable_by_key(|&(at, key)| {
+        let (height, time, _) = rank(at);
+        (windows[at as usize], height, time, key, at)
     });
-    order.sort_unstable_by_key(|&at| (times[at], at));
-    let order = UInt64Array::from_iter_values(order.into_iter().map(|at| at as u64));
-    take_record_batch(rows, &order)
+    let of_window = chosen.chunk_by(|(a, _), (b, _)| windows[*a as usize] == windows[*b as usize]);
+    let kept = of_window.flat_map(|rows| rows.iter().take(EXEMPLARS_MAX));
+    let mut kept: Vec<u32> = kept.map(|&(at, _)| at).collect();
+    kept.sort_unstable_by_key(|&at| (times[at as usize], at));
+    take_record_batch(rows, &UInt32Array::from(kept))
+}
+
+/// A number that is greater where the value is, as `total_cmp` has it.
+const fn order_of(value: f64) -> i64 {
+    let bits = value.to_bits().cast_signed();
+    bits ^ ((bits >> 63).cast_unsigned() >> 1).cast_signed()
 }

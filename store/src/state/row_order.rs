@@ -3,8 +3,7 @@
 //! What is summarised is written by service, where it has one, and then by time: a question about one
 //! service then reads few pages, and neighbours have more in common. What people read as a list of
 //! what happened is written by time. Rows come from few services and nearly in the order of time, so
-//! they are dealt to their services, and those of each are sorted by a sort that takes what is in
-//! order already as it is.
+//! they are dealt to their services, and those of each are sorted unless they are in order already.
 
 use arrow::array::{ArrayRef, RecordBatch, UInt32Array};
 use arrow::compute::take_record_batch;
@@ -41,13 +40,35 @@ fn sorted(rows: &RecordBatch, services: Option<&ArrayRef>) -> Result<RecordBatch
     };
     let mut from = 0;
     for until in ends {
-        places[from..until].sort_by_key(|&place| times[place as usize]);
+        sort(&mut places[from..until], times);
         from = until;
     }
     if places.is_sorted() {
         return Ok(rows.clone());
     }
     take_record_batch(rows, &UInt32Array::from(places))
+}
+
+/// Sorts places, which ascend, by their times; those of one time stay in their order.
+fn sort(places: &mut [u32], times: &[i64]) {
+    let time = |place: &u32| times[*place as usize];
+    let Some(most) = places.last().filter(|_| !places.is_sorted_by_key(time)) else { return };
+    let place_bits = u32::BITS - most.leading_zeros();
+    let (first, last) = places
+        .iter()
+        .map(time)
+        .fold((i64::MAX, i64::MIN), |(first, last), time| (first.min(time), last.max(time)));
+    if last.abs_diff(first).leading_zeros() < place_bits {
+        places.sort_by_key(time);
+        return;
+    }
+    // A time and its place in one number are sorted without a look elsewhere.
+    let of = |place: &u32| time(place).abs_diff(first) << place_bits | u64::from(*place);
+    let mut both: Vec<u64> = places.iter().map(of).collect();
+    both.sort_unstable();
+    for (place, both) in places.iter_mut().zip(both) {
+        *place = u32::try_from(both & ((1 << place_bits) - 1)).unwrap_or(u32::MAX);
+    }
 }
 
 /// The places of the rows, those of each service together, and where each service ends.
@@ -106,6 +127,12 @@ mod tests {
         let rows = rows(&[("b", 3), ("a", 2), ("b", 1), ("", 9), ("a", 2), ("b", 3), ("a", -1)]);
         assert_eq!(places(&by_service(&rows).unwrap()), [3, 6, 1, 4, 2, 0, 5]);
         assert_eq!(places(&by_time(&rows).unwrap()), [6, 2, 1, 4, 0, 5, 3]);
+    }
+
+    #[test]
+    fn times_that_are_as_far_apart_as_can_be_are_sorted_too() {
+        let rows = rows(&[("a", i64::MAX), ("a", 0), ("a", i64::MIN), ("a", 0), ("a", -1)]);
+        assert_eq!(places(&by_time(&rows).unwrap()), [2, 4, 1, 3, 0]);
     }
 
     #[test]
