@@ -79,6 +79,10 @@ impl Span {
         Self { from: self.from.max(other.from), until: self.until.min(other.until) }
     }
 
+    pub(crate) fn has(self, time: i64) -> bool {
+        (self.from..self.until).contains(&time)
+    }
+
     fn covers(self, segment: &Segment) -> bool {
         self.from <= segment.first_time.get() && segment.last_time.get() < self.until
     }
@@ -121,15 +125,15 @@ impl Rows {
         above: Seq,
         raw: Option<Segments>,
         span: Span,
-    ) -> Result<Self> {
-        let hot = hot_parts(snapshot, above, span)?;
+    ) -> Self {
+        let hot = hot_parts(snapshot, above, span);
         let schema = rows_schema(table, snapshot);
-        Ok(Self { table, schema, span, hot, raw, read: Arc::default() })
+        Self { table, schema, span, hot, raw, read: Arc::default() }
     }
 
     /// How many rows there are in memory, and in the segments that touch the range.
     pub(crate) fn count(&self) -> Read {
-        let hot = self.hot.iter().map(|part| part.rows.num_rows() as u64).sum();
+        let hot = self.hot.iter().map(|part| part.len() as u64).sum();
         let raw = self.raw.iter().flat_map(|raw| &raw.files).map(|segment| segment.rows).sum();
         Read { hot_rows: hot, raw_rows: raw, span: None }
     }
@@ -147,9 +151,9 @@ impl Rows {
         service: Option<&str>,
         partitions: usize,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let parts = if span == self.span { self.hot.clone() } else { cut(&self.hot, span)? };
+        let parts = if span == self.span { self.hot.clone() } else { cut(&self.hot, span) };
         self.note(|read| {
-            read.hot_rows = parts.iter().map(|part| part.rows.num_rows() as u64).sum();
+            read.hot_rows = parts.iter().map(|part| part.len() as u64).sum();
         });
         if let Some(service) = service {
             return hot_service::scan(service, &parts, columns, schema, partitions);

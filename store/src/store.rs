@@ -31,6 +31,10 @@ use crate::tidy::TidyReport;
 /// Time between two rounds of merging and of reporting evicted rows.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(1);
 
+/// How many times as long as it took to tidy the tiers they are left alone, so that merging has a
+/// quarter of a core, and of what that writes, at most.
+const TIDY_PAUSES: u32 = 3;
+
 /// Keeps tables. Clones are one store.
 #[derive(Clone, Debug)]
 pub struct Store {
@@ -145,17 +149,24 @@ impl Store {
         while beside.join_next().await.is_some() {}
     }
 
-    /// Tidies after seals until `shutdown`, beside the next ones: a merge takes longer than unsealed
-    /// rows have room.
+    /// Tidies after seals until `shutdown`, beside the next ones: merges take longer than unsealed rows
+    /// have room.
     async fn tidy_until(self, shutdown: CancellationToken) {
+        let mut pause = Duration::ZERO;
         loop {
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                () = tokio::time::sleep(pause) => {}
+            }
             tokio::select! {
                 () = shutdown.cancelled() => break,
                 () = self.inner.sealed.notified() => {}
             }
+            let begun = Instant::now();
             if let Err(error) = self.tidy().await {
                 tracing::error!(%error, cause = %Causes(&error), "the tiers are not tidied; it is tried again");
             }
+            pause = begun.elapsed() * TIDY_PAUSES;
         }
     }
 

@@ -163,7 +163,7 @@ impl Planner {
         let raw = raw
             .map(|raw| self.segments(raw, rows_schema_on_disk(table, snapshot), span))
             .transpose()?;
-        Ok(Rows::new(table, snapshot, above, raw, span)?)
+        Ok(Rows::new(table, snapshot, above, raw, span))
     }
 
     /// All columns of the hot rows above `above` in `span`.
@@ -175,7 +175,7 @@ impl Planner {
         span: Span,
         origin: &mut Origin,
     ) -> Result<LogicalPlan, Fault> {
-        let rows = Rows::new(table, snapshot, above, None, span)?;
+        let rows = Rows::new(table, snapshot, above, None, span);
         origin.sources.push(SourceUse {
             table: table.name,
             tier: Tier::Hot,
