@@ -1,15 +1,17 @@
-//! Column chunks of texts of which few are different.
+//! Column chunks of texts or whole numbers of which few are different.
 //!
-//! `parquet`'s writer hashes each text to number it, compares it for a page's least and greatest, and
-//! hashes it again for a Bloom filter. Here one comparison finds the number of most texts, and the rest
-//! is done once for each different text. What comes out is the same for a reader: a page with the
-//! dictionary, pages of its numbers (`RLE_DICTIONARY`), statistics, page index and filter.
+//! `parquet`'s writer hashes each value to number it, compares it for a page's least and greatest, and
+//! hashes it again for a Bloom filter. Here one comparison finds the number of most values, and the rest
+//! is done once for each different value. What comes out is the same for a reader: a page with the
+//! dictionary, pages of its numbers (`RLE_DICTIONARY`), statistics, page index and filter. Whole numbers
+//! of which many are different are packed as differences, which is not done here.
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef};
+use arrow::array::{Array, ArrayRef, AsArray};
+use arrow::datatypes::Int64Type;
 use bytes::Bytes;
-use parquet::basic::{Encoding, Type};
+use parquet::basic::Encoding;
 use parquet::bloom_filter::Sbbf;
 use parquet::column::page::{CompressedPage, Page, PageWriteSpec, PageWriter};
 use parquet::column::writer::ColumnCloseResult;
@@ -22,10 +24,14 @@ use parquet::file::writer::{SerializedPageWriter, TrackedWrite};
 use parquet::schema::types::ColumnDescPtr;
 use zstd::bulk::Compressor;
 
+use crate::numbered_ints::NumberedInts;
 use crate::numbered_texts::NumberedTexts;
 
 /// Bytes of a page's least or greatest text; without statistics where one is longer.
 const STATISTICS_BYTES_MAX: usize = 64;
+/// Whole numbers that may be different, and how many rows have to have each on average.
+const INTS_MAX: usize = 256;
+const INT_ROWS_MIN: usize = 16;
 /// Values that are packed together.
 const GROUP: usize = 8;
 /// Groups that are packed behind one header, whose length then fits a byte.
@@ -50,11 +56,124 @@ pub(crate) fn chunk(
     if !is_plain || column.null_count() > 0 || column.is_empty() {
         return Ok(None);
     }
-    if column.data_type().is_numeric() {
-        return Ok(None);
+    let Some(dictionary) = Dictionary::of(column) else { return Ok(None) };
+    Writer::new(descriptor, properties, compressor).write(&dictionary).map(Some)
+}
+
+/// The number of each row's value, and the values.
+struct Dictionary<'a> {
+    numbers: Vec<u32>,
+    values: Values<'a>,
+}
+
+enum Values<'a> {
+    Texts(Vec<&'a [u8]>),
+    Ints(Vec<i64>),
+}
+
+impl<'a> Dictionary<'a> {
+    fn of(column: &'a ArrayRef) -> Option<Self> {
+        if let Some(ints) = column.as_primitive_opt::<Int64Type>() {
+            let rows = ints.values().iter().map(|value| value.cast_unsigned());
+            let few = NumberedInts::of(rows, INTS_MAX.min(column.len() / INT_ROWS_MIN))?;
+            let values = few.values.into_iter().map(u64::cast_signed).collect();
+            return Some(Self { numbers: few.numbers, values: Values::Ints(values) });
+        }
+        if column.data_type().is_numeric() {
+            return None;
+        }
+        let few = NumberedTexts::of(&[column.as_ref()])?;
+        Some(Self { numbers: few.numbers, values: Values::Texts(few.texts) })
     }
-    let Some(numbered) = NumberedTexts::of(&[column.as_ref()]) else { return Ok(None) };
-    Writer::new(descriptor, properties, compressor).write(&numbered).map(Some)
+}
+
+impl Values<'_> {
+    const fn len(&self) -> usize {
+        match self {
+            Self::Texts(texts) => texts.len(),
+            Self::Ints(ints) => ints.len(),
+        }
+    }
+
+    /// The page of all of them.
+    fn page(&self) -> Vec<u8> {
+        match self {
+            Self::Texts(texts) => {
+                let mut page = Vec::new();
+                for text in texts {
+                    let length = u32::try_from(text.len()).unwrap_or(u32::MAX);
+                    page.extend_from_slice(&length.to_le_bytes());
+                    page.extend_from_slice(text);
+                }
+                page
+            }
+            Self::Ints(ints) => ints.iter().flat_map(|int| int.to_le_bytes()).collect(),
+        }
+    }
+
+    /// The least and the greatest of those with these numbers; none where one is too long to be kept.
+    fn bounds(&self, numbers: &[u32]) -> Option<Bounds> {
+        let mut seen = vec![false; self.len()];
+        for &number in numbers {
+            seen[number as usize] = true;
+        }
+        match self {
+            Self::Texts(texts) => {
+                let (least, greatest) = extremes(texts.iter().copied().zip(seen))?;
+                (least.len().max(greatest.len()) <= STATISTICS_BYTES_MAX)
+                    .then(|| Bounds::Texts(least.to_vec(), greatest.to_vec()))
+            }
+            Self::Ints(ints) => {
+                let (least, greatest) = extremes(ints.iter().copied().zip(seen))?;
+                Some(Bounds::Ints(least, greatest))
+            }
+        }
+    }
+}
+
+/// The least and the greatest of what was seen.
+fn extremes<T: Ord + Copy>(values: impl Iterator<Item = (T, bool)>) -> Option<(T, T)> {
+    let mut seen = values.filter_map(|(value, is_seen)| is_seen.then_some(value));
+    let first = seen.next()?;
+    Some(seen.fold((first, first), |(least, most), value| (least.min(value), most.max(value))))
+}
+
+enum Bounds {
+    Texts(Vec<u8>, Vec<u8>),
+    Ints(i64, i64),
+}
+
+impl Bounds {
+    /// As a page index has them.
+    fn bytes(self) -> (Vec<u8>, Vec<u8>) {
+        match self {
+            Self::Texts(least, greatest) => (least, greatest),
+            Self::Ints(least, greatest) => {
+                (least.to_le_bytes().to_vec(), greatest.to_le_bytes().to_vec())
+            }
+        }
+    }
+
+    fn statistics(self) -> Statistics {
+        match self {
+            Self::Texts(least, greatest) => {
+                let bound = |text: Vec<u8>| Some(ByteArray::from(text));
+                let bounds =
+                    ValueStatistics::new(bound(least), bound(greatest), None, Some(0), false);
+                Statistics::ByteArray(bounds.with_min_is_exact(true).with_max_is_exact(true))
+            }
+            Self::Ints(least, greatest) => {
+                let bounds =
+                    ValueStatistics::new(Some(least), Some(greatest), None, Some(0), false);
+                Statistics::Int64(
+                    bounds
+                        .with_min_is_exact(true)
+                        .with_max_is_exact(true)
+                        .with_backwards_compatible_min_max(true),
+                )
+            }
+        }
+    }
 }
 
 struct Writer<'a> {
@@ -74,26 +193,23 @@ impl<'a> Writer<'a> {
         Self { descriptor, properties, compressor, uncompressed: 0, compressed: 0 }
     }
 
-    fn write(mut self, numbered: &NumberedTexts<'_>) -> Result<Chunk, ParquetError> {
+    fn write(mut self, dictionary: &Dictionary<'_>) -> Result<Chunk, ParquetError> {
+        let Dictionary { numbers, values } = dictionary;
         let mut file = TrackedWrite::new(Vec::new());
         let mut pages = SerializedPageWriter::new(&mut file);
-        let texts = u32::try_from(numbered.texts.len()).unwrap_or(u32::MAX);
-        let mut page = Vec::new();
-        for text in &numbered.texts {
-            page.extend_from_slice(&u32::try_from(text.len()).unwrap_or(u32::MAX).to_le_bytes());
-            page.extend_from_slice(text);
-        }
-        let dictionary = self.put(&mut pages, &page, |buf| Page::DictionaryPage {
+        let different = u32::try_from(values.len()).unwrap_or(u32::MAX);
+        let dictionary = self.put(&mut pages, &values.page(), |buf| Page::DictionaryPage {
             buf,
-            num_values: texts,
+            num_values: different,
             encoding: Encoding::PLAIN,
             is_sorted: false,
         })?;
-        let width = u32::BITS - (texts - 1).leading_zeros();
-        let mut columns = ColumnIndexBuilder::new(Type::BYTE_ARRAY);
+        let width = u32::BITS - (different - 1).leading_zeros();
+        let mut page = Vec::new();
+        let mut columns = ColumnIndexBuilder::new(self.descriptor.physical_type());
         let mut offsets = OffsetIndexBuilder::new();
         let mut first = None;
-        for numbers in numbered.numbers.chunks(self.properties.data_page_row_count_limit()) {
+        for numbers in numbers.chunks(self.properties.data_page_row_count_limit()) {
             page.clear();
             page.push(u8::try_from(width).unwrap_or(u8::MAX));
             put_numbers(numbers, width, &mut page);
@@ -106,9 +222,10 @@ impl<'a> Writer<'a> {
                 rep_level_encoding: Encoding::RLE,
                 statistics: None,
             })?;
-            match bounds(numbered, numbers) {
-                Some((least, greatest)) if columns.valid() => {
-                    columns.append(false, least.to_vec(), greatest.to_vec(), 0);
+            match values.bounds(numbers) {
+                Some(bounds) if columns.valid() => {
+                    let (least, greatest) = bounds.bytes();
+                    columns.append(false, least, greatest, 0);
                 }
                 _ => columns.to_invalid(),
             }
@@ -118,7 +235,7 @@ impl<'a> Writer<'a> {
             let size = i32::try_from(put.compressed_size).unwrap_or(i32::MAX);
             offsets.append_offset_and_size(offset, size);
         }
-        let rows = numbered.numbers.len();
+        let rows = numbers.len();
         let metadata = ColumnChunkMetaData::builder(Arc::clone(self.descriptor))
             .set_compression(self.properties.compression(self.descriptor.path()))
             .set_encodings(vec![Encoding::PLAIN, Encoding::RLE, Encoding::RLE_DICTIONARY])
@@ -127,8 +244,8 @@ impl<'a> Writer<'a> {
             .set_total_uncompressed_size(i64::try_from(self.uncompressed).unwrap_or(i64::MAX))
             .set_dictionary_page_offset(Some(dictionary.offset.cast_signed()))
             .set_data_page_offset(first.unwrap_or_default());
-        let metadata = match bounds(numbered, &numbered.numbers) {
-            Some((least, greatest)) => metadata.set_statistics(statistics(least, greatest)),
+        let metadata = match values.bounds(numbers) {
+            Some(bounds) => metadata.set_statistics(bounds.statistics()),
             None => metadata,
         };
         let bytes = Bytes::from(file.into_inner()?);
@@ -136,7 +253,7 @@ impl<'a> Writer<'a> {
             bytes_written: bytes.len() as u64,
             rows_written: rows as u64,
             metadata: metadata.build()?,
-            bloom_filter: self.filter(numbered)?,
+            bloom_filter: self.filter(values)?,
             column_index: if columns.valid() { Some(columns.build()?) } else { None },
             offset_index: Some(offsets.build()),
         };
@@ -156,34 +273,17 @@ impl<'a> Writer<'a> {
         Ok(put)
     }
 
-    fn filter(&self, numbered: &NumberedTexts<'_>) -> Result<Option<Sbbf>, ParquetError> {
+    fn filter(&self, values: &Values<'_>) -> Result<Option<Sbbf>, ParquetError> {
         let Some(wanted) = self.properties.bloom_filter_properties(self.descriptor.path()) else {
             return Ok(None);
         };
-        let mut filter = Sbbf::new_with_ndv_fpp(numbered.texts.len() as u64, wanted.fpp())?;
-        numbered.texts.iter().for_each(|text| filter.insert(*text));
+        let mut filter = Sbbf::new_with_ndv_fpp(values.len() as u64, wanted.fpp())?;
+        match values {
+            Values::Texts(texts) => texts.iter().for_each(|text| filter.insert(*text)),
+            Values::Ints(ints) => ints.iter().for_each(|int| filter.insert(int)),
+        }
         Ok(Some(filter))
     }
-}
-
-/// The least and the greatest text of some rows; none where one is too long to be kept.
-fn bounds<'a>(numbered: &NumberedTexts<'a>, numbers: &[u32]) -> Option<(&'a [u8], &'a [u8])> {
-    let mut seen = vec![false; numbered.texts.len()];
-    for &number in numbers {
-        seen[number as usize] = true;
-    }
-    let texts = numbered.texts.iter().zip(seen);
-    let mut texts = texts.filter_map(|(text, seen)| seen.then_some(*text));
-    let first = texts.next()?;
-    let (least, greatest) =
-        texts.fold((first, first), |(least, greatest), text| (least.min(text), greatest.max(text)));
-    (least.len().max(greatest.len()) <= STATISTICS_BYTES_MAX).then_some((least, greatest))
-}
-
-fn statistics(least: &[u8], greatest: &[u8]) -> Statistics {
-    let bound = |text: &[u8]| Some(ByteArray::from(text.to_vec()));
-    let bounds = ValueStatistics::new(bound(least), bound(greatest), None, Some(0), false);
-    Statistics::ByteArray(bounds.with_min_is_exact(true).with_max_is_exact(true))
 }
 
 /// Appends numbers of `width` bits as runs of one number, and as groups of eight packed ones where none
@@ -228,7 +328,7 @@ fn put_varint(mut value: u64, out: &mut Vec<u8>) {
 
 #[cfg(test)]
 mod tests {
-    use arrow::array::{BinaryArray, RecordBatch, StringArray};
+    use arrow::array::{BinaryArray, Int64Array, RecordBatch, StringArray};
     use arrow::datatypes::{DataType, Field, Schema};
     use parquet::arrow::ArrowWriter;
     use parquet::arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
@@ -297,6 +397,55 @@ mod tests {
                 }
             }
         }
+    }
+
+    fn ints(values: &[i64]) -> RecordBatch {
+        let schema = Schema::new(vec![Field::new("resp_status", DataType::Int64, false)]);
+        let column: ArrayRef = Arc::new(Int64Array::from(values.to_vec()));
+        RecordBatch::try_new(Arc::new(schema), vec![column]).unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn any_whole_numbers_are_read_back_as_they_were(
+            different in vec(any::<i64>(), 1..300),
+            runs in vec((any::<prop::sample::Index>(), 1..40_usize), 1..800),
+        ) {
+            let values = runs.iter().flat_map(|(at, times)| std::iter::repeat_n(*at.get(&different), *times));
+            let rows = ints(&values.collect::<Vec<_>>());
+            let (found, footer) = read(parquet(&rows).unwrap());
+            prop_assert_eq!(&found, std::slice::from_ref(&rows));
+            let properties = properties(&rows).unwrap();
+            let mut writer = ArrowWriter::try_new(Vec::new(), rows.schema(), Some(properties)).unwrap();
+            writer.write(&rows).unwrap();
+            let (_, theirs) = read(writer.into_inner().unwrap());
+            let of = |footer: &ParquetMetaData| {
+                let column = footer.row_group(0).column(0);
+                (column.statistics().cloned(), column.num_values())
+            };
+            prop_assert_eq!(of(&footer), of(&theirs));
+            let bounds = |footer: &ParquetMetaData| match &footer.column_index().unwrap()[0][0] {
+                ColumnIndexMetaData::INT64(index) => {
+                    (0..usize::try_from(index.num_pages()).unwrap()).map(|page| (index.min_value(page).copied(), index.max_value(page).copied())).collect::<Vec<_>>()
+                }
+                other => panic!("{other:?}"),
+            };
+            prop_assert_eq!(bounds(&footer), bounds(&theirs));
+        }
+    }
+
+    #[test]
+    fn whole_numbers_are_in_a_dictionary_where_each_comes_often() {
+        let is_dictionary = |values: &[i64]| {
+            let (found, footer) = read(parquet(&ints(values)).unwrap());
+            assert_eq!(found, [ints(values)]);
+            footer.row_group(0).column(0).dictionary_page_offset().is_some()
+        };
+        let often: Vec<i64> = (0..8000).map(|row| [200, 503, -1, i64::MAX][row % 4]).collect();
+        let many: Vec<i64> = (0..8000).map(|row| row % 257).collect();
+        let seldom: Vec<i64> = (0..60).map(|row| row % 4).collect();
+        assert!(is_dictionary(&often));
+        assert!(!is_dictionary(&many) && !is_dictionary(&seldom));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! How a segment's columns are written.
 //!
-//! Measured on requests: integers delta-packed, text in dictionaries and pages as zstd-1 take fewer
-//! bytes and are read and written faster than a dictionary for everything. Each page has its
+//! Measured on requests: integers delta-packed unless few are different, text in dictionaries and pages
+//! as zstd-1 take fewer bytes and are read and written faster than a dictionary for everything. Each page has its
 //! statistics in the page index. A Bloom filter is there only where one value is looked for among
 //! many, a process and a trace, and only where rows are kept.
 

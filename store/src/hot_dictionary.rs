@@ -259,8 +259,11 @@ impl Column {
     /// The number of each text, or nothing where the dictionary is full.
     fn numbers_of(&mut self, texts: &StringArray) -> Option<Vec<i32>> {
         let mut numbers = Vec::with_capacity(texts.len());
-        let texts = texts.iter().map(Option::unwrap_or_default);
-        RecentTexts::default().number(texts, self, |number| numbers.push(number.cast_signed()))?;
+        RecentTexts::of(texts.len()).number(
+            texts.iter().map(Option::unwrap_or_default),
+            self,
+            |number| numbers.push(number.cast_signed()),
+        )?;
         Some(numbers)
     }
 

@@ -24,6 +24,7 @@ mod hot_memory;
 mod hot_zones;
 mod hot_dictionary;
 mod recent_texts;
+mod numbered_ints;
 mod numbered_texts;
 mod hot_slice;
 mod interleaving;

@@ -78,7 +78,7 @@ impl<'a> NumberedTexts<'a> {
     fn within(room: (usize, usize), columns: &[&'a dyn Array]) -> Option<Self> {
         let rows = columns.iter().map(|column| column.len()).sum();
         let mut numbers = Vec::with_capacity(rows);
-        let (mut different, mut recent) = (Different::within(room), RecentTexts::default());
+        let (mut different, mut recent) = (Different::within(room), RecentTexts::of(rows));
         for column in columns {
             if column.null_count() > 0 {
                 return None;

@@ -1,7 +1,8 @@
 //! Numbers for texts, where one that came lately is found by one comparison, without hashing all of it.
 
-/// Texts that have a place of their own, where none meets another.
-const RECENT: usize = 4096;
+/// Bounds of the places, which are as many as rows within them; texts that meet at one are found by hash.
+const PLACES_MIN: usize = 256;
+const PLACES_MAX: usize = 16 * 1024;
 
 /// Texts that have numbers.
 pub(crate) trait Numbers<'a, T: ?Sized> {
@@ -18,13 +19,13 @@ pub(crate) struct RecentTexts {
     slots: Box<[u32]>,
 }
 
-impl Default for RecentTexts {
-    fn default() -> Self {
-        Self { slots: vec![0; RECENT].into() }
-    }
-}
-
 impl RecentTexts {
+    /// None yet, of so many rows.
+    pub(crate) fn of(rows: usize) -> Self {
+        let places = rows.clamp(PLACES_MIN, PLACES_MAX).next_power_of_two();
+        Self { slots: vec![0; places].into() }
+    }
+
     /// Gives `put` the number of each text; nothing where `all` has no room.
     pub(crate) fn number<'a, T: AsRef<[u8]> + ?Sized + 'a>(
         &mut self,
@@ -62,7 +63,8 @@ impl RecentTexts {
             (first, last) => end(first) ^ end(last).rotate_left(29),
         };
         let mixed = (ends ^ text.len() as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        &mut self.slots[usize::try_from(mixed >> 48).unwrap_or(0) % RECENT]
+        let places = self.slots.len();
+        &mut self.slots[usize::try_from(mixed >> 48).unwrap_or(0) & (places - 1)]
     }
 }
 
@@ -72,7 +74,7 @@ mod tests {
 
     #[test]
     fn most_of_many_alike_texts_have_a_place_of_their_own() {
-        let mut recent = RecentTexts::default();
+        let mut recent = RecentTexts::of(4096);
         let texts: Vec<String> = (0..1000).map(|n| format!("10.3.{}.{}:443", n >> 8, n)).collect();
         for (number, text) in (1..).zip(&texts) {
             *recent.slot(text.as_bytes()) = number;
@@ -81,6 +83,6 @@ mod tests {
             (1..).zip(&texts).filter(|(number, text)| *recent.slot(text.as_bytes()) == *number);
         let kept = kept.count();
         assert!(kept > 800, "{kept}");
-        assert_eq!(*recent.slot(b"short"), *RecentTexts::default().slot(b"short"));
+        assert_eq!(*recent.slot(b"short"), *RecentTexts::of(4096).slot(b"short"));
     }
 }

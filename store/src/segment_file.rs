@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow::array::{AsArray, RecordBatch};
-use arrow::compute::cast;
+use arrow::compute::{cast, max, min};
 use arrow::datatypes::{Int64Type, Schema};
 use bytes::Bytes;
 use parquet::arrow::ArrowWriter;
@@ -92,20 +92,15 @@ pub(crate) fn decode(file: Bytes) -> Result<Vec<RecordBatch>, ParquetError> {
 
 /// What the catalog keeps of a file: from the states' own columns, or from the rows' time.
 fn stats_of(name: String, bytes: u64, rows: &RecordBatch) -> FileStats {
-    let column = |name: &str| {
-        let column = rows.column_by_name(name)?.as_primitive_opt::<Int64Type>()?;
-        Some(column.values().as_ref())
-    };
+    let column = |name: &str| rows.column_by_name(name)?.as_primitive_opt::<Int64Type>();
     let least = |names: [&str; 2]| {
-        let values = names.into_iter().find_map(column).unwrap_or_default();
-        TimeNs::new(values.iter().copied().min().unwrap_or(0))
+        TimeNs::new(names.into_iter().find_map(column).and_then(min).unwrap_or(0))
     };
     let most = |names: [&str; 2]| {
-        let values = names.into_iter().find_map(column).unwrap_or_default();
-        TimeNs::new(values.iter().copied().max().unwrap_or(0))
+        TimeNs::new(names.into_iter().find_map(column).and_then(max).unwrap_or(0))
     };
     let source_rows = column("rows").map_or(rows.num_rows() as u64, |counts| {
-        counts.iter().map(|count| count.cast_unsigned()).sum()
+        counts.values().iter().map(|count| count.cast_unsigned()).sum()
     });
     FileStats {
         name,

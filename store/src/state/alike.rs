@@ -4,18 +4,12 @@
 //! numbers are put together into one, and whatever a group costs beyond that (its key in bytes, its
 //! place among others) is paid once for each kind of row.
 
-use std::collections::HashMap;
-
 use arrow::array::{ArrayRef, AsArray, UInt32Array};
 use arrow::datatypes::{DataType, Float64Type, Int64Type};
 use arrow::error::ArrowError;
 
+use crate::numbered_ints::NumberedInts;
 use crate::numbered_texts::NumberedTexts;
-
-/// Numbers that came lately and have a place of their own, where none meets another.
-const RECENT: usize = 1024;
-/// No number: there are never so many rows.
-const NONE: u32 = u32::MAX;
 
 /// The kinds of some rows.
 #[derive(Debug)]
@@ -35,7 +29,7 @@ struct Numbered {
 impl Alike {
     /// The kinds of rows by their windows and by columns without nulls.
     pub(super) fn of(windows: &[i64], columns: &[ArrayRef]) -> Result<Self, ArrowError> {
-        if windows.len() >= NONE as usize {
+        if u32::try_from(windows.len()).is_err() {
             let what = format!("{} rows are too many to be summarised at once", windows.len());
             return Err(ArrowError::ComputeError(what));
         }
@@ -72,19 +66,11 @@ impl Alike {
 
 impl Numbered {
     fn of(values: impl Iterator<Item = u64>) -> Self {
-        let mut known: HashMap<u64, u32, ahash::RandomState> = HashMap::default();
-        let mut recent = [(0, NONE); RECENT];
-        let mut numbers = Vec::with_capacity(values.size_hint().0);
-        for value in values {
-            let mixed = value.wrapping_mul(0x9E37_79B9_7F4A_7C15);
-            let slot = &mut recent[usize::try_from(mixed >> 48).unwrap_or(0) % RECENT];
-            if slot.1 == NONE || slot.0 != value {
-                let next = u32::try_from(known.len()).unwrap_or(NONE);
-                *slot = (value, *known.entry(value).or_insert(next));
-            }
-            numbers.push(slot.1);
-        }
-        Self { numbers, count: known.len() }
+        let all = NumberedInts::of(values, usize::MAX);
+        all.map_or(Self { numbers: Vec::new(), count: 0 }, |all| Self {
+            count: all.values.len(),
+            numbers: all.numbers,
+        })
     }
 
     fn of_column(column: &ArrayRef) -> Result<Self, ArrowError> {
