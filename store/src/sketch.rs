@@ -167,18 +167,23 @@ impl Sketch {
             others.for_each(|(key, n)| self.add_key(key, n));
             return;
         }
-        let mut merged = Vec::with_capacity(self.buckets.len() + others.len());
-        let mut mine = std::mem::take(&mut self.buckets).into_iter().peekable();
+        let (mut at, mut new) = (0, Vec::new());
         for (key, n) in others {
-            while let Some(&bucket) = mine.peek().filter(|&&(own, _)| own < key) {
-                merged.push(bucket);
-                mine.next();
+            at += self.buckets[at..].iter().take_while(|&&(own, _)| own < key).count();
+            match self.buckets.get_mut(at) {
+                Some((own, count)) if *own == key => *count = count.saturating_add(n),
+                _ => new.push((key, n)),
             }
-            let own = mine.next_if(|&(own, _)| own == key).map_or(0, |(_, n)| n);
-            merged.push((key, own.saturating_add(n)));
         }
-        merged.extend(mine);
-        self.buckets = merged;
+        // From the end, where there is room.
+        let (mut from, mut to) = (self.buckets.len(), self.buckets.len() + new.len());
+        self.buckets.resize(to, (0, 0));
+        for bucket in new.into_iter().rev() {
+            let above = self.buckets[..from].iter().rev().take_while(|&&own| own > bucket).count();
+            self.buckets.copy_within(from - above..from, to - above);
+            (from, to) = (from - above, to - above - 1);
+            self.buckets[to] = bucket;
+        }
     }
 }
 
