@@ -108,6 +108,10 @@ impl Inner {
             merges
         };
         for merge in merges {
+            // Nobody waits for a merge to stop; it is chosen again at the next start.
+            if self.hot.lock().stopping {
+                break;
+            }
             let written = merge.write()?;
             let mut sealer = self.sealer();
             let (_, tier) = sealer.tier(at);
