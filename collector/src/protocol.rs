@@ -19,6 +19,7 @@ pub mod http2;
 mod json;
 pub mod kafka;
 mod line_end;
+mod marks;
 pub mod mongo;
 pub mod mux;
 pub mod mysql;

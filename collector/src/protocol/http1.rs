@@ -21,12 +21,12 @@
 
 mod framing;
 mod head;
+pub(super) mod usual_head;
 
 use std::collections::VecDeque;
 
 use super::exchange::{Exchange, ResponseProgress};
 use super::gap::{Cause, GapAccount, LostRows, Start};
-use super::headers::headers_into;
 use super::output::{
     Finished, Output, QUALITY_BODY_INCOMPLETE, QUALITY_ENDED_BY_CLOSE, QUALITY_MIDSTREAM,
 };
@@ -35,7 +35,6 @@ use super::{Probe, Protocol, ProtocolCode};
 use crate::data_stream::{Missing, Operation};
 use crate::event::Flow;
 use framing::{Framing, Taken};
-use head::HeaderFacts;
 pub use head::{HEAD_BYTES_MAX, HEADERS_MAX};
 
 /// Shortest request that is taken for one: a verb of one letter as in `A / HTTP/1.0`, and two line
@@ -317,15 +316,7 @@ impl Http1 {
         let Some((took, whole)) = self.request.gather(rest) else { return 0 };
         let Some(whole) = whole else { return took };
         let mut exchange = out.exchange();
-        let mode = out.redaction.headers;
-        let parsed = head::request(whole.bytes(rest), |request| {
-            exchange.method.push_str(request.method.unwrap_or_default());
-            exchange.path.push_str(request.path.unwrap_or_default());
-            exchange.major_version = 1;
-            exchange.minor_version = request.version.unwrap_or_default();
-            headers_into(request.headers, mode, &mut exchange.req_headers);
-            HeaderFacts::of(request.headers)
-        });
+        let parsed = head::request(whole.bytes(rest), out, &mut exchange);
         let (length, facts) = match parsed {
             head::Parsed::Complete(length, facts) if !facts.bad_length && !facts.other_coding => {
                 (length, facts)
@@ -436,16 +427,8 @@ impl Http1 {
         let Some(whole) = whole else { return took };
         let waiting = self.in_flight.len();
         let Some(exchange) = self.in_flight.front_mut() else { return 0 };
-        let mode = out.redaction.headers;
         let before = exchange.memory_bytes();
-        let parsed = head::response(whole.bytes(rest), |response| {
-            exchange.resp_status = response.code.unwrap_or_default();
-            exchange.resp_message.clear();
-            exchange.resp_message.push_str(response.reason.unwrap_or_default());
-            exchange.resp_headers.clear();
-            headers_into(response.headers, mode, &mut exchange.resp_headers);
-            HeaderFacts::of(response.headers)
-        });
+        let parsed = head::response(whole.bytes(rest), out, exchange);
         let (length, facts) = match parsed {
             head::Parsed::Complete(length, facts) if !facts.bad_length => (length, facts),
             head::Parsed::Partial if whole.is_borrowed() => return self.response.keep(rest),

@@ -2,6 +2,7 @@
 
 use super::dialogue::Timed;
 use super::exchange::Exchange;
+use super::http1::usual_head::Room;
 use super::{amqp, cql, dns, kafka, mongo, mux, mysql, nats, pgsql, redis, tls};
 use crate::event::ProcessKey;
 use crate::redaction::Redaction;
@@ -86,6 +87,8 @@ pub struct Output {
     pub peer_pipelines: bool,
     #[expect(clippy::vec_box, reason = "they are handed out and taken back in their boxes")]
     pool: Vec<Box<Exchange>>,
+    /// Where parsers of HTTP/1 put headers together.
+    pub(super) room: Room,
 }
 
 impl Output {
@@ -98,6 +101,7 @@ impl Output {
             pipelining_seen: false,
             peer_pipelines: false,
             pool: Vec::new(),
+            room: Room::default(),
         }
     }
 

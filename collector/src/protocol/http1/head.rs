@@ -4,8 +4,11 @@ use std::mem::MaybeUninit;
 
 use httparse::{Header, ParserConfig, Status};
 
-use crate::protocol::exchange::ContentType;
-use crate::protocol::headers::content_type;
+use super::usual_head;
+use crate::protocol::exchange::{ContentType, Exchange};
+use crate::protocol::headers::{content_type, headers_into};
+use crate::protocol::output::Output;
+use crate::redaction::Mode;
 
 /// Headers of a usual message; one with more is parsed a second time.
 const HEADERS_USUAL: usize = 64;
@@ -16,9 +19,9 @@ pub const HEAD_BYTES_MAX: usize = 64 * 1024;
 
 /// What came of parsing a head.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Parsed<T> {
-    /// The head took this many bytes.
-    Complete(usize, T),
+pub(super) enum Parsed {
+    /// The head took this many bytes, and says this.
+    Complete(usize, HeaderFacts),
     /// It goes on beyond the bytes.
     Partial,
     /// The bytes are no head.
@@ -48,73 +51,98 @@ fn config() -> ParserConfig {
     config
 }
 
-/// Parses a request's head and hands it to `take`.
-pub(super) fn request<T>(
-    bytes: &[u8],
-    take: impl FnOnce(&httparse::Request<'_, '_>) -> T,
-) -> Parsed<T> {
+/// Parses a request's head and puts it into `exchange`.
+pub(super) fn request(bytes: &[u8], out: &mut Output, exchange: &mut Exchange) -> Parsed {
+    let mode = out.redaction.headers;
+    if let Some((length, facts)) = usual_head::request(bytes, mode, &mut out.room, exchange) {
+        return Parsed::Complete(length, facts);
+    }
     let mut few = [const { MaybeUninit::<Header<'_>>::uninit() }; HEADERS_USUAL];
-    let mut request = httparse::Request::new(&mut []);
-    match config().parse_request_with_uninit_headers(&mut request, bytes, &mut few) {
-        Ok(Status::Complete(length)) => Parsed::Complete(length, take(&request)),
-        Ok(Status::Partial) => Parsed::Partial,
+    match request_with(bytes, &mut few, mode, exchange) {
         Err(httparse::Error::TooManyHeaders) => {
             let mut many = [const { MaybeUninit::<Header<'_>>::uninit() }; HEADERS_MAX];
-            let mut request = httparse::Request::new(&mut []);
-            match config().parse_request_with_uninit_headers(&mut request, bytes, &mut many) {
-                Ok(Status::Complete(length)) => Parsed::Complete(length, take(&request)),
-                Ok(Status::Partial) => Parsed::Partial,
-                Err(_) => Parsed::Bad,
-            }
+            request_with(bytes, &mut many, mode, exchange).unwrap_or(Parsed::Bad)
         }
-        Err(_) => Parsed::Bad,
+        parsed => parsed.unwrap_or(Parsed::Bad),
     }
 }
 
-/// Parses a response's head and hands it to `take`.
-pub(super) fn response<T>(
-    bytes: &[u8],
-    take: impl FnOnce(&httparse::Response<'_, '_>) -> T,
-) -> Parsed<T> {
+/// Parses a response's head and puts it into `exchange`.
+pub(super) fn response(bytes: &[u8], out: &mut Output, exchange: &mut Exchange) -> Parsed {
+    let mode = out.redaction.headers;
+    if let Some((length, facts)) = usual_head::response(bytes, mode, &mut out.room, exchange) {
+        return Parsed::Complete(length, facts);
+    }
     let mut few = [const { MaybeUninit::<Header<'_>>::uninit() }; HEADERS_USUAL];
-    let mut response = httparse::Response::new(&mut []);
-    match config().parse_response_with_uninit_headers(&mut response, bytes, &mut few) {
-        Ok(Status::Complete(length)) => Parsed::Complete(length, take(&response)),
-        Ok(Status::Partial) => Parsed::Partial,
+    match response_with(bytes, &mut few, mode, exchange) {
         Err(httparse::Error::TooManyHeaders) => {
             let mut many = [const { MaybeUninit::<Header<'_>>::uninit() }; HEADERS_MAX];
-            let mut response = httparse::Response::new(&mut []);
-            match config().parse_response_with_uninit_headers(&mut response, bytes, &mut many) {
-                Ok(Status::Complete(length)) => Parsed::Complete(length, take(&response)),
-                Ok(Status::Partial) => Parsed::Partial,
-                Err(_) => Parsed::Bad,
-            }
+            response_with(bytes, &mut many, mode, exchange).unwrap_or(Parsed::Bad)
         }
-        Err(_) => Parsed::Bad,
+        parsed => parsed.unwrap_or(Parsed::Bad),
+    }
+}
+
+/// As [`request`], any head, with room for so many headers.
+fn request_with<'a>(
+    bytes: &'a [u8],
+    room: &mut [MaybeUninit<Header<'a>>],
+    mode: Mode,
+    exchange: &mut Exchange,
+) -> Result<Parsed, httparse::Error> {
+    let mut request = httparse::Request::new(&mut []);
+    match config().parse_request_with_uninit_headers(&mut request, bytes, room)? {
+        Status::Partial => Ok(Parsed::Partial),
+        Status::Complete(length) => {
+            exchange.method.push_str(request.method.unwrap_or_default());
+            exchange.path.push_str(request.path.unwrap_or_default());
+            exchange.major_version = 1;
+            exchange.minor_version = request.version.unwrap_or_default();
+            headers_into(request.headers, mode, &mut exchange.req_headers);
+            Ok(Parsed::Complete(length, HeaderFacts::of(request.headers)))
+        }
+    }
+}
+
+/// As [`response`], any head, with room for so many headers.
+fn response_with<'a>(
+    bytes: &'a [u8],
+    room: &mut [MaybeUninit<Header<'a>>],
+    mode: Mode,
+    exchange: &mut Exchange,
+) -> Result<Parsed, httparse::Error> {
+    let mut response = httparse::Response::new(&mut []);
+    match config().parse_response_with_uninit_headers(&mut response, bytes, room)? {
+        Status::Partial => Ok(Parsed::Partial),
+        Status::Complete(length) => {
+            exchange.resp_status = response.code.unwrap_or_default();
+            exchange.resp_message.clear();
+            exchange.resp_message.push_str(response.reason.unwrap_or_default());
+            exchange.resp_headers.clear();
+            headers_into(response.headers, mode, &mut exchange.resp_headers);
+            Ok(Parsed::Complete(length, HeaderFacts::of(response.headers)))
+        }
     }
 }
 
 impl HeaderFacts {
     /// What `headers` say.
-    pub(super) fn of(headers: &[Header<'_>]) -> Self {
+    fn of(headers: &[Header<'_>]) -> Self {
         let mut facts = Self::default();
         for header in headers {
-            facts.note(header);
+            facts.note(header.name.as_bytes(), header.value);
         }
         facts
     }
 
-    fn note(&mut self, header: &Header<'_>) {
-        match header.name.len() {
-            12 if header.name.eq_ignore_ascii_case("content-type") => {
-                self.content_type = content_type(header.value);
+    /// Takes note of a header.
+    pub(super) fn note(&mut self, name: &[u8], value: &[u8]) {
+        match name.len() {
+            12 if name.eq_ignore_ascii_case(b"content-type") => {
+                self.content_type = content_type(value);
             }
-            14 if header.name.eq_ignore_ascii_case("content-length") => {
-                self.note_length(header.value);
-            }
-            17 if header.name.eq_ignore_ascii_case("transfer-encoding") => {
-                self.note_coding(header.value);
-            }
+            14 if name.eq_ignore_ascii_case(b"content-length") => self.note_length(value),
+            17 if name.eq_ignore_ascii_case(b"transfer-encoding") => self.note_coding(value),
             _ => {}
         }
     }
@@ -147,19 +175,19 @@ impl HeaderFacts {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::headers::headers_into;
-    use crate::redaction::Mode;
+    use crate::redaction::Redaction;
     use proptest::prelude::*;
 
+    fn out(headers: Mode) -> Output {
+        Output::new(Redaction { headers, bodies: Mode::Full }, 0)
+    }
+
     fn headers(mode: Mode, head: &str) -> (String, HeaderFacts) {
-        let mut json = String::new();
-        let parsed = response(head.as_bytes(), |response| {
-            headers_into(response.headers, mode, &mut json);
-            HeaderFacts::of(response.headers)
-        });
+        let mut exchange = Exchange::default();
+        let parsed = response(head.as_bytes(), &mut out(mode), &mut exchange);
         let Parsed::Complete(length, facts) = parsed else { panic!("{head:?}: {parsed:?}") };
         assert_eq!(length, head.len());
-        (json, facts)
+        (exchange.resp_headers, facts)
     }
 
     #[test]
@@ -205,8 +233,12 @@ mod tests {
         for (count, fits) in [(1, true), (65, true), (HEADERS_MAX, true), (HEADERS_MAX + 1, false)]
         {
             let head = format!("GET / HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(count));
-            let parsed = request(head.as_bytes(), |request| request.headers.len());
-            assert_eq!(parsed == Parsed::Complete(head.len(), count), fits, "{count}");
+            let mut exchange = Exchange::default();
+            let parsed = request(head.as_bytes(), &mut out(Mode::Full), &mut exchange);
+            let complete = Parsed::Complete(head.len(), HeaderFacts::default());
+            let expected = if fits { complete } else { Parsed::Bad };
+            assert_eq!(parsed, expected, "{count}");
+            assert_eq!(exchange.req_headers.matches('b').count(), if fits { count } else { 0 });
         }
     }
 
@@ -218,14 +250,49 @@ mod tests {
                 head.push_str(&format!("h{}: {}\r\n", index % 3, value));
             }
             head.push_str("\r\n");
-            let mut json = String::new();
-            let parsed = response(head.as_bytes(), |response| {
-                headers_into(response.headers, Mode::Full, &mut json);
-            });
+            let mut exchange = Exchange::default();
+            let parsed = response(head.as_bytes(), &mut out(Mode::Full), &mut exchange);
             if matches!(parsed, Parsed::Complete(..)) {
-                let value: serde_json::Value = serde_json::from_str(&json).unwrap();
+                let value: serde_json::Value = serde_json::from_str(&exchange.resp_headers).unwrap();
                 prop_assert!(value.is_object());
             }
+        }
+
+        #[test]
+        fn what_is_read_in_one_go_is_what_httparse_reads(
+            first in prop_oneof![
+                "[A-Z]{1,7} {1,2}[!-~]{1,20} HTTP/1.[012]",
+                "[A-Za-z-]{0,7} /[ -~é]{0,20} HTTP/1.1",
+                "HTTP/1.[012] {1,2}[0-9a]{3}( {0,2}[!-~]{0,8}[\\té]?)?",
+            ],
+            lines in proptest::collection::vec(prop_oneof![
+                4 => "[A-Za-z0-9-]{1,18}: {0,2}[ -~]{0,30}",
+                2 => "[a-c]: [ -~]{0,9}",
+                2 => "(Content-Length|content-type|Transfer-Encoding): {0,1}[ -~]{0,9}",
+                1 => "[ -~]{0,20}:?[\\t -~éß]{0,20}",
+            ], 0..9),
+            ends in proptest::collection::vec(prop_oneof![9 => Just("\r\n"), 1 => Just("\n")], 10),
+            cut in proptest::option::weighted(0.2, any::<proptest::sample::Index>()),
+            behind in "[ -~\r\n]{0,20}",
+            mode in prop_oneof![Just(Mode::Full), Just(Mode::Redacted), Just(Mode::Pii)],
+        ) {
+            let mut head = first;
+            for (line, end) in lines.iter().chain([&String::new()]).zip(ends) {
+                head.push_str(end);
+                head.push_str(line);
+            }
+            head.push_str("\r\n");
+            head.push_str(&behind);
+            let head = &head.as_bytes()[..cut.map_or(head.len(), |cut| cut.index(head.len()))];
+            let mut room = [const { MaybeUninit::<Header<'_>>::uninit() }; HEADERS_MAX];
+            let (mut one, mut other) = (Exchange::default(), Exchange::default());
+            let parsed = request_with(head, &mut room, mode, &mut one).unwrap_or(Parsed::Bad);
+            prop_assert_eq!(request(head, &mut out(mode), &mut other), parsed);
+            prop_assert_eq!(&one, &other);
+            let mut room = [const { MaybeUninit::<Header<'_>>::uninit() }; HEADERS_MAX];
+            let parsed = response_with(head, &mut room, mode, &mut one).unwrap_or(Parsed::Bad);
+            prop_assert_eq!(response(head, &mut out(mode), &mut other), parsed);
+            prop_assert_eq!(one, other);
         }
     }
 }
