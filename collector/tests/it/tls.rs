@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use tempfile::TempDir;
-use undine_collector::{Cgroup, Hooks, SourceConfig, Stats, Tls};
+use undine_collector::{Cgroup, Config, Hooks, SourceConfig, Stats, Tls};
 use undine_testbed::mariadb::{self, Mariadb};
 use undine_testbed::nginx::{self, Nginx};
 use undine_testbed::postgres::Postgres;
@@ -21,7 +21,7 @@ use super::kernel::{alone, config, may_load};
 use super::memory::Memory;
 use super::place::{Place, are_installed, skip, succeed, wait_until};
 use super::postgres::{logged, programs};
-use super::watch::seen_while;
+use super::watch::{running_while, seen_while};
 
 /// Every test has a network of its own, so it may have any port.
 pub(crate) const PORT: &str = "8443";
@@ -112,6 +112,15 @@ impl Scene {
         format!("https://127.0.0.1:{PORT}{path}")
     }
 
+    /// A collector that reads TLS here, through certain hooks.
+    fn config(&self, wanted: Option<Hooks>, ring_bytes: u32) -> Config {
+        let mut config = config(&self.place.cgroup, ring_bytes, None);
+        if let SourceConfig::Kernel { tls, hooks, .. } = &mut config.source {
+            (*tls, *hooks) = (Tls::Read, wanted);
+        }
+        config
+    }
+
     /// Builds a collector that reads TLS and runs `act` while it does.
     pub(crate) async fn watch<T>(
         &self,
@@ -128,10 +137,7 @@ impl Scene {
         ring_bytes: u32,
         act: impl FnOnce(&Self, &Memory) -> T,
     ) -> (Arc<Memory>, Stats, T) {
-        let mut config = config(&self.place.cgroup, ring_bytes, None);
-        if let SourceConfig::Kernel { tls, hooks, .. } = &mut config.source {
-            (*tls, *hooks) = (Tls::Read, wanted);
-        }
+        let config = self.config(wanted, ring_bytes);
         let (memory, stats, said) = seen_while(config, |memory| act(self, memory)).await;
         for row in memory.rows("probe_status", &["source_connector", "tracepoint", "error", "info"])
         {
@@ -241,12 +247,16 @@ async fn a_ring_that_is_too_small_loses_rows_of_tls_within_bounds() {
     }
     let scene = Scene::new("undine-tls-starved");
     let nginx = scene.nginx();
-    let (memory, stats, _) = scene
-        .watch(64 * 1024, |scene, _| {
-            let load = ["--h1", "-n", "6000", "-c", "32", "-t", "1"];
-            scene.run("h2load", &[&load[..], &[&Scene::url("/of/much")]].concat())
-        })
-        .await;
+    let memory = Arc::new(Memory::default());
+    let append = Arc::clone(&memory);
+    let collector = scene.config(None, 64 * 1024).build(append).unwrap();
+    let load = || {
+        let load = ["--h1", "-n", "6000", "-c", "32", "-t", "1"];
+        scene.run("h2load", &[&load[..], &[&Scene::url("/of/much")]].concat());
+    };
+    // Nobody reads yet, so the ring fills.
+    load();
+    let (stats, ()) = running_while(collector, load).await;
     let truth = nginx.stop().unwrap().lines().count() as u64;
     assert!(stats.kernel.dropped > 0, "{stats:?}");
     let rows = memory.rows("http_events", &["encrypted", "req_path", "resp_body_size"]);

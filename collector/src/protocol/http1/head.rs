@@ -261,17 +261,18 @@ mod tests {
         #[test]
         fn what_is_read_in_one_go_is_what_httparse_reads(
             first in prop_oneof![
-                "[A-Z]{1,7} {1,2}[!-~]{1,20} HTTP/1.[012]",
-                "[A-Za-z-]{0,7} /[ -~é]{0,20} HTTP/1.1",
-                "HTTP/1.[012] {1,2}[0-9a]{3}( {0,2}[!-~]{0,8}[\\té]?)?",
+                r"[A-Z]{1,7} [!-~]{1,20} HTTP/1\.[01]",
+                r"[A-Za-z-]{0,7} {1,2}/[ -~é]{0,9} HTTP/1\.[12]",
+                r"HTTP/1\.[01] [0-9]{3} [ -~]{0,8}",
+                r"HTTP/1\.[12] {1,2}[0-9a]{3}( {0,2}[!-~]{0,8}[\té]?)?",
             ],
             lines in proptest::collection::vec(prop_oneof![
-                4 => "[A-Za-z0-9-]{1,18}: {0,2}[ -~]{0,30}",
-                2 => "[a-c]: [ -~]{0,9}",
-                2 => "(Content-Length|content-type|Transfer-Encoding): {0,1}[ -~]{0,9}",
+                8 => "[A-Za-z0-9-]{1,18}: {0,2}[ -~]{0,30} {0,2}",
+                4 => "[a-c]{1,2}: [ -~]{0,9}",
+                4 => "(Content-Length|content-type|Transfer-Encoding): {0,1}[ -~]{0,9}",
                 1 => "[ -~]{0,20}:?[\\t -~éß]{0,20}",
-            ], 0..9),
-            ends in proptest::collection::vec(prop_oneof![9 => Just("\r\n"), 1 => Just("\n")], 10),
+            ], 0..7),
+            ends in proptest::collection::vec(prop_oneof![40 => Just("\r\n"), 1 => Just("\n")], 10),
             cut in proptest::option::weighted(0.2, any::<proptest::sample::Index>()),
             behind in "[ -~\r\n]{0,20}",
             mode in prop_oneof![Just(Mode::Full), Just(Mode::Redacted), Just(Mode::Pii)],
