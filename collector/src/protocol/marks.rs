@@ -72,6 +72,13 @@ mod tests {
 
     use super::*;
 
+    /// Looks for the first byte from `from` on in both ways.
+    fn check(bytes: &[u8], from: usize, many: impl Fn(u64) -> u64, each: impl Fn(u8) -> bool) {
+        let rest = bytes.get(from..).unwrap_or_default();
+        let expected = rest.iter().position(|byte| each(*byte)).map(|at| from + at);
+        assert_eq!(first(bytes, from, many), expected.unwrap_or(bytes.len()));
+    }
+
     proptest! {
         #[test]
         fn looking_at_many_bytes_at_a_time_finds_what_looking_at_each_does(
@@ -80,19 +87,11 @@ mod tests {
             bound in 1..=0x80_u8,
             sought in any::<u8>(),
         ) {
-            let checks: [(&dyn Fn(u64) -> u64, &dyn Fn(u8) -> bool); 3] = [
-                (&|word| below(word, bound), &|byte| byte < bound),
-                (
-                    &|word| equal(word, sought) | equal(word, 0),
-                    &|byte| byte == sought || byte == 0,
-                ),
-                (&|word| beyond_ascii(word) | equal(word, 0), &|byte| byte >= 0x7f || byte == 0),
-            ];
-            for (many, each) in checks {
-                let rest = bytes.get(from..).unwrap_or_default();
-                let expected = rest.iter().position(|byte| each(*byte)).map(|at| from + at);
-                prop_assert_eq!(first(&bytes, from, many), expected.unwrap_or(bytes.len()));
-            }
+            let is_sought = |byte| byte == sought || byte == 0;
+            let is_beyond = |byte| byte >= 0x7f || byte == 0;
+            check(&bytes, from, |word| below(word, bound), |byte| byte < bound);
+            check(&bytes, from, |word| equal(word, sought) | equal(word, 0), is_sought);
+            check(&bytes, from, |word| beyond_ascii(word) | equal(word, 0), is_beyond);
         }
     }
 }
