@@ -11,7 +11,6 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::datatypes::Int64Type;
 use bytes::Bytes;
-use parquet::basic::Compression::UNCOMPRESSED;
 use parquet::basic::Encoding;
 use parquet::bloom_filter::Sbbf;
 use parquet::column::page::{CompressedPage, Page, PageWriteSpec, PageWriter};
@@ -25,7 +24,6 @@ use parquet::file::writer::{SerializedPageWriter, TrackedWrite};
 use parquet::schema::types::ColumnDescPtr;
 use zstd::bulk::Compressor;
 
-use crate::encoding::ZSTD_LEVEL;
 use crate::numbered_ints::NumberedInts;
 use crate::numbered_texts::NumberedTexts;
 
@@ -46,14 +44,13 @@ pub(crate) struct Chunk {
     pub(crate) close: ColumnCloseResult,
 }
 
-/// The chunk of a column without nulls, compressed by `compressor`, which is made when it is first needed,
-/// if `properties` say so; none where it has many different values or they are neither texts nor whole
-/// numbers.
+/// The chunk of a column without nulls, compressed by `compressor` as `properties` say; none where it
+/// has many different texts or is none of texts.
 pub(crate) fn chunk(
     column: &ArrayRef,
     descriptor: &ColumnDescPtr,
     properties: &WriterProperties,
-    compressor: &mut Option<Compressor<'static>>,
+    compressor: &mut Compressor<'static>,
 ) -> Result<Option<Chunk>, ParquetError> {
     let is_plain = descriptor.max_def_level() == 0 && descriptor.max_rep_level() == 0;
     if !is_plain || column.null_count() > 0 || column.is_empty() {
@@ -182,7 +179,7 @@ impl Bounds {
 struct Writer<'a> {
     descriptor: &'a ColumnDescPtr,
     properties: &'a WriterProperties,
-    compressor: &'a mut Option<Compressor<'static>>,
+    compressor: &'a mut Compressor<'static>,
     uncompressed: usize,
     compressed: usize,
 }
@@ -191,7 +188,7 @@ impl<'a> Writer<'a> {
     fn new(
         descriptor: &'a ColumnDescPtr,
         properties: &'a WriterProperties,
-        compressor: &'a mut Option<Compressor<'static>>,
+        compressor: &'a mut Compressor<'static>,
     ) -> Self {
         Self { descriptor, properties, compressor, uncompressed: 0, compressed: 0 }
     }
@@ -269,16 +266,8 @@ impl<'a> Writer<'a> {
         page: &[u8],
         of: impl FnOnce(Bytes) -> Page,
     ) -> Result<PageWriteSpec, ParquetError> {
-        let stored = if self.properties.compression(self.descriptor.path()) == UNCOMPRESSED {
-            page.to_vec()
-        } else {
-            let compressor = match &mut *self.compressor {
-                Some(compressor) => compressor,
-                none => none.insert(Compressor::new(ZSTD_LEVEL)?),
-            };
-            compressor.compress(page)?
-        };
-        let put = pages.write_page(CompressedPage::new(of(stored.into()), page.len()))?;
+        let compressed = self.compressor.compress(page)?;
+        let put = pages.write_page(CompressedPage::new(of(compressed.into()), page.len()))?;
         self.uncompressed += put.uncompressed_size;
         self.compressed += put.compressed_size;
         Ok(put)

@@ -14,9 +14,6 @@ use parquet::schema::types::ColumnPath;
 
 /// How much effort goes into a page.
 pub(crate) const ZSTD_LEVEL: i32 = 1;
-/// Fewer rows are not compressed: to get ready for it, column by column, would take writers and readers
-/// most of their time, and segments that small are merged soon.
-const COMPRESSED_ROWS_MIN: usize = 4096;
 /// Rows of a row group.
 pub(crate) const ROW_GROUP_ROWS_MAX: usize = 128 * 1024;
 /// Distinct processes that a row group's filter is made for.
@@ -24,13 +21,8 @@ const FILTERED_PROCESSES_MAX: usize = 1024;
 
 /// The properties of a file of `rows`.
 pub(crate) fn properties(rows: &RecordBatch) -> Result<WriterProperties, ParquetError> {
-    let compression = if rows.num_rows() < COMPRESSED_ROWS_MIN {
-        Compression::UNCOMPRESSED
-    } else {
-        Compression::ZSTD(ZstdLevel::try_new(ZSTD_LEVEL)?)
-    };
     let builder = WriterProperties::builder()
-        .set_compression(compression)
+        .set_compression(Compression::ZSTD(ZstdLevel::try_new(ZSTD_LEVEL)?))
         .set_statistics_enabled(EnabledStatistics::Page)
         .set_max_row_group_row_count(Some(ROW_GROUP_ROWS_MAX))
         .set_created_by(concat!("undine ", env!("CARGO_PKG_VERSION")).to_owned());

@@ -15,7 +15,7 @@ use undine_schema::TimeNs;
 use crate::backend::Folder;
 use crate::delta::FileStats;
 use crate::dictionary_chunk::chunk;
-use crate::encoding::{ROW_GROUP_ROWS_MAX, properties};
+use crate::encoding::{ROW_GROUP_ROWS_MAX, ZSTD_LEVEL, properties};
 use crate::numbered_texts::plain_type;
 
 /// A file that is not written yet.
@@ -43,7 +43,7 @@ pub(crate) fn parquet(rows: &RecordBatch) -> Result<Vec<u8>, ParquetError> {
     let (mut file, factory) = writer.into_serialized_writer()?;
     let (descriptors, properties) =
         (file.schema_descr().columns().to_vec(), Arc::clone(file.properties()));
-    let mut compressor = None;
+    let mut compressor = zstd::bulk::Compressor::new(ZSTD_LEVEL)?;
     let groups = (0..rows.num_rows()).step_by(ROW_GROUP_ROWS_MAX);
     for (number, from) in groups.enumerate() {
         let part = rows.slice(from, ROW_GROUP_ROWS_MAX.min(rows.num_rows() - from));
