@@ -35,6 +35,7 @@ mod retry_keys;
 mod log;
 mod seal;
 mod tidy;
+mod background;
 mod state;
 mod evolve;
 mod retention;

@@ -13,8 +13,9 @@ use arrow::error::ArrowError;
 
 use crate::recent_texts::{Numbers, RecentTexts};
 
-/// Different texts; with more, numbers do not pay.
+/// Different texts, and how many rows have to have each on average; with more, numbers do not pay.
 pub(crate) const TEXTS_MAX: usize = 16 * 1024;
+const TEXT_ROWS_MIN: usize = 2;
 /// Bytes of all different texts.
 pub(crate) const TEXTS_BYTES_MAX: usize = 1024 * 1024;
 
@@ -67,7 +68,8 @@ impl<'a> NumberedTexts<'a> {
     /// The texts, or ids, of columns that are one after the other; none where too many are different, or
     /// where they are neither or hold nulls.
     pub(crate) fn of(columns: &[&'a dyn Array]) -> Option<Self> {
-        Self::within((TEXTS_MAX, TEXTS_BYTES_MAX), columns)
+        let rows: usize = columns.iter().map(|column| column.len()).sum();
+        Self::within((TEXTS_MAX.min(rows / TEXT_ROWS_MIN), TEXTS_BYTES_MAX), columns)
     }
 
     /// The same of one column, however many are different.

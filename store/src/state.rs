@@ -23,7 +23,7 @@ use arrow::datatypes::{
 };
 use arrow::error::ArrowError;
 use arrow::row::{RowConverter, Rows, SortField};
-use undine_schema::{ColumnDef, Cube, TableDef, TableKind, TimeNs};
+use undine_schema::{ColumnDef, Cube, TableDef, TableKind};
 
 use self::alike::Alike;
 use self::measure::MeasureStates;
@@ -215,33 +215,28 @@ impl States {
         times: &[i64],
         weights: &[i64],
     ) -> Result<Vec<usize>, ArrowError> {
-        let width = self.width;
-        let windows: Vec<i64> =
-            times.iter().map(|&time| TimeNs::new(time).floor_to(width).get()).collect();
-        let columns = self.dimensions.iter().map(|d| column(batch, d.name).map(Arc::clone));
-        let alike = Alike::of(&windows, &columns.collect::<Result<Vec<_>, _>>()?)?;
-        let groups = self.groups_of_kinds(batch, &windows, &alike.firsts)?;
-        let kinds = alike.kinds.iter().map(|&kind| groups[kind as usize]);
-        let folded = kinds.clone().zip(weights).filter(|((_, is_folded), _)| *is_folded);
+        let alike = Alike::of(batch, &self.dimensions, times, self.width)?;
+        let groups = self.groups_of_classes(batch, &alike)?;
+        let groups = alike.classes.iter().map(|&class| groups[class as usize]);
+        let folded = groups.clone().zip(weights).filter(|((_, is_folded), _)| *is_folded);
         self.folded_rows += folded.map(|(_, weight)| weight.cast_unsigned()).sum::<u64>();
-        Ok(kinds.map(|(group, _)| group).collect())
+        Ok(groups.map(|(group, _)| group).collect())
     }
 
-    /// The group of each of these rows, and whether a dimension of it is folded.
-    fn groups_of_kinds(
+    /// The group of each class of rows, and whether a dimension of it is folded.
+    fn groups_of_classes(
         &mut self,
         batch: &RecordBatch,
-        windows: &[i64],
-        firsts: &UInt32Array,
+        alike: &Alike,
     ) -> Result<Vec<(usize, bool)>, ArrowError> {
-        let dimensions = dimension_columns(&self.dimensions, batch, firsts)?;
-        let rows = firsts.len();
+        let dimensions = dimension_columns(&self.dimensions, batch, &alike.firsts)?;
+        let rows = alike.firsts.len();
         // The key of each row with no dimension folded, with the first, with the first two …
         let mut levels = vec![convert(&self.converter, &dimensions, rows)?];
         let mut groups = Vec::with_capacity(rows);
         let mut key = Vec::new();
-        for (at, &first) in firsts.values().iter().enumerate() {
-            let window = windows[first as usize];
+        for (at, &first) in alike.firsts.values().iter().enumerate() {
+            let window = alike.windows[first as usize];
             let mut level = 0;
             let group = loop {
                 if level == levels.len() {

@@ -16,6 +16,7 @@ use undine_schema::{
     TimeNs,
 };
 
+use crate::background::{self, Priority};
 use crate::config::Config;
 use crate::hot::Measured;
 use crate::hot_tables::{Changes, Coming, HotTables, Room};
@@ -89,11 +90,15 @@ impl Store {
     /// # Errors
     /// See [`SealError`]; what was not sealed stays in memory and in the log.
     pub async fn seal(&self) -> Result<SealReport, SealError> {
+        self.seal_at(Priority::Usual).await
+    }
+
+    async fn seal_at(&self, priority: Priority) -> Result<SealReport, SealError> {
         self.inner.report_evictions().map_err(SealError::Log)?;
         self.inner.log.sync().await.map_err(SealError::Log)?;
         let inner = Arc::clone(&self.inner);
         let seal = move || tracing::info_span!("seal").in_scope(|| inner.seal_synced());
-        let sealed = tokio::task::spawn_blocking(seal).await;
+        let sealed = background::run("seal", priority, seal).await;
         sealed.unwrap_or(Err(SealError::Stopping))
     }
 
@@ -130,7 +135,9 @@ impl Store {
                 continue;
             }
             next_seal = Instant::now() + self.inner.config.seal_interval;
-            let sealed = self.seal().await;
+            // Rows that wait for memory cannot wait for a seal.
+            let priority = if pressed { Priority::Usual } else { Priority::Low };
+            let sealed = self.seal_at(priority).await;
             self.inner.sealed.notify_one();
             if let Err(error) = sealed {
                 tracing::error!(%error, cause = %Causes(&error), "a seal failed; it is tried again");
@@ -192,7 +199,7 @@ impl Store {
     /// See [`SealError`]; the tiers are as they were or tidied in part.
     pub async fn tidy(&self) -> Result<TidyReport, SealError> {
         let inner = Arc::clone(&self.inner);
-        let tidied = tokio::task::spawn_blocking(move || inner.tidy()).await;
+        let tidied = background::run("tidy", Priority::Lowest, move || inner.tidy()).await;
         tidied.unwrap_or(Err(SealError::Stopping))
     }
 }

@@ -327,6 +327,7 @@ mod tests {
     use tempfile::TempDir;
     use undine_schema::{Append, Clock, Frame};
 
+    use crate::config::Config;
     use crate::fixture::{NOTES, clock, config, integers, notes};
 
     #[test]
@@ -352,5 +353,23 @@ mod tests {
         let segments = snapshot.raw.as_ref().unwrap().segments.len();
         assert_eq!((replaced, segments), (2, 2), "one of the merge, one of the seal beside it");
         assert_eq!(integers(dir.path(), &snapshot, "id"), [1, 2, 3, 4, 5]);
+    }
+
+    #[test]
+    fn a_store_that_stops_begins_no_further_merge() {
+        let (dir, clock) = (TempDir::new().unwrap(), clock());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let config =
+            Config { segments_max: 1, ..config(dir.path(), std::sync::Arc::clone(&clock)) };
+        let store = config.build().unwrap();
+        for id in [1, 2] {
+            let rows = notes(&[id], clock.now().get());
+            store.append(Frame::captured(&NOTES, rows)).unwrap();
+            runtime.block_on(store.seal()).unwrap();
+        }
+        store.inner.hot.lock().stopping = true;
+        assert_eq!(runtime.block_on(store.tidy()).unwrap().merged_segments, 0);
+        store.inner.hot.lock().stopping = false;
+        assert!(runtime.block_on(store.tidy()).unwrap().merged_segments >= 2);
     }
 }

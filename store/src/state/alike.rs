@@ -2,21 +2,29 @@
 //!
 //! A table's rows are many and the groups of them few. So each column's values are numbered, a row's
 //! numbers are put together into one, and whatever a group costs beyond that (its key in bytes, its
-//! place among others) is paid once for each kind of row.
+//! place among others) is paid once for each class of rows.
 
-use arrow::array::{ArrayRef, AsArray, UInt32Array};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::{ArrayRef, AsArray, RecordBatch, UInt32Array};
 use arrow::datatypes::{DataType, Float64Type, Int64Type};
 use arrow::error::ArrowError;
+use undine_schema::{ColumnDef, TimeNs};
+
+use super::number::column;
 
 use crate::numbered_ints::NumberedInts;
 use crate::numbered_texts::NumberedTexts;
 
-/// The kinds of some rows.
+/// The classes of some rows.
 #[derive(Debug)]
 pub(super) struct Alike {
-    /// The kind of each row, in the order in which they first come.
-    pub(super) kinds: Vec<u32>,
-    /// The first row of each kind.
+    /// The start of each row's window.
+    pub(super) windows: Vec<i64>,
+    /// The class of each row, in the order in which they first come.
+    pub(super) classes: Vec<u32>,
+    /// The first row of each class.
     pub(super) firsts: UInt32Array,
 }
 
@@ -27,8 +35,20 @@ struct Numbered {
 }
 
 impl Alike {
-    /// The kinds of rows by their windows and by columns without nulls.
-    pub(super) fn of(windows: &[i64], columns: &[ArrayRef]) -> Result<Self, ArrowError> {
+    /// The classes of rows by the windows that their times are in, and by these dimensions.
+    pub(super) fn of(
+        rows: &RecordBatch,
+        dimensions: &[&ColumnDef],
+        times: &[i64],
+        width: Duration,
+    ) -> Result<Self, ArrowError> {
+        let windows = times.iter().map(|&time| TimeNs::new(time).floor_to(width).get()).collect();
+        let columns = dimensions.iter().map(|d| column(rows, d.name).map(Arc::clone));
+        Self::by(windows, &columns.collect::<Result<Vec<_>, _>>()?)
+    }
+
+    /// The classes of rows by their windows and by columns without nulls.
+    fn by(windows: Vec<i64>, columns: &[ArrayRef]) -> Result<Self, ArrowError> {
         if u32::try_from(windows.len()).is_err() {
             let what = format!("{} rows are too many to be summarised at once", windows.len());
             return Err(ArrowError::ComputeError(what));
@@ -43,7 +63,7 @@ impl Alike {
                 continue;
             }
             if room < count {
-                // Rows are fewer than 2^32, and so are their kinds and a column's values.
+                // Rows are fewer than 2^32, and so are their classes and a column's values.
                 all = Numbered::of(keys.into_iter());
                 keys = all.numbers.into_iter().map(u64::from).collect();
                 room = u64::MAX / all.count as u64;
@@ -55,12 +75,12 @@ impl Alike {
         }
         let mut firsts = Vec::new();
         let of_keys = Numbered::of(keys.into_iter());
-        for (row, &kind) in (0..).zip(&of_keys.numbers) {
-            if kind as usize == firsts.len() {
+        for (row, &class) in (0..).zip(&of_keys.numbers) {
+            if class as usize == firsts.len() {
                 firsts.push(row);
             }
         }
-        Ok(Self { kinds: of_keys.numbers, firsts: firsts.into() })
+        Ok(Self { windows, classes: of_keys.numbers, firsts: firsts.into() })
     }
 }
 
@@ -100,12 +120,10 @@ impl Numbered {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashMap;
-    use std::sync::Arc;
-
     use arrow::array::{BinaryArray, BooleanArray, Float64Array, Int64Array, StringArray};
     use proptest::collection::vec;
     use proptest::prelude::*;
+    use std::collections::HashMap;
 
     use super::*;
 
@@ -123,17 +141,17 @@ mod tests {
         ]
     }
 
-    /// The kinds as a map finds them.
+    /// The classes as a map finds them.
     fn expected(rows: &[Row]) -> (Vec<u32>, Vec<u32>) {
         let (mut known, mut firsts) = (HashMap::new(), Vec::new());
-        let kinds = (0..).zip(rows).map(|(at, row)| {
+        let classes = (0..).zip(rows).map(|(at, row)| {
             let next = u32::try_from(known.len()).unwrap();
             *known.entry(row).or_insert_with(|| {
                 firsts.push(at);
                 next
             })
         });
-        (kinds.collect(), firsts)
+        (classes.collect(), firsts)
     }
 
     proptest! {
@@ -145,30 +163,30 @@ mod tests {
             let more = again.iter().filter(|_| !rows.is_empty());
             let more: Vec<Row> = more.map(|at| at.get(&rows).clone()).collect();
             let rows = [rows, more].concat();
-            let windows: Vec<i64> = rows.iter().map(|row| row.0).collect();
-            let alike = Alike::of(&windows, &columns(&rows)).unwrap();
-            let (kinds, firsts) = expected(&rows);
-            prop_assert_eq!(alike.kinds, kinds);
+            let windows = rows.iter().map(|row| row.0).collect();
+            let alike = Alike::by(windows, &columns(&rows)).unwrap();
+            let (classes, firsts) = expected(&rows);
+            prop_assert_eq!(alike.classes, classes);
             prop_assert_eq!(alike.firsts.values().to_vec(), firsts);
         }
     }
 
     #[test]
-    fn many_columns_of_many_values_have_no_kind_in_common() {
+    fn many_columns_of_many_values_have_no_class_in_common() {
         let rows = 5000_i64;
         let ints = |seed: i64| -> ArrayRef {
             Arc::new(Int64Array::from_iter_values((0..rows).map(|row| row * seed % rows)))
         };
         let columns: Vec<ArrayRef> = [1, 3, 7, 11, 13, 17, 19].map(ints).to_vec();
         let windows: Vec<i64> = (0..rows).map(|row| row / 2).collect();
-        let alike = Alike::of(&windows, &columns).unwrap();
+        let alike = Alike::by(windows.clone(), &columns).unwrap();
         assert_eq!(alike.firsts.len(), 5000, "seven times five thousand values overflow");
         let twice: Vec<ArrayRef> = columns
             .iter()
             .map(|column| arrow::compute::concat(&[column.as_ref(), column.as_ref()]).unwrap())
             .collect();
-        let alike = Alike::of(&[windows.as_slice(), &windows].concat(), &twice).unwrap();
+        let alike = Alike::by([windows.as_slice(), &windows].concat(), &twice).unwrap();
         assert_eq!(alike.firsts.len(), 5000);
-        assert_eq!(alike.kinds[..5000], alike.kinds[5000..]);
+        assert_eq!(alike.classes[..5000], alike.classes[5000..]);
     }
 }

@@ -5,17 +5,16 @@
 //! out of all, so it does not matter how rows were split.
 
 use std::cmp::Reverse;
-use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::array::{RecordBatch, UInt32Array};
 use arrow::compute::take_record_batch;
 use arrow::error::ArrowError;
 use arrow::row::{RowConverter, SortField};
-use undine_schema::{Cube, TableDef, TimeNs};
+use undine_schema::{Cube, TableDef};
 
 use super::alike::Alike;
-use super::number::{Number, column, int64};
+use super::number::{Number, int64};
 use super::{dimension_columns, on_disk};
 
 /// Rows of one group and window that are kept.
@@ -32,21 +31,18 @@ pub(crate) fn exemplars(
     let Some(measure) = table.exemplified() else { return Ok(rows.slice(0, 0)) };
     let endpoint = table.cubes().find(|&cube| cube == Cube::Endpoint).unwrap_or(Cube::Full);
     let dimensions: Vec<_> = endpoint.dimensions(table).collect();
-    let columns = dimensions.iter().map(|d| column(rows, d.name).map(Arc::clone));
     let times = int64(rows, "time_")?;
-    let windows: Vec<i64> =
-        times.iter().map(|&time| TimeNs::new(time).floor_to(width).get()).collect();
-    let alike = Alike::of(&windows, &columns.collect::<Result<Vec<_>, _>>()?)?;
+    let Alike { windows, classes, firsts } = Alike::of(rows, &dimensions, times, width)?;
     let heights: Vec<i64> = match int64(rows, measure.name) {
         Ok(values) => values.to_vec(),
         Err(_) => f64::column(rows, measure.name)?.iter().copied().map(order_of).collect(),
     };
     // Highest first, of those with the same value the earliest.
     let rank = |at: u32| (Reverse(heights[at as usize]), times[at as usize], at);
-    let mut highest = vec![[None; GROUP_EXEMPLARS_MAX]; alike.firsts.len()];
-    for (at, &kind) in (0..).zip(&alike.kinds) {
+    let mut highest = vec![[None; GROUP_EXEMPLARS_MAX]; firsts.len()];
+    for (at, &class) in (0..).zip(&classes) {
         let mut coming = Some(rank(at));
-        for kept in &mut highest[kind as usize] {
+        for kept in &mut highest[class as usize] {
             if kept.is_none() || coming < *kept {
                 std::mem::swap(kept, &mut coming);
             }
