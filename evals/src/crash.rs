@@ -148,7 +148,7 @@ impl Held {
         let mut tiers = Vec::new();
         for tier in &snapshot.tiers {
             let mut total = (0, 0);
-            for slice in &snapshot.hot {
+            for slice in snapshot.hot() {
                 let ids = slice.rows["resp_body_size"].as_primitive::<Int64Type>();
                 for (at, id) in ids.values().iter().enumerate() {
                     if slice.seqs.first.raw() + at as u64 > tier.sealed_to.raw() {
@@ -256,7 +256,7 @@ fn integers(dir: &Path, store: &Store, table: &TableDef, column: &str) -> Result
     for batch in batches(dir, raw)? {
         values.extend(batch[column].as_primitive::<Int64Type>().values());
     }
-    for slice in &snapshot.hot {
+    for slice in snapshot.hot() {
         let all = slice.rows[column].as_primitive::<Int64Type>();
         for (at, value) in all.values().iter().enumerate() {
             if slice.seqs.first.raw() + at as u64 > raw.sealed_to.raw() {
@@ -285,8 +285,8 @@ fn lost_places(dir: &Path, store: &Store) -> Result<BTreeSet<u64>> {
     let snapshot = store.snapshot(&DATA_LOSS);
     let raw = snapshot.raw.as_ref().context("losses are kept")?;
     let mut all = batches(dir, raw)?;
-    let above = snapshot.hot.iter().filter(|slice| slice.seqs.first > raw.sealed_to);
-    all.extend(above.map(|slice| slice.rows.clone()));
+    let above = snapshot.hot().into_iter().filter(|slice| slice.seqs.first > raw.sealed_to);
+    all.extend(above.map(|slice| slice.rows));
     let mut places = BTreeSet::new();
     for batch in &all {
         let text = |name: &str, at| batch[name].as_string::<i32>().value(at).to_owned();

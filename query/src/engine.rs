@@ -31,7 +31,7 @@ use crate::expr::TypedKind;
 use crate::footers::Footers;
 use crate::functions::Needs;
 use crate::functions::environment::{self, Environment, Process};
-use crate::grouping::FewGroups;
+use crate::grouping;
 use crate::otel::{self, Endpoint, Export};
 use crate::parse::{self, Limits};
 use crate::plan::{Fault, Moment, Origin, Planned, Planner, bare, has_older, horizon};
@@ -221,7 +221,7 @@ fn session(partitions: usize, runtime: Arc<RuntimeEnv>) -> SessionState {
         .with_runtime_env(runtime)
         .with_default_features()
         .with_optimizer_rules(rules)
-        .with_physical_optimizer_rule(Arc::new(FewGroups))
+        .with_physical_optimizer_rules(grouping::physical_rules())
         .build()
 }
 

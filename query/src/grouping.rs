@@ -27,6 +27,8 @@ use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 use datafusion::physical_expr::expressions::{CastExpr, Column};
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
+use datafusion::physical_optimizer::projection_pushdown::ProjectionPushdown;
 use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode};
 use datafusion::physical_plan::execution_plan::{ReplaceChildrenOptions, apply_expression_roots};
 use datafusion::physical_plan::metrics::{
@@ -46,9 +48,19 @@ const GROUPS_MAX: usize = 64 * 1024;
 /// Batches between two looks at the memory that is used.
 const BATCHES_MAX: usize = 8;
 
+/// `DataFusion`'s rules and ours, which comes before projections are moved into the scans below: a text
+/// that a scan casts is no dictionary any more.
+pub(crate) fn physical_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
+    let mut rules = PhysicalOptimizer::new().rules;
+    let projections = ProjectionPushdown::new();
+    let before = rules.iter().position(|rule| rule.name() == projections.name());
+    rules.insert(before.unwrap_or(rules.len()), Arc::new(FewGroups));
+    rules
+}
+
 /// Puts a [`GroupingExec`] where it can do what an aggregation does.
 #[derive(Debug)]
-pub(crate) struct FewGroups;
+struct FewGroups;
 
 impl PhysicalOptimizerRule for FewGroups {
     fn optimize(

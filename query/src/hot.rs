@@ -4,7 +4,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array as _, ArrayRef, AsArray, DictionaryArray, RecordBatch, RecordBatchOptions, UInt32Array,
+    Array as _, ArrayRef, AsArray, DictionaryArray, Int32Array, RecordBatch, RecordBatchOptions,
+    UInt32Array,
 };
 use arrow::compute::{cast, take};
 use arrow::datatypes::{Int32Type, Int64Type, SchemaRef};
@@ -14,95 +15,80 @@ use undine_store::{HotSlice, Snapshot, Wanted};
 
 use crate::provider::Span;
 
-/// Rows in memory that are shared with the store, with the table's own schema.
+/// Some rows of a chunk in memory, which it shares with the store; so a clone is cheap.
 #[derive(Clone, Debug)]
 pub(crate) struct HotPart {
-    rows: RecordBatch,
-    /// Where the wanted ones are, ascending, unless all of them are wanted.
-    wanted: Option<UInt32Array>,
+    /// All rows of the chunk, with the table's own schema.
+    chunk: Arc<RecordBatch>,
+    wanted: Places,
     /// Bounds of the times.
     times: (i64, i64),
-    /// Where its texts are numbers, and how many rows of that come before these.
-    numbered: Option<(Arc<HotSlice>, usize)>,
+    /// Where the chunk's texts are numbers.
+    numbered: Option<Arc<HotSlice>>,
+}
+
+/// Rows of a chunk.
+#[derive(Clone, Debug)]
+enum Places {
+    Consecutive(Range<usize>),
+    /// Ascending.
+    Single(UInt32Array),
 }
 
 impl HotPart {
     fn of_slice(slice: HotSlice) -> Self {
         let times = (slice.times.0.get(), slice.times.1.get());
-        let rows = slice.rows.clone();
-        Self { rows, wanted: None, times, numbered: Some((Arc::new(slice), 0)) }
+        let (chunk, wanted) = (Arc::clone(slice.chunk()), Places::Consecutive(slice.range.clone()));
+        Self { chunk, wanted, times, numbered: Some(Arc::new(slice)) }
     }
 
-    fn slice(&self, range: Range<usize>) -> Self {
-        let numbered = self.numbered.as_ref();
-        let numbered = numbered.map(|(slice, offset)| (Arc::clone(slice), offset + range.start));
-        let rows = self.rows.slice(range.start, range.len());
-        let times = bounds(times(&rows).iter().copied());
-        Self { rows, wanted: None, times, numbered }
+    /// The rows in `range` instead.
+    fn of_range(&self, range: Range<usize>) -> Self {
+        let times = bounds(self.all_times()[range.clone()].iter().copied());
+        Self { wanted: Places::Consecutive(range), times, ..self.clone() }
     }
 
-    /// Only those of the rows at `places`, which are some, whose time is in `span`.
+    /// Those of the rows at `places` whose time is in `span`, instead; none where there are none.
     fn at(&self, places: impl Iterator<Item = u32>, span: Span) -> Option<Self> {
-        let all = times(&self.rows);
+        let all = self.all_times();
         let time = |place: &u32| all[*place as usize];
         let wanted: UInt32Array = places.filter(|place| span.has(time(place))).collect();
         let times = bounds(wanted.values().iter().map(time));
-        (!wanted.is_empty()).then(|| Self { wanted: Some(wanted), times, ..self.clone() })
+        (!wanted.is_empty()).then(|| Self { wanted: Places::Single(wanted), times, ..self.clone() })
     }
 
     /// How many rows are wanted.
     pub(crate) fn len(&self) -> usize {
-        self.wanted.as_ref().map_or(self.rows.num_rows(), UInt32Array::len)
+        match &self.wanted {
+            Places::Consecutive(range) => range.len(),
+            Places::Single(places) => places.len(),
+        }
     }
 
     /// The columns at `columns`, with the types of `schema`, which has just these.
     pub(crate) fn project(&self, columns: &[usize], schema: &SchemaRef) -> Result<RecordBatch> {
-        if let Some(wanted) = &self.wanted {
-            return self.take(wanted, columns, schema);
-        }
-        let arrays = columns.iter().zip(schema.fields());
-        let arrays = arrays.map(|(&at, field)| -> Result<ArrayRef> {
-            let array = self.rows.column(at);
+        let range = match &self.wanted {
+            Places::Single(places) => return self.take(places, columns, schema),
+            Places::Consecutive(range) => range,
+        };
+        let arrays = columns.iter().zip(schema.fields()).map(|(&at, field)| -> Result<ArrayRef> {
+            let array = self.chunk.column(at);
             if array.data_type() == field.data_type() {
-                return Ok(Arc::clone(array));
+                return Ok(array.slice(range.start, range.len()));
             }
-            let numbered = self.numbered.as_ref().and_then(|(slice, offset)| {
-                let all = slice.dictionary(field.name())?;
-                let some: ArrayRef = Arc::new(all.slice(*offset, self.rows.num_rows()));
-                Some(some)
-            });
-            match numbered {
-                Some(numbered) => Ok(numbered),
+            match self.numbers(field.name()) {
+                Some((numbers, texts)) => {
+                    let numbers = numbers.slice(range.start, range.len());
+                    Ok(Arc::new(DictionaryArray::try_new(numbers, texts)?))
+                }
                 // Rows that have just come.
-                None => Ok(cast(array, field.data_type())?),
+                None => Ok(cast(&array.slice(range.start, range.len()), field.data_type())?),
             }
         });
-        let arrays: Vec<ArrayRef> = arrays.collect::<Result<_>>()?;
-        let rows = RecordBatchOptions::new().with_row_count(Some(self.rows.num_rows()));
-        Ok(RecordBatch::try_new_with_options(Arc::clone(schema), arrays, &rows)?)
+        batch(schema, arrays.collect::<Result<_>>()?, range.len())
     }
 
-    /// The places of the wanted rows that hold `text` in a column, which the store lists for some.
-    pub(crate) fn holding(&self, column: &str, text: &str) -> UInt32Array {
-        let holding = self.listed(column, text).unwrap_or_else(|| {
-            let texts = self.rows.column_by_name(column).and_then(|c| c.as_string_opt::<i32>());
-            let texts = (0_u32..).zip(texts.into_iter().flatten());
-            texts.filter(|(_, other)| *other == Some(text)).map(|(row, _)| row).collect()
-        });
-        let Some(wanted) = &self.wanted else { return holding };
-        let is_wanted = |place: &&u32| wanted.values().binary_search(place).is_ok();
-        holding.values().iter().filter(is_wanted).copied().collect()
-    }
-
-    fn listed(&self, column: &str, text: &str) -> Option<UInt32Array> {
-        let (slice, offset) = self.numbered.as_ref()?;
-        let first = u32::try_from(*offset).ok()?;
-        let end = first.checked_add(u32::try_from(self.rows.num_rows()).ok()?)?;
-        let holding = slice.rows_holding(column, text)?;
-        Some(holding.filter(|row| (first..end).contains(row)).map(|row| row - first).collect())
-    }
-
-    /// As [`project`](Self::project), only the rows at `places`.
+    /// As [`project`](Self::project), only the rows of the chunk at `places`.
     pub(crate) fn take(
         &self,
         places: &UInt32Array,
@@ -110,62 +96,92 @@ impl HotPart {
         schema: &SchemaRef,
     ) -> Result<RecordBatch> {
         let arrays = columns.iter().zip(schema.fields()).map(|(&at, field)| -> Result<ArrayRef> {
-            let array = self.rows.column(at);
+            let array = self.chunk.column(at);
             if array.data_type() == field.data_type() {
                 return Ok(take(array, places, None)?);
             }
-            let numbered = self.numbered.as_ref().and_then(|(slice, offset)| {
-                let (numbers, texts) = slice.numbers(field.name())?;
-                Some((numbers.slice(*offset, self.rows.num_rows()), texts))
-            });
-            let Some((numbers, texts)) = numbered else {
+            let Some((numbers, texts)) = self.numbers(field.name()) else {
                 return Ok(cast(&take(array, places, None)?, field.data_type())?);
             };
             let numbers = take(&numbers, places, None)?;
-            Ok(Arc::new(DictionaryArray::try_new(
-                numbers.as_primitive::<Int32Type>().clone(),
-                texts,
-            )?))
+            let numbers = numbers.as_primitive::<Int32Type>().clone();
+            Ok(Arc::new(DictionaryArray::try_new(numbers, texts)?))
         });
-        let arrays: Vec<ArrayRef> = arrays.collect::<Result<_>>()?;
-        let rows = RecordBatchOptions::new().with_row_count(Some(places.len()));
-        Ok(RecordBatch::try_new_with_options(Arc::clone(schema), arrays, &rows)?)
+        batch(schema, arrays.collect::<Result<_>>()?, places.len())
+    }
+
+    /// The texts of a column as numbers, those of the whole chunk.
+    fn numbers(&self, column: &str) -> Option<(Int32Array, ArrayRef)> {
+        self.numbered.as_ref()?.numbers(column)
+    }
+
+    /// The places of the wanted rows that hold `text` in a column, which the store lists for some.
+    pub(crate) fn holding(&self, column: &str, text: &str) -> UInt32Array {
+        let whole = 0..self.chunk.num_rows();
+        let (range, places) = match &self.wanted {
+            Places::Consecutive(range) => (range, None),
+            Places::Single(places) => (&whole, Some(places.values())),
+        };
+        let is_wanted = |row: &u32| places.is_none_or(|places| places.binary_search(row).is_ok());
+        let slice = self.numbered.as_ref();
+        let listed = slice.and_then(|slice| slice.rows_holding(column, text, range));
+        if let Some(listed) = listed {
+            return listed.filter(is_wanted).collect();
+        }
+        let texts = self.chunk.column_by_name(column).and_then(|c| c.as_string_opt::<i32>());
+        let rows = (0_u32..).zip(texts.into_iter().flatten()).skip(range.start).take(range.len());
+        let holding = rows.filter(|(_, other)| *other == Some(text)).map(|(row, _)| row);
+        holding.filter(is_wanted).collect()
     }
 
     /// The wanted rows whose time is in `span`.
-    fn cut(self, span: Span, parts: &mut Vec<Self>) {
+    fn cut(&self, span: Span, parts: &mut Vec<Self>) {
         if self.len() == 0 || self.times.0 >= span.until || self.times.1 < span.from {
             return;
         }
         if span.has(self.times.0) && span.has(self.times.1) {
-            parts.push(self);
+            parts.push(self.clone());
             return;
         }
-        if let Some(wanted) = &self.wanted {
-            parts.extend(self.at(wanted.values().iter().copied(), span));
-            return;
-        }
+        let range = match &self.wanted {
+            Places::Single(places) => {
+                parts.extend(self.at(places.values().iter().copied(), span));
+                return;
+            }
+            Places::Consecutive(range) => range.clone(),
+        };
         // Rows come nearly in order: what is in and out of the range is mixed at its ends only.
-        let times = times(&self.rows);
+        let times = &self.all_times()[..range.end];
         let inside = |time: &i64| span.has(*time);
-        let middle = times.len() / 2;
-        let after = |at: usize| times[at..].iter().position(|time| !inside(time)).map(|n| at + n);
-        let Some(first) = times.iter().position(inside) else { return };
+        let middle = range.start.midpoint(range.end);
+        let Some(first) = times[range.start..].iter().position(inside) else { return };
+        let first = range.start + first;
         let last = times.iter().rposition(inside).unwrap_or(first);
         let centre = middle.clamp(first, last);
-        let from = times[first..centre].iter().rposition(|time| !inside(time));
-        let from = from.map_or(first, |n| first + n + 1);
-        let until = after(centre).map_or(last + 1, |at| at.min(last + 1)).max(from);
+        let before = times[first..centre].iter().rposition(|time| !inside(time));
+        let from = before.map_or(first, |n| first + n + 1);
+        let after = times[centre..=last].iter().position(|time| !inside(time));
+        let until = after.map_or(last + 1, |n| centre + n).max(from);
         let mixed = |range: Range<usize>| {
             let places = (0..).skip(range.start).take(range.len());
             self.at(places, span)
         };
         parts.extend(mixed(first..from));
         if from < until {
-            parts.push(self.slice(from..until));
+            parts.push(self.of_range(from..until));
         }
         parts.extend(mixed(until..last + 1));
     }
+
+    /// The times of the whole chunk.
+    fn all_times(&self) -> &[i64] {
+        times(&self.chunk)
+    }
+}
+
+fn batch(schema: &SchemaRef, columns: Vec<ArrayRef>, rows: usize) -> Result<RecordBatch> {
+    let rows = RecordBatchOptions::new().with_row_count(Some(rows));
+    Ok(RecordBatch::try_new_with_options(Arc::clone(schema), columns, &rows)?)
 }
 
 /// The hot rows above `above` whose time is in `span`.
@@ -183,7 +199,7 @@ pub(crate) fn hot_parts(snapshot: &Snapshot, above: Seq, span: Span) -> Vec<HotP
 pub(crate) fn cut(parts: &[HotPart], span: Span) -> Vec<HotPart> {
     let mut kept = Vec::with_capacity(parts.len());
     for part in parts {
-        part.clone().cut(span, &mut kept);
+        part.cut(span, &mut kept);
     }
     kept
 }
@@ -224,13 +240,14 @@ mod tests {
     fn part(times: &[i64]) -> HotPart {
         let schema = Schema::new(vec![Field::new("time_", DataType::Int64, false)]);
         let column = Arc::new(Int64Array::from(times.to_vec()));
-        let rows = RecordBatch::try_new(Arc::new(schema), vec![column]).unwrap();
+        let chunk = Arc::new(RecordBatch::try_new(Arc::new(schema), vec![column]).unwrap());
+        let wanted = Places::Consecutive(0..times.len());
         let times = bounds(times.iter().copied());
-        HotPart { rows, wanted: None, times, numbered: None }
+        HotPart { chunk, wanted, times, numbered: None }
     }
 
     fn all(parts: &[HotPart]) -> Vec<i64> {
-        let rows = parts.iter().map(|part| part.project(&[0], &part.rows.schema()).unwrap());
+        let rows = parts.iter().map(|part| part.project(&[0], &part.chunk.schema()).unwrap());
         rows.flat_map(|rows| times(&rows).to_vec()).collect()
     }
 

@@ -7,7 +7,7 @@
 //!
 //! Bounds of `time_` in a query's filters cut the range once more before anything is planned, so they
 //! need no filter above, and neither does a comparison with one service, whose hot rows are found by the
-//! store's lists. Other filters prune row groups and pages by their statistics.
+//! store's lists. Other filters stay above, from where the optimizer moves them into the Parquet scan, once.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -150,22 +150,25 @@ impl Rows {
         span: Span,
         service: Option<&str>,
         partitions: usize,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
+    ) -> Result<Option<Arc<dyn ExecutionPlan>>> {
         let parts = if span == self.span { self.hot.clone() } else { cut(&self.hot, span) };
         self.note(|read| {
             read.hot_rows = parts.iter().map(|part| part.len() as u64).sum();
         });
+        if parts.is_empty() {
+            return Ok(None);
+        }
         if let Some(service) = service {
-            return hot_service::scan(service, &parts, columns, schema, partitions);
+            return hot_service::scan(service, &parts, columns, schema, partitions).map(Some);
         }
         let runs = deal(&parts, partitions).into_iter();
         let runs = runs.map(|run| run.iter().map(|part| part.project(columns, schema)).collect());
         let runs: Vec<Vec<_>> = runs.collect::<Result<_>>()?;
         let source = MemorySourceConfig::try_new(&runs, Arc::clone(schema), None)?;
-        Ok(DataSourceExec::from_data_source(source))
+        Ok(Some(DataSourceExec::from_data_source(source)))
     }
 
-    async fn scan_raw(
+    fn scan_raw(
         &self,
         raw: &Segments,
         state: &dyn Session,
@@ -194,11 +197,9 @@ impl Rows {
                 wanted.push(at);
             }
         }
-        let mut pruning: Vec<_> =
-            filters.iter().filter_map(|filter| as_on_disk(self.table, filter)).collect();
-        pruning.extend(bounds(span));
+        let of_ids = filters.iter().filter_map(|filter| as_on_disk(self.table, filter));
         let limit = limit.filter(|_| filters.is_empty() && !is_cut);
-        let mut plan = raw.scan(state, Some(&wanted), &pruning, limit).await?;
+        let mut plan = raw.read(state, Some(&wanted), of_ids.reduce(Expr::and).as_ref(), limit)?;
         if let Some(exact) = exact {
             let described = DFSchema::try_from(plan.schema())?;
             let exact = state.create_physical_expr(exact, &described)?;
@@ -244,8 +245,10 @@ impl TableProvider for Rows {
         let support = |filter: &&Expr| {
             if time_bound(filter).is_some() || service_of(filter).is_some() {
                 TableProviderFilterPushDown::Exact
-            } else {
+            } else if as_on_disk(self.table, filter).is_some() {
                 TableProviderFilterPushDown::Inexact
+            } else {
+                TableProviderFilterPushDown::Unsupported
             }
         };
         Ok(filters.iter().map(support).collect())
@@ -276,14 +279,17 @@ impl TableProvider for Rows {
         let partitions = state.config().target_partitions();
         let mut inputs = Vec::new();
         if let Some(raw) = &self.raw {
-            inputs.extend(self.scan_raw(raw, state, &schema, span, &others, limit).await?);
+            inputs.extend(self.scan_raw(raw, state, &schema, span, &others, limit)?);
         }
-        let hot = self.scan_hot(&columns, &schema, span, service, partitions)?;
-        if inputs.is_empty() {
-            return Ok(hot);
+        inputs.extend(self.scan_hot(&columns, &schema, span, service, partitions)?);
+        match inputs.pop() {
+            None => Ok(Arc::new(EmptyExec::new(schema))),
+            Some(only) if inputs.is_empty() => Ok(only),
+            Some(hot) => {
+                inputs.push(hot);
+                UnionExec::try_new(inputs)
+            }
         }
-        inputs.push(hot);
-        UnionExec::try_new(inputs)
     }
 }
 
@@ -317,19 +323,14 @@ fn numbered() -> DataType {
     DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8))
 }
 
-/// The filter of a table's rows as one of its columns on disk, where ids are bytes of any length; none
-/// where it does more with an id than compare it.
+/// A comparison of an id as one of its column on disk, where ids are bytes of any length. The filter
+/// itself, with a cast of the column, would pass by no segment.
 fn as_on_disk(table: &TableDef, filter: &Expr) -> Option<Expr> {
     let is_id = |name: &str| table.column(name).map(|c| c.pxl_type == PxlType::Uint128);
     let id = |expr: &Expr| match uncast(expr, is_bytes) {
         Expr::Column(column) if is_id(&column.name) == Some(true) => Some(column.clone()),
         _ => None,
     };
-    let columns = filter.column_refs();
-    let ids: Vec<bool> = columns.iter().map(|c| is_id(&c.name)).collect::<Option<_>>()?;
-    if !ids.contains(&true) {
-        return Some(filter.clone());
-    }
     match filter {
         Expr::BinaryExpr(BinaryExpr { left, op, right }) => {
             let (column, value) = match (id(left), id(right)) {
@@ -460,31 +461,14 @@ impl Segments {
         }
         groups
     }
-}
 
-#[async_trait]
-impl TableProvider for Segments {
-    fn schema(&self) -> SchemaRef {
-        Arc::clone(&self.schema)
-    }
-
-    fn table_type(&self) -> TableType {
-        TableType::Base
-    }
-
-    fn supports_filters_pushdown(
-        &self,
-        filters: &[&Expr],
-    ) -> Result<Vec<TableProviderFilterPushDown>> {
-        // Filters prune row groups by their statistics; rows are filtered above.
-        Ok(vec![TableProviderFilterPushDown::Inexact; filters.len()])
-    }
-
-    async fn scan(
+    /// A scan of the columns at `projection`. What `pruning` says for sure is false of a row may be left
+    /// out.
+    fn read(
         &self,
         state: &dyn Session,
         projection: Option<&Vec<usize>>,
-        filters: &[Expr],
+        pruning: Option<&Expr>,
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         if self.files.is_empty() {
@@ -498,19 +482,39 @@ impl TableProvider for Segments {
         let mut source = ParquetSource::new(Arc::clone(&self.schema))
             .with_table_parquet_options(state.default_table_options().parquet)
             .with_parquet_file_reader_factory(opener);
-        let conjunction = filters.iter().cloned().reduce(Expr::and);
-        if let Some(predicate) = conjunction {
+        if let Some(pruning) = pruning {
             let schema = DFSchema::try_from(Arc::clone(&self.schema))?;
-            source = source.with_predicate(state.create_physical_expr(predicate, &schema)?);
+            source = source.with_predicate(state.create_physical_expr(pruning.clone(), &schema)?);
         }
         let partitions = state.config().target_partitions();
         let config = FileScanConfigBuilder::new(self.url.clone(), Arc::new(source))
             .with_file_groups(self.groups(partitions))
             .with_expr_adapter(Some(Arc::new(crate::evolve::Evolution)))
             .with_projection_indices(projection.cloned())?
-            .with_limit(limit.filter(|_| filters.is_empty()))
+            .with_limit(limit)
             .build();
         Ok(DataSourceExec::from_data_source(config))
+    }
+}
+
+#[async_trait]
+impl TableProvider for Segments {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    async fn scan(
+        &self,
+        state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        _filters: &[Expr],
+        limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        self.read(state, projection, None, limit)
     }
 }
 

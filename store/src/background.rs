@@ -37,7 +37,7 @@ pub(crate) async fn run<T: Send + 'static>(
             give_way(priority.nice());
         }
         // Who asked may have gone; the work is done all the same.
-        _ = done.send(work());
+        drop(done.send(work()));
     });
     if let Err(error) = thread {
         tracing::error!(%error, name, "background work has no thread");

@@ -4,6 +4,7 @@
 //! Full blocks of chunks are shared between lists; publishing a batch copies the pointers of the
 //! blocks and of at most [`TAIL_CHUNKS_MAX`] chunks, never rows.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayData, RecordBatch, UInt64Array};
@@ -30,7 +31,7 @@ const PARENT_BYTES_MIN: u64 = 64 * 1024;
 #[derive(Debug)]
 pub(crate) struct Chunk {
     pub(crate) seqs: SeqRange,
-    rows: RecordBatch,
+    rows: Arc<RecordBatch>,
     /// Memory that the rows hold, and their keys.
     pub(crate) bytes: u64,
     pub(crate) zones: Zones,
@@ -78,12 +79,12 @@ impl Measured {
     pub(crate) fn place(self, seqs: SeqRange, commit: bool, order: u64) -> Chunk {
         let Self { rows, bytes, zones } = self;
         debug_assert_eq!(seqs.rows(), rows.num_rows() as u64);
-        Chunk { seqs, rows, bytes, zones, keys: None, commit, order }
+        Chunk { seqs, rows: Arc::new(rows), bytes, zones, keys: None, commit, order }
     }
 }
 
 impl Chunk {
-    pub(crate) fn rows(&self) -> &RecordBatch {
+    pub(crate) fn rows(&self) -> &Arc<RecordBatch> {
         &self.rows
     }
 
@@ -95,18 +96,24 @@ impl Chunk {
     /// The same chunk with its texts numbered.
     pub(crate) fn with_keys(&self, keys: Keys) -> Self {
         let bytes = self.bytes - self.keys_bytes() + keys.bytes();
-        let (rows, zones) = (self.rows.clone(), self.zones.clone());
+        let (rows, zones) = (Arc::clone(&self.rows), self.zones.clone());
         Self { rows, bytes, zones, keys: Some(Arc::new(keys)), ..*self }
     }
 
     /// The same chunk, counted as held for as long as its rows are.
     pub(crate) fn leased(&self, account: &Arc<Account>) -> Self {
-        let rows = account.lease(self.rows.clone(), self.bytes - self.keys_bytes());
-        Self { rows, zones: self.zones.clone(), keys: self.keys.clone(), ..*self }
+        let rows = account.lease((*self.rows).clone(), self.bytes - self.keys_bytes());
+        Self { rows: Arc::new(rows), zones: self.zones.clone(), keys: self.keys.clone(), ..*self }
     }
 
     /// Its rows after `after` and up to `upto`.
     pub(crate) fn between(&self, after: Seq, upto: Seq) -> Option<Slice> {
+        let (seqs, range) = self.places_between(after, upto)?;
+        Some(Slice { seqs, rows: self.rows.slice(range.start, range.len()) })
+    }
+
+    /// Where its rows after `after` and up to `upto` are, among all rows and in this chunk.
+    pub(crate) fn places_between(&self, after: Seq, upto: Seq) -> Option<(SeqRange, Range<usize>)> {
         let first = self.seqs.first.max(Seq::from_raw(after.raw().saturating_add(1)));
         let last = self.seqs.last.min(upto);
         if first > last {
@@ -114,7 +121,7 @@ impl Chunk {
         }
         let rows = usize::try_from(last.raw() - first.raw() + 1).ok()?;
         let offset = usize::try_from(first.raw() - self.seqs.first.raw()).ok()?;
-        Some(Slice { seqs: SeqRange { first, last }, rows: self.rows.slice(offset, rows) })
+        Some((SeqRange { first, last }, offset..offset + rows))
     }
 }
 
@@ -267,7 +274,7 @@ pub(crate) fn merge(
     account: &Arc<Account>,
 ) -> Result<Chunk, ArrowError> {
     let (first, last) = (&run[0], &run[run.len() - 1]);
-    let rows = concat_batches(&first.rows.schema(), run.iter().map(|chunk| &chunk.rows))?;
+    let rows = concat_batches(&first.rows.schema(), run.iter().map(|chunk| &*chunk.rows))?;
     let seqs = SeqRange { first: first.seqs.first, last: last.seqs.last };
     Ok(Measured::new(table, rows).leased(account).place(seqs, first.commit, first.order))
 }

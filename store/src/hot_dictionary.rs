@@ -91,18 +91,17 @@ impl Keys {
 }
 
 impl Dictionaries {
-    /// The numbers of some rows of a chunk, and the texts that they stand for.
+    /// The numbers of a chunk's rows, and the texts that they stand for.
     pub(crate) fn column(
         &self,
         keys: &Keys,
         column: usize,
-        offset: usize,
         rows: usize,
     ) -> Option<(Int32Array, ArrayRef)> {
         let (keys, dictionary) = self.matching(keys, column)?;
         let numbers = match &keys.numbers {
             Numbers::All(number) => vec![*number; rows].into(),
-            Numbers::Each(numbers) => numbers.slice(offset, rows),
+            Numbers::Each(numbers) => numbers.clone(),
         };
         Some((Int32Array::new(numbers, None), Arc::clone(&dictionary.values)))
     }
@@ -361,7 +360,7 @@ mod tests {
     }
 
     fn shown(dictionaries: &Dictionaries, keys: &Keys, name: &str, rows: usize) -> Vec<String> {
-        let (numbers, values) = dictionaries.column(keys, column(name), 0, rows).unwrap();
+        let (numbers, values) = dictionaries.column(keys, column(name), rows).unwrap();
         let values = values.as_string::<i32>();
         let text = |number: &i32| values.value(usize::try_from(*number).unwrap()).to_owned();
         numbers.values().iter().map(text).collect()
@@ -379,9 +378,9 @@ mod tests {
         assert_eq!(shown(&early, &first, "service", 3), names[..3]);
         assert_eq!(shown(&late, &first, "service", 3), names[..3]);
         assert_eq!(shown(&late, &second, "service", 5), names);
-        let (a, _) = early.column(&first, column("service"), 1, 2).unwrap();
-        let (b, _) = late.column(&second, column("service"), 1, 2).unwrap();
-        assert_eq!(a, b);
+        let (a, _) = early.column(&first, column("service"), 3).unwrap();
+        let (b, _) = late.column(&second, column("service"), 5).unwrap();
+        assert_eq!(a, b.slice(0, 3));
         let holding = |keys, text| late.rows_holding(keys, column("service"), text);
         assert_eq!(holding(&second, "shop"), Some(&[0, 2][..]));
         assert_eq!(holding(&second, "pay"), Some(&[4][..]));
@@ -435,7 +434,7 @@ mod tests {
         numbering.keys_of(&many(0, half));
         let later = numbering.keys_of(&many(half, 2 * half));
         let dictionaries = numbering.dictionaries();
-        assert!(dictionaries.column(&few, column("service"), 0, 1).is_none());
+        assert!(dictionaries.column(&few, column("service"), 1).is_none());
         assert!(dictionaries.may_hold(&few, column("service"), "pay"), "nothing is known any more");
         let texts = shown(&dictionaries, &later, "service", half);
         assert_eq!((texts.len(), texts[0].as_str()), (half, "service 8193"));
@@ -443,9 +442,9 @@ mod tests {
 
         let hopeless = numbering.keys_of(&many(0, VALUES_MAX + 1));
         let dictionaries = numbering.dictionaries();
-        assert!(dictionaries.column(&hopeless, column("service"), 0, 1).is_none());
-        assert!(dictionaries.column(&later, column("service"), 0, 1).is_none());
-        assert!(dictionaries.column(&hopeless, column("pod"), 0, 1).is_some());
+        assert!(dictionaries.column(&hopeless, column("service"), 1).is_none());
+        assert!(dictionaries.column(&later, column("service"), 1).is_none());
+        assert!(dictionaries.column(&hopeless, column("pod"), 1).is_some());
         assert!(numbering.bytes() < 1024, "its memory is given back");
     }
 }

@@ -3,8 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, DictionaryArray, Int32Array, RecordBatch};
-use arrow::datatypes::Int32Type;
+use arrow::array::{ArrayRef, Int32Array, RecordBatch};
 use undine_schema::{Seq, SeqRange, TimeNs};
 
 use crate::hot::Chunk;
@@ -32,13 +31,13 @@ pub enum Value<'a> {
     Integer(i64),
 }
 
-/// Consecutive hot rows of one chunk.
+/// Consecutive hot rows of one chunk, which it shares with the store.
 #[derive(Clone, Debug)]
 pub struct HotSlice {
     /// Where they stand; dense, one place a row.
     pub seqs: SeqRange,
-    /// The rows, with the table's Arrow schema.
-    pub rows: RecordBatch,
+    /// Where they are in the chunk.
+    pub range: Range<usize>,
     /// Least and greatest time of a row of the chunk.
     pub times: (TimeNs, TimeNs),
     chunk: Arc<Chunk>,
@@ -54,12 +53,12 @@ impl Snapshot {
     /// The hot rows above a place, without the chunks whose bounds and dictionaries say that no row
     /// of them is wanted.
     pub fn hot_rows<'a>(&'a self, wanted: &'a Wanted<'a>) -> impl Iterator<Item = HotSlice> + 'a {
-        let matching = self.chunks.iter().filter(|chunk| self.may_hold(chunk, wanted));
+        let matching = self.hot.iter().filter(|chunk| self.may_hold(chunk, wanted));
         matching.filter_map(|chunk| {
-            let slice = chunk.between(wanted.above, chunk.seqs.last)?;
+            let (seqs, range) = chunk.places_between(wanted.above, chunk.seqs.last)?;
             Some(HotSlice {
-                seqs: slice.seqs,
-                rows: slice.rows,
+                seqs,
+                range,
                 times: (chunk.zones.first_time, chunk.zones.last_time),
                 chunk: Arc::clone(chunk),
                 dictionaries: self.dictionaries.clone(),
@@ -86,48 +85,45 @@ impl Snapshot {
 }
 
 impl HotSlice {
+    /// The rows, with the table's Arrow schema.
+    pub fn rows(&self) -> RecordBatch {
+        self.chunk.rows().slice(self.range.start, self.range.len())
+    }
+
+    /// All rows of the chunk.
+    pub fn chunk(&self) -> &Arc<RecordBatch> {
+        self.chunk.rows()
+    }
+
     /// Whether every row's time lies in `times`, so that no row needs a look at it.
     pub fn is_within(&self, times: &Range<TimeNs>) -> bool {
         times.contains(&self.times.0) && times.contains(&self.times.1)
     }
 
-    /// A text that comes again and again as numbers into the table's dictionary. The values are one
-    /// and the same array for all slices of a snapshot, so equal numbers are equal texts in all of
-    /// them. Nothing for other columns, and for chunks so new that they are not numbered yet.
-    pub fn dictionary(&self, column: &str) -> Option<DictionaryArray<Int32Type>> {
-        let (numbers, texts) = self.numbers(column)?;
-        DictionaryArray::try_new(numbers, texts).ok()
-    }
-
-    /// As [`dictionary`](Self::dictionary), for a reader that shows few of the rows: the number of each,
-    /// and the texts.
+    /// A text that comes again and again as numbers into the table's dictionary: the number of each row
+    /// of the chunk, and the texts. The texts are one and the same array for all slices of a snapshot,
+    /// so equal numbers are equal texts in all of them. Nothing for other columns, and for chunks so
+    /// new that they are not numbered yet.
     pub fn numbers(&self, column: &str) -> Option<(Int32Array, ArrayRef)> {
         let keys = self.chunk.keys.as_ref()?;
-        let at = self.rows.schema_ref().index_of(column).ok()?;
-        self.dictionaries.column(keys, at, self.offset(), self.rows.num_rows())
+        let at = self.chunk().schema_ref().index_of(column).ok()?;
+        self.dictionaries.column(keys, at, self.chunk().num_rows())
     }
 
-    /// The offsets of the rows that hold `text` in a column, ascending. Nothing where they are not
-    /// known: for other columns than the service, and for chunks that are new or have many services.
+    /// Which of the chunk's rows in `range` hold `text` in a column, ascending. Nothing where they are
+    /// not known: for other columns than the service, and for chunks that are new or have many services.
     pub fn rows_holding(
         &self,
         column: &str,
         text: &str,
+        range: &Range<usize>,
     ) -> Option<impl Iterator<Item = u32> + use<'_>> {
         let keys = self.chunk.keys.as_ref()?;
-        let at = self.rows.schema_ref().index_of(column).ok()?;
+        let at = self.chunk().schema_ref().index_of(column).ok()?;
         let offsets = self.dictionaries.rows_holding(keys, at, text)?;
-        let here = self.offset()..self.offset() + self.rows.num_rows();
-        let from = offsets.partition_point(|&offset| usize::from(offset) < here.start);
-        let until = offsets.partition_point(|&offset| usize::from(offset) < here.end);
-        let first = u32::try_from(here.start).ok()?;
-        Some(offsets[from..until].iter().map(move |&offset| u32::from(offset) - first))
-    }
-
-    /// Where in its chunk it begins.
-    fn offset(&self) -> usize {
-        let rows = self.seqs.first.raw() - self.chunk.seqs.first.raw();
-        usize::try_from(rows).unwrap_or(usize::MAX)
+        let from = offsets.partition_point(|&offset| usize::from(offset) < range.start);
+        let until = offsets.partition_point(|&offset| usize::from(offset) < range.end);
+        Some(offsets[from..until].iter().map(|&offset| u32::from(offset)))
     }
 }
 

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use arc_swap::ArcSwap;
 use arrow::array::RecordBatch;
 use tokio::sync::watch;
-use undine_schema::{Incarnation, Seq, SeqRange, Slice, TableDef, TimeNs};
+use undine_schema::{Incarnation, Seq, SeqRange, TableDef, TimeNs};
 
 use crate::allocated::Allocated;
 use crate::hot::{Chunk, HotList, Measured, merge};
@@ -471,10 +471,8 @@ impl HotTables {
 impl View {
     /// The table for a query.
     pub(crate) fn snapshot(&self) -> Snapshot {
-        let slice = |chunk: &Arc<Chunk>| Slice { seqs: chunk.seqs, rows: chunk.rows().clone() };
         Snapshot {
-            hot: self.hot.iter().map(slice).collect(),
-            chunks: self.hot.iter().map(Arc::clone).collect(),
+            hot: self.hot.clone(),
             dictionaries: self.dictionaries.clone(),
             hot_complete_from: self.hot_complete_from,
             raw: self.cold.raw.clone(),

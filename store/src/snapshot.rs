@@ -18,19 +18,15 @@ use object_store::ObjectStore;
 use object_store::path::Path;
 use undine_schema::{Cube, Seq, Slice, TimeNs};
 
-use crate::hot::Chunk;
+use crate::hot::{Chunk, HotList};
 use crate::hot_dictionary::Dictionaries;
 
 /// A table at one moment.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
-    /// Rows in memory, ascending by seq. Rows that a tier holds too may still be among them. See
-    /// [`hot_rows`](Self::hot_rows) for those that a reader wants.
-    pub hot: Vec<Slice>,
-    /// The chunks of `hot`.
-    pub(crate) chunks: Vec<Arc<Chunk>>,
+    pub(crate) hot: HotList,
     pub(crate) dictionaries: Dictionaries,
-    /// Every row that is kept anywhere and whose time is at or after this is in `hot`.
+    /// Every row that is kept anywhere and whose time is at or after this is in memory.
     pub hot_complete_from: TimeNs,
     /// The rows on disk, where the table's policy keeps them.
     pub raw: Option<TierView>,
@@ -44,11 +40,9 @@ pub struct Snapshot {
 
 impl Snapshot {
     /// A table that is in memory only, of which everything is there.
-    pub(crate) fn in_memory(chunks: Vec<Arc<Chunk>>) -> Self {
-        let rows = |chunk: &Arc<Chunk>| Slice { seqs: chunk.seqs, rows: chunk.rows().clone() };
+    pub(crate) fn in_memory(hot: HotList) -> Self {
         Self {
-            hot: chunks.iter().map(rows).collect(),
-            chunks,
+            hot,
             dictionaries: Dictionaries::default(),
             hot_complete_from: TimeNs::new(i64::MIN),
             raw: None,
@@ -56,6 +50,13 @@ impl Snapshot {
             cubes: Vec::new(),
             exemplars: None,
         }
+    }
+
+    /// All rows in memory, ascending by seq. Rows that a tier holds too may still be among them. See
+    /// [`hot_rows`](Self::hot_rows) for those that a reader wants.
+    pub fn hot(&self) -> Vec<Slice> {
+        let slice = |chunk: &Arc<Chunk>| Slice { seqs: chunk.seqs, rows: (**chunk.rows()).clone() };
+        self.hot.iter().map(slice).collect()
     }
 }
 

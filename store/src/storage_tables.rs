@@ -8,7 +8,7 @@ use undine_schema::tables::{
 };
 use undine_schema::{Incarnation, Seq, SeqRange, TableDef, TimeNs};
 
-use crate::hot::Measured;
+use crate::hot::{HotList, Measured};
 use crate::snapshot::Snapshot;
 use crate::store::Inner;
 
@@ -23,11 +23,11 @@ impl Inner {
             return None;
         };
         if rows.num_rows() == 0 {
-            return Some(Snapshot::in_memory(Vec::new()));
+            return Some(Snapshot::in_memory(HotList::default()));
         }
         let seqs = SeqRange::new(Seq::new(Incarnation::new(0), 1), rows.num_rows());
         let chunk = Measured::new(table, rows).place(seqs, false, 0);
-        Some(Snapshot::in_memory(vec![Arc::new(chunk)]))
+        Some(Snapshot::in_memory(HotList::from_iter([Arc::new(chunk)])))
     }
 
     fn segment_rows(&self) -> RecordBatch {

@@ -18,7 +18,7 @@ use undine_schema::{
 
 use crate::background::{self, Priority};
 use crate::config::Config;
-use crate::hot::Measured;
+use crate::hot::{HotList, Measured};
 use crate::hot_tables::{Changes, Coming, HotTables, Room};
 use crate::lives::Lives;
 use crate::log::{Content, Entry, EntryPart, Log};
@@ -72,7 +72,7 @@ impl Store {
             return self.inner.hot.view(number).snapshot();
         }
         let of_itself = self.inner.snapshot_of_itself(table);
-        of_itself.unwrap_or_else(|| Snapshot::in_memory(Vec::new()))
+        of_itself.unwrap_or_else(|| Snapshot::in_memory(HotList::default()))
     }
 
     /// The tables that are kept.

@@ -46,7 +46,7 @@ fn context(partitions: usize, rule: bool) -> SessionContext {
     // As in our own sessions.
     config.options_mut().sql_parser.map_string_types_to_utf8view = false;
     let state = SessionStateBuilder::new().with_config(config).with_default_features();
-    let state = if rule { state.with_physical_optimizer_rule(Arc::new(FewGroups)) } else { state };
+    let state = if rule { state.with_physical_optimizer_rules(physical_rules()) } else { state };
     let context = SessionContext::new_with_state(state.build());
     let rows = rows();
     let half = |from: usize| {

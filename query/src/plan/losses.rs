@@ -20,7 +20,7 @@ impl Planner {
     pub(crate) async fn losses(&mut self, sources: &[SourceUse]) -> Result<Vec<Note>, Fault> {
         let snapshot = self.snapshot(&DATA_LOSS);
         let sealed = snapshot.raw.iter().any(|raw| !raw.segments.is_empty());
-        if snapshot.hot.is_empty() && !sealed {
+        if snapshot.hot().is_empty() && !sealed {
             return Ok(Vec::new());
         }
         let mut ranges: BTreeMap<&'static str, Span> = BTreeMap::new();

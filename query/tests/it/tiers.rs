@@ -134,6 +134,22 @@ async fn segments_without_the_process_that_is_asked_for_are_passed_by() {
 }
 
 #[tokio::test]
+async fn segments_are_filtered_once_and_their_texts_grouped_as_numbers() {
+    let spread = spread(Some(Duration::from_hours(24))).await;
+    spread.store.seal().await.unwrap();
+    let sql =
+        "EXPLAIN SELECT service, count(*) FROM http_events WHERE latency > 5 GROUP BY service";
+    let explained = spread.engine.sql(sql).await.unwrap();
+    let explained = super::fixture::text(&explained, super::fixture::Order::Sorted);
+    assert!(explained.contains("GroupingExec"), "{explained}");
+    assert!(!explained.contains("CAST(service@"), "they are texts again: {explained}");
+    let (_, scan) = explained.split_once(" predicate=").unwrap();
+    let (predicate, _) = scan.split_once("pruning_predicate=").unwrap();
+    assert_eq!(predicate.matches("latency@").count(), 1, "{explained}");
+    assert!(!explained.contains("FilterExec"), "{explained}");
+}
+
+#[tokio::test]
 async fn what_summaries_do_not_hold_is_clipped_with_a_note_or_refused_under_strict() {
     let spread = spread(None).await;
     for (body, reason) in [

@@ -112,7 +112,7 @@ fn read(hot: &HotTables) -> u64 {
         seen = Seq::new(Incarnation::new(1), 0);
     }
     let sealed_to = seen;
-    for slice in snapshot.hot.iter().filter(|slice| slice.seqs.last > sealed_to) {
+    for slice in snapshot.hot().iter().filter(|slice| slice.seqs.last > sealed_to) {
         let next = Seq::from_raw(seen.raw() + 1);
         assert!(slice.seqs.first <= next, "{next} is in no tier, or out of order");
         seen = slice.seqs.last;

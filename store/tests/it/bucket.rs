@@ -101,7 +101,7 @@ impl Node {
             });
             ids.extend(column(&decode(bytes), "id"));
         }
-        for slice in &snapshot.hot {
+        for slice in snapshot.hot() {
             let all = slice.rows["id"].as_primitive::<Int64Type>();
             let above = |at: &usize| slice.seqs.first.raw() + *at as u64 > raw.sealed_to.raw();
             ids.extend((0..all.len()).filter(above).map(|at| all.value(at)));

@@ -244,7 +244,7 @@ pub(crate) fn groups_in(dir: &Path, snapshot: &Snapshot, tier: &TierView) -> Gro
 /// The hot rows above a place.
 pub(crate) fn hot_rows(snapshot: &Snapshot, above: Seq) -> BTreeMap<Seq, Row> {
     let mut rows = BTreeMap::new();
-    for slice in &snapshot.hot {
+    for slice in snapshot.hot() {
         assert_eq!(slice.seqs.rows(), slice.rows.num_rows() as u64);
         for (at, row) in rows_of(&slice.rows).into_iter().enumerate() {
             let seq = Seq::from_raw(slice.seqs.first.raw() + at as u64);
@@ -302,7 +302,7 @@ pub(crate) fn integers(dir: &Path, snapshot: &Snapshot, column: &str) -> Vec<i64
     for batch in raw.iter().flat_map(|raw| files(dir, raw)) {
         values.extend(batch[column].as_primitive::<Int64Type>().values());
     }
-    for slice in &snapshot.hot {
+    for slice in snapshot.hot() {
         let all = slice.rows[column].as_primitive::<Int64Type>();
         for at in 0..all.len() {
             if slice.seqs.first.raw() + at as u64 > above.raw() {
@@ -328,7 +328,7 @@ pub(crate) fn losses(dir: &Path, store: &Store) -> Vec<LossRow> {
     let snapshot = store.snapshot(&DATA_LOSS);
     let raw = snapshot.raw.as_ref().unwrap();
     let mut batches = files(dir, raw);
-    for slice in &snapshot.hot {
+    for slice in snapshot.hot() {
         if slice.seqs.first > raw.sealed_to {
             batches.push(slice.rows.clone());
         } else {

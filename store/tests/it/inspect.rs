@@ -341,7 +341,8 @@ fn the_store_tells_of_its_tables_and_files_as_tables() {
     let rows_of = |table: &TableDef| {
         let snapshot = store.snapshot(table);
         assert!(snapshot.raw.is_none() && snapshot.tiers.is_empty());
-        let [slice] = snapshot.hot.as_slice() else { panic!("{snapshot:?}") };
+        let hot = snapshot.hot();
+        let [slice] = hot.as_slice() else { panic!("{snapshot:?}") };
         assert_eq!(slice.seqs.rows(), slice.rows.num_rows() as u64);
         slice.rows.clone()
     };

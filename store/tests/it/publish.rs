@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::Int64Type;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -124,7 +124,7 @@ fn what_a_reader_holds_of_rows_that_have_gone_is_pinned_until_it_lets_go() {
     assert_eq!(store.stats().pinned_bytes, 0);
     let snapshot = store.snapshot(&REQUESTS);
     // A slice is enough to hold the whole chunk's memory.
-    let held: Vec<_> = snapshot.hot.iter().map(|slice| slice.rows.slice(0, 1)).collect();
+    let held: Vec<_> = snapshot.hot().iter().map(|slice| slice.rows.slice(0, 1)).collect();
     drop(snapshot);
     for value in 8..60 {
         store.append(Frame::captured(&REQUESTS, fat_row(value))).unwrap();
@@ -176,7 +176,7 @@ fn a_reader_gets_the_chunks_that_may_hold_what_it_wants_and_no_others() {
     let times = TimeNs::new(START + 12_000)..TimeNs::new(START + 20_000);
     let first = |wanted: &Wanted<'_>| -> Vec<i64> {
         let value = |rows: &RecordBatch| rows["size"].as_primitive::<Int64Type>().value(0);
-        snapshot.hot_rows(wanted).map(|slice| value(&slice.rows)).collect()
+        snapshot.hot_rows(wanted).map(|slice| value(&slice.rows())).collect()
     };
     let in_time = Wanted { times: times.clone(), ..Wanted::above(Seq::ZERO) };
     assert_eq!(first(&in_time), [10_000, 15_000]);
@@ -206,20 +206,20 @@ fn numbers_of_texts_agree_over_all_chunks_of_a_snapshot() {
     let snapshot = store.snapshot(&REQUESTS);
     let mut values = None;
     let mut counted = BTreeMap::new();
-    let above = snapshot.hot[0].seqs.first;
+    let above = snapshot.hot()[0].seqs.first;
     for slice in snapshot.hot_rows(&Wanted::above(above)) {
-        let plain = slice.rows["template"].as_string::<i32>();
-        let numbered = slice.dictionary("template").unwrap();
-        let texts = values.get_or_insert_with(|| std::sync::Arc::clone(numbered.values()));
-        assert!(std::sync::Arc::ptr_eq(texts, numbered.values()), "one dictionary for all");
-        let texts = numbered.values().as_string::<i32>();
-        assert_eq!(numbered.len(), plain.len());
-        for (number, plain) in numbered.keys().values().iter().zip(plain) {
+        let (numbers, texts) = slice.numbers("template").unwrap();
+        let values = values.get_or_insert_with(|| std::sync::Arc::clone(&texts));
+        assert!(std::sync::Arc::ptr_eq(values, &texts), "one dictionary for all");
+        assert_eq!(numbers.len(), slice.chunk().num_rows());
+        let (rows, texts) = (slice.rows(), texts.as_string::<i32>());
+        let numbers = numbers.values()[slice.range.clone()].iter();
+        for (number, plain) in numbers.zip(rows["template"].as_string::<i32>()) {
             assert_eq!(texts.value(usize::try_from(*number).unwrap()), plain.unwrap());
             *counted.entry(*number).or_insert(0) += 1;
         }
-        assert!(slice.dictionary("size").is_none(), "a number is no text");
-        assert_eq!(slice.dictionary("service").unwrap().keys().len(), plain.len());
+        assert!(slice.numbers("size").is_none(), "a number is no text");
+        assert_eq!(slice.numbers("service").unwrap().0.len(), slice.chunk().num_rows());
     }
     assert_eq!(counted.values().sum::<i32>(), 29_999);
     assert_eq!(counted.len(), 5);

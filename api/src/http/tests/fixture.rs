@@ -242,7 +242,7 @@ impl Status for TestStatus {
 
     fn rows(&self, table: &str) -> Option<TableRows> {
         let table = undine_schema::tables::find(table)?;
-        let slices = self.store.snapshot(table).hot;
+        let slices = self.store.snapshot(table).hot();
         let hot = slices.iter().map(|slice| slice.rows.num_rows() as u64).sum();
         Some(TableRows { hot, ..TableRows::default() })
     }
