@@ -82,7 +82,7 @@ impl<'a> Dictionary<'a> {
         if column.data_type().is_numeric() {
             return None;
         }
-        let few = NumberedTexts::of(&[column.as_ref()])?;
+        let few = NumberedTexts::of_repeated(&[column.as_ref()])?;
         Some(Self { numbers: few.numbers, values: Values::Texts(few.texts) })
     }
 }
@@ -469,11 +469,13 @@ mod tests {
     }
 
     #[test]
-    fn many_different_texts_and_many_bytes_are_left_to_the_usual_writer() {
+    fn texts_that_hardly_come_again_and_many_bytes_are_left_to_the_usual_writer() {
         let many: Vec<String> = (0..=TEXTS_MAX).map(|row| row.to_string()).collect();
         let large =
             vec!["x".repeat(TEXTS_BYTES_MAX / 2), "y".repeat(TEXTS_BYTES_MAX / 2), "z".to_owned()];
-        for texts in [many, large] {
+        let once = vec!["a".to_owned(), "b".to_owned(), "c".to_owned()];
+        let twice = |texts: Vec<String>| [texts.as_slice(), &texts].concat();
+        for texts in [twice(many), twice(large), once] {
             let rows = rows(&texts);
             let (found, footer) = read(parquet(&rows).unwrap());
             assert_eq!(found, [rows]);
@@ -483,7 +485,8 @@ mod tests {
 
     #[test]
     fn long_texts_have_no_bounds_and_texts_of_no_bytes_do() {
-        let long = rows(&["a".repeat(STATISTICS_BYTES_MAX + 1), "b".to_owned()]);
+        let long = ["a".repeat(STATISTICS_BYTES_MAX + 1), "b".to_owned()];
+        let long = rows(&[long.as_slice(), &long].concat());
         let (found, footer) = read(parquet(&long).unwrap());
         assert_eq!(found, [long]);
         assert!(is_ours(&footer, 0) && footer.row_group(0).column(0).statistics().is_none());

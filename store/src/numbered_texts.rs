@@ -13,8 +13,9 @@ use arrow::error::ArrowError;
 
 use crate::recent_texts::{Numbers, RecentTexts};
 
-/// Different texts, and how many rows have to have each on average; with more, numbers do not pay.
+/// Different texts; with more, numbers do not pay.
 pub(crate) const TEXTS_MAX: usize = 16 * 1024;
+/// How many rows have to have each on average, where texts are written once.
 const TEXT_ROWS_MIN: usize = 2;
 /// Bytes of all different texts.
 pub(crate) const TEXTS_BYTES_MAX: usize = 1024 * 1024;
@@ -68,6 +69,11 @@ impl<'a> NumberedTexts<'a> {
     /// The texts, or ids, of columns that are one after the other; none where too many are different, or
     /// where they are neither or hold nulls.
     pub(crate) fn of(columns: &[&'a dyn Array]) -> Option<Self> {
+        Self::within((TEXTS_MAX, TEXTS_BYTES_MAX), columns)
+    }
+
+    /// The same where the texts come again, so that it takes less to write them once.
+    pub(crate) fn of_repeated(columns: &[&'a dyn Array]) -> Option<Self> {
         let rows: usize = columns.iter().map(|column| column.len()).sum();
         Self::within((TEXTS_MAX.min(rows / TEXT_ROWS_MIN), TEXTS_BYTES_MAX), columns)
     }
@@ -152,7 +158,7 @@ impl<'a> NumberedTexts<'a> {
 /// One column of several, as a dictionary where it is of texts or ids of which few are different.
 pub(crate) fn joined(columns: &[&dyn Array]) -> Result<ArrayRef, ArrowError> {
     let of_texts = columns.first().is_some_and(|column| *column.data_type() == DataType::Utf8);
-    match NumberedTexts::of(columns) {
+    match NumberedTexts::of_repeated(columns) {
         Some(numbered) => numbered.into_array(of_texts),
         None => arrow::compute::concat(columns),
     }
