@@ -1,5 +1,6 @@
 //! What programs in Go say inside TLS, of which no library in C knows.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::process::Stdio;
 
@@ -153,5 +154,182 @@ async fn a_go_server_that_starts_later_is_read() {
         .await;
     assert_eq!(http_rows(&memory), truth);
     assert_eq!(truth.values().sum::<usize>(), 200);
+    check_nothing_is_lost(&memory, &stats);
+}
+
+/// Says something on ten connections, each of which ends before the call that says it returns.
+const ENDING_CLIENT: &str = r#"
+package main
+
+import (
+	"bufio"
+	"crypto/tls"
+	"log"
+	"net"
+	"os"
+)
+
+type ending struct {
+	*net.TCPConn
+	ends bool
+}
+
+func (conn *ending) Write(bytes []byte) (int, error) {
+	length, err := conn.TCPConn.Write(bytes)
+	if conn.ends {
+		conn.SetLinger(0)
+		conn.Close()
+	}
+	return length, err
+}
+
+func main() {
+	bufio.NewReader(os.Stdin).ReadString('\n')
+	for round := 0; round < 10; round++ {
+		conn, err := net.Dial("tcp", "127.0.0.1:"+os.Args[1])
+		if err != nil {
+			log.Fatal(err)
+		}
+		wrapped := &ending{TCPConn: conn.(*net.TCPConn)}
+		client := tls.Client(wrapped, &tls.Config{InsecureSkipVerify: true})
+		if err := client.Handshake(); err != nil {
+			log.Fatal(err)
+		}
+		wrapped.ends = true
+		if _, err := client.Write([]byte("GET /of/1 HTTP/1.1\r\n")); err != nil {
+			log.Fatal(err)
+		}
+	}
+}
+"#;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_go_program_says_on_a_connection_that_ends_meanwhile_is_bound() {
+    let _alone = alone().await;
+    if !can_run(&["go", "gcc"]) {
+        return;
+    }
+    let scene = Scene::new("undine-tls-go-ending");
+    let server = build(&scene, "go-server", SERVER, &[]);
+    let client = build(&scene, "go-client", ENDING_CLIENT, &[]);
+    let _server = scene.serve(&mut scene.command(&server));
+    let (memory, stats, ()) = scene
+        .watch(RING_BYTES, |scene, memory| {
+            run_probed(scene.command(&client).arg(PORT), memory, "go-client");
+        })
+        .await;
+    assert!(stats.pipeline.tls_operations >= 10, "{stats:?}");
+    check_nothing_is_lost(&memory, &stats);
+}
+
+/// Takes what a client says and ends the connection without a word.
+const SILENT_SERVER: &str = r#"
+package main
+
+import (
+	"crypto/tls"
+	"log"
+	"os"
+)
+
+func main() {
+	certificate, key, record, port := os.Args[1], os.Args[2], os.Args[3], os.Args[4]
+	pair, err := tls.LoadX509KeyPair(certificate, key)
+	if err != nil {
+		log.Fatal(err)
+	}
+	file, err := os.OpenFile(record, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
+	if err != nil {
+		log.Fatal(err)
+	}
+	listener, err := tls.Listen("tcp", "127.0.0.1:"+port, &tls.Config{Certificates: []tls.Certificate{pair}})
+	if err != nil {
+		log.Fatal(err)
+	}
+	for {
+		conn, err := listener.Accept()
+		if err != nil {
+			log.Fatal(err)
+		}
+		if conn.(*tls.Conn).Handshake() == nil {
+			bytes := make([]byte, 100)
+			length, _ := conn.Read(bytes)
+			file.WriteString(string(bytes[:length]) + "\n")
+		}
+		conn.Close()
+	}
+}
+"#;
+
+/// Says something on ten connections together with the end of the handshake, and waits for the end.
+const HASTY_CLIENT: &str = r#"
+package main
+
+import (
+	"bufio"
+	"crypto/tls"
+	"log"
+	"net"
+	"os"
+)
+
+type hasty struct {
+	net.Conn
+	writes int
+	held   []byte
+}
+
+func (conn *hasty) Write(bytes []byte) (int, error) {
+	conn.writes++
+	conn.held = append(conn.held, bytes...)
+	if conn.writes == 2 {
+		return len(bytes), nil
+	}
+	_, err := conn.Conn.Write(conn.held)
+	conn.held = nil
+	return len(bytes), err
+}
+
+func main() {
+	bufio.NewReader(os.Stdin).ReadString('\n')
+	for round := 0; round < 10; round++ {
+		conn, err := net.Dial("tcp", "127.0.0.1:"+os.Args[1])
+		if err != nil {
+			log.Fatal(err)
+		}
+		client := tls.Client(&hasty{Conn: conn}, &tls.Config{InsecureSkipVerify: true})
+		if err := client.Handshake(); err != nil {
+			log.Fatal(err)
+		}
+		if _, err := client.Write([]byte("anyone?")); err != nil {
+			log.Fatal(err)
+		}
+		if length, err := client.Read(make([]byte, 1)); err == nil {
+			log.Fatal(length)
+		}
+		client.Close()
+	}
+}
+"#;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_came_with_a_handshake_is_bound_though_nothing_follows() {
+    let _alone = alone().await;
+    if !can_run(&["go", "gcc"]) {
+        return;
+    }
+    let scene = Scene::new("undine-tls-go-hasty");
+    let server = build(&scene, "go-server", SILENT_SERVER, &[]);
+    let client = build(&scene, "go-client", HASTY_CLIENT, &[]);
+    let _server = scene.serve(&mut scene.command(&server));
+    let (memory, stats, truth) = scene
+        .watch(RING_BYTES, |scene, memory| {
+            run_probed(scene.command(&client).arg(PORT), memory, "go-client");
+            scene.access_log()
+        })
+        .await;
+    assert_eq!(truth, BTreeMap::from([("anyone?".to_owned(), 10)]));
+    // At both ends.
+    assert_eq!(stats.pipeline.tls_operations, 20, "{stats:?}");
     check_nothing_is_lost(&memory, &stats);
 }
