@@ -71,6 +71,7 @@ pub(crate) fn tls_enter(ctx: ProbeContext) -> u32 {
         {
             (*entry).cookie = cookie | COOKIE_HAS_OUTER;
         } else if outer.object != 0 {
+            // It did not return, or what is within it counts instead.
             leave(&outer);
         }
     }

@@ -17,8 +17,8 @@ use aya_ebpf::{
 use undine_ebpf::{
     Counter, Header, Kind, PLAINTEXT, TlsInfo,
     load::{
-        COOKIE_LIBRARY_SHIFT, COOKIE_SHAKES, COOKIE_WATCHED, Connection, SECURED_ANNOUNCED,
-        SECURED_KNOWN, TLS_OF_GO, TLS_OF_RUST, TlsKey, TlsStream,
+        COOKIE_LIBRARY_SHIFT, COOKIE_WATCHED, Connection, SECURED_ANNOUNCED, SECURED_KNOWN,
+        TLS_OF_GO, TLS_OF_RUST, TlsKey, TlsStream,
     },
 };
 
@@ -56,6 +56,8 @@ pub(crate) struct TlsCall {
     pub(crate) carrier: u64,
 }
 
+/// Kind of a record that has plaintext, or from TLS 1.3 on anything that is encrypted.
+const APPLICATION_DATA: u8 = 23;
 /// Index of the stack pointer in `struct pt_regs` of x86-64.
 const RSP: usize = 19;
 /// Index of the register that has the goroutine, where the program is one in Go.
@@ -237,9 +239,14 @@ fn bind(sock: u64, connection: *mut Connection, bytes: u64, call: &TlsCall, curr
     let key = TlsKey { object: call.object, tgid, reserved: 0 };
     let mut stream = TLS_STREAMS.get_ptr_mut(key);
     // SAFETY: as above.
-    let carrier = stream.map_or(0, |stream| unsafe { (*stream).carrier });
+    let (carrier, announced) = stream
+        .map_or((0, 0), |stream| unsafe { ((*stream).carrier, (*stream).connection.announced) });
+    if carrier == conn && announced != 0 {
+        return;
+    }
+    let kind = record_kind(bytes);
     if carrier != conn {
-        if !is_record(bytes) {
+        if kind == 0 {
             return;
         }
         if let Some(other) = stream
@@ -268,8 +275,8 @@ fn bind(sock: u64, connection: *mut Connection, bytes: u64, call: &TlsCall, curr
             (*connection).secured_tgid = tgid;
             let _ = TLS_CARRIERS.insert(conn, key, 0);
         }
-        // What is said of the handshake itself is read by user space, so that ends first.
-        if (*stream).connection.announced == 0 && call.cookie & COOKIE_SHAKES == 0 {
+        // The call may begin with a handshake, which is for user space to read.
+        if (*stream).connection.announced == 0 && kind == APPLICATION_DATA {
             announce(Sock(sock), stream, connection, current);
         }
     }
@@ -278,10 +285,16 @@ fn bind(sock: u64, connection: *mut Connection, bytes: u64, call: &TlsCall, curr
 /// Whether a TLS record begins at `bytes` in the process.
 #[inline(always)]
 pub(crate) fn is_record(bytes: u64) -> bool {
+    record_kind(bytes) != 0
+}
+
+/// The kind of the TLS record that begins at `bytes` in the process; 0 where none does.
+#[inline(always)]
+fn record_kind(bytes: u64) -> u8 {
     // SAFETY: the helper checks the address.
     match unsafe { bpf_probe_read_user(bytes as *const [u8; 3]) } {
-        Ok([kind, major, minor]) => (20..=24).contains(&kind) && major == 3 && minor <= 4,
-        Err(_) => false,
+        Ok([kind @ 20..=24, 3, 0..=4]) => kind,
+        _ => 0,
     }
 }
 
