@@ -424,6 +424,10 @@ pub const COOKIE_HAS_OUTER: u64 = 16;
 /// socket since it began, or its beginning, has shown.
 pub const COOKIE_WATCHED: u64 = 32;
 
+/// Bits of a TLS probe's cookie, above the library's index: the function shakes hands and moves no
+/// plaintext.
+pub const COOKIE_SHAKES: u64 = 1 << 63;
+
 /// Bits of a TLS call's cookie while it is under way: the plaintext is in pieces.
 pub const COOKIE_PIECES: u64 = 64;
 /// Bits of a TLS call's cookie while it is under way: it is one of rustls.
@@ -447,6 +451,10 @@ pub const RUSTLS_WORK_MAX: u32 = 4 * 1024;
 /// Most goroutines that are in a call of `crypto/tls` at a time, most of them because they wait for
 /// what they will read; calls of further ones are not seen, and counted.
 pub const GO_CALLS_MAX: u32 = 32 * 1024;
+
+/// Most processes that are known to have ended lately, so that nobody waits for what their calls of a
+/// TLS library give; of the others user space finds out.
+pub const GONE_MAX: u32 = 1024;
 
 /// Most beginnings of TLS handshakes that are remembered so that the object which has the same
 /// random bytes is found; the one that was used longest ago is forgotten.
@@ -526,6 +534,10 @@ pub struct TlsStream {
     pub library: u32,
     /// How often that connection was looked for by the handshake.
     pub lookups: u32,
+    /// How many calls are under way in which something was done on that connection.
+    pub calls: u64,
+    /// Not 0 once that connection has ended; the last of the calls then ends the plaintext.
+    pub is_let_go: u64,
     /// The calls that move plaintext now, by direction.
     pub progress: [TlsProgress; 2],
 }

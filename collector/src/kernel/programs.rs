@@ -370,6 +370,7 @@ fn load_object(config: &Config) -> Result<(Programs, RingBuf<MapData>, ReasonNam
         has_socket_lengths: layout.has_socket_lengths,
         tls: TlsProbes {
             streams: take(&mut ebpf, "TLS_STREAMS")?,
+            carriers: take(&mut ebpf, "TLS_CARRIERS")?,
             known: take(&mut ebpf, "TLS_LIBRARIES")?,
             go_calls: take(&mut ebpf, "GO_CALLS")?,
             libraries: 0,
@@ -600,7 +601,11 @@ impl Programs {
 
     /// Forgets plaintexts of processes that have ended.
     pub(super) fn forget_ended_tls(&mut self) -> Result<(), ControlError> {
-        self.tls.forget_ended()
+        for plaintext in self.tls.forget_ended()? {
+            let conn = plaintext.conn;
+            self.closed.insert(conn, Plain(plaintext), 0).map_err(unusable("CLOSED"))?;
+        }
+        Ok(())
     }
 
     /// Whether whoever no target names is watched.

@@ -11,8 +11,8 @@ use aya::{
     },
 };
 use undine_ebpf::load::{
-    COOKIE_LIBRARY_SHIFT, TLS_LIBRARIES_MAX, TLS_OF_C, TLS_OF_GO, TLS_OF_RUST, TlsKey, TlsLibrary,
-    TlsStream,
+    COOKIE_LIBRARY_SHIFT, Connection, TLS_LIBRARIES_MAX, TLS_OF_C, TLS_OF_GO, TLS_OF_RUST, TlsKey,
+    TlsLibrary, TlsStream,
 };
 
 use super::{
@@ -45,9 +45,11 @@ pub(super) const NO_HOOKS: &str = "what a TLS library is told is bound to a sock
 /// Probes of TLS libraries.
 pub(super) struct TlsProbes {
     pub(super) streams: HashMap<MapData, Plain<TlsKey>, Plain<TlsStream>>,
+    /// Which of them a connection carries; only whether an entry is there is of interest here.
+    pub(super) carriers: HashMap<MapData, u64, Plain<TlsKey>>,
     pub(super) known: Array<MapData, Plain<TlsLibrary>>,
     /// Calls that goroutines are in; only the keys are of interest here.
-    pub(super) go_calls: HashMap<MapData, Plain<TlsKey>, [u64; 6]>,
+    pub(super) go_calls: HashMap<MapData, Plain<TlsKey>, [u64; 7]>,
     /// Libraries that are probed.
     pub(super) libraries: u32,
     /// A sum of `TLS_OF_…`.
@@ -156,16 +158,24 @@ impl TlsProbes {
         Ok(open)
     }
 
-    /// Forgets plaintexts and calls of processes that have ended, of which nothing else tells.
-    pub(super) fn forget_ended(&mut self) -> Result<(), ControlError> {
+    /// Forgets plaintexts and calls of processes that have ended, of which nothing else tells. Gives the
+    /// plaintexts that still waited for a call to return.
+    pub(super) fn forget_ended(&mut self) -> Result<Vec<Connection>, ControlError> {
         let mut ended = Vec::new();
         for entry in &self.streams {
             let (Plain(key), Plain(stream)) = entry.map_err(unusable("TLS_STREAMS"))?;
-            if stream.carrier == 0 && !process_tree::is_process(key.tgid) {
-                ended.push(key);
+            let is_carried = stream.carrier != 0 && stream.is_let_go == 0;
+            if !is_carried && !process_tree::is_process(key.tgid) {
+                ended.push((key, stream));
             }
         }
-        for key in ended {
+        let mut waited = Vec::new();
+        for (key, stream) in ended {
+            // Whoever takes this entry out tells that the plaintext ends.
+            let tells = stream.carrier != 0 && self.carriers.remove(&stream.carrier).is_ok();
+            if tells && stream.connection.announced != 0 {
+                waited.push(stream.connection);
+            }
             if let Err(error) = self.streams.remove(&Plain(key)) {
                 tracing::debug!(%error, "an ended process's plaintext is gone already");
             }
@@ -182,7 +192,7 @@ impl TlsProbes {
                 tracing::debug!(%error, "an ended process's call is gone already");
             }
         }
-        Ok(())
+        Ok(waited)
     }
 }
 

@@ -16,6 +16,7 @@
 use object::read::ReadCache;
 use object::{Object, ObjectSection, ObjectSymbol};
 use std::fs::File;
+use undine_ebpf::load::{COOKIE_EGRESS, COOKIE_SHAKES};
 
 use super::placement::Manner;
 
@@ -30,16 +31,21 @@ const MAGIC: [u32; 2] = [0xffff_fff0, 0xffff_fff1];
 /// What those of older versions begin with.
 const MAGIC_BEFORE: [u32; 2] = [0xffff_fffb, 0xffff_fffa];
 
-/// Functions that take the object, a buffer, its length and its capacity, and give a length; and
-/// whether they send.
-const FUNCTIONS: [(&str, bool); 2] =
-    [("crypto/tls.(*Conn).Write", true), ("crypto/tls.(*Conn).Read", false)];
+/// Functions that take the object, a buffer, its length and its capacity, and give a length; and the one
+/// that shakes hands, in which a server may receive what its client says first. With the cookies of
+/// their probes.
+const FUNCTIONS: [(&str, u64); 3] = [
+    ("crypto/tls.(*Conn).Write", COOKIE_EGRESS),
+    ("crypto/tls.(*Conn).Read", 0),
+    ("crypto/tls.(*Conn).handshakeContext", COOKIE_SHAKES),
+];
 
-/// A function that moves plaintext.
+/// A function that moves plaintext, or shakes hands before.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct GoFunction {
     pub(super) name: &'static str,
-    pub(super) egress: bool,
+    /// The cookie of its probes.
+    pub(super) cookie: u64,
     /// Address of an instruction at which the arguments are in their registers.
     pub(super) entry: u64,
     pub(super) manner: Manner,
@@ -89,8 +95,13 @@ pub(super) fn functions(elf: &Elf<'_>) -> Result<Vec<GoFunction>, GoError> {
     };
     // Where the code begins is said in one of these places; which is right shows in the code.
     for start in starts(elf, &table, section.address()) {
-        let read = |found: &Found<'_>| found.read(start, code);
-        if let Some(functions) = found.iter().map(read).collect() {
+        let read = |found: &Found<'_>| {
+            let function = found.read(start, code);
+            // Without that one nearly everything is bound.
+            let may_miss = found.cookie == COOKIE_SHAKES;
+            (function.is_some() || !may_miss).then_some(function)
+        };
+        if let Some(functions) = found.iter().filter_map(read).collect() {
             return Ok(functions);
         }
     }
@@ -118,7 +129,7 @@ struct Table<'a>(&'a [u8]);
 #[derive(Debug)]
 struct Found<'a> {
     name: &'static str,
-    egress: bool,
+    cookie: u64,
     /// Relative to the beginning of the code.
     begin: u64,
     size: u64,
@@ -153,13 +164,13 @@ impl<'a> Table<'a> {
             let begin = self.half(entry)?;
             let about = functions.checked_add(self.half(entry + 4)?)?;
             let name = self.bytes(names.checked_add(self.half(about + 4)?)?)?;
-            let is_it = |known: &&(&str, bool)| {
+            let is_it = |known: &&(&str, u64)| {
                 name.strip_prefix(known.0.as_bytes()).is_some_and(|rest| rest.first() == Some(&0))
             };
-            let Some((name, egress)) = FUNCTIONS.iter().find(is_it) else { continue };
+            let Some((name, cookie)) = FUNCTIONS.iter().find(is_it) else { continue };
             let size = self.half(entry + 8)?.checked_sub(begin)?;
             let depths = self.bytes(depths.checked_add(self.half(about + 16)?)?)?;
-            found.push(Found { name, egress: *egress, begin, size, depths });
+            found.push(Found { name, cookie: *cookie, begin, size, depths });
         }
         Some(found)
     }
@@ -184,7 +195,7 @@ impl Found<'_> {
         };
         Some(GoFunction {
             name: self.name,
-            egress: self.egress,
+            cookie: self.cookie,
             entry: address + entry as u64,
             manner,
             returns: returns.into_iter().map(|at| address + at as u64).collect(),

@@ -153,7 +153,7 @@ impl Library {
 
     fn add_go(&mut self, elf: &Elf<'_>, functions: Vec<GoFunction>) {
         for function in functions {
-            let cookie = if function.egress { COOKIE_EGRESS } else { 0 };
+            let cookie = function.cookie;
             let site = |address| offset(elf, address).map(|offset| Site { offset, cookie });
             let Some(entry) = site(function.entry) else { continue };
             self.manners.insert(function.name, function.manner);

@@ -10,10 +10,11 @@ use undine_ebpf::{
     Counter,
     load::{
         ASKERS_MAX, BORN_MAX, CALLERS_MAX, CLOSED_MAX, COUNTERS as COUNTERS_LEN, Connection,
-        GO_CALLS_MAX, LISTEN_PORTS_MAX, ListenKey, OFFSETS as OFFSETS_LEN, Offset, PORT_WORDS,
-        Pressure, ProcessVerdict, RUSTLS_WORK_MAX, RememberedVerdict, Scratch, Settings,
-        TARGETS_MAX, TLS_CALLS_MAX, TLS_HELLOS_MAX, TLS_LIBRARIES_MAX, TcpBudget, TlsHello,
-        TlsHelloAt, TlsKey, TlsLibrary, TlsStream, UNTOLD_MAX, Untold, UntoldKey, VERDICTS_PER_CPU,
+        GO_CALLS_MAX, GONE_MAX, LISTEN_PORTS_MAX, ListenKey, OFFSETS as OFFSETS_LEN, Offset,
+        PORT_WORDS, Pressure, ProcessVerdict, RUSTLS_WORK_MAX, RememberedVerdict, Scratch,
+        Settings, TARGETS_MAX, TLS_CALLS_MAX, TLS_HELLOS_MAX, TLS_LIBRARIES_MAX, TcpBudget,
+        TlsHello, TlsHelloAt, TlsKey, TlsLibrary, TlsStream, UNTOLD_MAX, Untold, UntoldKey,
+        VERDICTS_PER_CPU,
     },
 };
 
@@ -123,6 +124,9 @@ pub(crate) static TLS_STREAMS: HashMap<TlsKey, TlsStream> = HashMap::with_max_en
 /// The object of the plaintext that a connection carries, by the connection's number.
 #[map]
 pub(crate) static TLS_CARRIERS: HashMap<u64, TlsKey> = HashMap::with_max_entries(1024, 0);
+/// When watched processes began that ended lately, by their id.
+#[map]
+pub(crate) static GONE: LruHashMap<u32, u64> = LruHashMap::with_max_entries(GONE_MAX, 0);
 /// A plaintext of which nothing is known yet; never written.
 #[map]
 pub(crate) static TLS_FRESH: Array<TlsStream> = Array::with_max_entries(1, 0);

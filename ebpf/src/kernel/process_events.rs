@@ -8,11 +8,11 @@ use undine_ebpf::{
 
 use super::{
     fields::read,
-    maps::{SCOPE_TGID, SETTINGS, TLS_CALLS},
+    maps::{GONE, SCOPE_TGID, SETTINGS, TLS_CALLS},
     ring,
     scope::{forget_verdicts, watches},
     task::{self, Current},
-    tls_calls::call_key,
+    tls_calls::{call_key, leave},
 };
 
 /// A message about a process.
@@ -62,9 +62,16 @@ pub(crate) fn sched_process_exec(_ctx: RawTracePointContext) -> i32 {
 #[raw_tracepoint]
 pub(crate) fn sched_process_exit(_ctx: RawTracePointContext) -> i32 {
     let current = Current::get();
-    if SETTINGS.get(0).is_some_and(|settings| settings.tls != 0) {
-        let ids = u64::from(current.tgid) << 32 | u64::from(current.tid);
-        let _ = TLS_CALLS.remove(call_key(ids));
+    let is_tls_seen = SETTINGS.get(0).is_some_and(|settings| settings.tls != 0);
+    if is_tls_seen {
+        let thread = call_key(u64::from(current.tgid) << 32 | u64::from(current.tid));
+        // SAFETY: copied at once; only the thread itself changes it.
+        if let Some(call) = unsafe { TLS_CALLS.get(thread) }.copied() {
+            if call.object != 0 {
+                leave(&call);
+            }
+            let _ = TLS_CALLS.remove(thread);
+        }
     }
     // Only with its last thread a process ends.
     let signal = read(current.as_address(), Offset::TaskSignal);
@@ -72,6 +79,10 @@ pub(crate) fn sched_process_exit(_ctx: RawTracePointContext) -> i32 {
         return 0;
     }
     if watches(current, || current.netns()) {
+        if is_tls_seen {
+            // Its connections end after this.
+            let _ = GONE.insert(current.tgid, current.process_start_ns(), 0);
+        }
         let exit_code = read(current.as_address(), Offset::TaskExitCode);
         tell(of_current(Kind::Exit, current, exit_code));
     }

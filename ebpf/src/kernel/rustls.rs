@@ -391,7 +391,7 @@ pub(crate) fn rustls_receive(ctx: ProbeContext) -> u32 {
     }
     let Some(work) = work() else { return 0 };
     let cookie = cookie | COOKIE_WATCHED;
-    let call = TlsCall { object, buffer, wanted: len, written: 0, stack: 0, cookie };
+    let call = TlsCall { object, buffer, wanted: len, written: 0, stack: 0, cookie, carrier: 0 };
     received_from(&call, work, current);
     // SAFETY: a map value that only the thread itself changes.
     unsafe { (*work).plain = object };
@@ -424,10 +424,18 @@ pub(crate) fn rustls_send_enter(ctx: ProbeContext) -> u32 {
     let cookie = cookie | COOKIE_WATCHED | COOKIE_RUST;
     // No stack: nothing is done on a socket in this call.
     let call = if pieces == 0 {
-        TlsCall { object, buffer: second, wanted: third, written: 0, stack: 0, cookie }
+        TlsCall { object, buffer: second, wanted: third, written: 0, stack: 0, cookie, carrier: 0 }
     } else {
         let (wanted, cookie) = (fourth.wrapping_sub(third), cookie | COOKIE_PIECES);
-        TlsCall { object, buffer: pieces, wanted, written: third, stack: second & 0xff, cookie }
+        TlsCall {
+            object,
+            buffer: pieces,
+            wanted,
+            written: third,
+            stack: second & 0xff,
+            cookie,
+            carrier: 0,
+        }
     };
     if TLS_CALLS.insert(call_key(bpf_get_current_pid_tgid()), call, 0).is_err() {
         count(Counter::ConnMapFull, 1);
@@ -539,7 +547,7 @@ unsafe extern "C" fn step(_index: u32, pieces: *mut Pieces) -> i64 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn send_piece(object: u64, cookie: u64, buffer: u64, len: u64) -> u64 {
-    let call = TlsCall { object, buffer, wanted: len, written: 0, stack: 0, cookie };
+    let call = TlsCall { object, buffer, wanted: len, written: 0, stack: 0, cookie, carrier: 0 };
     moved(&call, len, Current::get());
     0
 }
@@ -552,7 +560,7 @@ extern "C" fn lose(object: u64, cookie: u64, len: u64) -> u64 {
     count(Counter::OperationBytes, len);
     count(Counter::TlsBytes, len);
     count(Counter::DroppedBytes, len);
-    let call = TlsCall { object, buffer: 0, wanted: len, written: 0, stack: 0, cookie };
+    let call = TlsCall { object, buffer: 0, wanted: len, written: 0, stack: 0, cookie, carrier: 0 };
     let Some(stream) = stream_of(&call, Current::get()) else { return 0 };
     // SAFETY: `stream` is a map value; the index is inside the array.
     unsafe {

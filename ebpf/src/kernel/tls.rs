@@ -24,7 +24,7 @@ use undine_ebpf::{
 use super::{
     maps::{TLS_CALLS, TLS_OUTER_CALLS, TLS_STREAMS, count},
     task::Current,
-    tls_calls::{TlsCall, call_key, end, is_watched, moved},
+    tls_calls::{TlsCall, call_key, end, is_watched, leave, moved},
 };
 
 /// A function that takes the object, a buffer and its length begins.
@@ -51,6 +51,7 @@ pub(crate) fn tls_enter(ctx: ProbeContext) -> u32 {
         written,
         stack: registers.rsp,
         cookie,
+        carrier: 0,
     };
     let thread = call_key(bpf_get_current_pid_tgid());
     let Some(entry) = TLS_CALLS.get_ptr_mut(thread) else {
@@ -69,6 +70,9 @@ pub(crate) fn tls_enter(ctx: ProbeContext) -> u32 {
             && TLS_OUTER_CALLS.insert(thread, outer, 0).is_ok()
         {
             (*entry).cookie = cookie | COOKIE_HAS_OUTER;
+        } else if outer.object != 0 {
+            // It did not return, or what is within it counts instead.
+            leave(&outer);
         }
     }
     0
@@ -95,27 +99,33 @@ pub(crate) fn tls_exit(ctx: RetProbeContext) -> u32 {
         unsafe { entry.write(outer) };
     }
     let result = ctx.ret::<u64>() as i32;
-    if result <= 0 {
-        return 0;
+    if result > 0 {
+        returned(&call, result as u64);
     }
+    leave(&call);
+    0
+}
+
+/// A call succeeded and gave back `result`.
+#[inline(always)]
+fn returned(call: &TlsCall, result: u64) {
     let current = Current::get();
-    if !is_watched(&call, current) {
-        return 0;
+    if !is_watched(call, current) {
+        return;
     }
     let len = if call.written == 0 {
-        result as u64
+        result
     } else {
         // SAFETY: the helper checks the address in the process.
         match unsafe { bpf_probe_read_user(call.written as *const u64) } {
             Ok(len) => len,
             Err(_) => {
                 count(Counter::Faults, 1);
-                return 0;
+                return;
             }
         }
     };
-    moved(&call, len, current);
-    0
+    moved(call, len, current);
 }
 
 /// A program gives an object back to its library.

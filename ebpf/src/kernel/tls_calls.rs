@@ -4,8 +4,16 @@
 //! Other operations may fall into that time too, such as those of a callback. So what moves has to
 //! look like a TLS record, and the stack has to be one that the call can have. Where a library never
 //! does anything on a socket, [`super::tls_hello`] knows more.
+//!
+//! A connection may end while such a call is under way: another thread closes it, or the call does.
+//! What moved is known when the call returns, so the plaintext ends with the last of these calls.
 
-use aya_ebpf::{bindings::BPF_NOEXIST, helpers::bpf_probe_read_user};
+use core::ptr::read_volatile;
+
+use aya_ebpf::{
+    bindings::BPF_NOEXIST,
+    helpers::{bpf_get_current_pid_tgid, bpf_probe_read_user},
+};
 use undine_ebpf::{
     Counter, Header, Kind, PLAINTEXT, TlsInfo,
     load::{
@@ -18,7 +26,7 @@ use super::{
     buffer::Buffer,
     connection::{Sock, describe, find, say_that_it_ends},
     maps::{
-        GO_CALLS, NEXT_CONN, SETTINGS, TLS_CALLS, TLS_CARRIERS, TLS_FRESH, TLS_LIBRARIES,
+        GO_CALLS, GONE, NEXT_CONN, SETTINGS, TLS_CALLS, TLS_CARRIERS, TLS_FRESH, TLS_LIBRARIES,
         TLS_STREAMS, add, count, count_unadmitted,
     },
     ring, rustls,
@@ -43,8 +51,13 @@ pub(crate) struct TlsCall {
     pub(crate) stack: u64,
     /// The probe's cookie.
     pub(crate) cookie: u64,
+    /// The connection on which something was done in the call, which is then among
+    /// [`TlsStream::calls`]; 0 before.
+    pub(crate) carrier: u64,
 }
 
+/// Kind of a record that has plaintext, or from TLS 1.3 on anything that is encrypted.
+const APPLICATION_DATA: u8 = 23;
 /// Index of the stack pointer in `struct pt_regs` of x86-64.
 const RSP: usize = 19;
 /// Index of the register that has the goroutine, where the program is one in Go.
@@ -102,15 +115,69 @@ pub(crate) fn note_operation(
         (*call).cookie |= COOKIE_WATCHED;
         // What it carries was said, and that ends before anything else can be inside.
         let is_said = (*connection).secured == SECURED_ANNOUNCED;
-        if is_said && (*connection).secured_tgid == current.tgid {
-            return;
+        if !is_said || (*connection).secured_tgid != current.tgid {
+            let mut first = buffer;
+            if first.len == 0 {
+                first.advance();
+            }
+            tls_is_in_call(sock.0, first.base, key.object);
+        }
+        let conn = (*connection).conn;
+        if (*call).carrier == 0 && tls_joins((*call).object, conn) != 0 {
+            (*call).carrier = conn;
         }
     }
-    let mut first = buffer;
-    if first.len == 0 {
-        first.advance();
+}
+
+/// The current process does something on connection `conn` in a call of `object`: counts the call, if
+/// that connection carries the object's plaintext. Gives 1 where it does. A function of numbers only, so
+/// that the verifier goes through it once and not wherever bytes move.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn tls_joins(object: u64, conn: u64) -> u64 {
+    let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    let Some(stream) = TLS_STREAMS.get_ptr_mut(TlsKey { object, tgid, reserved: 0 }) else {
+        return 0;
+    };
+    // SAFETY: a map value.
+    unsafe {
+        if (*stream).carrier != conn {
+            return 0;
+        }
+        add(&raw mut (*stream).calls, 1);
     }
-    tls_is_in_call(sock.0, first.base, key.object);
+    1
+}
+
+/// The current process's `call` is over, or will never return.
+#[inline(always)]
+pub(crate) fn leave(call: &TlsCall) {
+    if call.carrier != 0 {
+        tls_leaves(call.object, call.carrier);
+    }
+}
+
+/// A call of `object` that was counted while connection `conn` carried its plaintext is over. A function
+/// of numbers only, as above.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn tls_leaves(object: u64, conn: u64) -> u64 {
+    let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    let key = TlsKey { object, tgid, reserved: 0 };
+    let Some(stream) = TLS_STREAMS.get_ptr_mut(key) else { return 0 };
+    // SAFETY: a map value.
+    unsafe {
+        if (*stream).carrier != conn {
+            return 0;
+        }
+        add(&raw mut (*stream).calls, u64::MAX);
+        if read_volatile(&raw const (*stream).is_let_go) != 0
+            && read_volatile(&raw const (*stream).calls) == 0
+        {
+            end_once(conn, &key, stream);
+        }
+    }
+    0
 }
 
 /// Whether the process that makes `call` is watched, which an operation within it may have told.
@@ -172,9 +239,14 @@ fn bind(sock: u64, connection: *mut Connection, bytes: u64, call: &TlsCall, curr
     let key = TlsKey { object: call.object, tgid, reserved: 0 };
     let mut stream = TLS_STREAMS.get_ptr_mut(key);
     // SAFETY: as above.
-    let carrier = stream.map_or(0, |stream| unsafe { (*stream).carrier });
+    let (carrier, announced) = stream
+        .map_or((0, 0), |stream| unsafe { ((*stream).carrier, (*stream).connection.announced) });
+    if carrier == conn && announced != 0 {
+        return;
+    }
+    let kind = record_kind(bytes);
     if carrier != conn {
-        if !is_record(bytes) {
+        if kind == 0 {
             return;
         }
         if let Some(other) = stream
@@ -203,7 +275,8 @@ fn bind(sock: u64, connection: *mut Connection, bytes: u64, call: &TlsCall, curr
             (*connection).secured_tgid = tgid;
             let _ = TLS_CARRIERS.insert(conn, key, 0);
         }
-        if (*stream).connection.announced == 0 {
+        // The call may begin with a handshake, which is for user space to read.
+        if (*stream).connection.announced == 0 && kind == APPLICATION_DATA {
             announce(Sock(sock), stream, connection, current);
         }
     }
@@ -212,10 +285,16 @@ fn bind(sock: u64, connection: *mut Connection, bytes: u64, call: &TlsCall, curr
 /// Whether a TLS record begins at `bytes` in the process.
 #[inline(always)]
 pub(crate) fn is_record(bytes: u64) -> bool {
+    record_kind(bytes) != 0
+}
+
+/// The kind of the TLS record that begins at `bytes` in the process; 0 where none does.
+#[inline(always)]
+fn record_kind(bytes: u64) -> u8 {
     // SAFETY: the helper checks the address.
     match unsafe { bpf_probe_read_user(bytes as *const [u8; 3]) } {
-        Ok([kind, major, minor]) => (20..=24).contains(&kind) && major == 3 && minor <= 4,
-        Err(_) => false,
+        Ok([kind @ 20..=24, 3, 0..=4]) => kind,
+        _ => 0,
     }
 }
 
@@ -307,7 +386,8 @@ pub(crate) fn tell(
     })
 }
 
-/// Ends the plaintext of `connection`, which ends itself. Not inlined, since it is rare.
+/// Ends the plaintext of `connection`, which ends itself, or leaves that to the last call which is under
+/// way on it. Not inlined, since it is rare.
 #[inline(never)]
 pub(crate) fn carrier_ends(connection: *mut Connection) {
     // SAFETY: a map value.
@@ -318,10 +398,37 @@ pub(crate) fn carrier_ends(connection: *mut Connection) {
         // SAFETY: a map value.
         && unsafe { (*stream).carrier } == conn
     {
+        // SAFETY: as above. Atomically, so that either this or the last call sees what the other did.
+        let calls = unsafe {
+            add(&raw mut (*stream).is_let_go, 1);
+            read_volatile(&raw const (*stream).calls)
+        };
+        if calls == 0 || is_gone(stream) {
+            end_once(conn, &key, stream);
+        }
+    } else {
+        let _ = TLS_CARRIERS.remove(conn);
+    }
+}
+
+/// Ends a plaintext whose carrier `conn` has ended, where no one else does so at this moment.
+#[inline(always)]
+fn end_once(conn: u64, key: &TlsKey, stream: *mut TlsStream) {
+    if TLS_CARRIERS.remove(conn).is_ok() {
+        // SAFETY: `stream` is a map value.
         say_that_it_ends(unsafe { &raw mut (*stream).connection });
         let _ = TLS_STREAMS.remove(key);
     }
-    let _ = TLS_CARRIERS.remove(conn);
+}
+
+/// Whether the process of `stream` has ended, so that none of its calls returns.
+#[inline(always)]
+fn is_gone(stream: *mut TlsStream) -> bool {
+    // SAFETY: map values.
+    unsafe {
+        let (tgid, start) = ((*stream).connection.tgid, (*stream).connection.process_start_ns);
+        GONE.get(tgid).is_some_and(|gone| *gone == start)
+    }
 }
 
 /// Ends a plaintext; the connection that carries it may go on.
