@@ -328,6 +328,8 @@ fn put_varint(mut value: u64, out: &mut Vec<u8>) {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use arrow::array::{BinaryArray, Int64Array, RecordBatch, StringArray};
     use arrow::datatypes::{DataType, Field, Schema};
     use parquet::arrow::ArrowWriter;
@@ -378,10 +380,12 @@ mod tests {
                 let text = format!("{:0>length$}", text % different);
                 std::iter::repeat_n(if text.len() == 3 { String::new() } else { text }, times)
             });
-            let rows = rows(&texts.collect::<Vec<_>>());
+            let texts: Vec<_> = texts.collect();
+            let come_again = texts.iter().collect::<HashSet<_>>().len() * 2 <= texts.len();
+            let rows = rows(&texts);
             let (found, footer) = read(parquet(&rows).unwrap());
             prop_assert_eq!(&found, std::slice::from_ref(&rows));
-            prop_assert!(is_ours(&footer, 0) && is_ours(&footer, 1));
+            prop_assert_eq!((is_ours(&footer, 0), is_ours(&footer, 1)), (come_again, come_again));
 
             let properties = properties(&rows).unwrap();
             let mut writer = ArrowWriter::try_new(Vec::new(), rows.schema(), Some(properties)).unwrap();
