@@ -1,5 +1,6 @@
 //! The hot rows of a table, cut to a range of time and shown with their texts as dictionaries.
 
+use std::cell::OnceCell;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -8,12 +9,12 @@ use arrow::array::{
     UInt32Array,
 };
 use arrow::compute::{cast, take};
-use arrow::datatypes::{Int32Type, Int64Type, SchemaRef};
+use arrow::datatypes::{DataType, Field, Int32Type, Int64Type, SchemaRef};
 use datafusion::common::Result;
 use undine_schema::{Seq, TimeNs};
-use undine_store::{HotSlice, Snapshot, Wanted};
+use undine_store::{HotSlice, OfText, Snapshot, Stretch, Wanted};
 
-use crate::provider::Span;
+use crate::provider::{Span, numbered};
 
 /// Some rows of a chunk in memory, which it shares with the store; so a clone is cheap.
 #[derive(Clone, Debug)]
@@ -33,6 +34,8 @@ enum Places {
     Consecutive(Range<usize>),
     /// Ascending.
     Single(UInt32Array),
+    /// Those of one service, ascending, which the store keeps side by side.
+    Stretch(Stretch),
 }
 
 impl HotPart {
@@ -62,6 +65,7 @@ impl HotPart {
         match &self.wanted {
             Places::Consecutive(range) => range.len(),
             Places::Single(places) => places.len(),
+            Places::Stretch(stretch) => stretch.rows(),
         }
     }
 
@@ -69,6 +73,7 @@ impl HotPart {
     pub(crate) fn project(&self, columns: &[usize], schema: &SchemaRef) -> Result<RecordBatch> {
         let range = match &self.wanted {
             Places::Single(places) => return self.take(places, columns, schema),
+            Places::Stretch(stretch) => return self.copy(stretch, columns, schema),
             Places::Consecutive(range) => range,
         };
         let arrays = columns.iter().zip(schema.fields()).map(|(&at, field)| -> Result<ArrayRef> {
@@ -88,26 +93,57 @@ impl HotPart {
         batch(schema, arrays.collect::<Result<_>>()?, range.len())
     }
 
-    /// As [`project`](Self::project), only the rows of the chunk at `places`.
-    pub(crate) fn take(
+    fn take(
         &self,
         places: &UInt32Array,
         columns: &[usize],
         schema: &SchemaRef,
     ) -> Result<RecordBatch> {
-        let arrays = columns.iter().zip(schema.fields()).map(|(&at, field)| -> Result<ArrayRef> {
-            let array = self.chunk.column(at);
-            if array.data_type() == field.data_type() {
-                return Ok(take(array, places, None)?);
-            }
-            let Some((numbers, texts)) = self.numbers(field.name()) else {
-                return Ok(cast(&take(array, places, None)?, field.data_type())?);
-            };
-            let numbers = take(&numbers, places, None)?;
-            let numbers = numbers.as_primitive::<Int32Type>().clone();
-            Ok(Arc::new(DictionaryArray::try_new(numbers, texts)?))
-        });
+        let columns = columns.iter().zip(schema.fields());
+        let arrays = columns.map(|(&at, field)| self.taken(places, at, field));
         batch(schema, arrays.collect::<Result<_>>()?, places.len())
+    }
+
+    fn taken(&self, places: &UInt32Array, column: usize, field: &Field) -> Result<ArrayRef> {
+        let array = self.chunk.column(column);
+        if array.data_type() == field.data_type() {
+            return Ok(take(array, places, None)?);
+        }
+        let Some((numbers, texts)) = self.numbers(field.name()) else {
+            return Ok(cast(&take(array, places, None)?, field.data_type())?);
+        };
+        let numbers = take(&numbers, places, None)?;
+        let numbers = numbers.as_primitive::<Int32Type>().clone();
+        Ok(Arc::new(DictionaryArray::try_new(numbers, texts)?))
+    }
+
+    /// What the store keeps side by side as it is there; other columns row by row.
+    fn copy(
+        &self,
+        stretch: &Stretch,
+        columns: &[usize],
+        schema: &SchemaRef,
+    ) -> Result<RecordBatch> {
+        let places = OnceCell::new();
+        let kept = self.numbered.as_ref();
+        let arrays = columns.iter().zip(schema.fields()).map(|(&at, field)| -> Result<ArrayRef> {
+            if *field.data_type() == DataType::Int64 {
+                if let Some(integers) = kept.and_then(|of| of.integers_of(stretch, field.name())) {
+                    return Ok(Arc::new(integers));
+                }
+            } else if *field.data_type() == numbered()
+                && let Some((numbers, texts)) =
+                    kept.and_then(|of| of.numbers_of(stretch, field.name()))
+            {
+                return Ok(Arc::new(DictionaryArray::try_new(numbers, texts)?));
+            }
+            self.taken(places.get_or_init(|| self.places(stretch)), at, field)
+        });
+        batch(schema, arrays.collect::<Result<_>>()?, stretch.rows())
+    }
+
+    fn places(&self, stretch: &Stretch) -> UInt32Array {
+        self.numbered.iter().flat_map(|slice| slice.places(stretch)).collect::<Vec<_>>().into()
     }
 
     /// The texts of a column as numbers, those of the whole chunk.
@@ -115,23 +151,41 @@ impl HotPart {
         self.numbered.as_ref()?.numbers(column)
     }
 
-    /// The places of the wanted rows that hold `text` in a column, which the store lists for some.
-    pub(crate) fn holding(&self, column: &str, text: &str) -> UInt32Array {
-        let whole = 0..self.chunk.num_rows();
-        let (range, places) = match &self.wanted {
-            Places::Consecutive(range) => (range, None),
-            Places::Single(places) => (&whole, Some(places.values())),
+    /// The wanted rows that hold `text` in a column, which the store knows of some; none where there
+    /// are none.
+    pub(crate) fn holding(&self, column: &str, text: &str) -> Option<Self> {
+        let kept = self.numbered.as_ref();
+        let known = kept.and_then(|slice| Some((slice, slice.of_text(column, text)?)));
+        let wanted = match (known, &self.wanted) {
+            (Some((_, OfText::None)), _) => return None,
+            (Some((_, OfText::All)), _) => return Some(self.clone()),
+            (Some((slice, OfText::Some(stretch))), Places::Consecutive(range)) => {
+                Places::Stretch(slice.within(&stretch, range))
+            }
+            (Some((slice, OfText::Some(stretch))), Places::Single(places)) => {
+                let is_wanted = |row: &u32| places.values().binary_search(row).is_ok();
+                let wanted: Vec<_> = slice.places(&stretch).filter(is_wanted).collect();
+                Places::Single(wanted.into())
+            }
+            (_, places) => {
+                let texts = self.chunk.column_by_name(column)?.as_string_opt::<i32>()?;
+                let holds = |row: &u32| texts.value(*row as usize) == text;
+                let wanted: Vec<_> = match places {
+                    Places::Consecutive(range) => {
+                        (0..).skip(range.start).take(range.len()).filter(holds).collect()
+                    }
+                    Places::Single(places) => {
+                        places.values().iter().copied().filter(holds).collect()
+                    }
+                    Places::Stretch(stretch) => {
+                        self.places(stretch).values().iter().copied().filter(holds).collect()
+                    }
+                };
+                Places::Single(wanted.into())
+            }
         };
-        let is_wanted = |row: &u32| places.is_none_or(|places| places.binary_search(row).is_ok());
-        let slice = self.numbered.as_ref();
-        let listed = slice.and_then(|slice| slice.rows_holding(column, text, range));
-        if let Some(listed) = listed {
-            return listed.filter(is_wanted).collect();
-        }
-        let texts = self.chunk.column_by_name(column).and_then(|c| c.as_string_opt::<i32>());
-        let rows = (0_u32..).zip(texts.into_iter().flatten()).skip(range.start).take(range.len());
-        let holding = rows.filter(|(_, other)| *other == Some(text)).map(|(row, _)| row);
-        holding.filter(is_wanted).collect()
+        let part = Self { wanted, ..self.clone() };
+        (part.len() > 0).then_some(part)
     }
 
     /// The wanted rows whose time is in `span`.
@@ -146,6 +200,10 @@ impl HotPart {
         let range = match &self.wanted {
             Places::Single(places) => {
                 parts.extend(self.at(places.values().iter().copied(), span));
+                return;
+            }
+            Places::Stretch(stretch) => {
+                parts.extend(self.at(self.places(stretch).values().iter().copied(), span));
                 return;
             }
             Places::Consecutive(range) => range.clone(),
@@ -233,7 +291,7 @@ fn times(rows: &RecordBatch) -> &[i64] {
 #[cfg(test)]
 mod tests {
     use arrow::array::Int64Array;
-    use arrow::datatypes::{DataType, Field, Schema};
+    use arrow::datatypes::Schema;
 
     use super::*;
 

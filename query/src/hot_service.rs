@@ -71,10 +71,9 @@ impl PartitionStream for OfService {
     fn execute(&self, _context: Arc<TaskContext>) -> SendableRecordBatchStream {
         let (service, columns) = (self.service.clone(), Arc::clone(&self.columns));
         let schema = Arc::clone(&self.schema);
-        let batches = self.parts.clone().into_iter().filter_map(move |part| {
-            let rows = part.holding(SERVICE, &service);
-            (!rows.is_empty()).then(|| part.take(&rows, &columns, &schema))
-        });
+        let parts = self.parts.clone().into_iter();
+        let parts = parts.filter_map(move |part| part.holding(SERVICE, &service));
+        let batches = parts.map(move |part| part.project(&columns, &schema));
         let batches = futures::stream::iter(batches);
         Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&self.schema), batches))
     }

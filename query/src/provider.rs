@@ -319,11 +319,12 @@ pub(crate) fn rows_schema_on_disk(table: &TableDef, snapshot: &Snapshot) -> Sche
     Arc::new(Schema::new(fields.collect::<Vec<_>>()))
 }
 
-fn numbered() -> DataType {
+/// The type of texts that are shown as numbers.
+pub(crate) fn numbered() -> DataType {
     DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8))
 }
 
-/// A comparison of an id as one of its column on disk, where ids are bytes of any length. The filter
+/// A comparison of an id with the column as it is on disk, where ids are bytes of any length. The filter
 /// itself, with a cast of the column, would pass by no segment.
 fn as_on_disk(table: &TableDef, filter: &Expr) -> Option<Expr> {
     let is_id = |name: &str| table.column(name).map(|c| c.pxl_type == PxlType::Uint128);

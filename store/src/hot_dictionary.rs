@@ -6,15 +6,19 @@
 //! path of an append. A dictionary that is full starts again as the next *generation*; numbers of
 //! an earlier one then mean nothing, and their chunks show plain text only. Addresses and paths may
 //! be few or all different: a column whose texts do not come again is given up.
+//!
+//! With the numbers of its services a chunk keeps its rows [by service](ByService).
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, Int32Array, RecordBatch, StringArray};
 use arrow::buffer::ScalarBuffer;
 use undine_schema::column::Role;
-use undine_schema::{ColumnDef, TableDef};
+use undine_schema::{ColumnDef, PxlType, TableDef};
 
+use crate::hot_by_service::ByService;
 use crate::recent_texts::{self, RecentTexts};
 
 /// The column by which rows are mostly asked for.
@@ -37,6 +41,7 @@ pub(crate) struct Dictionaries {
 #[derive(Clone, Debug)]
 struct Dictionary {
     column: usize,
+    is_service: bool,
     generation: u64,
     values: ArrayRef,
 }
@@ -45,6 +50,7 @@ struct Dictionary {
 #[derive(Debug, Default)]
 pub(crate) struct Keys {
     columns: Vec<ColumnKeys>,
+    by_service: Option<ByService>,
 }
 
 #[derive(Debug)]
@@ -54,16 +60,14 @@ struct ColumnKeys {
     numbers: Numbers,
     /// The different numbers, where there are few.
     distinct: Option<Box<[i32]>>,
-    /// Where the rows of each of these are, in the column by which rows are mostly asked for.
-    places: Option<Places>,
 }
 
-/// Offsets of a chunk's rows, number by number, ascending for each.
-#[derive(Debug)]
-struct Places {
-    offsets: Box<[u16]>,
-    /// Where those of each number end, in the order of the different numbers.
-    ends: Box<[u32]>,
+/// Which of a chunk's rows hold a text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Holding {
+    All,
+    /// Those at these places of the chunk's rows by service.
+    Some(Range<usize>),
 }
 
 #[derive(Debug)]
@@ -81,12 +85,16 @@ impl Keys {
                 Numbers::All(_) => 0,
                 Numbers::Each(numbers) => numbers.inner().capacity(),
             };
-            let places = column.places.as_ref();
-            let places = places.map_or(0, |p| size_of_val(&*p.offsets) + size_of_val(&*p.ends));
             let distinct = column.distinct.as_deref().map_or(0, size_of_val);
-            size_of::<ColumnKeys>() + numbers + distinct + places
+            size_of::<ColumnKeys>() + numbers + distinct
         };
-        self.columns.iter().map(bytes).sum::<usize>() as u64
+        let by_service = self.by_service.as_ref().map_or(0, ByService::bytes);
+        (self.columns.iter().map(bytes).sum::<usize>() + by_service) as u64
+    }
+
+    /// The chunk's rows by service, where it has several.
+    pub(crate) fn by_service(&self) -> Option<&ByService> {
+        self.by_service.as_ref()
     }
 }
 
@@ -112,19 +120,37 @@ impl Dictionaries {
         keys.distinct.is_none() || dictionary.rank_of(keys, text).is_some()
     }
 
-    /// The offsets of a chunk's rows that hold `text` in a column, ascending; nothing where they are
-    /// not known.
-    pub(crate) fn rows_holding<'a>(
-        &'a self,
-        keys: &'a Keys,
+    /// Which of a chunk's rows hold `text` in a column; nothing where that is not known.
+    pub(crate) fn holding(&self, keys: &Keys, column: usize, text: &str) -> Option<Holding> {
+        let (of_column, dictionary) = self.matching(keys, column)?;
+        let distinct = of_column.distinct.as_deref()?;
+        match dictionary.rank_of(of_column, text) {
+            None => Some(Holding::Some(0..0)),
+            Some(_) if distinct.len() == 1 => Some(Holding::All),
+            Some(_) if !dictionary.is_service => None,
+            Some(rank) => Some(Holding::Some(keys.by_service.as_ref()?.of_rank(rank))),
+        }
+    }
+
+    /// The numbers of the texts of a column at `range` of a chunk's rows by service, and the texts.
+    pub(crate) fn column_by_service(
+        &self,
+        keys: &Keys,
         column: usize,
-        text: &str,
-    ) -> Option<&'a [u16]> {
-        let (keys, dictionary) = self.matching(keys, column)?;
-        let places = keys.places.as_ref()?;
-        let Some(rank) = dictionary.rank_of(keys, text) else { return Some(&[]) };
-        let from = if rank == 0 { 0 } else { places.ends[rank - 1] };
-        Some(&places.offsets[from as usize..places.ends[rank] as usize])
+        range: Range<usize>,
+    ) -> Option<(Int32Array, ArrayRef)> {
+        let (of_column, dictionary) = self.matching(keys, column)?;
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "numbers of texts were made of 32 bits"
+        )]
+        let numbers = match &of_column.numbers {
+            Numbers::All(number) => vec![*number; range.len()],
+            Numbers::Each(_) => {
+                keys.by_service.as_ref()?.column(column)?.range(range, |number| number as i32)
+            }
+        };
+        Some((Int32Array::new(numbers.into(), None), Arc::clone(&dictionary.values)))
     }
 
     /// Whether the texts of a column come again and again, as far as it is known.
@@ -158,6 +184,8 @@ impl Dictionary {
 #[derive(Debug)]
 pub(crate) struct Numbering {
     columns: Vec<Column>,
+    /// Integers that stand side by side for each service: times, dimensions and measures.
+    integers: Vec<usize>,
 }
 
 #[derive(Debug)]
@@ -185,13 +213,40 @@ impl Numbering {
         let column = |(at, column): (usize, &ColumnDef)| {
             Column::new(at, column.name == SERVICE, column.role != Role::Dimension)
         };
-        Self { columns: table.repeated_texts().map(column).collect() }
+        let is_integer = |column: &ColumnDef| {
+            let integer = matches!(column.pxl_type, PxlType::Int64 | PxlType::Time64Ns);
+            integer && column.role != Role::Detail
+        };
+        let integers = table.columns.iter().enumerate().filter(|(_, column)| is_integer(column));
+        Self {
+            columns: table.repeated_texts().map(column).collect(),
+            integers: integers.map(|(at, _)| at).collect(),
+        }
     }
 
     /// Numbers the texts of a chunk, the new ones after those that are known.
     pub(crate) fn keys_of(&mut self, rows: &RecordBatch) -> Keys {
         let keys = self.columns.iter_mut().filter_map(|column| column.keys_of(rows));
-        Keys { columns: keys.collect() }
+        let columns: Vec<_> = keys.collect();
+        let by_service = self.by_service(rows, &columns);
+        Keys { columns, by_service }
+    }
+
+    fn by_service(&self, rows: &RecordBatch, keys: &[ColumnKeys]) -> Option<ByService> {
+        let service = self.columns.iter().find(|column| column.is_service)?;
+        let of_service = keys.iter().find(|keys| keys.column == service.at)?;
+        let Numbers::Each(numbers) = &of_service.numbers else { return None };
+        let distinct = of_service.distinct.as_deref()?;
+        let mut by_service = ByService::of(numbers, distinct, service.texts.len())?;
+        for &column in &self.integers {
+            by_service.add_integers(column, rows);
+        }
+        for keys in keys {
+            if let Numbers::Each(numbers) = &keys.numbers {
+                by_service.add_numbers(keys.column, numbers);
+            }
+        }
+        Some(by_service)
     }
 
     /// The dictionaries as they are now.
@@ -246,13 +301,11 @@ impl Column {
             return None;
         };
         let distinct = distinct_of(&numbers, self.texts.len());
-        let places = distinct.as_deref().filter(|_| self.is_service);
-        let places = places.and_then(|distinct| places_of(&numbers, distinct, self.texts.len()));
         let numbers = match distinct.as_deref() {
             Some([number]) => Numbers::All(*number),
             _ => Numbers::Each(numbers.into()),
         };
-        Some(ColumnKeys { column: self.at, generation: self.generation, numbers, distinct, places })
+        Some(ColumnKeys { column: self.at, generation: self.generation, numbers, distinct })
     }
 
     /// The number of each text, or nothing where the dictionary is full.
@@ -274,7 +327,8 @@ impl Column {
             self.shown = Arc::new(StringArray::from_iter_values(&self.texts));
         }
         let values = Arc::clone(&self.shown);
-        Dictionary { column: self.at, generation: self.generation, values }
+        let (column, is_service) = (self.at, self.is_service);
+        Dictionary { column, is_service, generation: self.generation, values }
     }
 }
 
@@ -311,34 +365,6 @@ fn distinct_of(numbers: &[i32], values: usize) -> Option<Box<[i32]>> {
         }
     }
     Some(distinct.into())
-}
-
-/// Where the rows of each number are; nothing where all have the same, or where rows are too many.
-fn places_of(numbers: &[i32], distinct: &[i32], values: usize) -> Option<Places> {
-    if distinct.len() < 2 || numbers.len() > usize::from(u16::MAX) + 1 {
-        return None;
-    }
-    let mut ranks = vec![0_usize; values];
-    for (rank, &number) in distinct.iter().enumerate() {
-        *ranks.get_mut(usize::try_from(number).ok()?)? = rank;
-    }
-    let ranks: Vec<usize> =
-        numbers.iter().map(|&number| ranks[usize::try_from(number).unwrap_or(0)]).collect();
-    let mut free = vec![0_u32; distinct.len() + 1];
-    for &rank in &ranks {
-        free[rank + 1] += 1;
-    }
-    for rank in 1..free.len() {
-        free[rank] += free[rank - 1];
-    }
-    let mut offsets = vec![0; numbers.len()];
-    for (offset, &rank) in (0..=u16::MAX).zip(&ranks) {
-        offsets[free[rank] as usize] = offset;
-        free[rank] += 1;
-    }
-    // What is free after all rows of a number are there is its end.
-    free.truncate(distinct.len());
-    Some(Places { offsets: offsets.into(), ends: free.into() })
 }
 
 #[cfg(test)]
@@ -381,11 +407,16 @@ mod tests {
         let (a, _) = early.column(&first, column("service"), 3).unwrap();
         let (b, _) = late.column(&second, column("service"), 5).unwrap();
         assert_eq!(a, b.slice(0, 3));
-        let holding = |keys, text| late.rows_holding(keys, column("service"), text);
-        assert_eq!(holding(&second, "shop"), Some(&[0, 2][..]));
-        assert_eq!(holding(&second, "pay"), Some(&[4][..]));
-        assert_eq!(holding(&first, "pay"), Some(&[][..]), "it came later");
-        assert_eq!(late.rows_holding(&second, column("pod"), "one"), None, "it is not asked for");
+        let holding = |keys: &Keys, text| match late.holding(keys, column("service"), text)? {
+            Holding::All => None,
+            Holding::Some(range) => Some(keys.by_service().unwrap().offsets(range).to_vec()),
+        };
+        assert_eq!(holding(&second, "shop"), Some(vec![0, 2]));
+        assert_eq!(holding(&second, "pay"), Some(vec![4]));
+        assert_eq!(holding(&first, "pay"), Some(vec![]), "it came later");
+        assert_eq!(late.holding(&second, column("pod"), "one"), Some(Holding::All));
+        assert_eq!(late.holding(&second, column("pod"), "two"), Some(Holding::Some(0..0)));
+        assert_eq!(late.holding(&second, column("req_body"), ""), None, "nothing is known of it");
         assert!(late.may_hold(&second, column("service"), "pay"));
         assert!(!late.may_hold(&first, column("service"), "pay"));
         assert!(late.may_hold(&first, column("req_body"), "/"), "nothing is known of it");
@@ -396,7 +427,7 @@ mod tests {
 
     #[test]
     fn addresses_and_paths_are_numbered_as_long_as_they_come_again() {
-        let chunk = |addresses: std::ops::Range<usize>, paths: std::ops::Range<usize>, rows| {
+        let chunk = |addresses: Range<usize>, paths: Range<usize>, rows| {
             let mut builder = HttpEvents::new(rows);
             for (address, path) in addresses.cycle().zip(paths.cycle()).take(rows) {
                 let (address, path) = (format!("10.0.0.{address}"), format!("/user/{path}"));

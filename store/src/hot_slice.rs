@@ -3,11 +3,12 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Int32Array, RecordBatch};
+use arrow::array::{ArrayRef, Int32Array, Int64Array, RecordBatch};
 use undine_schema::{Seq, SeqRange, TimeNs};
 
 use crate::hot::Chunk;
-use crate::hot_dictionary::Dictionaries;
+use crate::hot_by_service::ByService;
+use crate::hot_dictionary::{Dictionaries, Holding};
 use crate::snapshot::Snapshot;
 
 /// Which hot rows a reader wants. What it says only leaves chunks out: a chunk that is given may
@@ -42,6 +43,28 @@ pub struct HotSlice {
     pub times: (TimeNs, TimeNs),
     chunk: Arc<Chunk>,
     dictionaries: Dictionaries,
+}
+
+/// Which rows of a chunk hold a text.
+#[derive(Clone, Debug)]
+pub enum OfText {
+    /// No row does.
+    None,
+    /// Every row does.
+    All,
+    /// These do.
+    Some(Stretch),
+}
+
+/// Rows of one service in a chunk, which keeps them side by side. It means nothing elsewhere.
+#[derive(Clone, Debug)]
+pub struct Stretch(Range<usize>);
+
+impl Stretch {
+    /// How many rows it is.
+    pub fn rows(&self) -> usize {
+        self.0.len()
+    }
 }
 
 impl Snapshot {
@@ -110,20 +133,51 @@ impl HotSlice {
         self.dictionaries.column(keys, at, self.chunk().num_rows())
     }
 
-    /// Which of the chunk's rows in `range` hold `text` in a column, ascending. Nothing where they are
-    /// not known: for other columns than the service, and for chunks that are new or have many services.
-    pub fn rows_holding(
-        &self,
-        column: &str,
-        text: &str,
-        range: &Range<usize>,
-    ) -> Option<impl Iterator<Item = u32> + use<'_>> {
+    /// Which of the chunk's rows hold `text` in a column. Nothing where that is not known: for columns
+    /// other than the service that hold several texts, and for chunks that are new or have many services.
+    pub fn of_text(&self, column: &str, text: &str) -> Option<OfText> {
         let keys = self.chunk.keys.as_ref()?;
         let at = self.chunk().schema_ref().index_of(column).ok()?;
-        let offsets = self.dictionaries.rows_holding(keys, at, text)?;
+        Some(match self.dictionaries.holding(keys, at, text)? {
+            Holding::All => OfText::All,
+            Holding::Some(range) if range.is_empty() => OfText::None,
+            Holding::Some(range) => OfText::Some(Stretch(range)),
+        })
+    }
+
+    /// Those rows of a stretch that are in `range` of the chunk.
+    pub fn within(&self, stretch: &Stretch, range: &Range<usize>) -> Stretch {
+        let offsets = self.offsets(stretch);
         let from = offsets.partition_point(|&offset| usize::from(offset) < range.start);
         let until = offsets.partition_point(|&offset| usize::from(offset) < range.end);
-        Some(offsets[from..until].iter().map(|&offset| u32::from(offset)))
+        Stretch(stretch.0.start + from..stretch.0.start + until.max(from))
+    }
+
+    /// Which rows of the chunk a stretch is, ascending.
+    pub fn places(&self, stretch: &Stretch) -> impl Iterator<Item = u32> + use<'_> {
+        self.offsets(stretch).iter().map(|&offset| offset.into())
+    }
+
+    /// The integers of a stretch; nothing for columns that are not kept by service.
+    pub fn integers_of(&self, stretch: &Stretch, column: &str) -> Option<Int64Array> {
+        let at = self.chunk().schema_ref().index_of(column).ok()?;
+        let packed = self.by_service()?.column(at)?;
+        Some(packed.range(stretch.0.clone(), |value| value).into())
+    }
+
+    /// As [`numbers`](Self::numbers), for the rows of a stretch.
+    pub fn numbers_of(&self, stretch: &Stretch, column: &str) -> Option<(Int32Array, ArrayRef)> {
+        let keys = self.chunk.keys.as_ref()?;
+        let at = self.chunk().schema_ref().index_of(column).ok()?;
+        self.dictionaries.column_by_service(keys, at, stretch.0.clone())
+    }
+
+    fn offsets(&self, stretch: &Stretch) -> &[u16] {
+        self.by_service().map_or(&[], |rows| rows.offsets(stretch.0.clone()))
+    }
+
+    fn by_service(&self) -> Option<&ByService> {
+        self.chunk.keys.as_ref()?.by_service()
     }
 }
 

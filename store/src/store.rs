@@ -128,15 +128,15 @@ impl Store {
                 () = self.inner.pressed.notified() => true,
                 () = tokio::time::sleep(UPKEEP_INTERVAL) => false,
             };
-            if let Err(error) = self.merge_hot().await {
+            // Rows that wait for memory cannot wait for a merge or a seal.
+            let priority = if pressed { Priority::Usual } else { Priority::Low };
+            if let Err(error) = self.merge_hot_at(priority).await {
                 tracing::error!(%error, "evicted rows cannot be reported");
             }
             if !pressed && Instant::now() < next_seal {
                 continue;
             }
             next_seal = Instant::now() + self.inner.config.seal_interval;
-            // Rows that wait for memory cannot wait for a seal.
-            let priority = if pressed { Priority::Usual } else { Priority::Low };
             let sealed = self.seal_at(priority).await;
             self.inner.sealed.notify_one();
             if let Err(error) = sealed {
@@ -183,13 +183,18 @@ impl Store {
     /// # Errors
     /// When evicted rows cannot be reported since the log cannot be written.
     pub async fn merge_hot(&self) -> Result<(), AppendError> {
+        self.merge_hot_at(Priority::Usual).await
+    }
+
+    async fn merge_hot_at(&self, priority: Priority) -> Result<(), AppendError> {
         let inner = Arc::clone(&self.inner);
-        let merged = tokio::task::spawn_blocking(move || {
+        let merge = move || {
             (0..inner.hot.all().len()).for_each(|table| inner.hot.merge(table));
             inner.hot.say_what_is_pinned();
             inner.report_evictions()
-        });
-        merged.await.unwrap_or(Err(AppendError::Stopping))
+        };
+        let merged = background::run("merge", priority, merge).await;
+        merged.unwrap_or(Err(AppendError::Stopping))
     }
 
     /// Merges small segments, lets raw rows expire and deletes files that nobody needs;

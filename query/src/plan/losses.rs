@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::Int64Type;
 use datafusion::logical_expr::LogicalPlanBuilder;
+use undine_schema::Seq;
 use undine_schema::tables::DATA_LOSS;
+use undine_store::Wanted;
 
 use super::{Fault, Origin, Planner, bare};
 use crate::answer::{Note, SourceUse};
@@ -20,7 +22,8 @@ impl Planner {
     pub(crate) async fn losses(&mut self, sources: &[SourceUse]) -> Result<Vec<Note>, Fault> {
         let snapshot = self.snapshot(&DATA_LOSS);
         let sealed = snapshot.raw.iter().any(|raw| !raw.segments.is_empty());
-        if snapshot.hot().is_empty() && !sealed {
+        let live = snapshot.hot_rows(&Wanted::above(Seq::ZERO)).next().is_some();
+        if !live && !sealed {
             return Ok(Vec::new());
         }
         let mut ranges: BTreeMap<&'static str, Span> = BTreeMap::new();

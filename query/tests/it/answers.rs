@@ -306,6 +306,13 @@ async fn rows_of_one_service_are_found_whether_they_are_listed_or_have_just_come
             ),
             393,
         ),
+        (
+            format!(
+                "SELECT time_, {named}, req_method, resp_body FROM http_events \
+                 WHERE service = 'cart' AND time_ >= {from} ORDER BY time_ LIMIT 100"
+            ),
+            100,
+        ),
         (format!("SELECT {named} FROM http_events WHERE service = 'nobody'"), 0),
         ("SELECT count(*) FROM http_events WHERE service = 'front'".to_owned(), 1),
     ] {

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use arrow::array::{AsArray, RecordBatch};
+use arrow::array::{AsArray, RecordBatch, UInt32Array};
+use arrow::compute::{take, take_record_batch};
 use arrow::datatypes::Int64Type;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use undine_schema::tables::DATA_LOSS;
 use undine_schema::{Append, AppendError, Feed, Frame, Seq, TableDef, TimeNs};
-use undine_store::{Config, Eviction, HotBudget, Snapshot, Store, Value, Wanted};
+use undine_store::{Config, Eviction, HotBudget, OfText, Snapshot, Store, Value, Wanted};
 
 use super::fixture::{
     NOTES, REQUESTS, Row, clock, config, files, hot_rows, losses, lost_places, notes, requests,
@@ -226,6 +227,74 @@ fn numbers_of_texts_agree_over_all_chunks_of_a_snapshot() {
     let stats = store.stats();
     let plain = 30_000 * 4;
     assert!(stats.hot_bytes > plain, "numbers are counted too: {stats:?}");
+}
+
+#[test]
+fn what_stands_side_by_side_for_a_service_is_what_its_rows_hold() {
+    let (dir, runtime) = (TempDir::new().unwrap(), runtime());
+    let store = config(dir.path(), clock()).build().unwrap();
+    for chunk in 0..4_i64 {
+        // In the last chunk there is one service only.
+        let kinds = |value: i64| {
+            let mixed = value.wrapping_mul(0x9e37_79b9_7f4a_7c15_u64.cast_signed()) >> 40;
+            if chunk == 3 { 1 } else { u8::try_from(mixed.rem_euclid(7 + chunk)).unwrap() }
+        };
+        let rows = many_rows(chunk << (10 * chunk), 5000, kinds);
+        store.append(Frame::captured(&REQUESTS, rows)).unwrap();
+        runtime.block_on(store.merge_hot()).unwrap();
+    }
+    let snapshot = store.snapshot(&REQUESTS);
+    // The first chunk is cut.
+    let above = Seq::from_raw(snapshot.hot()[0].seqs.first.raw() + 99);
+    let mut all = 0;
+    for slice in snapshot.hot_rows(&Wanted::above(above)) {
+        let chunk = slice.chunk();
+        for service in ["shop", "cart", "", "nobody"] {
+            let holds =
+                |row: &u32| chunk["service"].as_string::<i32>().value(*row as usize) == service;
+            let inside = |row: &u32| slice.range.contains(&(*row as usize));
+            let every: Vec<_> = (0_u32..5000).filter(holds).collect();
+            let wanted: Vec<_> = every.iter().copied().filter(inside).collect();
+            all += wanted.len();
+            let stretch = match slice.of_text("service", service).unwrap() {
+                OfText::None => {
+                    assert!(every.is_empty(), "{service}");
+                    continue;
+                }
+                OfText::All => {
+                    assert_eq!(every.len(), 5000);
+                    continue;
+                }
+                OfText::Some(stretch) => stretch,
+            };
+            assert_eq!(slice.places(&stretch).collect::<Vec<_>>(), every);
+            let stretch = slice.within(&stretch, &slice.range);
+            assert_eq!(slice.places(&stretch).collect::<Vec<_>>(), wanted);
+            assert_eq!(stretch.rows(), wanted.len());
+            let expected = take_record_batch(chunk, &UInt32Array::from(wanted)).unwrap();
+            for column in ["time_", "status", "size", "latency"] {
+                let integers = slice.integers_of(&stretch, column).unwrap();
+                assert_eq!(integers, *expected[column].as_primitive::<Int64Type>(), "{column}");
+            }
+            for column in ["service", "template"] {
+                let (numbers, texts) = slice.numbers_of(&stretch, column).unwrap();
+                let texts = take(&texts, &numbers, None).unwrap();
+                assert_eq!(
+                    texts.as_string::<i32>(),
+                    expected[column].as_string::<i32>(),
+                    "{column}"
+                );
+            }
+            for column in ["path", "ratio", "upid", "nothing"] {
+                assert!(slice.integers_of(&stretch, column).is_none(), "{column}");
+            }
+        }
+        assert!(
+            slice.of_text("template", "none such").is_some_and(|of| matches!(of, OfText::None))
+        );
+        assert!(slice.of_text("ratio", "0").is_none(), "it is no text");
+    }
+    assert_eq!(all, 20_000 - 100);
 }
 
 /// The sum and the number of all rows of a table as one snapshot holds them.
