@@ -278,11 +278,18 @@ pub(crate) fn encode_lists(keys: &[i32], counts: &[i64], out: &mut Vec<u8>) -> R
     Ok(())
 }
 
+#[inline]
 fn put_bucket(out: &mut Vec<u8>, before: &mut i64, key: i32, n: i64) {
     let delta = i64::from(key) - *before;
     *before = i64::from(key);
-    put(out, ((delta << 1) ^ (delta >> 63)).cast_unsigned());
-    put(out, n.cast_unsigned());
+    let (delta, n) = (((delta << 1) ^ (delta >> 63)).cast_unsigned(), n.cast_unsigned());
+    if let (Ok(delta @ 0..0x80), Ok(n @ 0..0x80)) = (u8::try_from(delta), u8::try_from(n)) {
+        // Neighbours are near, and most buckets of one group count little.
+        out.extend_from_slice(&[delta, n]);
+    } else {
+        put(out, delta);
+        put(out, n);
+    }
 }
 
 #[inline]

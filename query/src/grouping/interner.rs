@@ -13,6 +13,8 @@ use datafusion::common::{Result, exec_datafusion_err, exec_err, internal_err};
 const NONE: u32 = u32::MAX;
 /// Slots of a new table.
 const SLOTS_MIN: usize = 64;
+/// Integers that are looked at together.
+const RUN: usize = 64;
 /// Halves of which the last pair is kept.
 const HALVES_MAX: usize = 16 * 1024;
 
@@ -62,17 +64,13 @@ impl Interner {
         match values.data_type() {
             DataType::Int64 => {
                 let integers = values.as_primitive::<Int64Type>().values();
-                let mut last = (0, NONE);
-                for (row, &integer) in integers.iter().enumerate() {
-                    let number = if is_null(row) {
-                        self.null()?
-                    } else if last.1 != NONE && last.0 == integer {
-                        last.1
-                    } else {
-                        last = (integer, self.integer(integer)?);
-                        last.1
-                    };
-                    numbers.push(number);
+                if has_nulls {
+                    for (row, &integer) in integers.iter().enumerate() {
+                        let is_null = values.is_null(row);
+                        numbers.push(if is_null { self.null()? } else { self.integer(integer)? });
+                    }
+                } else {
+                    self.number_integers(integers, numbers)?;
                 }
             }
             DataType::Boolean => {
@@ -111,6 +109,27 @@ impl Interner {
         Ok(())
     }
 
+    /// Integers of which neighbours are mostly the same, as times in windows are.
+    fn number_integers(&mut self, integers: &[i64], numbers: &mut Vec<u32>) -> Result<()> {
+        for run in integers.chunks(RUN) {
+            let first = run[0];
+            let number = self.integer(first)?;
+            // Without a way out in between, it is a comparison of many at a time.
+            if run.iter().fold(true, |same, &integer| same & (integer == first)) {
+                numbers.extend(std::iter::repeat_n(number, run.len()));
+                continue;
+            }
+            let mut last = (first, number);
+            for &integer in run {
+                if integer != last.0 {
+                    last = (integer, self.integer(integer)?);
+                }
+                numbers.push(last.1);
+            }
+        }
+        Ok(())
+    }
+
     fn number_dictionary(&mut self, values: &ArrayRef, numbers: &mut Vec<u32>) -> Result<()> {
         let dictionary = values.as_dictionary::<Int32Type>();
         let texts = dictionary.values();
@@ -119,19 +138,23 @@ impl Interner {
             known.unwrap_or_else(|| (Arc::clone(texts), vec![NONE; texts.len()]));
         let strings = texts.as_string::<i32>();
         let keys = dictionary.keys();
+        let place = |key: i32| usize::try_from(key).unwrap_or(usize::MAX);
+        let number = |&key: &i32| known.get(place(key)).copied().unwrap_or(NONE);
+        numbers.extend(keys.values().iter().map(number));
         let has_nulls = keys.null_count() > 0;
-        for (row, &key) in keys.values().iter().enumerate() {
-            let at = usize::try_from(key).unwrap_or(usize::MAX);
-            let is_null = has_nulls && keys.is_null(row);
-            let number = match known.get(at).copied() {
-                Some(number) if number != NONE && !is_null => number,
-                Some(_) if !is_null && strings.is_valid(at) => {
-                    known[at] = self.text(strings.value(at).as_bytes())?;
-                    known[at]
+        if has_nulls || numbers.contains(&NONE) {
+            for (row, number) in numbers.iter_mut().enumerate() {
+                let at = place(keys.value(row));
+                let is_null = has_nulls && keys.is_null(row);
+                if is_null || at >= strings.len() || strings.is_null(at) {
+                    *number = self.null()?;
+                } else if *number == NONE {
+                    if known[at] == NONE {
+                        known[at] = self.text(strings.value(at).as_bytes())?;
+                    }
+                    *number = known[at];
                 }
-                _ => self.null()?,
-            };
-            numbers.push(number);
+            }
         }
         self.dictionary = Some((texts, known));
         Ok(())

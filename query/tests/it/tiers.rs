@@ -150,6 +150,19 @@ async fn segments_are_filtered_once_and_their_texts_grouped_as_numbers() {
 }
 
 #[tokio::test]
+async fn summaries_are_filtered_where_they_are_read() {
+    let spread = spread(None).await;
+    let sql = r#"EXPLAIN SELECT service, sum(rows) FROM "http_events__10s"
+        WHERE resp_status = 404 GROUP BY service"#;
+    let explained = spread.engine.sql(sql).await.unwrap();
+    let explained = super::fixture::text(&explained, super::fixture::Order::Sorted);
+    let (_, scan) = explained.split_once(" predicate=").unwrap();
+    let (predicate, _) = scan.split_once("pruning_predicate=").unwrap();
+    assert_eq!(predicate.matches("resp_status@").count(), 1, "{explained}");
+    assert!(!explained.contains("FilterExec"), "{explained}");
+}
+
+#[tokio::test]
 async fn what_summaries_do_not_hold_is_clipped_with_a_note_or_refused_under_strict() {
     let spread = spread(None).await;
     for (body, reason) in [
