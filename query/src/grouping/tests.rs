@@ -73,6 +73,8 @@ async fn groups_are_the_same_as_without_it() {
     for sql in [
         "SELECT flag, count(*), sum(value), min(value), max(value), avg(value) FROM t GROUP BY flag",
         "SELECT CAST(numbered AS VARCHAR) AS s, moment / 7 AS w, count(value) FROM t GROUP BY s, w",
+        "SELECT CAST(numbered AS VARCHAR) AS s, count(*) FROM t WHERE value IS NOT NULL \
+         AND numbered IS NOT NULL AND moment IS NOT NULL GROUP BY s",
         "SELECT moment / 7 AS w, CAST(numbered AS VARCHAR) AS s, count(value) FROM t GROUP BY w, s",
         "SELECT words, flag, id, moment, count(*) FROM t GROUP BY words, flag, id, moment",
         "SELECT id, sum(value) FILTER (WHERE flag) AS s FROM t WHERE moment > 0 GROUP BY id",
