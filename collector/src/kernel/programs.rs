@@ -201,7 +201,7 @@ pub(super) struct Programs {
     trampolines_wait: bool,
     /// Whether this kernel has the tracepoints of sockets.
     has_socket_lengths: bool,
-    tls: TlsProbes,
+    pub(super) tls: TlsProbes,
     trace: TraceProbes,
 }
 
