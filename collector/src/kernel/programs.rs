@@ -227,7 +227,7 @@ pub(super) fn load(config: &Config) -> Result<Loaded, BuildError> {
         }
         probes.push(report);
     }
-    if config.tls == Tls::Read {
+    if config.tls != Tls::Leave {
         programs.load_tls(&mut probes, hooks.see_calls());
     }
     programs.set_datagram_ports(&DATAGRAM_PORTS).map_err(not_built)?;
