@@ -27,6 +27,7 @@ use crate::replay::{Pace, Replay};
 use crate::rows::RowCounts;
 use crate::service_name::ServiceRule;
 use crate::tls::finder::Finder;
+use crate::tls::placement::Placing;
 use crate::trace::Tracing;
 use crate::writer::Writer;
 
@@ -209,8 +210,8 @@ impl Config {
                 let control = kernel.control();
                 let interval = self.profiler.map_or(Duration::MAX, |profiler| profiler.interval);
                 profiler = kernel.take_profile().map(|source| Profiler::new(source, interval));
-                if tls == Tls::Read {
-                    let mut found = Finder::new(control.clone());
+                if tls != Tls::Leave {
+                    let mut found = Finder::new(control.clone(), Placing::of(tls));
                     libraries = found.look_at_all();
                     finder = Some(found);
                 }

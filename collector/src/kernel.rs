@@ -124,6 +124,9 @@ pub struct Config {
 pub enum Tls {
     /// The TLS libraries of watched processes are probed.
     Read,
+    /// The same, but each probe of a library in C is on its function's first instruction, where such
+    /// tools usually put it. Dearer; to compare with.
+    ReadClassic,
     /// No library is touched; of TLS only bytes are counted.
     Leave,
 }

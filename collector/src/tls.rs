@@ -19,4 +19,4 @@ pub mod library;
 pub(crate) mod mappings;
 pub(crate) mod finder;
 
-pub use finder::LibraryReport;
+pub use finder::{LibraryReport, probe_watched};

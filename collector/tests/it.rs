@@ -29,6 +29,7 @@ mod it {
     mod replay;
     mod tcp_health;
     mod tls;
+    mod tls_ending;
     mod tls_events;
     mod tls_boringssl;
     mod tls_go;

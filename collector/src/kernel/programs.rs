@@ -201,7 +201,7 @@ pub(super) struct Programs {
     trampolines_wait: bool,
     /// Whether this kernel has the tracepoints of sockets.
     has_socket_lengths: bool,
-    tls: TlsProbes,
+    pub(super) tls: TlsProbes,
     trace: TraceProbes,
 }
 
@@ -227,7 +227,7 @@ pub(super) fn load(config: &Config) -> Result<Loaded, BuildError> {
         }
         probes.push(report);
     }
-    if config.tls == Tls::Read {
+    if config.tls != Tls::Leave {
         programs.load_tls(&mut probes, hooks.see_calls());
     }
     programs.set_datagram_ports(&DATAGRAM_PORTS).map_err(not_built)?;

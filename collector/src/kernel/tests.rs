@@ -27,6 +27,7 @@ use super::{
 
 mod datagrams;
 mod flavours;
+mod killed;
 mod pressure;
 mod returns;
 

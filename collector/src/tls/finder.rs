@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 
 use super::library::Library;
 use super::mappings::{self, FileId, Mapping};
-use super::placement::Manner;
-use crate::kernel::{Control, Outcome};
+use super::placement::{Manner, Placing};
+use crate::kernel::{Control, Outcome, Tls};
 use crate::pipeline::LookAt;
 
 /// How long after its start a program is looked at.
@@ -55,10 +55,17 @@ pub struct LibraryReport {
     pub manners: BTreeMap<&'static str, Manner>,
 }
 
+/// Probes the libraries that watched processes have mapped now, of programs that were built to read
+/// TLS as `tls` says, and that no collector does this for; how each fared.
+pub fn probe_watched(control: &Control, tls: Tls) -> Vec<LibraryReport> {
+    Finder::new(control.clone(), Placing::of(tls)).look_at_all()
+}
+
 /// Looks for libraries.
 #[derive(Debug)]
 pub(crate) struct Finder {
     control: Control,
+    placing: Placing,
     files: HashSet<FileId>,
     /// By device and inode as `stat` has them, for what was found without a process.
     host_files: BTreeSet<(u64, u64)>,
@@ -67,9 +74,9 @@ pub(crate) struct Finder {
 
 impl Finder {
     /// Has looked at nothing yet.
-    pub(crate) fn new(control: Control) -> Self {
+    pub(crate) fn new(control: Control, placing: Placing) -> Self {
         let (files, host_files) = (HashSet::new(), BTreeSet::new());
-        Self { control, files, host_files, reports: Vec::new() }
+        Self { control, placing, files, host_files, reports: Vec::new() }
     }
 
     /// Looks at all processes that are watched, and gives what was found.
@@ -132,7 +139,7 @@ impl Finder {
     }
 
     fn probe(&mut self, path: &Path, name: String) {
-        let library = match Library::read(path) {
+        let library = match Library::read(path, self.placing) {
             Ok(Some(library)) => library,
             Ok(None) => return,
             Err(error) => {

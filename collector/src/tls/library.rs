@@ -11,7 +11,7 @@ use undine_ebpf::load::COOKIE_EGRESS;
 
 use super::go_functions::{self, GoError, GoFunction};
 use super::object_layout::ObjectLayout;
-use super::placement::{self, Count, Manner, Place};
+use super::placement::{self, Count, Manner, Place, Placing};
 use super::rustls_functions::{self, RustlsError, RustlsFunction, Work};
 
 /// Most bytes of a function's code that are looked at.
@@ -96,11 +96,12 @@ pub enum LibraryError {
 }
 
 impl Library {
-    /// Reads the file at `path`; `None` where it has no function that is known here.
+    /// Reads the file at `path`, to place probes of functions in C as `placing` says; `None` where it
+    /// has no function that is known here.
     ///
     /// # Errors
     /// Where it is no ELF file for this machine.
-    pub fn read(path: &Path) -> Result<Option<Self>, LibraryError> {
+    pub fn read(path: &Path, placing: Placing) -> Result<Option<Self>, LibraryError> {
         let file = File::open(path).map_err(LibraryError::Read)?;
         let cache = ReadCache::new(file);
         let elf = object::File::parse(&cache).map_err(LibraryError::Elf)?;
@@ -130,15 +131,16 @@ impl Library {
         library.add_rustls(&elf, &rustls);
         for function in &FUNCTIONS {
             if let Some(address) = addresses.get(function.name) {
-                let place =
-                    placement::of_call(*address, function.count, |address| code(&elf, address));
+                let code = |address| placing.looks().then(|| code(&elf, address)).flatten();
+                let place = placement::of_call(*address, function.count, code);
                 let egress = if function.egress { COOKIE_EGRESS } else { 0 };
                 library.add_call(&elf, function.name, place, egress);
             }
         }
         for name in ENDS {
             if let Some(address) = addresses.get(name) {
-                let place = placement::of_entry(*address, code(&elf, *address).unwrap_or_default());
+                let code = placing.looks().then(|| code(&elf, *address)).flatten();
+                let place = placement::of_entry(*address, code.unwrap_or_default());
                 if let Some(offset) = offset(&elf, place.address) {
                     library.manners.insert(name, place.manner);
                     library.ends.push(Site { offset, cookie: 0 });
@@ -238,8 +240,8 @@ mod tests {
     fn a_program_without_tls_has_nothing_to_probe() {
         // This test's own executable links no TLS library.
         let exe = std::env::current_exe().unwrap();
-        assert_eq!(Library::read(&exe).unwrap(), None);
-        let text = Library::read(Path::new("/proc/self/status")).unwrap_err();
+        assert_eq!(Library::read(&exe, Placing::Best).unwrap(), None);
+        let text = Library::read(Path::new("/proc/self/status"), Placing::Best).unwrap_err();
         assert!(matches!(text, LibraryError::Elf(_)), "{text:?}");
     }
 }
