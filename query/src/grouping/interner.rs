@@ -115,7 +115,7 @@ impl Interner {
             let first = run[0];
             let number = self.integer(first)?;
             // Without a way out in between, it is a comparison of many at a time.
-            if run.iter().fold(true, |same, &integer| same & (integer == first)) {
+            if run.iter().fold(0, |differ, integer| differ | (integer ^ first)) == 0 {
                 numbers.extend(std::iter::repeat_n(number, run.len()));
                 continue;
             }
