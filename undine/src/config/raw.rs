@@ -54,6 +54,7 @@ pub(crate) struct Capture {
     pub(crate) hooks: Hooks,
     pub(crate) tls: bool,
     pub(crate) trace_functions: bool,
+    pub(crate) trace_programs: bool,
     pub(crate) ring_size: ByteSize,
     pub(crate) body_size_max: ByteSize,
     pub(crate) headers: Mode,
