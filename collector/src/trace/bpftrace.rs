@@ -74,7 +74,7 @@ pub(super) fn run(
 }
 
 fn start(path: &Path, limited: program::Limited, mode: Mode) -> Result<Running, TraceError> {
-    let rows = PrintedRows::new(&limited.format, &limited.plain, mode, Instant::now());
+    let rows = PrintedRows::new(&limited, mode, Instant::now());
     Running::start(path, limited.text, limited.format.columns(), rows).map_err(|why| {
         let mut help =
             "see bpftrace(8); `bpftrace -l` lists what this kernel lets be traced".to_owned();

@@ -195,14 +195,43 @@ mod tests {
 
     #[test]
     fn a_format_that_is_no_table_is_refused() {
-        check("Tracing...", &expect![[""]]);
-        check("time_:%llu", &expect![[""]]);
-        check("time_:%s a:%d", &expect![[""]]);
-        check("a:%d a:%s", &expect![[""]]);
-        check("%d/%d", &expect![[""]]);
-        check("a:%*d", &expect![[""]]);
-        check("a:%", &expect![[""]]);
-        check(&"%d ".repeat(17), &expect![[""]]);
+        check(
+            "Tracing...",
+            &expect![[
+                r#"a program that prints 0 values beside the time cannot be a table; print 1 to 16, such as "time_:%llu pid:%d name:%s""#
+            ]],
+        );
+        check(
+            "time_:%llu",
+            &expect![[
+                r#"a program that prints 0 values beside the time cannot be a table; print 1 to 16, such as "time_:%llu pid:%d name:%s""#
+            ]],
+        );
+        check(
+            "time_:%s a:%d",
+            &expect!["`time_` must be an integer; write `time_:%llu` and give it nsecs"],
+        );
+        check(
+            "a:%d a:%s",
+            &expect!["the program prints two values `a`; give each a name of its own"],
+        );
+        check("%d/%d", &expect!["`%d/%d` holds two values; put a blank between them: `a:%d b:%d`"]);
+        check(
+            "a:%*d",
+            &expect![
+                "`a:%*d` is no value that a table can hold; write %d, %u, %x, %p, %c, %s or %r"
+            ],
+        );
+        check(
+            "a:%",
+            &expect!["`a:%` is no value that a table can hold; write %d, %u, %x, %p, %c, %s or %r"],
+        );
+        check(
+            &"%d ".repeat(17),
+            &expect![[
+                r#"a program that prints 17 values beside the time cannot be a table; print 1 to 16, such as "time_:%llu pid:%d name:%s""#
+            ]],
+        );
     }
 
     proptest! {

@@ -5,6 +5,8 @@
 pub(super) enum Message {
     /// What a `printf` printed.
     Printed(Vec<u8>),
+    /// So many probes are attached, or will be.
+    Probes(u64),
     /// So many outputs were lost.
     Lost(u64),
     /// Anything else, such as maps.
@@ -26,12 +28,8 @@ fn message(scanner: &mut Scanner<'_>) -> Option<Message> {
     scanner.sign(b':')?;
     match &kind[..] {
         b"printf" => scanner.text().map(Message::Printed),
-        b"lost_events" => {
-            scanner.sign(b'{')?;
-            scanner.text()?;
-            scanner.sign(b':')?;
-            scanner.number().map(Message::Lost)
-        }
+        b"lost_events" => scanner.count().map(Message::Lost),
+        b"attached_probes" => scanner.count().map(Message::Probes),
         _ => Some(Message::Other),
     }
 }
@@ -42,6 +40,14 @@ impl Scanner<'_> {
     fn sign(&mut self, sign: u8) -> Option<()> {
         self.0 = self.0.trim_ascii_start().strip_prefix(&[sign])?;
         Some(())
+    }
+
+    /// The number in an object that holds nothing else.
+    fn count(&mut self) -> Option<u64> {
+        self.sign(b'{')?;
+        self.text()?;
+        self.sign(b':')?;
+        self.number()
     }
 
     fn number(&mut self) -> Option<u64> {
@@ -111,8 +117,10 @@ mod tests {
         );
         let lost = br#"{"type": "lost_events", "data": {"events": 55}}"#;
         assert_eq!(parse(lost), Message::Lost(55));
+        let probes = br#"{"type": "attached_probes", "data": {"probes": 2}}"#;
+        assert_eq!(parse(probes), Message::Probes(2));
         for line in [
-            &br#"{"type": "attached_probes", "data": {"probes": 2}}"#[..],
+            &br#"{"type": "attached_probes", "data": {"probes": x}}"#[..],
             br#"{"type": "map", "data": {"@a": 0}}"#,
             br#"{"type": "printf", "data": "no end"#,
             br#"{"type": "printf", "data": "\u00"#,

@@ -58,6 +58,8 @@ pub(super) struct Limited {
     pub(super) format: Format,
     /// Which columns beside the time only hold what bpftrace makes itself.
     pub(super) plain: Vec<bool>,
+    /// Fewest probes that bpftrace attaches if one of the program's places is there: BEGIN, clocks, one more.
+    pub(super) probes_min: u64,
 }
 
 /// Limits a program.
@@ -76,6 +78,7 @@ pub(super) fn limit(text: &str, condition: &Condition) -> Result<Limited, TraceE
         out: String::new(),
         printed: None,
         begins: false,
+        of_nobody: 0,
     };
     for block in &blocks {
         writer.block(block)?;
@@ -88,7 +91,8 @@ pub(super) fn limit(text: &str, condition: &Condition) -> Result<Limited, TraceE
         let help = "print values with names: printf(\"time_:%llu pid:%d\", nsecs, pid)";
         return Err(TraceError::new(reason, help));
     };
-    Ok(Limited { text: writer.types + &writer.out, format, plain })
+    let probes_min = writer.of_nobody + 2;
+    Ok(Limited { text: writer.types + &writer.out, format, plain, probes_min })
 }
 
 /// Says that the probes stand: what is printed is only read when they do.
@@ -116,6 +120,8 @@ struct Writer<'a> {
     printed: Option<Printed>,
     /// Whether there is a block BEGIN.
     begins: bool,
+    /// Probes that are there everywhere, but BEGIN.
+    of_nobody: u64,
 }
 
 impl Writer<'_> {
@@ -176,6 +182,9 @@ impl Writer<'_> {
             }
             self.out.push_str(&names.join(",\n"));
             self.out.push('\n');
+            if event == Event::Nobody {
+                self.of_nobody += names.len() as u64;
+            }
             match event {
                 Event::Begin | Event::Nobody => self.out.push_str(&format!("{{{inside} }}\n")),
                 _ => self.out.push_str(&self.condition.guard(event, &inside)),

@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use undine_schema::trace::{TraceCounts, TraceTable};
 
-use super::format::{FieldKind, Format, SEPARATOR};
+use super::format::{FieldKind, SEPARATOR};
 use super::output::Message;
-use super::program::READY;
+use super::program::{Limited, READY};
 use crate::kernel;
 use crate::redaction::{self, Mode};
 use crate::trace::rows::{Cells, Rows};
@@ -27,6 +27,8 @@ pub(super) struct PrintedRows {
     clocks: (i64, Instant),
     /// The second that is counted, and its rows.
     second: (Instant, u32),
+    /// Fewest probes of a program that sees anything.
+    probes_min: u64,
     limited: u64,
     dropped: u64,
     unreadable: u64,
@@ -37,12 +39,15 @@ pub(super) struct PrintedRows {
 pub(super) enum Told {
     /// The program's probes stand.
     Ready,
+    /// None of the places is there that it names.
+    NoProbes,
     /// Anything else.
     Printed,
 }
 
 impl PrintedRows {
-    pub(super) fn new(format: &Format, plain: &[bool], mode: Mode, now: Instant) -> Self {
+    pub(super) fn new(program: &Limited, mode: Mode, now: Instant) -> Self {
+        let Limited { format, plain, probes_min, .. } = program;
         let modes = plain.iter().map(|plain| if *plain { Mode::Full } else { mode }).collect();
         Self {
             rows: Rows::new(format.columns()),
@@ -50,6 +55,7 @@ impl PrintedRows {
             modes,
             clocks: (kernel::wall_minus_boot_ns(), now),
             second: (now, 0),
+            probes_min: *probes_min,
             limited: 0,
             dropped: 0,
             unreadable: 0,
@@ -62,7 +68,8 @@ impl PrintedRows {
             Message::Printed(text) if text == READY.as_bytes() => return Told::Ready,
             Message::Printed(text) => self.row(text, now),
             Message::Lost(events) => self.dropped = self.dropped.saturating_add(*events),
-            Message::Other => {}
+            Message::Probes(count) if *count < self.probes_min => return Told::NoProbes,
+            Message::Probes(_) | Message::Other => {}
         }
         Told::Printed
     }
@@ -179,14 +186,19 @@ mod tests {
     use arrow::util::display::array_value_to_string;
 
     use super::*;
+    use crate::trace::bpftrace::format::Format;
 
     const SEPARATED: &str = "time_:%llu a:%d b:%s c:%u";
 
-    fn printed(format: &str, lines: &[&str]) -> (Vec<Vec<String>>, TraceCounts) {
+    fn limited(format: &str) -> Limited {
         let format = Format::parse(format).unwrap();
         let plain = vec![false; format.kinds().len()];
+        Limited { text: String::new(), format, plain, probes_min: 2 }
+    }
+
+    fn printed(format: &str, lines: &[&str]) -> (Vec<Vec<String>>, TraceCounts) {
         let now = Instant::now();
-        let mut rows = PrintedRows::new(&format, &plain, Mode::Full, now);
+        let mut rows = PrintedRows::new(&limited(format), Mode::Full, now);
         rows.clocks.0 = 1000;
         for line in lines {
             rows.take(&Message::Printed(line.replace('|', "\x1f").into_bytes()), now);
@@ -228,9 +240,10 @@ mod tests {
 
     #[test]
     fn rows_beyond_the_limit_and_losses_are_counted() {
-        let format = Format::parse("a:%d").unwrap();
         let now = Instant::now();
-        let mut rows = PrintedRows::new(&format, &[false], Mode::Full, now);
+        let mut rows = PrintedRows::new(&limited("a:%d"), Mode::Full, now);
+        assert_eq!(rows.take(&Message::Probes(1), now), Told::NoProbes);
+        assert_eq!(rows.take(&Message::Probes(2), now), Told::Printed);
         for _ in 0..ROWS_PER_SECOND_MAX + 3 {
             rows.take(&Message::Printed(b"1\x1f1".to_vec()), now);
         }

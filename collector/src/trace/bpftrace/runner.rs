@@ -206,41 +206,46 @@ impl Shared {
             // It says on its other pipes why it did not read.
             tracing::debug!(%error, "bpftrace did not read its program");
         }
-        if let Some(stdout) = pipes.stdout {
-            self.read(&child, BufReader::new(stdout));
-        }
+        let lacks_probes =
+            pipes.stdout.is_some_and(|stdout| self.read(&child, BufReader::new(stdout)));
         // It may have closed its output and live on, and nobody would read it.
         child.kill();
         let status = child.wait()?;
         let said = errors?.and_then(|thread| thread.join().ok()).unwrap_or_default();
-        let reason = reason(&said);
+        let mut reason = reason(&said);
+        if reason.is_empty() && lacks_probes {
+            "none of its probes' places is there".clone_into(&mut reason);
+        }
         Ok(if reason.is_empty() && !status.success() { status.to_string() } else { reason })
     }
 
-    fn read(&self, child: &Arc<Child>, mut output: impl BufRead) {
+    /// Reads to the end; gives whether bpftrace found nothing to attach to.
+    fn read(&self, child: &Arc<Child>, mut output: impl BufRead) -> bool {
         let mut line = Vec::new();
         loop {
             line.clear();
             let limit = LINE_BYTES_MAX as u64 + 1;
             match output.by_ref().take(limit).read_until(b'\n', &mut line) {
-                Ok(0) => return,
+                Ok(0) => return false,
                 Ok(_) if line.ends_with(b"\n") || line.len() <= LINE_BYTES_MAX => {}
                 Ok(_) => {
                     self.rows().drop_line();
                     match skip_line(&mut output) {
                         Ok(()) => continue,
-                        Err(_gone) => return,
+                        Err(_gone) => return false,
                     }
                 }
                 Err(error) => {
                     tracing::debug!(%error, "the output of bpftrace cannot be read");
-                    return;
+                    return false;
                 }
             }
             let message = output::parse(&line);
             let told = self.rows().take(&message, Instant::now());
-            if told == Told::Ready {
-                self.enter(Stage::Runs(Arc::clone(child)));
+            match told {
+                Told::Ready => self.enter(Stage::Runs(Arc::clone(child))),
+                Told::NoProbes => return true,
+                Told::Printed => {}
             }
         }
     }

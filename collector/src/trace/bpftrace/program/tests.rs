@@ -80,8 +80,8 @@ fn types_may_be_declared_but_not_those_that_say_who_is_watched() {
          struct point { int x; int y; };\n\
          uprobe:/bin/x:f { printf(\"x:%d\", ((struct point *)arg0)->x) }",
         &expect![[r#"
-            BEGIN { printf ( "\x1dready"); @undine_self = (uint64)pid; @undine_in_cgroup[(uint64)42] = 1; }
             struct point { int x; int y; };
+            BEGIN { printf ( "\x1dready"); @undine_self = (uint64)pid; @undine_in_cgroup[(uint64)42] = 1; }
             uprobe:/bin/x:f
             { …; if (watched) { printf ( "%llu\x1f%lld" , nsecs , ((struct point *)arg0)->x ) } }
         "#]],
