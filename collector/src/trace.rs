@@ -108,7 +108,7 @@ impl Tracing {
     pub(crate) fn keep_house(&self, now: TimeNs) -> Told {
         let mut state = self.state();
         // It reads maps and files, so only where a program needs it.
-        let has_programs = state.slots.iter().flatten().any(|of| of.runs_program());
+        let has_programs = state.slots.iter().flatten().any(Deployment::runs_program);
         let scope = has_programs.then(|| self.0.control.membership());
         for slot in 0..state.slots.len() {
             let Some(current) = &mut state.slots[slot] else { continue };
@@ -164,7 +164,9 @@ impl Tracing {
         }
         let leaving = std::mem::take(&mut state.leaving);
         drop(state);
-        leaving.iter().for_each(|(program, _)| program.end());
+        for (program, _) in &leaving {
+            program.end();
+        }
     }
 
     /// Reads what became of the calls.
@@ -439,7 +441,9 @@ impl Tracer for Tracing {
         self.end(&mut state, slot, "it was deleted");
         let leaving = std::mem::take(&mut state.leaving);
         drop(state);
-        leaving.iter().for_each(|(program, _)| program.end());
+        for (program, _) in &leaving {
+            program.end();
+        }
         Ok(())
     }
 

@@ -76,12 +76,11 @@ pub(super) fn run(
 fn start(path: &Path, limited: program::Limited, mode: Mode) -> Result<Running, TraceError> {
     let rows = PrintedRows::new(&limited, mode, Instant::now());
     Running::start(path, limited.text, limited.format.columns(), rows).map_err(|why| {
-        let mut help =
-            "see bpftrace(8); `bpftrace -l` lists what this kernel lets be traced".to_owned();
-        if why.contains("tracepoint not found") {
-            help = "look whether tracefs is mounted: mount -t tracefs tracefs /sys/kernel/tracing"
-                .to_owned();
-        }
+        let help = if why.contains("tracepoint not found") {
+            "look whether tracefs is mounted: mount -t tracefs tracefs /sys/kernel/tracing"
+        } else {
+            "see bpftrace(8); `bpftrace -l` lists what this kernel lets be traced"
+        };
         TraceError::new(format!("bpftrace does not run the program: {why}"), help)
     })
 }

@@ -9,6 +9,7 @@ use undine_collector::{Mode, Target};
 use undine_schema::trace::{
     KernelVersion, TraceCounts, TraceProgram, TraceState, TraceSubject, TraceTable, Tracepoint,
 };
+use undine_schema::{Clock, SystemClock};
 
 use super::kernel::{alone, may_load};
 use super::place::{are_installed, skip, succeed, wait_until};
@@ -155,8 +156,7 @@ async fn the_time_of_a_row_is_that_of_its_event() {
         built.path().display()
     );
     scene.tracer.upsert(tracepoint("calls", &text)).unwrap();
-    let now =
-        || i64::try_from(undine_schema::Clock::now(&undine_schema::SystemClock).get()).unwrap();
+    let now = || SystemClock.now().get();
     let before = now();
     program.call("handle", 1);
     let after = now();

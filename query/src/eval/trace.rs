@@ -161,16 +161,13 @@ impl Evaluator<'_> {
         self.made_tables.push(table.clone());
         let (probe, probe_range) = bound.required(2);
         let (target, ttl) = (bound.required(3), bound.required(4));
-        let subject = match programs(&probe) {
-            Some(programs) => {
-                self.kernel_target(target)?;
-                TraceSubject::Programs(programs)
-            }
-            None => {
-                let (function, outputs) = self.probe(probe, probe_range)?;
-                let target = self.target(target)?;
-                TraceSubject::Function(TracedFunction { target, function, outputs })
-            }
+        let subject = if let Some(programs) = programs(&probe) {
+            self.kernel_target(target)?;
+            TraceSubject::Programs(programs)
+        } else {
+            let (function, outputs) = self.probe(probe, probe_range)?;
+            let target = self.target(target)?;
+            TraceSubject::Function(TracedFunction { target, function, outputs })
         };
         let ttl = self.ttl(ttl)?;
         let tracepoint = Tracepoint { name, table, subject, ttl };

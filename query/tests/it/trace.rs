@@ -285,13 +285,13 @@ async fn a_program_that_is_refused_names_the_table_to_read_instead() {
          program = 'kprobe:tcp_drop { printf(\"time_:%llu\", nsecs); }'\n\
          pxtrace.UpsertTracepoint('t', 't', program, pxtrace.kprobe(), '10m')\n\
          px.display(px.DataFrame('t'))",
-        &expect![[r#"
+        &expect![[r"
             error: this kernel has no kprobes
               |
             4 | pxtrace.UpsertTracepoint('t', 't', program, pxtrace.kprobe(), '10m')
               | ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ refused
               |
-              = help: see bpftrace(8); Undine keeps this all the time: read tcp_drops"#]],
+              = help: see bpftrace(8); Undine keeps this all the time: read tcp_drops"]],
     )
     .await;
 }
@@ -311,35 +311,35 @@ async fn what_is_no_program_is_refused_at_its_place() {
     .await;
     check_refusal(
         &PROGRAMS.replace("pxtrace.kprobe()", "pxtrace.ProcessTarget('shop')"),
-        &expect![[r#"
+        &expect![[r"
             error: the target of a bpftrace program must be `pxtrace.kprobe()`
               |
             5 | pxtrace.UpsertTracepoint('t', 't', programs, pxtrace.ProcessTarget('shop'), '10m')
               |                                              ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ this is a target
               |
-              = help: the program's own probes say what it traces; Undine limits it to what it watches"#]],
+              = help: the program's own probes say what it traces; Undine limits it to what it watches"]],
     )
     .await;
     check_refusal(
         &PROGRAMS.replace("'t', programs", "'t', [programs, 1]"),
-        &expect![[r#"
+        &expect![[r"
             error: `probe_fn` must be a function below `@pxtrace.probe('…')`, or a program of bpftrace
               |
             5 | pxtrace.UpsertTracepoint('t', 't', [programs, 1], pxtrace.kprobe(), '10m')
               |                                    ^^^^^^^^^^^^^ this is a list
               |
-              = help: a program is a text, a pxtrace.TraceProgram or a list of these"#]],
+              = help: a program is a text, a pxtrace.TraceProgram or a list of these"]],
     )
     .await;
     check_refusal(
         &DEPLOY.replace("pxtrace.ProcessTarget('shop')", "pxtrace.kprobe()"),
-        &expect![[r#"
+        &expect![[r"
             error: functions of the kernel are traced by programs of bpftrace only
               |
             6 | pxtrace.UpsertTracepoint('calls', 'calls', probe, pxtrace.kprobe(), '5m')
               |                                                   ^^^^^^^^^^^^^^^^ the kernel
               |
-              = help: give the text of one instead of the function, or read the tables tcp_drops, tcp_retransmits, tcp_resets, proc_exit_events and cgroup_stats"#]],
+              = help: give the text of one instead of the function, or read the tables tcp_drops, tcp_retransmits, tcp_resets, proc_exit_events and cgroup_stats"]],
     )
     .await;
 }

@@ -45,6 +45,7 @@ pub(crate) struct Otlp {
     pub(crate) listen: Option<SocketAddr>,
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own in the file")]
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Capture {

@@ -92,13 +92,17 @@ impl<'a> Parser<'a> {
             [include, ..] if include.starts_with("include") => Ok(()),
             ["ifndef", "BPFTRACE_HAVE_BTF"] if !self.is_conditional => {
                 self.is_conditional = true;
-                self.skip_branch()
+                self.skip_branch();
+                Ok(())
             }
             ["ifdef", "BPFTRACE_HAVE_BTF"] if !self.is_conditional => {
                 self.is_conditional = true;
                 Ok(())
             }
-            ["else"] if self.is_conditional => self.skip_branch(),
+            ["else"] if self.is_conditional => {
+                self.skip_branch();
+                Ok(())
+            }
             ["endif", ..] if self.is_conditional => {
                 self.is_conditional = false;
                 Ok(())
@@ -107,19 +111,18 @@ impl<'a> Parser<'a> {
         }
     }
 
-    fn skip_branch(&mut self) -> Result<(), TraceError> {
+    fn skip_branch(&mut self) {
         while !self.cursor.rest().is_empty() {
             let line = self.cursor.take_line();
             match line.strip_prefix('#').map(str::trim) {
-                Some("else") => return Ok(()),
+                Some("else") => return,
                 Some(end) if end.starts_with("endif") => {
                     self.is_conditional = false;
-                    return Ok(());
+                    return;
                 }
                 _ => {}
             }
         }
-        Ok(())
     }
 
     fn declaration(&mut self) -> Result<Block, TraceError> {

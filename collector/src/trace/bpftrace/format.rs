@@ -181,16 +181,16 @@ mod tests {
         check(
             "time_:%llu pid:%-6d comm:%-16s probe:%s at:%p",
             &expect![[
-                r#"time_ TIME64NS, pid INT64, comm STRING, probe STRING, at INT64; %llu|%lld|%s|%s|%llu; [Some(0), Some(1), Some(2), Some(3), Some(4)]"#
+                r"time_ TIME64NS, pid INT64, comm STRING, probe STRING, at INT64; %llu|%lld|%s|%s|%llu; [Some(0), Some(1), Some(2), Some(3), Some(4)]"
             ]],
         );
         check(
             "got %d of:%x 100%% time_:%d\n",
             &expect![[
-                r#"time_ TIME64NS, Column_0 INT64, of INT64; %llu|%lld|%llu; [Some(2), Some(0), Some(1)]"#
+                r"time_ TIME64NS, Column_0 INT64, of INT64; %llu|%lld|%llu; [Some(2), Some(0), Some(1)]"
             ]],
         );
-        check("a:b:%.10s", &expect![[r#"time_ TIME64NS, a STRING; %llu|%s; [None, Some(0)]"#]]);
+        check("a:b:%.10s", &expect![[r"time_ TIME64NS, a STRING; %llu|%s; [None, Some(0)]"]]);
     }
 
     #[test]

@@ -366,7 +366,6 @@ fn check_nobody(tokens: &[Token]) -> Result<(), String> {
     for (at, token) in tokens.iter().enumerate() {
         let before = at.checked_sub(1).and_then(|before| tokens.get(before));
         match token.kind {
-            Kind::Text => {}
             Kind::Sign if token.is(".") => return refuse("."),
             Kind::Sign if token.is(">") && before.is_some_and(|before| before.is("-")) => {
                 return refuse("->");
@@ -385,7 +384,7 @@ fn check_nobody(tokens: &[Token]) -> Result<(), String> {
                     return refuse("*");
                 }
             }
-            Kind::Sign => {}
+            Kind::Sign | Kind::Text => {}
             Kind::Word => {
                 let first = token.text.as_bytes().first().copied().unwrap_or_default();
                 let is_own = matches!(first, b'$' | b'@') || first.is_ascii_digit();

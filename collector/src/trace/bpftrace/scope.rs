@@ -188,7 +188,7 @@ mod tests {
             false,
             &[Mark::Cgroup(42)],
             &[],
-            &expect![[r#"
+            &expect![[r"
                 @undine_self = (uint64)pid;
                 @undine_in_cgroup[(uint64)42] = 1;
                 { $undine_task = (struct task_struct *)curtask;
@@ -202,7 +202,7 @@ mod tests {
                 }
                 if (pid != 7 && (uint64)pid != @undine_self && $undine_out == 0 && ($undine_in != 0) && $undine_level < 16) { BODY }
                 }
-            "#]],
+            "]],
         );
     }
 
@@ -233,7 +233,7 @@ mod tests {
             false,
             &[Mark::Tree(5, 77)],
             &[],
-            &expect![[r#"
+            &expect![[r"
                 @undine_self = (uint64)pid;
                 @undine_in_tree[(uint64)5, (uint64)77] = 1;
                 { $undine_task = (struct task_struct *)curtask;
@@ -247,7 +247,7 @@ mod tests {
                 }
                 if (pid != 7 && (uint64)pid != @undine_self && $undine_out == 0 && ($undine_in != 0)) { BODY }
                 }
-            "#]],
+            "]],
         );
     }
 

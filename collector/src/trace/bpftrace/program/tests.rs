@@ -98,24 +98,24 @@ fn types_may_be_declared_but_not_those_that_say_who_is_watched() {
 fn what_could_tell_of_others_is_refused() {
     check(
         "interval:s:1 { printf(\"a:%d\", pid); }",
-        &expect![[r#"
+        &expect![[r"
             line 1 of the program: `pid` could tell of processes that are not watched: BEGIN, END and interval blocks may use maps, times and numbers
             help: 
-        "#]],
+        "]],
     );
     check(
         "tracepoint:skb:kfree_skb { printf(\"a:%d\", 1); }",
-        &expect![[r#"
+        &expect![[r"
             line 1 of the program: `tracepoint:skb:kfree_skb` may also run in an interrupt, which is no process's, so it cannot be limited to the targets
             help: trace a function (kprobe, uprobe), a system call or the life of processes (tracepoint:sched:sched_process_*), or watch the whole host
-        "#]],
+        "]],
     );
     check(
         "uprobe:/bin/x:f { system(\"rm\"); }",
-        &expect![[r#"
+        &expect![[r"
             line 1 of the program: `system` does more than to look, so it is refused
             help: 
-        "#]],
+        "]],
     );
     for body in ["@p->comm", "*@p", "curtask", "str(1)", "kstack", "$p[0]", "@p.x", "1 + *$x"] {
         let text = format!("END {{ $x = {body}; }} uprobe:/bin/x:f {{ printf(\"a:%d\", 1) }}");
