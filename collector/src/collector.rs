@@ -29,6 +29,7 @@ use crate::service_name::ServiceRule;
 use crate::tls::finder::Finder;
 use crate::tls::placement::Placing;
 use crate::trace::Tracing;
+use crate::trace::bpftrace::Programs;
 use crate::writer::Writer;
 
 /// Longest time between two writes: a row must be visible within a second.
@@ -90,6 +91,8 @@ pub struct Config {
     pub profiler: Option<profiler::Config>,
     /// Where to record what is captured, if at all.
     pub recording: Option<PathBuf>,
+    /// Whether scripts may have bpftrace run programs that are limited to what is watched.
+    pub programs: Programs,
     /// Where the time comes from.
     pub clock: Arc<dyn Clock>,
 }
@@ -235,7 +238,8 @@ impl Config {
         };
         let tracing = control.as_ref().map(|control| {
             let clock = Arc::clone(&self.clock);
-            Tracing::new(control.clone(), self.asid, self.redaction.bodies, clock)
+            let mode = self.redaction.bodies;
+            Tracing::new(control.clone(), self.asid, mode, self.programs, clock)
         });
         let mut pipeline = Pipeline::new(Settings {
             node: self.node,

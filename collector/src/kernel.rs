@@ -11,6 +11,7 @@
 //! ```
 
 pub(crate) mod cgroups;
+mod child;
 mod cost;
 mod counters;
 mod doctor;
@@ -63,7 +64,10 @@ pub use programs::{Outcome, ProbeReport, probe_report};
 pub use ring::PollOutcome;
 pub use scope::{Scope, ScopeDefault, ScopeError, ScopeGuard, Target, TargetParseError, Verdict};
 
+pub(crate) use child::Child;
 pub(crate) use cost::CostMeter;
+pub(crate) use doctor::release;
+pub(crate) use membership::Mark;
 pub(crate) use ring::do_not_interrupt;
 pub(crate) use trace_probes::TraceSite;
 
@@ -451,7 +455,12 @@ impl Control {
 /// Nanoseconds to add to `CLOCK_MONOTONIC`, which messages carry, to get wall-clock time now.
 /// The wall clock may be stepped, so ask again about once a second.
 pub fn wall_minus_mono_ns() -> i64 {
-    ring::wall_minus_mono_ns()
+    ring::wall_minus_ns(libc::CLOCK_MONOTONIC)
+}
+
+/// Nanoseconds to add to `CLOCK_BOOTTIME`, which bpftrace's `nsecs` is, to get wall-clock time now.
+pub(crate) fn wall_minus_boot_ns() -> i64 {
+    ring::wall_minus_ns(libc::CLOCK_BOOTTIME)
 }
 
 /// Version of the kernel messages that this binary understands.

@@ -54,3 +54,4 @@ pub use kernel::{
 pub use redaction::{Mode, Redaction};
 pub use replay::Pace;
 pub use service_name::ServiceRule;
+pub use trace::bpftrace::Programs;

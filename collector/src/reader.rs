@@ -195,6 +195,9 @@ impl Reader {
         if let Source::Kernel(kernel) = &self.source {
             kernel.control().detach();
         }
+        if let Some(tracing) = &self.tracing {
+            tracing.end_programs();
+        }
         self.drain();
         if let Some(profile) = self.profile.take() {
             profile.stop();
@@ -434,7 +437,7 @@ impl Reader {
         let now = self.clock.now();
         let told = tracing.keep_house(now);
         for (name, calls) in told.lost {
-            let text = format!("calls of the function of tracepoint {name} are not told");
+            let text = format!("what tracepoint {name} saw is not all told");
             self.work.errors.report("dynamic_trace", Status::Exhausted, &text, calls);
         }
         let upid = own_process().map(|own| self.work.pipeline.upid(own)).unwrap_or_default();

@@ -1,16 +1,22 @@
-//! Calls of functions as rows of tables that scripts make.
+//! Calls of functions, and what programs of bpftrace print, as rows of tables that scripts make.
 //!
 //! ```text
 //! Tracepoint ─► target (processes, file) ─► function (symbol) ─► debug_info ─► signature
-//!                                               └─► expression ─► layout ─► Plan ─► Control: uprobes
-//! RING: Trace ─► pipeline ─► Tracing ─► rows ─► Tracer::table
+//!         │                                     └─► expression ─► layout ─► Plan ─► Control: uprobes
+//!         │     RING: Trace ─► pipeline ─► Tracing ─► calls ─► rows ─► Tracer::table
+//!         └──► bpftrace ─► a child, limited to the scope ─────────► rows ─► Tracer::table
 //! ```
 //!
-//! A tracepoint only probes processes that are watched, each by itself, and the kernel program checks
-//! the scope once more; it ends when its time is over, whoever asked for it. Its table is in memory and
-//! goes with it. Texts are redacted as bodies are.
+//! A tracepoint of a function only probes processes that are watched, each by itself, and the kernel
+//! program checks the scope once more. A tracepoint ends when its time is over, whoever asked for it.
+//! Its table is in memory and goes with it. Texts are redacted as bodies are.
 
+pub mod bpftrace;
+
+mod calls;
+mod check;
 mod debug_info;
+mod deployments;
 mod expression;
 mod function;
 mod layout;
@@ -18,15 +24,14 @@ mod rows;
 mod signature;
 mod target;
 
-use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use undine_ebpf::Header;
 use undine_ebpf::trace::{PLANS_MAX, TraceInfo};
 use undine_schema::trace::{
-    EXPRESSION_BYTES_MAX, NAME_BYTES_MAX, OUTPUTS_MAX, TRACEPOINTS_MAX, TTL_MAX, TraceColumn,
-    TraceCounts, TraceError, TraceState, TraceStatus, TraceTable, TraceValue, Tracepoint, Tracer,
+    TRACEPOINTS_MAX, TTL_MAX, TraceColumn, TraceCounts, TraceError, TraceProgram, TraceState,
+    TraceStatus, TraceSubject, TraceTable, TracedFunction, Tracepoint, Tracer,
 };
 use undine_schema::{Clock, TimeNs, tables};
 
@@ -34,16 +39,16 @@ pub use rows::{BYTES_MAX, ROWS_MAX};
 pub use target::PROCESSES_MAX;
 
 use crate::event::ProcessKey;
-use crate::kernel::{Control, TraceSite};
+use crate::kernel::{Control, Membership, TraceSite};
 use crate::redaction::Mode;
 use crate::rows::Origin;
+use bpftrace::Programs;
+use calls::{Call, Calls, Output};
+use deployments::{Deployment, Probe, State};
 use function::Traced;
-use rows::{Call, Output, Rows};
 
-/// Ended tracepoints that are still shown.
-const ENDED_MAX: usize = 64;
-/// Changes of state that wait to be told.
-const CHANGES_MAX: usize = 256;
+/// How long a program may take to end before it is killed, in nanoseconds.
+const LEAVING_NS_MAX: i64 = 2_000_000_000;
 
 const _: () = assert!(TRACEPOINTS_MAX <= PLANS_MAX as usize, "each tracepoint has a slot");
 
@@ -57,53 +62,40 @@ struct Shared {
     asid: u32,
     /// What is kept of texts.
     mode: Mode,
+    programs: Programs,
     clock: Arc<dyn Clock>,
     state: Mutex<State>,
     /// Held by whoever deploys, so that nobody else's rows wait for that.
     deploying: Mutex<()>,
 }
 
-#[derive(Debug, Default)]
-struct State {
-    slots: [Option<Deployment>; TRACEPOINTS_MAX],
-    /// Those that failed or ended, oldest first.
-    ended: VecDeque<TraceStatus>,
-    /// What is being deployed.
-    pending: Option<TraceStatus>,
-    changes: Vec<TraceStatus>,
-    /// Messages of tracepoints that are gone.
-    orphans: u64,
-    numbers: u64,
-}
-
-#[derive(Debug)]
-struct Deployment {
-    tracepoint: Tracepoint,
-    generation: u32,
-    status: TraceStatus,
-    rows: Rows,
-    /// Lost calls that were told.
-    told: u64,
-}
-
 impl Tracing {
     /// No tracepoints yet.
-    pub(crate) fn new(control: Control, asid: u32, mode: Mode, clock: Arc<dyn Clock>) -> Self {
+    pub(crate) fn new(
+        control: Control,
+        asid: u32,
+        mode: Mode,
+        programs: Programs,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
         let (state, deploying) = (Mutex::default(), Mutex::default());
-        Self(Arc::new(Shared { control, asid, mode, clock, state, deploying }))
+        Self(Arc::new(Shared { control, asid, mode, programs, clock, state, deploying }))
     }
 
     /// Takes a call of a traced function.
     pub(crate) fn call(&self, header: &Header, info: &TraceInfo, texts: &[u8], origin: &Origin) {
         let mut state = self.state();
         let found = usize::try_from(info.slot).ok().and_then(|slot| state.slots.get_mut(slot));
-        let current = found.and_then(Option::as_mut);
-        let Some(current) = current.filter(|of| of.generation == info.generation) else {
+        let calls = found.and_then(Option::as_mut).and_then(|current| match &mut current.probe {
+            Probe::Function { generation, calls } if *generation == info.generation => Some(calls),
+            _ => None,
+        });
+        let Some(calls) = calls else {
             state.orphans += 1;
             return;
         };
         let process = ProcessKey { tgid: header.tgid, start_ns: header.process_start_ns };
-        current.rows.push(Call {
+        calls.push(Call {
             time: origin.wall(header.time_mono_ns),
             upid: process.upid(origin.asid),
             mono_ns: header.time_mono_ns,
@@ -115,12 +107,29 @@ impl Tracing {
     /// Ends tracepoints whose time is over, and counts. Call it about once a second.
     pub(crate) fn keep_house(&self, now: TimeNs) -> Told {
         let mut state = self.state();
+        // It reads maps and files, so only where a program needs it.
+        let has_programs = state.slots.iter().flatten().any(Deployment::runs_program);
+        let scope = has_programs.then(|| self.0.control.membership());
         for slot in 0..state.slots.len() {
-            let Some(current) = &state.slots[slot] else { continue };
-            if current.status.expires <= now {
-                self.end(&mut state, slot, "its time is over");
-            }
+            let Some(current) = &mut state.slots[slot] else { continue };
+            let reason = match &scope {
+                _ if current.status.expires <= now => "its time is over",
+                // What cannot be known may have changed.
+                Some(scope) if !current.is_within(scope.as_ref().ok()) => {
+                    "what Undine watches is not what it was deployed for"
+                }
+                _ => continue,
+            };
+            self.end(&mut state, slot, reason);
         }
+        // Told to end when they were taken from their slots.
+        state.leaving.retain(|(program, since)| {
+            if program.ended().is_none() && now.get() - since.get() > LEAVING_NS_MAX {
+                program.kill();
+            }
+            program.ended().is_none()
+        });
+        state.note_ended();
         let mut lost = Vec::new();
         for (slot, current) in (0..).zip(&mut state.slots) {
             let Some(current) = current else { continue };
@@ -144,8 +153,32 @@ impl Tracing {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Ends all programs and waits until they are gone.
+    pub(crate) fn end_programs(&self) {
+        let mut state = self.state();
+        state.is_closed = true;
+        for slot in 0..state.slots.len() {
+            if state.slots[slot].as_ref().is_some_and(Deployment::runs_program) {
+                self.end(&mut state, slot, "Undine ends");
+            }
+        }
+        let leaving = std::mem::take(&mut state.leaving);
+        drop(state);
+        for (program, _) in &leaving {
+            program.end();
+        }
+    }
+
     /// Reads what became of the calls.
     fn count(&self, slot: u32, deployment: &mut Deployment) {
+        let calls = match &deployment.probe {
+            Probe::Program { running, .. } => {
+                deployment.status.counts = running.counts();
+                return;
+            }
+            Probe::Function { calls, .. } => calls,
+        };
+        let (rows, evicted_rows) = calls.made_and_evicted();
         let totals = match self.0.control.trace_totals(slot) {
             Ok(totals) => totals,
             Err(error) => {
@@ -155,11 +188,11 @@ impl Tracing {
         };
         deployment.status.counts = TraceCounts {
             calls: totals.calls,
-            rows: deployment.rows.made,
+            rows,
             limited: totals.limited,
             dropped: totals.dropped + totals.full,
             unreadable: totals.faults,
-            evicted_rows: deployment.rows.evicted,
+            evicted_rows,
         };
     }
 
@@ -168,8 +201,21 @@ impl Tracing {
         let Some(mut ended) = state.slots.get_mut(slot).and_then(Option::take) else { return };
         let place = u32::try_from(slot).unwrap_or(u32::MAX);
         self.count(place, &mut ended);
-        if let Err(error) = self.0.control.untrace(place) {
-            tracing::warn!(%error, name = ended.tracepoint.name, "a tracepoint may live on");
+        match ended.probe {
+            Probe::Function { .. } => {
+                if let Err(error) = self.0.control.untrace(place) {
+                    tracing::warn!(%error, name = ended.tracepoint.name, "a tracepoint may live on");
+                }
+            }
+            Probe::Program { running, .. } => {
+                running.interrupt();
+                state.leaving.push((running, self.0.clock.now()));
+            }
+        }
+        if ended.status.state != TraceState::Running {
+            // How it ended by itself is known.
+            state.note(ended.status);
+            return;
         }
         let reason = reason.to_owned();
         state.note(TraceStatus { state: TraceState::Terminated, reason, ..ended.status });
@@ -177,9 +223,21 @@ impl Tracing {
 
     /// Checks what needs no look at processes; gives whether there was nothing more to do.
     fn admit(&self, state: &mut State, wanted: &Tracepoint) -> Result<bool, TraceError> {
-        check(wanted)?;
-        let same_name = |current: &&mut Deployment| current.tracepoint.name == wanted.name;
-        if let Some(current) = state.slots.iter_mut().flatten().find(same_name) {
+        check::check(wanted)?;
+        state.note_ended();
+        let same_name = |of: &Option<Deployment>| {
+            of.as_ref().is_some_and(|of| of.tracepoint.name == wanted.name)
+        };
+        let known = state.slots.iter().position(same_name);
+        // One whose program ended is deployed anew.
+        let has_ended = known.and_then(|slot| state.slots[slot].as_ref());
+        if has_ended.is_some_and(|of| of.status.state != TraceState::Running)
+            && let Some(slot) = known
+        {
+            self.end(state, slot, "it was deployed again");
+        }
+        let known = known.and_then(|slot| state.slots[slot].as_mut());
+        if let Some(current) = known {
             if !current.tracepoint.does_the_same_as(wanted) {
                 let reason = format!("there is another tracepoint `{}`", wanted.name);
                 return Err(TraceError::new(
@@ -214,11 +272,15 @@ impl Tracing {
         TimeNs::new(self.0.clock.now().get().saturating_add(ttl))
     }
 
-    /// Finds the processes and the function.
-    fn prepare(&self, wanted: &Tracepoint) -> Result<(Traced, Vec<TraceSite>), TraceError> {
-        let membership = self.0.control.membership().map_err(|error| {
+    fn membership(&self) -> Result<Membership, TraceError> {
+        self.0.control.membership().map_err(|error| {
             TraceError::new(format!("the scope cannot be read: {error}"), "run `undine doctor`")
-        })?;
+        })
+    }
+
+    /// Finds the processes and the function.
+    fn prepare(&self, wanted: &TracedFunction) -> Result<(Traced, Vec<TraceSite>), TraceError> {
+        let membership = self.membership()?;
         let targets = target::resolve(&wanted.target, &membership.processes(), self.0.asid)?;
         let mut traced: Option<Traced> = None;
         let mut sites = Vec::with_capacity(targets.len());
@@ -243,27 +305,78 @@ impl Tracing {
     }
 
     fn deploy(&self, wanted: &Tracepoint, status: TraceStatus) -> Result<(), TraceError> {
-        let (Traced { plan, outputs, .. }, sites) = self.prepare(wanted)?;
-        let names = wanted.outputs.iter().map(|output| output.column.as_str());
-        let columns = rows::columns(names.zip::<Vec<Output>>(outputs.clone()));
-        let rows = Rows::new(columns, outputs, self.0.mode);
+        match &wanted.subject {
+            TraceSubject::Function(function) => self.deploy_function(wanted, function, status),
+            TraceSubject::Programs(programs) => self.deploy_program(wanted, programs, status),
+        }
+    }
+
+    fn deploy_function(
+        &self,
+        wanted: &Tracepoint,
+        function: &TracedFunction,
+        status: TraceStatus,
+    ) -> Result<(), TraceError> {
+        let (Traced { plan, outputs, .. }, sites) = self.prepare(function)?;
+        let names = function.outputs.iter().map(|output| output.column.as_str());
+        let columns = calls::columns(names.zip::<Vec<Output>>(outputs.clone()));
+        let calls = Calls::new(columns, outputs, self.0.mode);
         let mut state = self.state();
-        // Nobody else has taken one meanwhile.
-        let Some(slot) = state.slots.iter().position(Option::is_none) else {
-            let reason = format!("there are {TRACEPOINTS_MAX} tracepoints already");
-            return Err(TraceError::new(reason, "delete one"));
-        };
+        let slot = state.vacant()?;
         let place = u32::try_from(slot).unwrap_or(u32::MAX);
         let generation = self.0.control.trace(place, &plan, &sites).map_err(|why| {
             TraceError::new(why, "`undine doctor` says whether this kernel can trace functions")
         })?;
+        self.place(&mut state, slot, wanted, status, Probe::Function { generation, calls });
+        Ok(())
+    }
+
+    fn deploy_program(
+        &self,
+        wanted: &Tracepoint,
+        programs: &[TraceProgram],
+        status: TraceStatus,
+    ) -> Result<(), TraceError> {
+        if self.0.programs == Programs::Refuse {
+            let help = "set `capture.trace_programs = true`";
+            return Err(TraceError::new("programs of bpftrace are not run here", help));
+        }
+        let at_work = self.state().slots.iter().flatten().filter(|of| of.runs_program()).count();
+        if at_work >= bpftrace::RUNNING_MAX {
+            let reason = format!("{} programs of bpftrace run already", bpftrace::RUNNING_MAX);
+            return Err(TraceError::new(reason, "delete one; px.GetTracepointStatus() lists them"));
+        }
+        let scope = self.membership()?;
+        let running = bpftrace::run(programs, &scope, self.0.mode)?;
+        let mut state = self.state();
+        match state.vacant() {
+            Ok(slot) => {
+                self.place(&mut state, slot, wanted, status, Probe::Program { running, scope });
+                Ok(())
+            }
+            Err(error) => {
+                drop(state);
+                running.end();
+                Err(error)
+            }
+        }
+    }
+
+    /// Puts what has been deployed into a slot.
+    fn place(
+        &self,
+        state: &mut State,
+        slot: usize,
+        wanted: &Tracepoint,
+        status: TraceStatus,
+        probe: Probe,
+    ) {
         let expires = self.expiry(wanted.ttl);
         let status = TraceStatus { state: TraceState::Running, expires, ..status };
         state.pending = None;
         state.tell(status.clone());
         let tracepoint = wanted.clone();
-        state.slots[slot] = Some(Deployment { tracepoint, generation, status, rows, told: 0 });
-        Ok(())
+        state.slots[slot] = Some(Deployment { tracepoint, status, probe, told: 0 });
     }
 }
 
@@ -274,23 +387,6 @@ pub(crate) struct Told {
     pub(crate) changes: Vec<TraceStatus>,
     /// Names of tracepoints, and how many calls more were lost.
     pub(crate) lost: Vec<(String, u64)>,
-}
-
-impl State {
-    /// Remembers a tracepoint that is no more.
-    fn note(&mut self, status: TraceStatus) {
-        self.tell(status.clone());
-        if self.ended.len() == ENDED_MAX {
-            self.ended.pop_front();
-        }
-        self.ended.push_back(status);
-    }
-
-    fn tell(&mut self, status: TraceStatus) {
-        if self.changes.len() < CHANGES_MAX {
-            self.changes.push(status);
-        }
-    }
 }
 
 impl Tracer for Tracing {
@@ -343,11 +439,17 @@ impl Tracer for Tracing {
             return Err(TraceError::new(reason, "px.GetTracepointStatus() lists them"));
         };
         self.end(&mut state, slot, "it was deleted");
+        let leaving = std::mem::take(&mut state.leaving);
+        drop(state);
+        for (program, _) in &leaving {
+            program.end();
+        }
         Ok(())
     }
 
     fn statuses(&self) -> Vec<TraceStatus> {
         let mut state = self.state();
+        state.note_ended();
         for (slot, current) in (0..).zip(&mut state.slots) {
             if let Some(current) = current {
                 self.count(slot, current);
@@ -359,53 +461,13 @@ impl Tracer for Tracing {
 
     fn tables(&self) -> Vec<(String, Arc<[TraceColumn]>)> {
         let state = self.state();
-        let table = |of: &Deployment| (of.tracepoint.table.clone(), Arc::clone(of.rows.columns()));
+        let table = |of: &Deployment| (of.tracepoint.table.clone(), of.probe.columns());
         state.slots.iter().flatten().map(table).collect()
     }
 
     fn table(&self, name: &str) -> Option<TraceTable> {
         let mut state = self.state();
         let found = state.slots.iter_mut().flatten().find(|of| of.tracepoint.table == name);
-        found.map(|of| of.rows.table())
+        found.map(|of| of.probe.table())
     }
-}
-
-/// What is wrong with a tracepoint by itself.
-fn check(wanted: &Tracepoint) -> Result<(), TraceError> {
-    let named = [
-        ("the tracepoint's name", wanted.name.as_str()),
-        ("the table's name", wanted.table.as_str()),
-        ("the function's name", wanted.function.as_str()),
-    ];
-    let columns = wanted.outputs.iter().map(|output| ("a column's name", output.column.as_str()));
-    for (what, name) in named.into_iter().chain(columns) {
-        if name.is_empty() || name.len() > NAME_BYTES_MAX || name.contains(char::is_control) {
-            let reason = format!("{what} must have 1 to {NAME_BYTES_MAX} bytes of plain text");
-            return Err(TraceError::new(reason, "choose another"));
-        }
-    }
-    if wanted.ttl.is_zero() || wanted.ttl > TTL_MAX {
-        let reason = format!("a tracepoint cannot live for {:?}", wanted.ttl);
-        return Err(TraceError::new(reason, "give a time of at most 24h, such as '5m'"));
-    }
-    let count = wanted.outputs.len();
-    if count == 0 || count > OUTPUTS_MAX {
-        let reason = format!("a tracepoint with {count} columns is not possible");
-        return Err(TraceError::new(reason, format!("give 1 to {OUTPUTS_MAX}")));
-    }
-    for (at, output) in wanted.outputs.iter().enumerate() {
-        let before = wanted.outputs[..at].iter().any(|other| other.column == output.column);
-        if before || matches!(output.column.as_str(), "time_" | "upid") {
-            let reason = format!("there are two columns `{}`", output.column);
-            return Err(TraceError::new(reason, "every row has time_ and upid besides yours"));
-        }
-        let (TraceValue::Argument(text) | TraceValue::Returned(text)) = &output.value else {
-            continue;
-        };
-        if text.len() > EXPRESSION_BYTES_MAX {
-            let reason = format!("an expression has more than {EXPRESSION_BYTES_MAX} bytes");
-            return Err(TraceError::new(reason, "name less"));
-        }
-    }
-    Ok(())
 }

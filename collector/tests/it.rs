@@ -3,6 +3,7 @@
 #[cfg(test)]
 mod it {
     mod amqp;
+    mod bpftrace;
     mod cql;
     mod dns;
     mod flavours;

@@ -334,10 +334,11 @@ impl Engine {
                     ))
                 }
                 (Some(tracer), Mutation::Upsert(tracepoint, range)) => {
-                    tracer.upsert(tracepoint).map_err(|error| refusal(error, range))
+                    let instead = eval::tables_instead(&tracepoint.subject);
+                    tracer.upsert(tracepoint).map_err(|error| refusal(error, instead, range))
                 }
                 (Some(tracer), Mutation::Delete(name, range)) => {
-                    tracer.delete(&name).map_err(|error| refusal(error, range))
+                    tracer.delete(&name).map_err(|error| refusal(error, None, range))
                 }
             };
             mutations.into_iter().filter_map(|mutation| make(mutation).err()).collect::<Vec<_>>()
@@ -654,8 +655,12 @@ fn on_large_stack<T: Send>(work: impl FnOnce() -> T + Send) -> Option<T> {
     })
 }
 
-fn refusal(error: TraceError, range: Range) -> Diagnostic {
-    let help = (!error.help.is_empty()).then_some(error.help);
+/// Why a tracer refused, and what to do: read the tables that hold the same `instead`, if any do.
+fn refusal(error: TraceError, instead: Option<&str>, range: Range) -> Diagnostic {
+    let tables = instead.map(|tables| format!("Undine keeps this all the time: read {tables}"));
+    let help = [Some(error.help).filter(|help| !help.is_empty()), tables];
+    let help: Vec<_> = help.into_iter().flatten().collect();
+    let help = (!help.is_empty()).then(|| help.join("; "));
     Diagnostic::new(range, error.reason, "refused").maybe_help(help)
 }
 

@@ -20,6 +20,7 @@ mod library;
 mod trace;
 
 use arguments::Arguments;
+pub(crate) use trace::tables_instead;
 use value::{Entry, Frame, Method, Module, Native, TYPES, UserFunction, Value};
 
 use crate::ast::{At, BinaryOp, Def, Expr, ExprAt, Name, Script, Stmt, Target, UnaryOp};

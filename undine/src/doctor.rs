@@ -17,7 +17,8 @@ use crate::cli::Doctor;
 /// # Errors
 /// Where the report cannot be written.
 pub(crate) fn run(args: &Doctor) -> Result<ExitCode> {
-    let host = kernel::check_host();
+    let mut host = kernel::check_host();
+    host.push(bpftrace());
     // Before probes of our own are tried, which would be measured too.
     let cost = kernel::cost_of_running().unwrap_or_else(|error| {
         tracing::debug!(%error, "the cost of running programs cannot be measured");
@@ -46,6 +47,25 @@ pub(crate) fn run(args: &Doctor) -> Result<ExitCode> {
         .write_all(text.as_bytes())
         .context("cannot write to standard output")?;
     Ok(if can_capture { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What scripts may have bpftrace do here; Undine itself does without it.
+fn bpftrace() -> Check {
+    let found = match (undine_collector::trace::bpftrace::installed(), has_tracefs()) {
+        (None, _) => "not installed; scripts that run its programs (pxtrace) need it".to_owned(),
+        (Some(path), true) => format!("{}; scripts may run its programs", path.display()),
+        (Some(path), false) => {
+            format!(
+                "{}; scripts may run its programs, but for tracepoints, which need tracefs",
+                path.display()
+            )
+        }
+    };
+    Check { name: "bpftrace", ok: true, found, remedy: String::new() }
+}
+
+fn has_tracefs() -> bool {
+    std::path::Path::new("/sys/kernel/tracing/events").exists()
 }
 
 /// The hooks through which Undine sees the bytes of sockets here: the best that are not refused.

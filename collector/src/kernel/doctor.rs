@@ -63,7 +63,7 @@ fn kernel() -> Check {
 }
 
 /// The running kernel, as `uname -r` says it.
-pub(super) fn release() -> String {
+pub(crate) fn release() -> String {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     release.trim().to_owned()
 }
@@ -127,11 +127,14 @@ fn ring_buffer() -> Check {
     }
 }
 
-/// Raw tracepoints do without it; uprobes and `undine doctor` on other tools' behalf like it.
+/// Raw tracepoints do without it; programs of bpftrace find their tracepoints there.
 fn tracefs() -> Check {
     let places = ["/sys/kernel/tracing/events", "/sys/kernel/debug/tracing/events"];
     let found = places.into_iter().find(|place| Path::new(place).exists());
-    let text = found.map_or_else(|| "not mounted; not needed yet".to_owned(), str::to_owned);
+    let text = found.map_or_else(
+        || "not mounted; only tracepoints of bpftrace programs need it".to_owned(),
+        str::to_owned,
+    );
     check("tracefs", true, text, "mount -t tracefs none /sys/kernel/tracing")
 }
 

@@ -17,6 +17,19 @@ use super::{ScopeDefault, cgroups, process_tree, scope::Resolved};
 /// Inode of the first network namespace since Linux 6.18 (`NET_NS_INIT_INO`).
 const FIRST_NETNS: u32 = 0xefff_fff9;
 
+/// A target as any program can recognise who is meant, without the maps of ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Mark {
+    /// A cgroup and all below it.
+    Cgroup(u64),
+    /// A network namespace.
+    Netns(u32),
+    /// A name, at most 15 bytes.
+    Comm(Vec<u8>),
+    /// A process, by its pid and the clock tick at which it began, and all that descend from it.
+    Tree(u32, u64),
+}
+
 /// Whom the kernel programs watched when it was asked for.
 #[derive(Clone, Debug)]
 pub struct Membership {
@@ -65,6 +78,41 @@ impl Membership {
     /// below them, and those that never are.
     pub fn cgroups(&self) -> (Vec<PathBuf>, Vec<PathBuf>) {
         (self.directories(VERDICT_INCLUDE), self.directories(VERDICT_EXCLUDE))
+    }
+
+    /// Who is watched, or never is (`is_excluded`). Of trees of processes also those whose parents are
+    /// gone.
+    pub(crate) fn marks(&self, is_excluded: bool) -> Vec<Mark> {
+        let verdict = if is_excluded { VERDICT_EXCLUDE } else { VERDICT_INCLUDE };
+        let mut marks = Vec::new();
+        let mut trees: Vec<u32> = Vec::new();
+        for (target, _) in self.targets.iter().filter(|(_, bits)| bits & verdict != 0) {
+            marks.push(match target {
+                Resolved::Cgroup(id, _) => Mark::Cgroup(*id),
+                Resolved::Netns(inode) => Mark::Netns(*inode),
+                Resolved::Comm(padded) => {
+                    Mark::Comm(padded.iter().copied().take_while(|byte| *byte != 0).collect())
+                }
+                Resolved::Process(root) => {
+                    trees.push(*root);
+                    continue;
+                }
+            });
+        }
+        let below: BTreeSet<u32> =
+            trees.iter().flat_map(|root| process_tree::descendants(*root)).collect();
+        let known = self.processes.iter().filter(|(_, bits)| **bits & verdict != 0);
+        trees.extend(known.map(|(pid, _)| *pid).filter(|pid| !below.contains(pid)));
+        let trees = trees.into_iter().filter_map(|pid| {
+            process_tree::start_ticks(pid).map(|started| Mark::Tree(pid, started))
+        });
+        marks.extend(trees);
+        marks
+    }
+
+    /// Whether the same is to be watched, but for processes that came and went.
+    pub(crate) fn means_the_same_as(&self, other: &Self) -> bool {
+        (self.default, &self.targets) == (other.default, &other.targets)
     }
 
     /// Whether all of a network namespace is watched, and not only some who are in it.

@@ -51,9 +51,19 @@ pub(super) fn netns(pid: u32) -> Option<u32> {
     u32::try_from(metadata.ino()).ok()
 }
 
+/// When a process began, in clock ticks since the machine did.
+pub(super) fn start_ticks(pid: u32) -> Option<u64> {
+    stat_field(pid, 19)
+}
+
 fn parent(pid: u32) -> Option<u32> {
+    stat_field(pid, 1)
+}
+
+/// A field of `/proc/PID/stat`, counted from the process's state.
+fn stat_field<T: std::str::FromStr>(pid: u32, at: usize) -> Option<T> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name is in parentheses and may hold anything, parentheses too.
     let (_, rest) = stat.rsplit_once(") ")?;
-    rest.split(' ').nth(1)?.parse().ok()
+    rest.split(' ').nth(at)?.parse().ok()
 }

@@ -110,13 +110,13 @@ pub(crate) fn do_not_interrupt() {
     }
 }
 
-/// See [`super::wall_minus_mono_ns`]. Of a few readings the one that took least counts.
-pub(super) fn wall_minus_mono_ns() -> i64 {
+/// Nanoseconds from `clock` to the wall clock. Of a few readings the one that took least counts.
+pub(super) fn wall_minus_ns(clock: libc::clockid_t) -> i64 {
     let mut best = (i64::MAX, 0);
     for _ in 0..4 {
-        let before = clock_ns(libc::CLOCK_MONOTONIC);
+        let before = clock_ns(clock);
         let wall = clock_ns(libc::CLOCK_REALTIME);
-        let after = clock_ns(libc::CLOCK_MONOTONIC);
+        let after = clock_ns(clock);
         let reading = (after - before, wall - (before + (after - before) / 2));
         best = best.min(reading);
     }

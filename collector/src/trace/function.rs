@@ -9,10 +9,10 @@ use object::{Architecture, Object, ObjectSegment, ObjectSymbol, SymbolKind};
 use undine_ebpf::trace::{AT_RETURN, Fetch, INTEGER, Plan, TEXTS_MAX, VALUES_MAX};
 use undine_schema::trace::{TraceError, TraceOutput, TraceValue};
 
+use super::calls::Output;
 use super::debug_info::DebugInfo;
 use super::expression::Expression;
 use super::layout;
-use super::rows::Output;
 use super::signature::{GO_INTEGERS, SYSV_INTEGERS, Types};
 
 /// Most symbols of a file that are looked through.

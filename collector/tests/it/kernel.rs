@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::{Mutex, MutexGuard};
 use tokio_util::sync::CancellationToken;
 use undine_collector::{
-    Cgroup, Collector, Config, Mode, Object, Redaction, Scope, ScopeDefault, ScopeGuard,
+    Cgroup, Collector, Config, Mode, Object, Programs, Redaction, Scope, ScopeDefault, ScopeGuard,
     SourceConfig, Target, Tls,
 };
 use undine_schema::SystemClock;
@@ -62,6 +62,7 @@ pub(crate) fn config(cgroup: &Cgroup, ring_bytes: u32, recording: Option<PathBuf
         flush_interval: Duration::from_millis(100),
         profiler: None,
         recording,
+        programs: Programs::Run,
         clock: Arc::new(SystemClock),
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use undine_collector::event::{Body, Event, Flow};
 use undine_collector::recording::{Recorder, RecordingHeader};
-use undine_collector::{BuildError, Config, Mode, Pace, Redaction, SourceConfig};
+use undine_collector::{BuildError, Config, Mode, Pace, Programs, Redaction, SourceConfig};
 use undine_ebpf::{ConnInfo, EGRESS, Header, Kind};
 use undine_schema::{SystemClock, TimeNs};
 
@@ -26,6 +26,7 @@ fn config(path: &Path) -> Config {
         flush_interval: Duration::from_millis(100),
         profiler: None,
         recording: None,
+        programs: Programs::Refuse,
         clock: Arc::new(SystemClock),
     }
 }

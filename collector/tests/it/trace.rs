@@ -11,7 +11,10 @@ use tokio_util::sync::CancellationToken;
 use undine_collector::collector::Handle;
 use undine_collector::{Cgroup, Mode};
 use undine_schema::Upid;
-use undine_schema::trace::{TraceOutput, TraceState, TraceTarget, TraceValue, Tracepoint, Tracer};
+use undine_schema::trace::{
+    TraceOutput, TraceState, TraceSubject, TraceTarget, TraceValue, TracedFunction, Tracepoint,
+    Tracer,
+};
 use undine_testbed::compile;
 
 use super::kernel::{alone, config, may_load};
@@ -19,30 +22,34 @@ use super::memory::Memory;
 use super::place::{Program, are_installed, wait_until};
 
 /// A compiled program in a folder of its own, so that nobody else has its file mapped.
-struct Built(tempfile::TempDir);
+pub(super) struct Built(tempfile::TempDir);
 
 impl Built {
-    fn with(flags: &[&str]) -> Self {
+    pub(super) fn with(flags: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         compile("traced", &[&["-O2"], flags].concat(), folder.path()).unwrap();
         Self(folder)
     }
 
-    fn path(&self) -> PathBuf {
+    pub(super) fn path(&self) -> PathBuf {
         self.0.path().join("traced")
     }
 }
 
 /// A running program that calls functions when it is told to.
-struct Running(Program);
+pub(super) struct Running(Program);
 
 impl Running {
-    fn start(command: &mut Command) -> Self {
+    pub(super) fn start(command: &mut Command) -> Self {
         Self(Program::start(command))
     }
 
-    fn call(&mut self, what: &str, times: usize) {
+    pub(super) fn call(&mut self, what: &str, times: usize) {
         self.0.ask(&format!("{what} {times}"));
+    }
+
+    pub(super) fn id(&self) -> u32 {
+        self.0.id()
     }
 
     fn upid(&self) -> Upid {
@@ -57,17 +64,17 @@ impl Running {
 }
 
 /// A collector over a cgroup.
-struct Scene {
-    cgroup: Cgroup,
-    handle: Handle,
-    tracer: Arc<dyn Tracer>,
+pub(super) struct Scene {
+    pub(super) cgroup: Cgroup,
+    pub(super) handle: Handle,
+    pub(super) tracer: Arc<dyn Tracer>,
     memory: Arc<Memory>,
     shutdown: CancellationToken,
     running: JoinSet<Result<(), undine_collector::RunError>>,
 }
 
 impl Scene {
-    fn new(mode: Mode) -> Self {
+    pub(super) fn new(mode: Mode) -> Self {
         let cgroup = Cgroup::create("undine-trace").unwrap();
         let memory = Arc::new(Memory::default());
         let append = Arc::clone(&memory);
@@ -81,7 +88,7 @@ impl Scene {
         Self { cgroup, handle, tracer, memory, shutdown, running }
     }
 
-    fn start(&self, built: &Built) -> Running {
+    pub(super) fn start(&self, built: &Built) -> Running {
         Running::start(&mut self.cgroup.command(&built.path()))
     }
 
@@ -99,7 +106,7 @@ impl Scene {
         rows
     }
 
-    async fn end(mut self) {
+    pub(super) async fn end(mut self) {
         self.shutdown.cancel();
         while let Some(ended) = self.running.join_next().await {
             ended.unwrap().unwrap();
@@ -123,9 +130,11 @@ fn tracepoint(target: TraceTarget, function: &str, outputs: Vec<TraceOutput>) ->
     Tracepoint {
         name: function.to_owned(),
         table: format!("{function}_calls"),
-        target,
-        function: function.to_owned(),
-        outputs,
+        subject: TraceSubject::Function(TracedFunction {
+            target,
+            function: function.to_owned(),
+            outputs,
+        }),
         ttl: Duration::from_mins(5),
     }
 }
@@ -260,7 +269,7 @@ async fn a_tracepoint_ends_with_its_time_and_its_table_with_it() {
     program.call("handle", 1);
     scene.tracer.upsert(Tracepoint { ttl: Duration::from_secs(2), ..wanted.clone() }).unwrap();
     assert_eq!(scene.rows("handle_calls").await.len(), 1);
-    let other = Tracepoint { outputs: vec![argument("n", "number")], ..wanted.clone() };
+    let other = tracepoint(program.target(), "handle", vec![argument("n", "number")]);
     let refused = scene.tracer.upsert(other).unwrap_err();
     assert_eq!(refused.reason, "there is another tracepoint `handle`");
     wait_until("the end of the tracepoint", || scene.tracer.tables().is_empty());

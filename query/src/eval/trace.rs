@@ -1,4 +1,5 @@
-//! The module `pxtrace`: functions to trace, and the tables that their calls become.
+//! The module `pxtrace`: functions to trace and programs of bpftrace to run, and the tables that come of
+//! it.
 //!
 //! A script that deploys a tracepoint is evaluated twice. First it only says what to deploy; what it
 //! does with the table waits, since the table's columns are known when the function has been found.
@@ -9,7 +10,8 @@ use std::time::Duration;
 
 use undine_schema::Upid;
 use undine_schema::trace::{
-    TRACEPOINTS_MAX, TraceColumn, TraceOutput, TraceTarget, TraceValue, Tracepoint,
+    KernelVersion, TRACEPOINTS_MAX, TraceColumn, TraceOutput, TraceProgram, TraceSubject,
+    TraceTarget, TraceValue, TracedFunction, Tracepoint,
 };
 
 use super::arguments::{Arguments, Bound};
@@ -98,9 +100,33 @@ impl Evaluator<'_> {
             TraceFunction::TraceProgram => {
                 let names = ["program", "min_kernel", "max_kernel", "host_name"];
                 let mut bound = args.bind(self, "TraceProgram", names, 1)?;
-                Ok(Value::TraceProgram(bound.text(self, 0)?))
+                let text = bound.text(self, 0)?.to_string();
+                let kernel_min = self.kernel(&mut bound, 1, KernelVersion::FIRST)?;
+                let kernel_max = self.kernel(&mut bound, 2, KernelVersion::LAST)?;
+                let host = self.text_or_empty(&mut bound, 3)?;
+                let program = TraceProgram { text, kernel_min, kernel_max, host };
+                Ok(Value::TraceProgram(Arc::new(program)))
             }
         }
+    }
+
+    /// A bound of the kernels that a program is for; `any` where none is given.
+    fn kernel<const N: usize>(
+        &mut self,
+        bound: &mut Bound<N>,
+        at: usize,
+        any: KernelVersion,
+    ) -> Eval<KernelVersion> {
+        let range = bound.range;
+        let text = self.text_or_empty(bound, at)?;
+        if text.is_empty() {
+            return Ok(any);
+        }
+        KernelVersion::parse(&text, any).ok_or_else(|| {
+            let message = format!("`{text}` is no version of a kernel");
+            let diagnostic = Diagnostic::new(range, message, "in this call");
+            self.fail(diagnostic.help("write a text such as '5.19'"))
+        })
     }
 
     fn text_or_empty<const N: usize>(&mut self, bound: &mut Bound<N>, at: usize) -> Eval<String> {
@@ -135,10 +161,16 @@ impl Evaluator<'_> {
         self.made_tables.push(table.clone());
         let (probe, probe_range) = bound.required(2);
         let (target, ttl) = (bound.required(3), bound.required(4));
-        let (function, outputs) = self.probe(probe, probe_range)?;
-        let target = self.target(target)?;
+        let subject = if let Some(programs) = programs(&probe) {
+            self.kernel_target(target)?;
+            TraceSubject::Programs(programs)
+        } else {
+            let (function, outputs) = self.probe(probe, probe_range)?;
+            let target = self.target(target)?;
+            TraceSubject::Function(TracedFunction { target, function, outputs })
+        };
         let ttl = self.ttl(ttl)?;
-        let tracepoint = Tracepoint { name, table, target, function, outputs, ttl };
+        let tracepoint = Tracepoint { name, table, subject, ttl };
         self.mutate(Mutation::Upsert(tracepoint, range), range)
     }
 
@@ -156,24 +188,12 @@ impl Evaluator<'_> {
         let (traced, function) = match probe {
             Value::Probe(traced, function) => (traced, function),
             Value::Poison => return Err(Raised),
-            Value::TraceProgram(text) => return Err(self.no_bpftrace(&text, range)),
-            Value::Scalar(Scalar { value: Const::Str(text), .. }) => {
-                return Err(self.no_bpftrace(&text, range));
-            }
-            Value::List(programs) | Value::Tuple(programs) => {
-                let texts: Vec<_> = programs
-                    .iter()
-                    .filter_map(|(program, _)| match program {
-                        Value::TraceProgram(text) => Some(&**text),
-                        _ => None,
-                    })
-                    .collect();
-                return Err(self.no_bpftrace(&texts.join("\n"), range));
-            }
             other => {
-                let message = "`probe_fn` must be a function below `@pxtrace.probe('…')`";
+                let message = "`probe_fn` must be a function below `@pxtrace.probe('…')`, or a program \
+                               of bpftrace";
                 let label = format!("this is {}", other.describe());
-                return Err(self.fail(Diagnostic::new(range, message, label)));
+                let help = "a program is a text, a pxtrace.TraceProgram or a list of these";
+                return Err(self.fail(Diagnostic::new(range, message, label).help(help)));
             }
         };
         let none = Arguments { range, positional: Vec::new(), named: Vec::new() };
@@ -210,15 +230,19 @@ impl Evaluator<'_> {
         Ok((traced.to_string(), outputs))
     }
 
-    fn no_bpftrace(&mut self, text: &str, range: Range) -> Raised {
-        let message =
-            "programs of bpftrace are not run: they cannot be limited to what Undine watches";
-        let instead = TABLES_INSTEAD.iter().find(|(probe, _)| text.contains(probe));
-        let help = match instead {
-            Some((_, table)) => format!("Undine keeps this all the time; read {table}"),
-            None => "trace a function of a program: `@pxtrace.probe('function')`".to_owned(),
-        };
-        self.fail(Diagnostic::new(range, message, "a bpftrace program").help(help))
+    /// Checks the target of a program, which says itself what it traces.
+    fn kernel_target(&mut self, (target, range): (Value, Range)) -> Eval<()> {
+        match target {
+            Value::Target(target) if matches!(*target, Target::Kernel) => Ok(()),
+            Value::Poison => Err(Raised),
+            other => {
+                let message = "the target of a bpftrace program must be `pxtrace.kprobe()`";
+                let label = format!("this is {}", other.describe());
+                let help = "the program's own probes say what it traces; Undine limits it to what it \
+                            watches";
+                Err(self.fail(Diagnostic::new(range, message, label).help(help)))
+            }
+        }
     }
 
     fn target(&mut self, (target, range): (Value, Range)) -> Eval<TraceTarget> {
@@ -240,8 +264,8 @@ impl Evaluator<'_> {
         match &*target {
             Target::Processes(target) => Ok(target.clone()),
             Target::Kernel => {
-                let message = "functions of the kernel cannot be traced";
-                let help = "what Undine sees of the kernel is in the tables tcp_drops, \
+                let message = "functions of the kernel are traced by programs of bpftrace only";
+                let help = "give the text of one instead of the function, or read the tables tcp_drops, \
                             tcp_retransmits, tcp_resets, proc_exit_events and cgroup_stats";
                 Err(self.fail(Diagnostic::new(range, message, "the kernel").help(help)))
             }
@@ -349,6 +373,33 @@ impl Evaluator<'_> {
             })
             .collect()
     }
+}
+
+/// The programs of bpftrace that `probe_fn` is, if it is any.
+fn programs(probe: &Value) -> Option<Vec<TraceProgram>> {
+    let program = |value: &Value| match value {
+        Value::TraceProgram(program) => Some(TraceProgram::clone(program)),
+        Value::Scalar(Scalar { value: Const::Str(text), .. }) => Some(TraceProgram {
+            text: text.to_string(),
+            kernel_min: KernelVersion::FIRST,
+            kernel_max: KernelVersion::LAST,
+            host: String::new(),
+        }),
+        _ => None,
+    };
+    match probe {
+        Value::List(all) | Value::Tuple(all) if !all.is_empty() => {
+            all.iter().map(|(value, _)| program(value)).collect()
+        }
+        one => program(one).map(|program| vec![program]),
+    }
+}
+
+/// The tables that hold what programs find out, as far as they are known.
+pub(crate) fn tables_instead(subject: &TraceSubject) -> Option<&'static str> {
+    let TraceSubject::Programs(programs) = subject else { return None };
+    let is_in = |probe: &str| programs.iter().any(|program| program.text.contains(probe));
+    TABLES_INSTEAD.iter().find(|(probe, _)| is_in(probe)).map(|(_, tables)| *tables)
 }
 
 fn processes(target: TraceTarget) -> Value {

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use undine_schema::trace::{TraceTarget, TraceValue};
+use undine_schema::trace::{TraceProgram, TraceTarget, TraceValue};
 use undine_schema::{PxlType, SemanticType};
 
 use crate::ast::Def;
@@ -59,8 +59,8 @@ pub(crate) enum Value {
     Traced(Arc<TraceValue>),
     /// Whose calls are traced.
     Target(Arc<Target>),
-    /// A program in another language.
-    TraceProgram(Arc<str>),
+    /// A program of bpftrace, and what it is meant for.
+    TraceProgram(Arc<TraceProgram>),
     /// What came of a mistake that is reported already.
     Poison,
 }

@@ -7,8 +7,8 @@ use arrow::array::{ArrayRef, FixedSizeBinaryArray, Int64Array, RecordBatch};
 use expect_test::{Expect, expect};
 use undine_query::{Engine, Error, Request};
 use undine_schema::trace::{
-    TraceColumn, TraceCounts, TraceError, TraceState, TraceStatus, TraceTable, Tracepoint, Tracer,
-    arrow_schema,
+    KernelVersion, TraceColumn, TraceCounts, TraceError, TraceOutput, TraceProgram, TraceState,
+    TraceStatus, TraceSubject, TraceTable, TraceValue, Tracepoint, Tracer, arrow_schema,
 };
 use undine_schema::{PxlType, SemanticType, TimeNs, Upid};
 
@@ -23,11 +23,20 @@ def probe():
 pxtrace.UpsertTracepoint('calls', 'calls', probe, pxtrace.ProcessTarget('shop'), '5m')
 ";
 
-/// Makes a table of three calls of whatever it is asked for, but of `missing`.
+/// Makes a table of three calls of whatever it is asked for, but of `missing`; a program prints `printed`.
 #[derive(Debug, Default)]
 struct Known(Mutex<Vec<Tracepoint>>);
 
 impl Known {
+    fn outputs(tracepoint: &Tracepoint) -> Vec<TraceOutput> {
+        match &tracepoint.subject {
+            TraceSubject::Function(function) => function.outputs.clone(),
+            TraceSubject::Programs(_) => {
+                vec![TraceOutput { column: "printed".to_owned(), value: TraceValue::Latency }]
+            }
+        }
+    }
+
     fn columns(tracepoint: &Tracepoint) -> Arc<[TraceColumn]> {
         let column =
             |name: &str, pxl_type, semantic| TraceColumn { name: name.into(), pxl_type, semantic };
@@ -35,16 +44,22 @@ impl Known {
             column("time_", PxlType::Time64Ns, SemanticType::TimeNs),
             column("upid", PxlType::Uint128, SemanticType::Upid),
         ];
-        let outputs = tracepoint.outputs.iter();
-        let outputs = outputs.map(|o| column(&o.column, PxlType::Int64, SemanticType::None));
+        let outputs = Self::outputs(tracepoint);
+        let outputs = outputs.iter().map(|o| column(&o.column, PxlType::Int64, SemanticType::None));
         first.into_iter().chain(outputs).collect()
     }
 }
 
 impl Tracer for Known {
     fn upsert(&self, tracepoint: Tracepoint) -> Result<(), TraceError> {
-        if tracepoint.function == "missing" {
-            return Err(TraceError::new("shop has no function `missing`", "there are handle"));
+        match &tracepoint.subject {
+            TraceSubject::Function(function) if function.function == "missing" => {
+                return Err(TraceError::new("shop has no function `missing`", "there are handle"));
+            }
+            TraceSubject::Programs(programs) if programs[0].text.contains("kprobe") => {
+                return Err(TraceError::new("this kernel has no kprobes", "see bpftrace(8)"));
+            }
+            _ => {}
         }
         let mut all = self.0.lock().unwrap();
         all.retain(|other| other.name != tracepoint.name);
@@ -93,7 +108,7 @@ impl Tracer for Known {
             Arc::new(Int64Array::from(times)),
             Arc::new(FixedSizeBinaryArray::try_from_iter(upids).unwrap()),
         ];
-        for at in 0..tracepoint.outputs.len() {
+        for at in 0..Self::outputs(tracepoint).len() {
             let base = i64::try_from(at).unwrap() * 100;
             arrays.push(Arc::new(Int64Array::from(vec![base, base + 1, base + 2])));
         }
@@ -156,8 +171,9 @@ async fn what_the_script_says_reaches_the_tracer() {
     run(&engine, DEPLOY).await.unwrap();
     let deployed = known.0.lock().unwrap().clone();
     let [tracepoint] = &deployed[..] else { panic!("{deployed:?}") };
-    assert_eq!((tracepoint.name.as_str(), tracepoint.function.as_str()), ("calls", "handle"));
-    assert_eq!((tracepoint.outputs.len(), tracepoint.ttl), (2, Duration::from_mins(5)));
+    let TraceSubject::Function(function) = &tracepoint.subject else { panic!("{tracepoint:?}") };
+    assert_eq!((tracepoint.name.as_str(), function.function.as_str()), ("calls", "handle"));
+    assert_eq!((function.outputs.len(), tracepoint.ttl), (2, Duration::from_mins(5)));
     // A later script reads it without deploying it, as long as it is there.
     let read = "import px\npx.display(px.DataFrame('calls', start_time='-1m').head(1)[['number']])";
     assert!(run(&engine, read).await.is_ok());
@@ -224,20 +240,106 @@ async fn a_mistake_behind_the_table_is_found_before_anything_is_deployed() {
     assert!(refused.contains("did you mean `number`?"), "{refused}");
 }
 
+const PROGRAMS: &str = "\
+import px
+import pxtrace
+programs = [pxtrace.TraceProgram('u:/x:f { printf(\"a:%d\", 1) }', max_kernel='5.18'),
+            pxtrace.TraceProgram('u:/x:g { printf(\"a:%d\", 1) }', min_kernel='5.19', host_name='knot')]
+pxtrace.UpsertTracepoint('t', 't', programs, pxtrace.kprobe(), '10m')
+";
+
 #[tokio::test]
-async fn bpftrace_is_refused_with_the_table_to_read_instead() {
+async fn a_script_deploys_a_program_and_reads_its_table() {
+    let known = Arc::<Known>::default();
+    let (engine, _fixture) = engine(&known);
+    let script =
+        format!("{PROGRAMS}df = px.DataFrame('t')\npx.display(df[df.printed > 0][['printed']])");
+    assert_eq!(run(&engine, &script).await.unwrap(), "output: printed\n1\n2\n");
+    let deployed = known.0.lock().unwrap().clone();
+    let [Tracepoint { subject: TraceSubject::Programs(programs), .. }] = &deployed[..] else {
+        panic!("{deployed:?}")
+    };
+    let program = |text: &str, kernel_min, kernel_max, host: &str| TraceProgram {
+        text: format!("u:/x:{text} {{ printf(\"a:%d\", 1) }}"),
+        kernel_min,
+        kernel_max,
+        host: host.to_owned(),
+    };
+    let last = KernelVersion([5, 18, u16::MAX]);
+    let expected = [
+        program("f", KernelVersion::FIRST, last, ""),
+        program("g", KernelVersion([5, 19, 0]), KernelVersion::LAST, "knot"),
+    ];
+    assert_eq!(programs[..], expected);
+    // A text is a program too, for every machine.
+    let text = "import px\nimport pxtrace\n\
+                pxtrace.UpsertTracepoint('u', 'u', 'u:/x:f { }', pxtrace.kprobe(), '1m')\n\
+                px.display(px.DataFrame('u')[['printed']].head(1))";
+    assert_eq!(run(&engine, text).await.unwrap(), "output: printed\n0\n");
+}
+
+#[tokio::test]
+async fn a_program_that_is_refused_names_the_table_to_read_instead() {
     check_refusal(
         "import px\nimport pxtrace\n\
          program = 'kprobe:tcp_drop { printf(\"time_:%llu\", nsecs); }'\n\
          pxtrace.UpsertTracepoint('t', 't', program, pxtrace.kprobe(), '10m')\n\
          px.display(px.DataFrame('t'))",
         &expect![[r"
-            error: programs of bpftrace are not run: they cannot be limited to what Undine watches
+            error: this kernel has no kprobes
               |
             4 | pxtrace.UpsertTracepoint('t', 't', program, pxtrace.kprobe(), '10m')
-              |                                    ^^^^^^^ a bpftrace program
+              | ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ refused
               |
-              = help: Undine keeps this all the time; read tcp_drops"]],
+              = help: see bpftrace(8); Undine keeps this all the time: read tcp_drops"]],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn what_is_no_program_is_refused_at_its_place() {
+    check_refusal(
+        &PROGRAMS.replace("'5.19'", "'new'"),
+        &expect![[r#"
+            error: `new` is no version of a kernel
+              |
+            4 |             pxtrace.TraceProgram('u:/x:g { printf("a:%d", 1) }', min_kernel='new', host_name='knot')]
+              |             ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ in this call
+              |
+              = help: write a text such as '5.19'"#]],
+    )
+    .await;
+    check_refusal(
+        &PROGRAMS.replace("pxtrace.kprobe()", "pxtrace.ProcessTarget('shop')"),
+        &expect![[r"
+            error: the target of a bpftrace program must be `pxtrace.kprobe()`
+              |
+            5 | pxtrace.UpsertTracepoint('t', 't', programs, pxtrace.ProcessTarget('shop'), '10m')
+              |                                              ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ this is a target
+              |
+              = help: the program's own probes say what it traces; Undine limits it to what it watches"]],
+    )
+    .await;
+    check_refusal(
+        &PROGRAMS.replace("'t', programs", "'t', [programs, 1]"),
+        &expect![[r"
+            error: `probe_fn` must be a function below `@pxtrace.probe('…')`, or a program of bpftrace
+              |
+            5 | pxtrace.UpsertTracepoint('t', 't', [programs, 1], pxtrace.kprobe(), '10m')
+              |                                    ^^^^^^^^^^^^^ this is a list
+              |
+              = help: a program is a text, a pxtrace.TraceProgram or a list of these"]],
+    )
+    .await;
+    check_refusal(
+        &DEPLOY.replace("pxtrace.ProcessTarget('shop')", "pxtrace.kprobe()"),
+        &expect![[r"
+            error: functions of the kernel are traced by programs of bpftrace only
+              |
+            6 | pxtrace.UpsertTracepoint('calls', 'calls', probe, pxtrace.kprobe(), '5m')
+              |                                                   ^^^^^^^^^^^^^^^^ the kernel
+              |
+              = help: give the text of one instead of the function, or read the tables tcp_drops, tcp_retransmits, tcp_resets, proc_exit_events and cgroup_stats"]],
     )
     .await;
 }

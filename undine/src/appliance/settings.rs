@@ -12,8 +12,8 @@ use undine_api::otlp_export::{self, Compression, ExportSink};
 use undine_api::webhook::{self, Format, LinkLocal, Secret};
 use undine_api::{http, otlp_ingest};
 use undine_collector::{
-    Handle, Mode, Object, Pace, Redaction, Scope, ScopeDefault, ScopeGuard, SourceConfig, Target,
-    Tls, profiler,
+    Handle, Mode, Object, Pace, Programs, Redaction, Scope, ScopeDefault, ScopeGuard, SourceConfig,
+    Target, Tls, profiler,
 };
 use undine_query::Engine;
 use undine_schema::trace::Tracer;
@@ -185,6 +185,7 @@ pub(super) fn collector(
         flush_interval: Duration::from_millis(200),
         profiler: profiler(config),
         recording: Some(capture.recording.clone()).filter(|path| !path.as_os_str().is_empty()),
+        programs: if capture.trace_programs { Programs::Run } else { Programs::Refuse },
         clock: Arc::clone(clock),
     })
 }
@@ -268,6 +269,7 @@ pub fn bare_collector(source: SourceConfig) -> undine_collector::Config {
         flush_interval: Duration::from_millis(200),
         profiler: None,
         recording: None,
+        programs: Programs::Refuse,
         clock: Arc::new(SystemClock),
     }
 }

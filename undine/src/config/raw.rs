@@ -45,6 +45,7 @@ pub(crate) struct Otlp {
     pub(crate) listen: Option<SocketAddr>,
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own in the file")]
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Capture {
@@ -54,6 +55,7 @@ pub(crate) struct Capture {
     pub(crate) hooks: Hooks,
     pub(crate) tls: bool,
     pub(crate) trace_functions: bool,
+    pub(crate) trace_programs: bool,
     pub(crate) ring_size: ByteSize,
     pub(crate) body_size_max: ByteSize,
     pub(crate) headers: Mode,
