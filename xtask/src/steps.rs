@@ -26,7 +26,7 @@ pub(crate) fn test() -> Vec<Step> {
         Step { name: "format", minutes_max: 1, check: format },
         Step { name: "deny", minutes_max: 1, check: || deny::check().map(passed) },
         Step { name: "object", minutes_max: 1, check: || bpf::check().map(passed) },
-        Step { name: "build", minutes_max: 28, check: build },
+        Step { name: "build", minutes_max: 30, check: build },
         Step { name: "tests", minutes_max: 7, check: tests },
         Step { name: "kernels", minutes_max: 2, check: || kernels::check("5.10") },
         Step { name: "clippy", minutes_max: 6, check: clippy },
