@@ -77,7 +77,7 @@ pub(crate) fn run(seconds: u32) -> Result<Report> {
         let busy = runtime.block_on(ask(&engine, &script, |_| !ended.load(Ordering::Relaxed)));
         (busy, load.join())
     });
-    let late = sent.map_err(|_panic| anyhow!("the load panicked"))??;
+    let sent = sent.map_err(|_panic| anyhow!("the load panicked"))??;
     let (busy, answer_when_busy) = busy?;
     let stats = store.stats();
     let about = stats.table(HTTP_EVENTS.name).context("the store does not know the table")?;
@@ -88,7 +88,8 @@ pub(crate) fn run(seconds: u32) -> Result<Report> {
         0,
         about.evicted_rows == 0,
     );
-    report.count("batches_that_were_late", late);
+    report.count("batches_that_were_late", sent.late);
+    report.figure("longest_append_ms", sent.longest.as_secs_f64() * 1e3);
     drop(engine);
     drop(store);
     runtime.block_on(running.close());
@@ -130,19 +131,29 @@ fn script() -> String {
     )
 }
 
-/// Appends `rate` rows a second; how many of the batches were late.
-fn send(store: &Store, batches: impl Iterator<Item = RecordBatch>, rate: u32) -> Result<u64> {
+/// How appending went.
+#[derive(Default)]
+struct Sent {
+    /// Batches that came later than they should have.
+    late: u64,
+    longest: Duration,
+}
+
+/// Appends `rate` rows a second.
+fn send(store: &Store, batches: impl Iterator<Item = RecordBatch>, rate: u32) -> Result<Sent> {
     let start = Instant::now();
-    let (mut due, mut late) = (Duration::ZERO, 0);
+    let (mut due, mut sent) = (Duration::ZERO, Sent::default());
     for batch in batches {
         let waits = due.saturating_sub(start.elapsed());
-        late += u64::from(waits.is_zero());
+        sent.late += u64::from(waits.is_zero());
         due += Duration::from_secs(1) * u32::try_from(batch.num_rows())? / rate;
         // The load's pace; nothing is awaited.
         std::thread::sleep(waits);
+        let begun = Instant::now();
         stage::append(store, &Frame::captured(&HTTP_EVENTS, batch))?;
+        sent.longest = sent.longest.max(begun.elapsed());
     }
-    Ok(late)
+    Ok(sent)
 }
 
 /// Asks again and again; the times in milliseconds, ascending, and the last answer.

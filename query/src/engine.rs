@@ -36,9 +36,10 @@ use crate::otel::{self, Endpoint, Export};
 use crate::parse::{self, Limits};
 use crate::plan::{Fault, Moment, Origin, Planned, Planner, bare, has_older, horizon};
 use crate::pragma::{self, Pragmas};
-use crate::provider::{Sources, Span, zero_filled};
+use crate::provider::{Sources, zero_filled};
 use crate::relation::{AggregateKind, Column, Listing, Op, Relation};
 use crate::scripts::{self, BuiltIn};
+use crate::span::Span;
 
 /// Stack of the thread that compiles a script: a tree as deep as a script is long can be dropped.
 pub(crate) const COMPILER_STACK_BYTES: usize = 256 << 20;
@@ -209,6 +210,8 @@ fn session(partitions: usize, runtime: Arc<RuntimeEnv>) -> SessionState {
     let options = config.options_mut();
     options.execution.parquet.schema_force_view_types = false;
     options.execution.parquet.pushdown_filters = true;
+    // Segments come in as many parts as there are cores, cut between rows and not between row groups.
+    options.optimizer.repartition_file_scans = false;
     options.sql_parser.map_string_types_to_utf8view = false;
     options.sql_parser.enable_ident_normalization = false;
     // Tables have many columns and questions use few: the others go first, so that no other rule

@@ -14,7 +14,8 @@ use datafusion::common::Result;
 use undine_schema::{Seq, TimeNs};
 use undine_store::{HotSlice, OfText, Snapshot, Stretch, Wanted};
 
-use crate::provider::{Span, numbered};
+use crate::provider::numbered;
+use crate::span::Span;
 
 /// Some rows of a chunk in memory, which it shares with the store; so a clone is cheap.
 #[derive(Clone, Debug)]

@@ -32,8 +32,10 @@ use undine_schema::TableDef;
 use crate::answer::{Note, SourceUse};
 use crate::diagnostics::Diagnostic;
 use crate::functions::environment::Environment;
-use crate::provider::{Segments, Sources, Span};
+use crate::provider::Sources;
 use crate::relation::{Op, Relation};
+use crate::segments::Segments;
+use crate::span::Span;
 
 /// Operators on top of each other before a plan is cut.
 const PLAN_DEPTH_MAX: usize = 32;

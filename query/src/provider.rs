@@ -19,10 +19,7 @@ use datafusion::catalog::memory::MemorySourceConfig;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::{Column, DFSchema, Result, ScalarValue};
 use datafusion::datasource::TableType;
-use datafusion::datasource::listing::PartitionedFile;
-use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource};
 use datafusion::datasource::source::DataSourceExec;
-use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::logical_expr::expr::InList;
 use datafusion::logical_expr::{
     BinaryExpr, Expr, Operator, TableProviderFilterPushDown, binary_expr, lit,
@@ -36,11 +33,13 @@ use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::union::UnionExec;
 use undine_schema::column::Role;
 use undine_schema::{PxlType, Seq, TableDef};
-use undine_store::{Segment, Snapshot, Store, TierView};
+use undine_store::{Snapshot, Store};
 
-use crate::footers::{Footers, Opener};
+use crate::footers::Footers;
 use crate::hot::{HotPart, cut, deal, hot_parts};
 use crate::hot_service::{self, service_of};
+use crate::segments::Segments;
+use crate::span::Span;
 
 /// The parts of a run's tables, each table at one moment only.
 #[derive(Debug)]
@@ -63,37 +62,6 @@ impl Sources {
             .or_insert_with(|| Arc::new(self.store.snapshot(table)));
         Arc::clone(snapshot)
     }
-}
-
-/// A range of time: the first point, and the first that is no longer in it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Span {
-    pub(crate) from: i64,
-    pub(crate) until: i64,
-}
-
-impl Span {
-    pub(crate) const ALL: Self = Self { from: i64::MIN, until: i64::MAX };
-
-    fn and(self, other: Self) -> Self {
-        Self { from: self.from.max(other.from), until: self.until.min(other.until) }
-    }
-
-    pub(crate) fn has(self, time: i64) -> bool {
-        (self.from..self.until).contains(&time)
-    }
-
-    fn covers(self, segment: &Segment) -> bool {
-        self.from <= segment.first_time.get() && segment.last_time.get() < self.until
-    }
-}
-
-/// The segments of a tier that may hold windows or rows of `span`.
-pub(crate) fn segments_in(tier: &TierView, span: Span) -> Vec<Segment> {
-    let touches = |segment: &&Segment| {
-        segment.first_window.get() < span.until && segment.last_window.get() >= span.from
-    };
-    tier.segments.iter().filter(touches).cloned().collect()
 }
 
 /// What a scan of a table's rows reads, as it is planned.
@@ -134,7 +102,7 @@ impl Rows {
     /// How many rows there are in memory, and in the segments that touch the range.
     pub(crate) fn count(&self) -> Read {
         let hot = self.hot.iter().map(|part| part.len() as u64).sum();
-        let raw = self.raw.iter().flat_map(|raw| &raw.files).map(|segment| segment.rows).sum();
+        let raw = self.raw.as_ref().map_or(0, Segments::rows);
         Read { hot_rows: hot, raw_rows: raw, span: None }
     }
 
@@ -178,21 +146,22 @@ impl Rows {
         limit: Option<usize>,
     ) -> Result<Option<Arc<dyn ExecutionPlan>>> {
         let raw = raw.within(span);
-        self.note(|read| read.raw_rows = raw.files.iter().map(|segment| segment.rows).sum());
-        if raw.files.is_empty() {
+        self.note(|read| read.raw_rows = raw.rows());
+        if raw.is_empty() {
             return Ok(None);
         }
-        let is_cut = raw.files.iter().any(|segment| !span.covers(segment));
+        let stored = raw.schema();
+        let is_cut = !raw.all_in(span);
         let mut wanted: Vec<_> = schema
             .fields()
             .iter()
-            .map(|field| raw.schema.index_of(field.name()))
+            .map(|field| stored.index_of(field.name()))
             .collect::<Result<_, _>>()?;
         // What no filter above looks at again.
         let of_service = filters.iter().filter(|filter| service_of(filter).is_some()).cloned();
         let exact = of_service.chain(bounds(span).filter(|_| is_cut)).reduce(Expr::and);
         for column in exact.iter().flat_map(Expr::column_refs) {
-            let at = raw.schema.index_of(&column.name)?;
+            let at = stored.index_of(&column.name)?;
             if !wanted.contains(&at) {
                 wanted.push(at);
             }
@@ -406,117 +375,6 @@ fn bounds(span: Span) -> Option<Expr> {
     let from = (span.from > i64::MIN).then(|| time().gt_eq(lit(span.from)));
     let until = (span.until < i64::MAX).then(|| time().lt(lit(span.until)));
     from.into_iter().chain(until).reduce(Expr::and)
-}
-
-/// Parquet files as a table.
-#[derive(Clone, Debug)]
-pub(crate) struct Segments {
-    schema: SchemaRef,
-    url: ObjectStoreUrl,
-    files: Vec<Segment>,
-    opener: Arc<Opener>,
-}
-
-impl Segments {
-    /// The segments of `tier` that touch `span`, with their texts as `schema` says.
-    pub(crate) fn new(
-        tier: &TierView,
-        schema: SchemaRef,
-        url: ObjectStoreUrl,
-        footers: &Arc<Footers>,
-        span: Span,
-    ) -> Self {
-        let (objects, footers) = (Arc::clone(&tier.objects), Arc::clone(footers));
-        let opener = Opener::new(objects, footers, Arc::clone(&schema));
-        Self { schema, url, files: segments_in(tier, span), opener: Arc::new(opener) }
-    }
-
-    /// States, or rows, of all files.
-    pub(crate) fn rows(&self) -> u64 {
-        self.files.iter().map(|segment| segment.rows).sum()
-    }
-
-    /// Without the files that hold no row of `span`.
-    fn within(&self, span: Span) -> Self {
-        let touches = |segment: &&Segment| {
-            segment.first_time.get() < span.until && segment.last_time.get() >= span.from
-        };
-        let files = self.files.iter().filter(touches).cloned().collect();
-        Self { files, ..self.clone() }
-    }
-
-    /// The files in as many runs of about as many bytes, in their order.
-    fn groups(&self, partitions: usize) -> Vec<FileGroup> {
-        let bytes: u64 = self.files.iter().map(|segment| segment.bytes).sum();
-        let share = bytes.div_ceil(partitions as u64).max(1);
-        let (mut groups, mut group, mut upto) = (Vec::new(), Vec::new(), 0);
-        for segment in &self.files {
-            group.push(PartitionedFile::new(segment.path.to_string(), segment.bytes));
-            upto += segment.bytes;
-            if upto >= share * (groups.len() as u64 + 1) {
-                groups.push(FileGroup::new(std::mem::take(&mut group)));
-            }
-        }
-        if !group.is_empty() {
-            groups.push(FileGroup::new(group));
-        }
-        groups
-    }
-
-    /// A scan of the columns at `projection`. What `pruning` says for sure is false of a row may be left
-    /// out.
-    fn read(
-        &self,
-        state: &dyn Session,
-        projection: Option<&Vec<usize>>,
-        pruning: Option<&Expr>,
-        limit: Option<usize>,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        if self.files.is_empty() {
-            let schema = match projection {
-                Some(projection) => Arc::new(self.schema.project(projection)?),
-                None => Arc::clone(&self.schema),
-            };
-            return Ok(Arc::new(EmptyExec::new(schema)));
-        }
-        let opener: Arc<Opener> = Arc::clone(&self.opener);
-        let mut source = ParquetSource::new(Arc::clone(&self.schema))
-            .with_table_parquet_options(state.default_table_options().parquet)
-            .with_parquet_file_reader_factory(opener);
-        if let Some(pruning) = pruning {
-            let schema = DFSchema::try_from(Arc::clone(&self.schema))?;
-            source = source.with_predicate(state.create_physical_expr(pruning.clone(), &schema)?);
-        }
-        let partitions = state.config().target_partitions();
-        let config = FileScanConfigBuilder::new(self.url.clone(), Arc::new(source))
-            .with_file_groups(self.groups(partitions))
-            .with_expr_adapter(Some(Arc::new(crate::evolve::Evolution)))
-            .with_projection_indices(projection.cloned())?
-            .with_limit(limit)
-            .build();
-        Ok(DataSourceExec::from_data_source(config))
-    }
-}
-
-#[async_trait]
-impl TableProvider for Segments {
-    fn schema(&self) -> SchemaRef {
-        Arc::clone(&self.schema)
-    }
-
-    fn table_type(&self) -> TableType {
-        TableType::Base
-    }
-
-    async fn scan(
-        &self,
-        state: &dyn Session,
-        projection: Option<&Vec<usize>>,
-        _filters: &[Expr],
-        limit: Option<usize>,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        self.read(state, projection, None, limit)
-    }
 }
 
 /// The column's values without nulls: what a join left open becomes the type's zero.

@@ -28,8 +28,9 @@ use crate::answer::{Note, ResultTable, SourceUse, Tier};
 use crate::engine::{Engine, Error};
 use crate::functions::operators::bins;
 use crate::plan::{Fault, Moment, Planner, has_older, horizon};
-use crate::provider::{Read, Span};
+use crate::provider::Read;
 use crate::quantiles;
+use crate::span::Span;
 
 impl Engine {
     /// Answers one SQL query over the rows that are kept; anything but reading is refused. The

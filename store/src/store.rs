@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::future::{Future, pending};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -90,15 +91,19 @@ impl Store {
     /// # Errors
     /// See [`SealError`]; what was not sealed stays in memory and in the log.
     pub async fn seal(&self) -> Result<SealReport, SealError> {
-        self.seal_at(Priority::Usual).await
+        self.seal_at(Priority::Usual, pending()).await
     }
 
-    async fn seal_at(&self, priority: Priority) -> Result<SealReport, SealError> {
+    async fn seal_at(
+        &self,
+        priority: Priority,
+        urgent: impl Future<Output = ()>,
+    ) -> Result<SealReport, SealError> {
         self.inner.report_evictions().map_err(SealError::Log)?;
         self.inner.log.sync().await.map_err(SealError::Log)?;
         let inner = Arc::clone(&self.inner);
         let seal = move || tracing::info_span!("seal").in_scope(|| inner.seal_synced());
-        let sealed = background::run("seal", priority, seal).await;
+        let sealed = background::run("seal", priority, urgent, seal).await;
         sealed.unwrap_or(Err(SealError::Stopping))
     }
 
@@ -129,15 +134,21 @@ impl Store {
                 () = tokio::time::sleep(UPKEEP_INTERVAL) => false,
             };
             // Rows that wait for memory cannot wait for a merge or a seal.
-            let priority = if pressed { Priority::Usual } else { Priority::Low };
-            if let Err(error) = self.merge_hot_at(priority).await {
+            let priority = if pressed { Priority::Usual } else { Priority::Idle };
+            let urgent = async || {
+                tokio::select! {
+                    () = shutdown.cancelled() => {}
+                    () = self.inner.pressed.notified() => {}
+                }
+            };
+            if let Err(error) = self.merge_hot_at(priority, urgent()).await {
                 tracing::error!(%error, "evicted rows cannot be reported");
             }
             if !pressed && Instant::now() < next_seal {
                 continue;
             }
             next_seal = Instant::now() + self.inner.config.seal_interval;
-            let sealed = self.seal_at(priority).await;
+            let sealed = self.seal_at(priority, urgent()).await;
             self.inner.sealed.notify_one();
             if let Err(error) = sealed {
                 tracing::error!(%error, cause = %Causes(&error), "a seal failed; it is tried again");
@@ -170,7 +181,7 @@ impl Store {
                 () = self.inner.sealed.notified() => {}
             }
             let begun = Instant::now();
-            if let Err(error) = self.tidy().await {
+            if let Err(error) = self.tidy_at(Priority::Idle, shutdown.cancelled()).await {
                 tracing::error!(%error, cause = %Causes(&error), "the tiers are not tidied; it is tried again");
             }
             pause = begun.elapsed() * TIDY_PAUSES;
@@ -183,17 +194,21 @@ impl Store {
     /// # Errors
     /// When evicted rows cannot be reported since the log cannot be written.
     pub async fn merge_hot(&self) -> Result<(), AppendError> {
-        self.merge_hot_at(Priority::Usual).await
+        self.merge_hot_at(Priority::Usual, pending()).await
     }
 
-    async fn merge_hot_at(&self, priority: Priority) -> Result<(), AppendError> {
+    async fn merge_hot_at(
+        &self,
+        priority: Priority,
+        urgent: impl Future<Output = ()>,
+    ) -> Result<(), AppendError> {
         let inner = Arc::clone(&self.inner);
         let merge = move || {
             (0..inner.hot.all().len()).for_each(|table| inner.hot.merge(table));
             inner.hot.say_what_is_pinned();
             inner.report_evictions()
         };
-        let merged = background::run("merge", priority, merge).await;
+        let merged = background::run("merge", priority, urgent, merge).await;
         merged.unwrap_or(Err(AppendError::Stopping))
     }
 
@@ -203,8 +218,16 @@ impl Store {
     /// # Errors
     /// See [`SealError`]; the tiers are as they were or tidied in part.
     pub async fn tidy(&self) -> Result<TidyReport, SealError> {
+        self.tidy_at(Priority::Usual, pending()).await
+    }
+
+    async fn tidy_at(
+        &self,
+        priority: Priority,
+        urgent: impl Future<Output = ()>,
+    ) -> Result<TidyReport, SealError> {
         let inner = Arc::clone(&self.inner);
-        let tidied = background::run("tidy", Priority::Lowest, move || inner.tidy()).await;
+        let tidied = background::run("tidy", priority, urgent, move || inner.tidy()).await;
         tidied.unwrap_or(Err(SealError::Stopping))
     }
 }

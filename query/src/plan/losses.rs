@@ -12,7 +12,7 @@ use undine_store::Wanted;
 use super::{Fault, Origin, Planner, bare};
 use crate::answer::{Note, SourceUse};
 use crate::plan::{has_older, horizon};
-use crate::provider::Span;
+use crate::span::Span;
 
 /// Rows that are missing, by table and reason: at least and, where there is a bound, at most.
 type Missing = BTreeMap<(&'static str, String), (i64, Option<i64>)>;

@@ -12,8 +12,9 @@ use undine_store::Snapshot;
 use super::{Fault, Origin, Planned, Planner, bare};
 use crate::answer::{Note, SourceUse, Tier};
 use crate::diagnostics::{Diagnostic, Range};
-use crate::provider::{Rows, Span, rows_schema_on_disk};
+use crate::provider::{Rows, rows_schema_on_disk};
 use crate::relation::{Relation, Scan, Traced};
+use crate::span::Span;
 use crate::time_text::show;
 
 /// Why single rows are needed, where nothing says more.

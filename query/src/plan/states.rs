@@ -25,10 +25,11 @@ use super::scan::{horizon, on_disk, within};
 use super::{Fault, Origin, Planned, Planner, bare};
 use crate::answer::{Note, SourceUse, Tier};
 use crate::diagnostics::{Diagnostic, Range};
-use crate::provider::{Span, segments_in};
 use crate::quantiles;
 use crate::relation::Relation;
 use crate::rewrite::{Part, State, Summarised, on_states, parts};
+use crate::segments::segments_in;
+use crate::span::Span;
 use crate::time_text::{show, show_width};
 
 /// A coarser summary is read where its windows are below this share of the range.

@@ -22,6 +22,7 @@ pub(crate) const SECOND: i64 = 1_000_000_000;
 pub(crate) struct Fixture {
     pub(crate) store: Store,
     pub(crate) engine: Engine,
+    clock: Arc<ManualClock>,
     _dir: tempfile::TempDir,
 }
 
@@ -30,8 +31,8 @@ pub(crate) fn fixture(hot_bytes_max: usize, raw_for: Option<Duration>) -> Fixtur
     let dir = tempfile::tempdir().unwrap();
     let clock = Arc::new(ManualClock::new(TimeNs::new(START + 600 * SECOND)));
     let store = store(dir.path(), hot_bytes_max, raw_for, &clock);
-    let engine = engine(&store, &clock, None);
-    Fixture { store, engine, _dir: dir }
+    let engine = engine(&store, &clock, None, 1);
+    Fixture { store, engine, clock, _dir: dir }
 }
 
 /// An empty store, and an engine that has functions traced by `tracer`.
@@ -39,8 +40,8 @@ pub(crate) fn fixture_with_tracer(tracer: Option<Arc<dyn Tracer>>) -> Fixture {
     let dir = tempfile::tempdir().unwrap();
     let clock = Arc::new(ManualClock::new(TimeNs::new(START + 600 * SECOND)));
     let store = store(dir.path(), 4 << 20, None, &clock);
-    let engine = engine(&store, &clock, tracer);
-    Fixture { store, engine, _dir: dir }
+    let engine = engine(&store, &clock, tracer, 1);
+    Fixture { store, engine, clock, _dir: dir }
 }
 
 fn store(
@@ -74,7 +75,12 @@ fn store(
     .unwrap()
 }
 
-fn engine(store: &Store, clock: &Arc<ManualClock>, tracer: Option<Arc<dyn Tracer>>) -> Engine {
+fn engine(
+    store: &Store,
+    clock: &Arc<ManualClock>,
+    tracer: Option<Arc<dyn Tracer>>,
+    partitions: usize,
+) -> Engine {
     Config {
         store: store.clone(),
         clock: Arc::<ManualClock>::clone(clock),
@@ -88,7 +94,7 @@ fn engine(store: &Store, clock: &Arc<ManualClock>, tracer: Option<Arc<dyn Tracer
         script_bytes_max: 128 << 10,
         depth_max: 100,
         nodes_max: 4000,
-        partitions: 1,
+        partitions,
         tracer,
     }
     .build()
@@ -97,9 +103,25 @@ fn engine(store: &Store, clock: &Arc<ManualClock>, tracer: Option<Arc<dyn Tracer
 
 /// Request number `i`: every 50 ms one, of three services, with every kind of result.
 pub(crate) fn requests(numbers: std::ops::Range<i64>) -> Frame {
+    requests_with_bodies(numbers, || "x".repeat(300))
+}
+
+/// As [`requests`], with bodies that take their room on disk too.
+pub(crate) fn requests_with_noise(numbers: std::ops::Range<i64>) -> Frame {
+    let mut random = 0x9E37_79B9_7F4A_7C15_u64;
+    let mut word = || {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        format!("{random:016x}")
+    };
+    requests_with_bodies(numbers, || (0..20).map(|_| word()).collect())
+}
+
+fn requests_with_bodies(numbers: std::ops::Range<i64>, mut body: impl FnMut() -> String) -> Frame {
     let mut rows = HttpEvents::new(0);
-    let body = "x".repeat(300);
     for i in numbers {
+        let body = body();
         let service = ["cart", "shop", "front"][usize::try_from(i % 3).unwrap()];
         let path = format!("/item/{}?page={i}", i % 7);
         rows.push(&HttpEvent {
@@ -177,6 +199,11 @@ pub(crate) fn identities() -> [Frame; 2] {
 impl Fixture {
     pub(crate) fn append(&self, frame: Frame) {
         drop(self.store.append(frame).unwrap());
+    }
+
+    /// An engine over the same store that uses as many cores.
+    pub(crate) fn engine_of_cores(&self, cores: usize) -> Engine {
+        engine(&self.store, &self.clock, None, cores)
     }
 
     pub(crate) async fn run(&self, script: &str) -> Result<Answer, Error> {

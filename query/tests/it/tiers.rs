@@ -6,7 +6,7 @@ use undine_query::{Error, Note, Request, Tier};
 use undine_schema::Upid;
 use undine_schema::tables::HTTP_EVENTS;
 
-use super::fixture::{Fixture, SECOND, START, fixture, identities, requests};
+use super::fixture::{Fixture, SECOND, START, fixture, identities, requests, requests_with_noise};
 
 const ROWS: i64 = 12_000;
 
@@ -114,6 +114,36 @@ async fn single_rows_are_read_from_disk_where_they_are_kept() {
     let text = |table| super::fixture::text(&table, super::fixture::Order::Sorted);
     let (a, b) = (whole.engine.sql(sql).await.unwrap(), spread.engine.sql(sql).await.unwrap());
     assert_eq!(text(a), text(b));
+}
+
+#[tokio::test]
+async fn a_segment_that_two_cores_share_is_read_once() {
+    let fixture = fixture(4 << 20, Some(Duration::from_hours(24)));
+    fixture.append(requests_with_noise(0..4000));
+    fixture.store.seal().await.unwrap();
+    let raw = fixture.store.snapshot(&HTTP_EVENTS).raw.unwrap();
+    let [large] = &raw.segments[..] else { panic!("{:?}", raw.segments) };
+    assert!(large.bytes > 600 << 10, "{large:?}");
+    for from in (4000..ROWS).step_by(1000) {
+        fixture.append(requests(from..from + 1000));
+        fixture.store.seal().await.unwrap();
+    }
+    let in_memory_from = fixture.store.snapshot(&HTTP_EVENTS).hot_complete_from.get();
+    assert!(in_memory_from >= START + 4000 * 50_000_000, "{in_memory_from}");
+    let engine = fixture.engine_of_cores(2);
+    let explained = engine.sql("EXPLAIN SELECT sum(latency) FROM http_events").await.unwrap();
+    let explained = super::fixture::text(&explained, super::fixture::Order::Sorted);
+    assert!(explained.contains("file_groups={2 groups"), "{explained}");
+    assert_eq!(explained.matches(large.path.filename().unwrap()).count(), 2, "{explained}");
+    for sql in [
+        "SELECT count(*) AS n, sum(latency) AS s, min(time_) AS a, max(time_) AS b FROM http_events",
+        "SELECT service, req_path, count(*) AS n FROM http_events WHERE latency > 9000000 GROUP BY 1, 2",
+        "SELECT time_ FROM http_events WHERE service = 'cart' AND resp_status = 404",
+    ] {
+        let text = |table| super::fixture::text(&table, super::fixture::Order::Sorted);
+        let (one, two) = (fixture.engine.sql(sql).await.unwrap(), engine.sql(sql).await.unwrap());
+        assert_eq!(text(two), text(one), "{sql}");
+    }
 }
 
 #[tokio::test]
