@@ -2,17 +2,20 @@
 //!
 //! Such a thread runs where a core has nothing else of ours to do (`SCHED_IDLE`, `sched(7)`; beside other
 //! cgroups it counts as the whole process does). Once somebody needs the work done it goes as everything
-//! else, and after a while in any case as a thread that is nice. The lock that appends wait for is never
-//! held by a thread that may stand still: see [`promptly`].
+//! else, and after a while in any case as a thread that is nice. A lock that others wait for is never held
+//! by a thread that stands still: see [`hold`].
 
 use std::cell::RefCell;
 use std::future::{self, Future};
 use std::io;
+use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
+
+use crate::interleaving;
 
 /// How long work takes what others leave, before it takes a part of what they would like to have.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -161,22 +164,50 @@ impl Drop for AtWork {
     }
 }
 
-/// While this lives, the calling thread does not stand still for others.
+/// A lock that others wait for. Whoever has it lets go of it soon, though no core is idle.
 #[derive(Debug)]
-pub(crate) struct Promptly(Option<Arc<Worker>>);
-
-/// For as long as a lock is held that others wait for: whoever holds it has to let go of it soon, though
-/// no core is idle.
-pub(crate) fn promptly() -> Promptly {
-    let own = OWN.with_borrow(Clone::clone);
-    let idle = own.filter(|own| own.priority() == Priority::Idle);
-    if let Some(own) = &idle {
-        own.say_if_refused(set_policy(0, false));
-    }
-    Promptly(idle)
+pub(crate) struct Held<'a, T> {
+    guard: MutexGuard<'a, T>,
+    /// Ends after the lock.
+    _prompt: Prompt,
 }
 
-impl Drop for Promptly {
+/// Takes a lock that others wait for.
+pub(crate) fn hold<T>(mutex: &Mutex<T>) -> Held<'_, T> {
+    let prompt = Prompt::begin();
+    Held { guard: interleaving::lock(mutex), _prompt: prompt }
+}
+
+impl<T> Deref for Held<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.guard
+    }
+}
+
+impl<T> DerefMut for Held<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.guard
+    }
+}
+
+/// While this lives, the calling thread does not stand still for others.
+#[derive(Debug)]
+struct Prompt(Option<Arc<Worker>>);
+
+impl Prompt {
+    fn begin() -> Self {
+        let own = OWN.with_borrow(Clone::clone);
+        let idle = own.filter(|own| own.priority() == Priority::Idle);
+        if let Some(own) = &idle {
+            own.say_if_refused(set_policy(0, false));
+        }
+        Self(idle)
+    }
+}
+
+impl Drop for Prompt {
     fn drop(&mut self) {
         if let Some(own) = &self.0 {
             own.follow(0);
@@ -264,8 +295,9 @@ mod tests {
         }
         let work = || {
             let before = is_idle();
+            let lock = Mutex::new(());
             let within = {
-                let _prompt = promptly();
+                let _held = hold(&lock);
                 is_idle()
             };
             let commits = std::thread::spawn(|| {
@@ -287,12 +319,13 @@ mod tests {
         let own = niceness();
         let (begun, has_begun) = oneshot::channel();
         let work = move || {
-            let prompt = promptly();
+            let lock = Mutex::new(());
+            let held = hold(&lock);
             begun.send(()).unwrap();
             while niceness() != own {
                 std::thread::yield_now();
             }
-            drop(prompt);
+            drop(held);
             is_idle()
         };
         let urgent = async { has_begun.await.unwrap() };

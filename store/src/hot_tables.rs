@@ -9,9 +9,8 @@ mod interleaved;
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
-use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
 use arrow::array::RecordBatch;
@@ -19,7 +18,7 @@ use tokio::sync::watch;
 use undine_schema::{Incarnation, Seq, SeqRange, TableDef, TimeNs};
 
 use crate::allocated::Allocated;
-use crate::background::{self, Promptly};
+use crate::background::{self, Held};
 use crate::hot::{Chunk, HotList, Measured, merge};
 use crate::hot_budget::{Eviction, Limit};
 use crate::hot_dictionary::{Dictionaries, Numbering};
@@ -106,28 +105,6 @@ pub(crate) struct Changes {
     pub(crate) pinned_frames: u64,
 }
 
-/// The lock, held. Background work goes as everything else meanwhile, since appends wait for it.
-#[derive(Debug)]
-pub(crate) struct Locked<'a> {
-    changes: MutexGuard<'a, Changes>,
-    /// Let go of after the lock.
-    _prompt: Promptly,
-}
-
-impl Deref for Locked<'_> {
-    type Target = Changes;
-
-    fn deref(&self) -> &Changes {
-        &self.changes
-    }
-}
-
-impl DerefMut for Locked<'_> {
-    fn deref_mut(&mut self) -> &mut Changes {
-        &mut self.changes
-    }
-}
-
 /// What changes of one table under the lock.
 #[derive(Debug, Default)]
 pub(crate) struct TableChanges {
@@ -206,9 +183,8 @@ impl HotTables {
         self.index.get(name).copied()
     }
 
-    pub(crate) fn lock(&self) -> Locked<'_> {
-        let prompt = background::promptly();
-        Locked { changes: interleaving::lock(&self.changes), _prompt: prompt }
+    pub(crate) fn lock(&self) -> Held<'_, Changes> {
+        background::hold(&self.changes)
     }
 
     /// Measures rows that are to come to a table; they count as held from now on.
