@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use tempfile::TempDir;
-use undine_collector::{Cgroup, Config, Hooks, SourceConfig, Stats, Tls};
+use undine_collector::{Cgroup, Config, Hooks, Placing, SourceConfig, Stats, Tls};
 use undine_testbed::mariadb::{self, Mariadb};
 use undine_testbed::nginx::{self, Nginx};
 use undine_testbed::postgres::Postgres;
@@ -116,7 +116,7 @@ impl Scene {
     fn config(&self, wanted: Option<Hooks>, ring_bytes: u32) -> Config {
         let mut config = config(&self.place.cgroup, ring_bytes, None);
         if let SourceConfig::Kernel { tls, hooks, .. } = &mut config.source {
-            (*tls, *hooks) = (Tls::Read, wanted);
+            (*tls, *hooks) = (Tls::Read(Placing::Best), wanted);
         }
         config
     }

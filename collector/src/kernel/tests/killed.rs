@@ -101,7 +101,7 @@ impl Stage {
         let args = build(&program, folder.path());
 
         let targets = vec![Target::Cgroup(places[0].cgroup.path().to_path_buf())];
-        let config = Config { tls: Tls::Read, ..only(targets, None, 1 << 20) };
+        let config = Config { tls: Tls::Read(Placing::Best), ..only(targets, None, 1 << 20) };
         let kernel = config.build().unwrap();
         let probed = scene.path(probed);
         let library = Library::read(&probed, Placing::Best).unwrap().unwrap();
