@@ -4,7 +4,9 @@
 use std::path::Path;
 
 use undine_ebpf::{PLAINTEXT, load::TlsKey};
-use undine_testbed::{Place, Scene, Server, Wire, compile, missing, wait_until};
+use undine_testbed::{
+    Place, Scene, Server, WITHOUT_C, Wire, compile, compile_go, missing, wait_until,
+};
 
 use super::super::{ConnectionState, programs::Plain};
 use super::*;
@@ -176,19 +178,17 @@ fn check_totals(totals: &ConnTotals) {
     }
 }
 
+/// A folder's client in Go.
+fn in_go(_: &Path, folder: &Path) -> Vec<String> {
+    let client = folder.join("client");
+    compile_go(CLIENT, &WITHOUT_C, &client).unwrap();
+    vec![client.display().to_string()]
+}
+
 #[test]
 fn what_waits_for_a_goroutine_of_a_killed_process_is_told_by_the_next_sweep() {
     let Some(_turn) = turn() else { return };
-    let build = |_: &Path, folder: &Path| {
-        let source = folder.join("main.go");
-        fs::write(&source, CLIENT).unwrap();
-        let mut go = Command::new("go");
-        go.env("GOCACHE", folder.join("cache")).env("GO111MODULE", "off").env("CGO_ENABLED", "0");
-        go.current_dir(folder).arg("build").arg("-o").arg("client").arg(&source);
-        assert!(go.status().unwrap().success());
-        vec![folder.join("client").display().to_string()]
-    };
-    let Some(mut stage) = Stage::set(&["go"], build, "client") else { return };
+    let Some(mut stage) = Stage::set(&["go"], in_go, "client") else { return };
     let sweep = |stage: &Stage| stage.kernel.control().forget_ended_tls();
     // Not while it lives.
     sweep(&stage);
