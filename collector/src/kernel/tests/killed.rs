@@ -146,6 +146,18 @@ impl Stage {
         ]
     }
 
+    /// Makes its plaintext one of a process that began so many nanoseconds earlier.
+    fn date_back(&self, ns: u64) {
+        let control = self.kernel.control();
+        let mut programs = control.programs();
+        let streams = &mut programs.tls.streams;
+        let mut all = streams.iter().map(Result::unwrap);
+        let own = all.find(|(Plain(key), _)| key.tgid == self.client.id());
+        let (key, Plain(mut stream)) = own.unwrap();
+        stream.connection.process_start_ns -= ns;
+        streams.insert(key, Plain(stream), 0).unwrap();
+    }
+
     /// Kills the client.
     fn kill(&mut self) {
         self.client.kill().unwrap();
@@ -205,6 +217,21 @@ fn what_waits_for_a_goroutine_of_a_killed_process_is_told_by_the_next_sweep() {
     sweep(&stage);
     let (told, closed) = stage.ends();
     assert_eq!((told.len(), closed.len()), (0, 0), "{closed:?}");
+}
+
+#[test]
+fn what_waits_for_a_process_is_told_though_another_has_its_number() {
+    let Some(_turn) = turn() else { return };
+    let Some(mut stage) = Stage::set(&["go"], in_go, "client") else { return };
+    // As if it were of one that began a second before whoever has the number now.
+    stage.date_back(1_000_000_000);
+    assert_eq!(stage.entries(), [1, 1, 1]);
+    stage.kernel.control().forget_ended_tls();
+    assert_eq!(stage.entries(), [0, 0, 0]);
+    let (told, closed) = stage.ends();
+    assert_eq!((told.len(), closed.len()), (0, 1), "{closed:?}");
+    check_totals(&closed[0].totals);
+    stage.kill();
 }
 
 #[test]
