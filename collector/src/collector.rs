@@ -27,7 +27,6 @@ use crate::replay::{Pace, Replay};
 use crate::rows::RowCounts;
 use crate::service_name::ServiceRule;
 use crate::tls::finder::Finder;
-use crate::tls::placement::Placing;
 use crate::trace::Tracing;
 use crate::trace::bpftrace::Programs;
 use crate::writer::Writer;
@@ -213,8 +212,8 @@ impl Config {
                 let control = kernel.control();
                 let interval = self.profiler.map_or(Duration::MAX, |profiler| profiler.interval);
                 profiler = kernel.take_profile().map(|source| Profiler::new(source, interval));
-                if tls != Tls::Leave {
-                    let mut found = Finder::new(control.clone(), Placing::of(tls));
+                if let Tls::Read(placing) = tls {
+                    let mut found = Finder::new(control.clone(), placing);
                     libraries = found.look_at_all();
                     finder = Some(found);
                 }

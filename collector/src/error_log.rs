@@ -112,11 +112,7 @@ impl ErrorLog {
 
 /// As much of a text as may be kept.
 fn cut(text: &str) -> &str {
-    let mut end = text.len().min(ERROR_BYTES_MAX);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    &text[..end]
+    &text[..text.floor_char_boundary(ERROR_BYTES_MAX)]
 }
 
 #[cfg(test)]

@@ -72,6 +72,7 @@ pub(crate) use ring::do_not_interrupt;
 pub(crate) use trace_probes::TraceSite;
 
 use crate::tls::library::Library;
+use crate::tls::placement::Placing;
 use programs::Programs;
 use ring::RingReader;
 
@@ -127,10 +128,7 @@ pub struct Config {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Tls {
     /// The TLS libraries of watched processes are probed.
-    Read,
-    /// The same, but each probe of a library in C is on its function's first instruction, where such
-    /// tools usually put it. Dearer; to compare with.
-    ReadClassic,
+    Read(Placing),
     /// No library is touched; of TLS only bytes are counted.
     Leave,
 }

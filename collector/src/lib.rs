@@ -54,4 +54,5 @@ pub use kernel::{
 pub use redaction::{Mode, Redaction};
 pub use replay::Pace;
 pub use service_name::ServiceRule;
+pub use tls::Placing;
 pub use trace::bpftrace::Programs;

@@ -150,14 +150,16 @@ fn is_secret_parameter(name: &str) -> bool {
     SECRET_PARAMETERS.iter().any(|secret| name.contains(secret)) || matches!(&*name, "key" | "sig")
 }
 
-/// `bytes` as text, up to a character that its end cuts; `None` where it is no text.
+/// `bytes` as text, without a character that their end cuts; `None` where they are no text.
 fn text(bytes: &[u8]) -> Option<&str> {
+    std::str::from_utf8(whole_characters(bytes)).ok()
+}
+
+/// `bytes` without a character that their end cuts. What is no text before that stays as it is.
+pub(crate) fn whole_characters(bytes: &[u8]) -> &[u8] {
     match std::str::from_utf8(bytes) {
-        Ok(text) => Some(text),
-        Err(error) if error.error_len().is_none() => {
-            std::str::from_utf8(&bytes[..error.valid_up_to()]).ok()
-        }
-        Err(_) => None,
+        Err(error) if error.error_len().is_none() => &bytes[..error.valid_up_to()],
+        _ => bytes,
     }
 }
 
@@ -353,6 +355,19 @@ mod tests {
     fn binary_bodies_are_named_and_cut_characters_are_left_out() {
         assert_eq!(body(Mode::Full, &[0xff, 0xfe, 0], 3), "[binary 3 bytes]");
         assert_eq!(body(Mode::Full, &"grün".as_bytes()[..3], 5), "gr");
+    }
+
+    #[test]
+    fn only_a_character_that_the_end_cuts_is_left_out() {
+        let text = "a\u{e9}\u{20ac}\u{1f600}".as_bytes();
+        let starts = [0, 1, 3, 6, 10];
+        for end in 0..=text.len() {
+            let whole = starts.into_iter().rfind(|start| *start <= end).unwrap();
+            assert_eq!(whole_characters(&text[..end]), &text[..whole], "cut at {end}");
+        }
+        for no_text in [&b"\xff"[..], b"a\xffb", b"\xff\xc3", b"\xa9"] {
+            assert_eq!(whole_characters(no_text), no_text);
+        }
     }
 
     proptest! {

@@ -20,3 +20,4 @@ pub(crate) mod mappings;
 pub(crate) mod finder;
 
 pub use finder::{LibraryReport, probe_watched};
+pub use placement::Placing;

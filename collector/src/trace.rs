@@ -16,6 +16,7 @@ pub mod bpftrace;
 mod calls;
 mod check;
 mod debug_info;
+mod deploy;
 mod deployments;
 mod expression;
 mod function;
@@ -30,22 +31,21 @@ use std::time::Duration;
 use undine_ebpf::Header;
 use undine_ebpf::trace::{PLANS_MAX, TraceInfo};
 use undine_schema::trace::{
-    TRACEPOINTS_MAX, TTL_MAX, TraceColumn, TraceCounts, TraceError, TraceProgram, TraceState,
-    TraceStatus, TraceSubject, TraceTable, TracedFunction, Tracepoint, Tracer,
+    TRACEPOINTS_MAX, TTL_MAX, TraceColumn, TraceCounts, TraceError, TraceState, TraceStatus,
+    TraceTable, Tracepoint, Tracer,
 };
-use undine_schema::{Clock, TimeNs, tables};
+use undine_schema::{Clock, TimeNs};
 
 pub use rows::{BYTES_MAX, ROWS_MAX};
 pub use target::PROCESSES_MAX;
 
 use crate::event::ProcessKey;
-use crate::kernel::{Control, Membership, TraceSite};
+use crate::kernel::Control;
 use crate::redaction::Mode;
 use crate::rows::Origin;
 use bpftrace::Programs;
-use calls::{Call, Calls, Output};
+use calls::Call;
 use deployments::{Deployment, Probe, State};
-use function::Traced;
 
 /// How long a program may take to end before it is killed, in nanoseconds.
 const LEAVING_NS_MAX: i64 = 2_000_000_000;
@@ -221,162 +221,9 @@ impl Tracing {
         state.note(TraceStatus { state: TraceState::Terminated, reason, ..ended.status });
     }
 
-    /// Checks what needs no look at processes; gives whether there was nothing more to do.
-    fn admit(&self, state: &mut State, wanted: &Tracepoint) -> Result<bool, TraceError> {
-        check::check(wanted)?;
-        state.note_ended();
-        let same_name = |of: &Option<Deployment>| {
-            of.as_ref().is_some_and(|of| of.tracepoint.name == wanted.name)
-        };
-        let known = state.slots.iter().position(same_name);
-        // One whose program ended is deployed anew.
-        let has_ended = known.and_then(|slot| state.slots[slot].as_ref());
-        if has_ended.is_some_and(|of| of.status.state != TraceState::Running)
-            && let Some(slot) = known
-        {
-            self.end(state, slot, "it was deployed again");
-        }
-        let known = known.and_then(|slot| state.slots[slot].as_mut());
-        if let Some(current) = known {
-            if !current.tracepoint.does_the_same_as(wanted) {
-                let reason = format!("there is another tracepoint `{}`", wanted.name);
-                return Err(TraceError::new(
-                    reason,
-                    format!("delete it first: pxtrace.DeleteTracepoint('{}')", wanted.name),
-                ));
-            }
-            current.status.expires = self.expiry(wanted.ttl);
-            return Ok(true);
-        }
-        let is_taken = tables::find(&wanted.table).is_some();
-        let other = state.slots.iter().flatten().find(|of| of.tracepoint.table == wanted.table);
-        if is_taken || other.is_some() {
-            let whose = other.map_or_else(
-                || "is one of Undine's own".to_owned(),
-                |other| format!("belongs to the tracepoint `{}`", other.tracepoint.name),
-            );
-            let reason = format!("the table `{}` {whose}", wanted.table);
-            return Err(TraceError::new(reason, "give another table name"));
-        }
-        if state.slots.iter().all(Option::is_some) {
-            let names: Vec<_> =
-                state.slots.iter().flatten().map(|of| of.tracepoint.name.as_str()).collect();
-            let reason = format!("there are {TRACEPOINTS_MAX} tracepoints already");
-            return Err(TraceError::new(reason, format!("delete one of {}", names.join(", "))));
-        }
-        Ok(false)
-    }
-
     fn expiry(&self, ttl: Duration) -> TimeNs {
         let ttl = i64::try_from(ttl.as_nanos()).unwrap_or(i64::MAX);
         TimeNs::new(self.0.clock.now().get().saturating_add(ttl))
-    }
-
-    fn membership(&self) -> Result<Membership, TraceError> {
-        self.0.control.membership().map_err(|error| {
-            TraceError::new(format!("the scope cannot be read: {error}"), "run `undine doctor`")
-        })
-    }
-
-    /// Finds the processes and the function.
-    fn prepare(&self, wanted: &TracedFunction) -> Result<(Traced, Vec<TraceSite>), TraceError> {
-        let membership = self.membership()?;
-        let targets = target::resolve(&wanted.target, &membership.processes(), self.0.asid)?;
-        let mut traced: Option<Traced> = None;
-        let mut sites = Vec::with_capacity(targets.len());
-        for target in targets {
-            let found = function::find(&target.file, &wanted.function, &wanted.outputs)?;
-            let (path, offset, pid) = (target.file, found.offset, target.pid);
-            sites.push(TraceSite { path, offset, pid });
-            match &traced {
-                Some(first) if (&first.plan, &first.outputs) != (&found.plan, &found.outputs) => {
-                    let reason = format!(
-                        "process {} has another build of `{}` than process {}",
-                        pid, wanted.function, sites[0].pid
-                    );
-                    return Err(TraceError::new(reason, "give a target that has one build"));
-                }
-                Some(_) => {}
-                None => traced = Some(found),
-            }
-        }
-        let traced = traced.ok_or_else(|| TraceError::new("the target names no process", ""))?;
-        Ok((traced, sites))
-    }
-
-    fn deploy(&self, wanted: &Tracepoint, status: TraceStatus) -> Result<(), TraceError> {
-        match &wanted.subject {
-            TraceSubject::Function(function) => self.deploy_function(wanted, function, status),
-            TraceSubject::Programs(programs) => self.deploy_program(wanted, programs, status),
-        }
-    }
-
-    fn deploy_function(
-        &self,
-        wanted: &Tracepoint,
-        function: &TracedFunction,
-        status: TraceStatus,
-    ) -> Result<(), TraceError> {
-        let (Traced { plan, outputs, .. }, sites) = self.prepare(function)?;
-        let names = function.outputs.iter().map(|output| output.column.as_str());
-        let columns = calls::columns(names.zip::<Vec<Output>>(outputs.clone()));
-        let calls = Calls::new(columns, outputs, self.0.mode);
-        let mut state = self.state();
-        let slot = state.vacant()?;
-        let place = u32::try_from(slot).unwrap_or(u32::MAX);
-        let generation = self.0.control.trace(place, &plan, &sites).map_err(|why| {
-            TraceError::new(why, "`undine doctor` says whether this kernel can trace functions")
-        })?;
-        self.place(&mut state, slot, wanted, status, Probe::Function { generation, calls });
-        Ok(())
-    }
-
-    fn deploy_program(
-        &self,
-        wanted: &Tracepoint,
-        programs: &[TraceProgram],
-        status: TraceStatus,
-    ) -> Result<(), TraceError> {
-        if self.0.programs == Programs::Refuse {
-            let help = "set `capture.trace_programs = true`";
-            return Err(TraceError::new("programs of bpftrace are not run here", help));
-        }
-        let at_work = self.state().slots.iter().flatten().filter(|of| of.runs_program()).count();
-        if at_work >= bpftrace::RUNNING_MAX {
-            let reason = format!("{} programs of bpftrace run already", bpftrace::RUNNING_MAX);
-            return Err(TraceError::new(reason, "delete one; px.GetTracepointStatus() lists them"));
-        }
-        let scope = self.membership()?;
-        let running = bpftrace::run(programs, &scope, self.0.mode)?;
-        let mut state = self.state();
-        match state.vacant() {
-            Ok(slot) => {
-                self.place(&mut state, slot, wanted, status, Probe::Program { running, scope });
-                Ok(())
-            }
-            Err(error) => {
-                drop(state);
-                running.end();
-                Err(error)
-            }
-        }
-    }
-
-    /// Puts what has been deployed into a slot.
-    fn place(
-        &self,
-        state: &mut State,
-        slot: usize,
-        wanted: &Tracepoint,
-        status: TraceStatus,
-        probe: Probe,
-    ) {
-        let expires = self.expiry(wanted.ttl);
-        let status = TraceStatus { state: TraceState::Running, expires, ..status };
-        state.pending = None;
-        state.tell(status.clone());
-        let tracepoint = wanted.clone();
-        state.slots[slot] = Some(Deployment { tracepoint, status, probe, told: 0 });
     }
 }
 

@@ -2,11 +2,9 @@
 //! finds in `stack_traces.beta` is what the program measured of itself.
 
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use arrow::array::AsArray;
 use arrow::datatypes::Int64Type;
 use undine::appliance::question;
@@ -16,7 +14,10 @@ use crate::report::Report;
 use crate::require_scope;
 use crate::stage;
 use crate::watch::{Watch, Watched};
-use undine_testbed::compile;
+use undine_testbed::Program;
+use undine_testbed::spin::{
+    self, FRAME_POINTERS, FUNCTIONS, NO_FRAME_POINTERS, SHARE_ERROR_MAX, Shares,
+};
 
 /// How a compiler keeps track of frames.
 struct Case {
@@ -25,21 +26,12 @@ struct Case {
 }
 
 const CASES: [Case; 2] = [
-    // Without the second, compilers leave frames out of functions that call no other, so that their
-    // callers are missed.
-    Case {
-        name: "frame_pointers",
-        flags: &["-fno-omit-frame-pointer", "-mno-omit-leaf-frame-pointer"],
-    },
-    Case { name: "no_frame_pointers", flags: &["-fomit-frame-pointer"] },
+    Case { name: "frame_pointers", flags: &FRAME_POINTERS },
+    Case { name: "no_frame_pointers", flags: &NO_FRAME_POINTERS },
 ];
-/// The functions whose shares the program says, in this order.
-const FUNCTIONS: [&str; 3] = ["spin_sixty", "spin_thirty", "spin_ten"];
 /// Ten times what is usual, so that a few seconds give enough samples; no divisor of anything that
 /// the program does.
 const FREQUENCY_HZ: u32 = 499;
-/// How far a share may be from the truth.
-const SHARE_ERROR_MAX: f64 = 0.03;
 /// The share of the samples that the CPU time calls for that must be there: a clock that several
 /// programs share may take one a little later or not at all.
 const SAMPLES_SHARE_MIN: f64 = 0.9;
@@ -66,42 +58,29 @@ pub(crate) fn run(seconds: u32) -> Result<Report> {
 
 fn observe(case: &Case, seconds: u32, report: &mut Report) -> Result<()> {
     let dir = tempfile::tempdir()?;
-    let flags = [&["-fno-optimize-sibling-calls"], case.flags].concat();
-    let program = compile("spin", &flags, dir.path())?;
+    let program = spin::build(case.flags, dir.path())?;
     let cgroup = Cgroup::create("undine-evals")?;
     let interval = Duration::from_secs(1);
     let profiler =
         profiler::Config { frequency_hz: FREQUENCY_HZ, interval, kernel_stacks_max: None };
     let watch = Watch { profiler: Some(profiler), ..Watch::roomy() };
     let act = |watched: &Watched<'_>| {
-        let (pid, told) = spin(&cgroup, &program, seconds)?;
+        let mut command = cgroup.command(&program);
+        let program = Program::start(command.args(["shares", &seconds.to_string()]))?;
+        let (pid, told) = (program.id(), program.finish()?);
         watched.drain()?;
         Ok((pid, told, ask(watched)?))
     };
     let (seen, (pid, told, stacks)) = watch.through(&cgroup, |store| store, || Ok(()), act)?;
-    let told = told.split_whitespace().map(str::parse).collect::<Result<Vec<f64>, _>>()?;
-    let [sixty, thirty, ten, cpu_seconds] = told[..] else {
-        anyhow::bail!("the program says {told:?}");
-    };
+    let truth = Shares::read(&told)?;
     let profile = &seen.stats.profile;
     let all: u64 = stacks.values().flat_map(Stacks::values).sum();
     report.same(format!("{}: samples in rows = samples taken", case.name), all, profile.samples);
     let kernel = &profile.kernel;
     report.same(format!("{}: samples without room in the kernel", case.name), kernel.map_full, 0);
     let stacks = stacks.get(&i64::from(pid)).context("the program was not sampled")?;
-    judge(case.name, stacks, cpu_seconds, [sixty, thirty, ten], report);
+    judge(case.name, stacks, truth, report);
     Ok(())
-}
-
-/// Runs the program for so much CPU time; its process and what it says.
-fn spin(cgroup: &Cgroup, program: &Path, seconds: u32) -> Result<(u32, String)> {
-    let mut command = cgroup.command(program);
-    command.args(["shares", &seconds.to_string()]).stdin(Stdio::null()).stdout(Stdio::piped());
-    let child = command.spawn().context("cannot start the program")?;
-    let pid = child.id();
-    let output = child.wait_with_output()?;
-    ensure!(output.status.success(), "the program ended with {}", output.status);
-    Ok((pid, String::from_utf8(output.stdout)?))
 }
 
 /// The stacks of each process, as a script finds them.
@@ -125,13 +104,13 @@ fn ask(watched: &Watched<'_>) -> Result<BTreeMap<i64, Stacks>> {
     Ok(all)
 }
 
-fn judge(name: &str, stacks: &Stacks, cpu_seconds: f64, shares: [f64; 3], report: &mut Report) {
+fn judge(name: &str, stacks: &Stacks, truth: Shares, report: &mut Report) {
     let samples = exact(stacks.values().sum());
     let share = |function: &str| {
         let with = stacks.iter().filter(|(stack, _)| stack.split(';').any(|it| it == function));
         exact(with.map(|(_, count)| count).sum()) / samples
     };
-    let expected = cpu_seconds * f64::from(FREQUENCY_HZ);
+    let expected = truth.cpu_seconds * f64::from(FREQUENCY_HZ);
     report.figure(format!("{name}_samples"), samples);
     report.figure(format!("{name}_samples_share"), samples / expected);
     report.check(
@@ -140,7 +119,7 @@ fn judge(name: &str, stacks: &Stacks, cpu_seconds: f64, shares: [f64; 3], report
         format!(">= {:.0} %", SAMPLES_SHARE_MIN * 100.0),
         samples >= SAMPLES_SHARE_MIN * expected,
     );
-    for (function, truth) in FUNCTIONS.iter().zip(shares) {
+    for (function, truth) in FUNCTIONS.iter().zip(truth.of) {
         let seen = share(function);
         report.figure(format!("{name}_{function}_share"), seen);
         report.figure(format!("{name}_{function}_share_error"), (seen - truth).abs());

@@ -11,7 +11,7 @@ use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use undine::appliance::{bare_collector, cgroup_source};
-use undine_collector::{Cgroup, Handle, Hooks, SourceConfig, Stats, Tls, profiler};
+use undine_collector::{Cgroup, Handle, Hooks, Placing, SourceConfig, Stats, Tls, profiler};
 use undine_schema::{Append, Feed, Seq, tables};
 use undine_store::Store;
 use undine_testbed::Wire;
@@ -61,7 +61,7 @@ impl Watch {
 
     /// The same of programs that talk over `wire`.
     pub(crate) fn over(wire: Wire) -> Self {
-        let tls = if wire == Wire::Tls { Tls::Read } else { Tls::Leave };
+        let tls = if wire == Wire::Tls { Tls::Read(Placing::Best) } else { Tls::Leave };
         Self { tls, ..Self::roomy() }
     }
 

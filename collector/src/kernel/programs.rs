@@ -42,6 +42,7 @@ use super::{
     untold::UntoldSeen,
 };
 use crate::tls::library::Library;
+use crate::tls::placement::Placing;
 
 /// Most rounds in which the descendants of a process are looked for; each finds those that were
 /// forked while the one before looked.
@@ -280,7 +281,7 @@ pub(super) fn try_all(object: Object) -> Result<(Programs, Vec<ProbeReport>), Bu
         Scope { default: ScopeDefault::TargetsOnly, include: Vec::new(), exclude: Vec::new() };
     let (ring_bytes, connections_max) = (RING_BYTES_MIN, 16);
     let guard = ScopeGuard::Open;
-    let (hooks, profile, tls) = (None, None, Tls::Read);
+    let (hooks, profile, tls) = (None, None, Tls::Read(Placing::Best));
     let config = Config { scope, guard, ring_bytes, connections_max, hooks, object, profile, tls };
     let (mut programs, _ring, _reason_names) = load_object(&config)?;
     let mut reports: Vec<_> =

@@ -1,10 +1,11 @@
 //! Probes of TLS libraries, and what the programs know of their plaintexts.
 
+use std::collections::HashSet;
 use std::path::Path;
 
 use aya::{
     Ebpf,
-    maps::{Array, HashMap, MapData},
+    maps::{self, Array, MapData},
     programs::{
         ProgramError, UProbe,
         uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLinkId, UProbeScope},
@@ -20,6 +21,8 @@ use super::{
     programs::{Plain, outcome_of, state_of, unusable},
     ring,
 };
+use crate::event::ProcessKey;
+use crate::process;
 use crate::tls::library::{Library, Site};
 
 /// The programs, each with what is lost without it.
@@ -44,12 +47,12 @@ pub(super) const NO_HOOKS: &str = "what a TLS library is told is bound to a sock
 
 /// Probes of TLS libraries.
 pub(super) struct TlsProbes {
-    pub(super) streams: HashMap<MapData, Plain<TlsKey>, Plain<TlsStream>>,
+    pub(super) streams: maps::HashMap<MapData, Plain<TlsKey>, Plain<TlsStream>>,
     /// Which of them a connection carries; only whether an entry is there is of interest here.
-    pub(super) carriers: HashMap<MapData, u64, Plain<TlsKey>>,
+    pub(super) carriers: maps::HashMap<MapData, u64, Plain<TlsKey>>,
     pub(super) known: Array<MapData, Plain<TlsLibrary>>,
-    /// Calls that goroutines are in; only the keys are of interest here.
-    pub(super) go_calls: HashMap<MapData, Plain<TlsKey>, [u64; 7]>,
+    /// Calls that goroutines are in, of which only the object is of interest here.
+    pub(super) go_calls: maps::HashMap<MapData, Plain<TlsKey>, [u64; 7]>,
     /// Libraries that are probed.
     pub(super) libraries: u32,
     /// A sum of `TLS_OF_…`.
@@ -165,10 +168,12 @@ impl TlsProbes {
         for entry in &self.streams {
             let (Plain(key), Plain(stream)) = entry.map_err(unusable("TLS_STREAMS"))?;
             let is_carried = stream.carrier != 0 && stream.is_let_go == 0;
-            if !is_carried && !process_tree::is_process(key.tgid) {
+            if !is_carried && has_ended(key.tgid, stream.connection.process_start_ns) {
                 ended.push((key, stream));
             }
         }
+        // A call does not say of which process it is where another has its number, but of which object.
+        let objects: HashSet<_> = ended.iter().map(|(key, _)| *key).collect();
         let mut waited = Vec::new();
         for (key, stream) in ended {
             // Whoever takes this entry out tells that the plaintext ends.
@@ -181,9 +186,10 @@ impl TlsProbes {
             }
         }
         let mut ended = Vec::new();
-        for key in self.go_calls.keys() {
-            let Plain(key) = key.map_err(unusable("GO_CALLS"))?;
-            if !process_tree::is_process(key.tgid) {
+        for entry in &self.go_calls {
+            let (Plain(key), [object, ..]) = entry.map_err(unusable("GO_CALLS"))?;
+            let of = TlsKey { object, ..key };
+            if objects.contains(&of) || !process_tree::is_process(key.tgid) {
                 ended.push(key);
             }
         }
@@ -194,6 +200,13 @@ impl TlsProbes {
         }
         Ok(waited)
     }
+}
+
+/// Whether the process `tgid` that began at `start_ns` has ended, also where another has its number by
+/// now. Of a plaintext that is being entered the start is not known yet.
+fn has_ended(tgid: u32, start_ns: u64) -> bool {
+    let is_other = || start_ns != 0 && !process::is_running(ProcessKey { tgid, start_ns });
+    !process_tree::is_process(tgid) || is_other()
 }
 
 fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut UProbe, ProgramError> {

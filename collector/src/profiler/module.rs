@@ -193,10 +193,7 @@ fn readable(raw: &str) -> String {
                 .and_then(|name| name.demangle().ok())
         })
         .unwrap_or_else(|| raw.to_owned());
-    if name.len() > NAME_BYTES_MAX {
-        let end = (0..=NAME_BYTES_MAX).rev().find(|at| name.is_char_boundary(*at));
-        name.truncate(end.unwrap_or_default());
-    }
+    name.truncate(name.floor_char_boundary(NAME_BYTES_MAX));
     name
 }
 

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use super::library::Library;
 use super::mappings::{self, FileId, Mapping};
 use super::placement::{Manner, Placing};
-use crate::kernel::{Control, Outcome, Tls};
+use crate::kernel::{Control, Outcome};
 use crate::pipeline::LookAt;
 
 /// How long after its start a program is looked at.
@@ -55,10 +55,9 @@ pub struct LibraryReport {
     pub manners: BTreeMap<&'static str, Manner>,
 }
 
-/// Probes the libraries that watched processes have mapped now, of programs that were built to read
-/// TLS as `tls` says, and that no collector does this for; how each fared.
-pub fn probe_watched(control: &Control, tls: Tls) -> Vec<LibraryReport> {
-    Finder::new(control.clone(), Placing::of(tls)).look_at_all()
+/// Probes the libraries that watched processes have mapped now, where no collector does; how each fared.
+pub fn probe_watched(control: &Control, placing: Placing) -> Vec<LibraryReport> {
+    Finder::new(control.clone(), placing).look_at_all()
 }
 
 /// Looks for libraries.

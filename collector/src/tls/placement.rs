@@ -15,29 +15,19 @@
 
 use undine_ebpf::load::{COOKIE_WRITTEN_R8, COOKIE_WRITTEN_RCX};
 
-use crate::kernel::Tls;
-
 /// Most instructions that are looked at.
 const INSTRUCTIONS_MAX: usize = 24;
 
-/// Where probes go if there is a choice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Where probes of libraries in C go if there is a choice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Placing {
     /// Where they cost least.
     Best,
-    /// To the first instruction.
+    /// To the first instruction, where such tools usually put them: to measure what that costs.
     Classic,
 }
 
 impl Placing {
-    /// As it is told for all that reads TLS.
-    pub const fn of(tls: Tls) -> Self {
-        match tls {
-            Tls::Read | Tls::Leave => Self::Best,
-            Tls::ReadClassic => Self::Classic,
-        }
-    }
-
     /// Whether code is looked at.
     pub(super) const fn looks(self) -> bool {
         matches!(self, Self::Best)

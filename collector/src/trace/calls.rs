@@ -151,13 +151,7 @@ fn text_into(
         _ => TEXT_BYTES_MAX,
     };
     let kept = usize::try_from(size).unwrap_or(usize::MAX).min(all.len()).min(bytes_max);
-    let kept = &all[..kept];
-    // A text that was cut within a character is cut before it.
-    let kept = match std::str::from_utf8(kept) {
-        Err(error) if error.error_len().is_none() => &kept[..error.valid_up_to()],
-        _ => kept,
-    };
-    redaction::body_into(mode, kept, size, out);
+    redaction::body_into(mode, &all[..kept], size, out);
 }
 
 #[cfg(test)]

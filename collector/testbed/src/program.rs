@@ -1,7 +1,7 @@
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 /// A program that is told lines and says lines. It is ended when this is dropped.
 #[derive(Debug)]
@@ -24,6 +24,15 @@ impl Program {
     /// Its process.
     pub fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Waits for its successful end; what it says until then.
+    pub fn finish(mut self) -> Result<String> {
+        let mut said = String::new();
+        self.stdout.read_to_string(&mut said)?;
+        let status = self.wait()?;
+        ensure!(status.success(), "the program ended with {status} after {said:?}");
+        Ok(said)
     }
 
     /// Waits for its end.

@@ -172,6 +172,29 @@ async fn the_time_of_a_row_is_that_of_its_event() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_program_has_room_for_its_texts_and_types_beside_the_condition() {
+    let _alone = alone().await;
+    if !can_run() {
+        return;
+    }
+    let scene = Scene::new(Mode::Full);
+    let built = Built::with(&[]);
+    let mut program = scene.start(&built);
+    // The kernel has a type of this name too, and the condition uses one that points to it.
+    let text = format!(
+        "struct nameidata {{ int id; }};\n\
+         uprobe:{}:handle {{\n  $a = str(arg1); $b = str(arg1); $c = str(arg1);\n  \
+         printf(\"op:%s id:%d a:%s b:%s c:%s\", \"call\", ((struct nameidata *)arg3)->id, $a, $b, $c);\n}}",
+        built.path().display()
+    );
+    scene.tracer.upsert(tracepoint("calls", &text)).unwrap();
+    program.call("handle", 1);
+    let name = "name-0";
+    assert_eq!(scene.cells("calls", 1), [["call", "100", name, name, name]]);
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_tracepoint_of_the_kernel_is_limited_too() {
     let _alone = alone().await;
     if !can_run() {

@@ -1,35 +1,25 @@
 //! HTTP/2 as nghttpd and its clients speak it, on the real kernel.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::path::Path;
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 use undine_collector::Collector;
-use undine_testbed::Server;
+use undine_testbed::nghttpd::{Nghttpd, PORT};
+use undine_testbed::{Scene, Wire};
 
 use super::kernel::{alone, config, may_load};
 use super::memory::Memory;
 use super::place::{Place, are_installed};
 use super::watch::running_while;
 
-/// The server has a network of its own, so it may have any port.
-const PORT: u16 = 8080;
-/// The files that it serves, and their bytes.
+/// The files that the server has, and their bytes.
 const FILES: [(&str, usize); 5] =
-    [("/none", 0), ("/one", 1), ("/some", 1234), ("/frame", 16_384), ("/large", 50_000)];
-
-/// Starts a server of `files` and waits until it listens.
-fn serve(place: &Place, files: &Path) -> Server {
-    let mut command = place.command("nghttpd");
-    command.args(["--no-tls", "--address=127.0.0.1", "--push=/one=/some", "--htdocs"]);
-    place.serve(command.arg(files).arg(PORT.to_string()), PORT)
-}
+    [("none", 0), ("one", 1), ("some", 1234), ("frame", 16_384), ("large", 50_000)];
 
 /// What `program` prints when it asks for `paths`.
 fn ask(place: &Place, program: &str, args: &[&str], paths: &[&str]) -> String {
-    let urls: Vec<_> = paths.iter().map(|path| format!("http://127.0.0.1:{PORT}{path}")).collect();
+    let urls: Vec<_> = paths.iter().map(|path| format!("http://127.0.0.1:{PORT}/{path}")).collect();
     let urls = urls.iter().map(String::as_str);
     let args: Vec<_> = args.iter().copied().chain(urls).collect();
     tokio::task::block_in_place(|| place.run(program, &args))
@@ -69,56 +59,54 @@ fn rows(memory: &Memory) -> BTreeMap<String, usize> {
     rows
 }
 
-/// Files, a server of them in a place of its own, and the collector that watches it from before
-/// its first byte; `None` where that cannot be.
-struct Scene {
-    files: tempfile::TempDir,
+/// A server of files in a place of its own, and the collector that watches it from before its first
+/// byte.
+struct Stage {
     place: Place,
-    server: Server,
+    _folder: tempfile::TempDir,
+    server: Nghttpd,
     memory: Arc<Memory>,
     collector: Collector,
 }
 
-fn scene(ring_bytes: u32) -> Option<Scene> {
+/// Sets it; `None` where that cannot be.
+fn stage(ring_bytes: u32) -> Option<Stage> {
     if !may_load() || !are_installed(&["nghttpd", "nghttp", "h2load"]) {
         return None;
     }
-    let files = tempfile::tempdir().unwrap();
-    for (path, bytes) in FILES {
-        fs::write(files.path().join(&path[1..]), vec![b'.'; bytes]).unwrap();
-    }
+    let folder = tempfile::tempdir().unwrap();
     let place = Place::new("undine-http2");
+    let scene = Scene { place: &place, folder: folder.path(), wire: Wire::Plain };
     let memory = Arc::new(Memory::default());
     let append = Arc::clone(&memory);
     let collector = config(&place.cgroup, ring_bytes, None).build(append).unwrap();
-    let server = serve(&place, files.path());
-    Some(Scene { files, place, server, memory, collector })
+    let server = Nghttpd::start(&scene, &FILES, &["--push=/one=/some"]).unwrap();
+    Some(Stage { place, _folder: folder, server, memory, collector })
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_request_to_nghttpd_is_a_row_and_nothing_is_lost() {
     let _alone = alone().await;
-    let Some(Scene { files, place, server, memory, collector }) = scene(64 << 20) else { return };
+    let Some(Stage { place, _folder, server, memory, collector }) = stage(64 << 20) else { return };
     let handle = collector.handle();
     let shutdown = CancellationToken::new();
     let running = collector.run(shutdown.clone());
     let test = async {
-        let paths = FILES.map(|(path, _)| path);
+        let paths = FILES.map(|(name, _)| name);
         let report = ask(&place, "h2load", &["-n", "2000", "-c", "4", "-m", "10"], &paths);
         assert_eq!(counted(&report, "done"), 2000, "{report}");
         assert_eq!(counted(&report, "succeeded"), 2000, "{report}");
         let stats = handle.drain().await.unwrap();
         assert!(stats.drained, "{stats:?}");
         assert_eq!((stats.kernel.dropped, stats.missing_rows.max), (0, 0), "{stats:?}");
-        let get = |(path, bytes): (&str, usize)| format!("GET {path} 0 200 {bytes}");
+        let get = |(name, bytes): (&str, usize)| format!("GET /{name} 0 200 {bytes}");
         assert_eq!(rows(&memory), FILES.map(|file| (get(file), 400)).into());
 
         // One after the other, to a path that is not there, with a body, and with a promise.
-        let upload = files.path().join("large");
-        let upload = format!("--data={}", upload.display());
-        ask(&place, "nghttp", &["-n"], &["/some", "/missing"]);
-        ask(&place, "nghttp", &["-n", &upload], &["/some"]);
-        ask(&place, "nghttp", &["-n"], &["/one"]);
+        let upload = format!("--data={}", server.file("large"));
+        ask(&place, "nghttp", &["-n"], &["some", "missing"]);
+        ask(&place, "nghttp", &["-n", &upload], &["some"]);
+        ask(&place, "nghttp", &["-n"], &["one"]);
         let stats = handle.drain().await.unwrap();
         assert_eq!((stats.kernel.dropped, stats.missing_rows.max), (0, 0), "{stats:?}");
         assert_eq!(stats.pipeline.in_flight, 0, "{stats:?}");
@@ -142,8 +130,8 @@ async fn every_request_to_nghttpd_is_a_row_and_nothing_is_lost() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_ring_that_is_too_small_loses_rows_of_nghttpd_within_bounds_and_pairs_none_wrong() {
     let _alone = alone().await;
-    let Some(Scene { files, place, server, memory, collector }) = scene(1 << 20) else { return };
-    let paths = FILES.map(|(path, _)| path);
+    let Some(Stage { place, _folder, server, memory, collector }) = stage(1 << 20) else { return };
+    let paths = FILES.map(|(name, _)| name);
     let load = || {
         let args = ["-n", "2000", "-c", "4", "-m", "10"];
         let report = ask(&place, "h2load", &args, &paths);
@@ -153,13 +141,14 @@ async fn a_ring_that_is_too_small_loses_rows_of_nghttpd_within_bounds_and_pairs_
     load();
     let (stats, ()) = running_while(collector, load).await;
     assert!(stats.kernel.dropped > 0, "{stats:?}");
-    drop((files, server, place));
+    drop((server, place));
     let columns = ["req_path", "resp_body_size", "resp_status", "quality"];
     let rows = memory.rows("http_events", &columns);
     for row in &rows {
         let [path, size, status, quality] = &row[..] else { unreachable!() };
         let is_unknown = quality.parse::<u8>().unwrap() & 8 != 0;
-        let is_right = FILES.iter().any(|(file, bytes)| file == path && bytes.to_string() == *size);
+        let file = FILES.iter().find(|(name, _)| path.strip_prefix('/') == Some(name));
+        let is_right = file.is_some_and(|(_, bytes)| bytes.to_string() == *size);
         assert!(is_right || (is_unknown && path == "?"), "{row:?}");
         assert!(status == "200" || (is_unknown && status == "0"), "{row:?}");
     }

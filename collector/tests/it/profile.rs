@@ -2,43 +2,37 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use undine_collector::{Cgroup, Stats, profiler};
-use undine_testbed::compile;
+use undine_testbed::Program;
+use undine_testbed::spin::{
+    self, FRAME_POINTERS, FUNCTIONS, NO_FRAME_POINTERS, SHARE_ERROR_MAX, Shares,
+};
 
 use super::kernel::{alone, config, may_load};
 use super::memory::Memory;
 use super::place::are_installed;
 
-/// Frame pointers everywhere; without the second, compilers leave them out of functions that call
-/// no other, so that their callers are missed.
-const FRAME_POINTERS: [&str; 2] = ["-fno-omit-frame-pointer", "-mno-omit-leaf-frame-pointer"];
 /// Ten times what is usual, so that a few seconds give enough samples; no divisor of anything that
 /// the programs do.
 const FREQUENCY_HZ: u32 = 499;
-/// How far a share may be from the truth.
-const SHARE_ERROR_MAX: f64 = 0.03;
 
 /// A compiled program in a folder of its own.
 struct Built {
-    folder: tempfile::TempDir,
+    _folder: tempfile::TempDir,
+    path: PathBuf,
 }
 
 impl Built {
     fn with(flags: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let flags = [&["-fno-optimize-sibling-calls"], flags].concat();
-        compile("spin", &flags, folder.path()).unwrap();
-        Self { folder }
-    }
-
-    fn path(&self) -> PathBuf {
-        self.folder.path().join("spin")
+        let path = spin::build(flags, folder.path()).unwrap();
+        Self { _folder: folder, path }
     }
 }
 
@@ -130,26 +124,22 @@ async fn profiled_at<T>(
     (Profile { rows, stats, losses, places }, said)
 }
 
-fn start(command: &mut Command, arguments: &[&str]) -> Child {
-    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap()
+fn start(command: &mut Command, arguments: &[&str]) -> Program {
+    Program::start(command.args(arguments)).unwrap()
 }
 
 /// Waits for the end of a program; gives its pid and what it said.
-fn finish(child: Child) -> (u32, String) {
-    let pid = child.id();
-    let output = child.wait_with_output().unwrap();
-    assert!(output.status.success(), "{:?}", output.status);
-    (pid, String::from_utf8(output.stdout).unwrap())
+fn finish(program: Program) -> (u32, String) {
+    (program.id(), program.finish().unwrap())
 }
 
 fn check_shares(profile: &Profile, pid: u32, said: &str) {
-    let truth: Vec<f64> = said.split_whitespace().map(|text| text.parse().unwrap()).collect();
-    let names = ["spin_sixty", "spin_thirty", "spin_ten"];
-    let seen = names.map(|name| profile.share(pid, name));
+    let truth = Shares::read(said).unwrap();
+    let seen = FUNCTIONS.map(|name| profile.share(pid, name));
     println!("{} samples; {seen:.4?} of {truth:.4?}", profile.samples(pid));
-    let needed = truth[3] * f64::from(FREQUENCY_HZ) * 0.9;
+    let needed = truth.cpu_seconds * f64::from(FREQUENCY_HZ) * 0.9;
     assert!(exact(profile.samples(pid)) > needed, "{} samples", profile.samples(pid));
-    for ((name, seen), truth) in names.iter().zip(seen).zip(truth) {
+    for ((name, seen), truth) in FUNCTIONS.iter().zip(seen).zip(truth.of) {
         assert!((seen - truth).abs() < SHARE_ERROR_MAX, "{name}: {seen} instead of {truth}");
     }
 }
@@ -162,8 +152,8 @@ async fn functions_have_the_shares_of_the_cpu_that_they_had() {
     }
     let built = Built::with(&FRAME_POINTERS);
     let (profile, (pid, said, other)) = profiled(None, |cgroup| {
-        let outside = start(&mut Command::new(built.path()), &["shares", "2"]);
-        let inside = start(&mut cgroup.command(&built.path()), &["shares", "4"]);
+        let outside = start(&mut Command::new(&built.path), &["shares", "2"]);
+        let inside = start(&mut cgroup.command(&built.path), &["shares", "4"]);
         let (pid, said) = finish(inside);
         (pid, said, finish(outside).0)
     })
@@ -187,11 +177,11 @@ async fn programs_without_frame_pointers_have_them_too() {
     if !may_load() || !are_installed(&["cc"]) {
         return;
     }
-    let built = Built::with(&["-fomit-frame-pointer"]);
+    let built = Built::with(&NO_FRAME_POINTERS);
     let (profile, (pid, said, deep)) = profiled(None, |cgroup| {
-        let inside = start(&mut cgroup.command(&built.path()), &["shares", "4"]);
+        let inside = start(&mut cgroup.command(&built.path), &["shares", "4"]);
         let (pid, said) = finish(inside);
-        let deep = start(&mut cgroup.command(&built.path()), &["deep", "1"]);
+        let deep = start(&mut cgroup.command(&built.path), &["deep", "1"]);
         (pid, said, finish(deep).0)
     })
     .await;
@@ -216,7 +206,7 @@ async fn what_the_kernel_does_for_a_program_is_told_apart() {
     }
     let built = Built::with(&FRAME_POINTERS);
     let (profile, pid) = profiled(None, |cgroup| {
-        let inside = start(&mut cgroup.command(&built.path()), &["kernel", "1"]);
+        let inside = start(&mut cgroup.command(&built.path), &["kernel", "1"]);
         finish(inside).0
     })
     .await;
@@ -237,7 +227,7 @@ async fn samples_for_which_the_kernel_has_no_room_are_counted() {
     }
     let built = Built::with(&FRAME_POINTERS);
     let (profile, _) = profiled(Some(1), |cgroup| {
-        let inside = start(&mut cgroup.command(&built.path()), &["shares", "3"]);
+        let inside = start(&mut cgroup.command(&built.path), &["shares", "3"]);
         finish(inside)
     })
     .await;
@@ -363,13 +353,12 @@ async fn what_profiling_costs() {
     if !may_load() || !are_installed(&["cc"]) {
         return;
     }
-    let omitted = ["-fomit-frame-pointer"];
-    for flags in [&FRAME_POINTERS[..], &omitted[..]] {
+    for flags in [&FRAME_POINTERS[..], &NO_FRAME_POINTERS[..]] {
         let built = Built::with(flags);
         let (profile, (cpu_ns, seconds, runs)) = profiled_at(49, None, |cgroup| {
             let began = std::time::Instant::now();
-            let one = start(&mut cgroup.command(&built.path()), &["shares", "8"]);
-            let other = start(&mut cgroup.command(&built.path()), &["deep", "8"]);
+            let one = start(&mut cgroup.command(&built.path), &["shares", "8"]);
+            let other = start(&mut cgroup.command(&built.path), &["deep", "8"]);
             finish(one);
             finish(other);
             (thread_cpu_ns("undine-profiler"), began.elapsed().as_secs_f64(), kernel_cost())

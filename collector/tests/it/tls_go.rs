@@ -1,11 +1,11 @@
 //! What programs in Go say inside TLS, of which no library in C knows.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::process::Stdio;
+
+use undine_testbed::compile_go;
 
 use super::kernel::alone;
-use super::place::{succeed, wait_until};
+use super::place::wait_until;
 use super::tls::{
     PORT, RING_BYTES, Scene, can_run, check_nothing_is_lost, http_rows, run_probed, wait_for_probe,
 };
@@ -99,13 +99,7 @@ func main() {
 
 /// Builds a program in the scene.
 fn build(scene: &Scene, name: &str, source: &str, flags: &[&str]) -> String {
-    let folder = scene.path(&format!("{name}-source"));
-    fs::create_dir(&folder).unwrap();
-    fs::write(folder.join("main.go"), source).unwrap();
-    let mut command = std::process::Command::new("go");
-    command.env("GOCACHE", scene.path("go-cache")).env("GO111MODULE", "off");
-    command.current_dir(&folder).stderr(Stdio::inherit());
-    succeed(command.arg("build").args(flags).args(["-o", &scene.text(name), "main.go"]));
+    compile_go(source, flags, &scene.path(name)).unwrap();
     scene.text(name)
 }
 

@@ -9,13 +9,14 @@ use anyhow::{Context, Result, ensure};
 use crate::report::Report;
 use crate::truth::{self, Conversations, Latency, Resolution};
 use crate::watch::Watch;
-use undine_testbed::{Scene, Server, Wire, succeed, wait_until};
+use undine_testbed::nghttpd::{Nghttpd, PORT};
+use undine_testbed::{Scene, Wire, succeed, wait_until};
 
 pub(super) const PROGRAMS: [&str; 3] = ["nghttpd", "nghttp", "h2load"];
 
-const PORT: u16 = 8080;
-/// Sizes of the files that the server has.
-const FILE_SIZES: [u32; 5] = [0, 1, 1234, 16_384, 50_000];
+/// The files that the server has, and their bytes.
+const FILES: [(&str, usize); 5] =
+    [("0", 0), ("1", 1), ("1234", 1234), ("16384", 16_384), ("50000", 50_000)];
 /// Connections that `h2load` makes at a time.
 const CONNECTIONS: u32 = 4;
 /// What nghttpd's log rounds a time to, at the beginning and at the end of a stream.
@@ -25,8 +26,9 @@ pub(super) fn run(wire: Wire, requests: u32, report: &mut Report) -> Result<()> 
     let (place, dir) = super::home()?;
     let scene = Scene { place: &place, folder: dir.path(), wire };
     scene.prepare()?;
-    let nghttpd = Nghttpd::start(scene)?;
-    let (seen, truth) = Watch::over(wire).during(&place.cgroup, || nghttpd.load(requests))?;
+    let nghttpd = Nghttpd::start(&scene, &FILES, &["--verbose"])?;
+    let (seen, truth) =
+        Watch::over(wire).during(&place.cgroup, || load(&scene, nghttpd, requests))?;
     let mut rows = Conversations::default();
     let columns = [
         "remote_port",
@@ -55,64 +57,33 @@ pub(super) fn run(wire: Wire, requests: u32, report: &mut Report) -> Result<()> 
     truth::nothing_lost(report, &name, &seen)
 }
 
-/// A server that runs.
-struct Nghttpd<'a> {
-    scene: Scene<'a>,
-    server: Server,
-    /// What it tells.
-    record: String,
-}
-
-impl<'a> Nghttpd<'a> {
-    fn start(scene: Scene<'a>) -> Result<Self> {
-        let (files, record) = (scene.text("files"), scene.text("nghttpd.log"));
-        fs::create_dir(&files)?;
-        for size in FILE_SIZES {
-            fs::write(format!("{files}/{size}"), vec![b'.'; size as usize])?;
-        }
-        let mut server = scene.command("nghttpd");
-        server.args(["--address=127.0.0.1", "--verbose", "--htdocs", &files]);
-        server.arg(PORT.to_string());
-        if scene.is_tls() {
-            server.args([scene.key(), scene.certificate()]);
-        } else {
-            server.arg("--no-tls");
-        }
-        let server = Server::logging(&mut server, record.as_ref())?;
-        scene.place.wait_until_listening(PORT)?;
-        Ok(Self { scene, server, record })
+/// Asks for files; what the server logged.
+fn load(scene: &Scene<'_>, nghttpd: Nghttpd, requests: u32) -> Result<Conversations> {
+    let scheme = if scene.is_tls() { "https" } else { "http" };
+    let url = |path: String| format!("{scheme}://127.0.0.1:{PORT}/{path}");
+    // On each connection every request has a path of its own.
+    let urls = (0..requests / CONNECTIONS / 2).map(|id| match FILES.get((id % 6) as usize) {
+        Some((name, _)) => url(format!("{name}?id={id}\n")),
+        None => url(format!("missing?id={id}\n")),
+    });
+    let list = scene.text("urls");
+    fs::write(&list, urls.collect::<String>())?;
+    let number = (requests / CONNECTIONS / 2 * CONNECTIONS).to_string();
+    let mut asked = 0;
+    for streams in ["1", "10"] {
+        let mut load = scene.command("h2load");
+        load.args(["-n", &number, "-c", &CONNECTIONS.to_string(), "-m", streams, "-i", &list]);
+        let told = succeed(&mut load)?;
+        ensure!(told.contains(&format!(" {number} done")), "h2load says {told}");
+        asked += number.parse::<usize>()?;
     }
-
-    fn load(self, requests: u32) -> Result<Conversations> {
-        let scheme = if self.scene.is_tls() { "https" } else { "http" };
-        let url = |path: String| format!("{scheme}://127.0.0.1:{PORT}/{path}");
-        // On each connection every request has a path of its own.
-        let urls = (0..requests / CONNECTIONS / 2).map(|id| match id % 6 {
-            5 => url(format!("missing?id={id}\n")),
-            at => url(format!("{}?id={id}\n", FILE_SIZES[at as usize])),
-        });
-        let list = self.scene.text("urls");
-        fs::write(&list, urls.collect::<String>())?;
-        let number = (requests / CONNECTIONS / 2 * CONNECTIONS).to_string();
-        let mut asked = 0;
-        for streams in ["1", "10"] {
-            let mut load = self.scene.command("h2load");
-            load.args(["-n", &number, "-c", &CONNECTIONS.to_string(), "-m", streams, "-i", &list]);
-            let told = succeed(&mut load)?;
-            ensure!(told.contains(&format!(" {number} done")), "h2load says {told}");
-            asked += number.parse::<usize>()?;
-        }
-        for size in [1, 16_384, 50_000] {
-            let body = self.scene.text(&format!("files/{size}"));
-            self.scene.run("nghttp", &["-n", "-d", &body, &url(format!("1234?id={size}"))])?;
-            asked += 1;
-        }
-        wait_until("nghttpd's log", || {
-            Ok(fs::read_to_string(&self.record)?.matches(" closed\n").count() >= asked)
-        })?;
-        drop(self.server);
-        logged(&fs::read_to_string(&self.record)?)
+    for name in ["1", "16384", "50000"] {
+        let body = nghttpd.file(name);
+        scene.run("nghttp", &["-n", "-d", &body, &url(format!("1234?id={name}"))])?;
+        asked += 1;
     }
+    wait_until("nghttpd's log", || Ok(nghttpd.told()?.matches(" closed\n").count() >= asked))?;
+    logged(&nghttpd.stop()?)
 }
 
 /// A stream as far as the log has told of it.

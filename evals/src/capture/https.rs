@@ -18,7 +18,7 @@ use crate::nginx::{ADDRESS, AccessLog, Nginx, Sendfile, Serving};
 use crate::report::Report;
 use crate::truth::{self, Conversations, Latency, Resolution};
 use crate::watch::Watch;
-use undine_testbed::{Scene, Wire, missing, succeed};
+use undine_testbed::{Scene, WITHOUT_C, Wire, compile_go, missing};
 
 pub(super) const PROGRAMS: [&str; 2] = ["nginx", "curl"];
 
@@ -252,9 +252,8 @@ fn node(scene: &Scene<'_>, script: &str, list: &Path) -> Command {
 fn go(scene: &Scene<'_>, version: Version, list: &Path) -> Result<Command> {
     let program = scene.folder.join("https_go");
     if !program.exists() {
-        let mut build = Command::new("go");
-        build.env("GO111MODULE", "off").env("CGO_ENABLED", "0").arg("build").arg("-o");
-        succeed(build.arg(&program).arg(format!("{CLIENTS}/https.go")))?;
+        let source = fs::read_to_string(format!("{CLIENTS}/https.go"))?;
+        compile_go(&source, &WITHOUT_C, &program)?;
     }
     let mut command = scene.command(program);
     command.arg(if version == Version::Http1 { "1" } else { "2" }).arg(ADDRESS).arg(list);

@@ -168,8 +168,8 @@ impl Bench {
         };
         let mut source = config.build()?;
         let control = source.control();
-        if tls != Tls::Leave {
-            for library in probe_watched(&control, tls) {
+        if let Tls::Read(placing) = tls {
+            for library in probe_watched(&control, placing) {
                 let Outcome::Attached = library.outcome else {
                     bail!("{} is not probed: {:?}", library.name, library.outcome);
                 };

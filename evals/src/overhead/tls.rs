@@ -12,7 +12,7 @@
 //! step through; Undine looks for one that the kernel runs itself.
 
 use anyhow::{Result, bail};
-use undine_collector::{Hooks, Tls};
+use undine_collector::{Hooks, Placing, Tls};
 use undine_testbed::{Wire, missing};
 
 use super::bench::{Bench, Load, Messages};
@@ -28,24 +28,27 @@ enum Watching {
     Nothing,
     /// No library is probed: bytes on the wire are counted.
     BytesOnly,
-    /// As Undine does where it can.
-    Read,
-    /// With every probe at the beginning of its function.
-    ReadClassic,
+    /// With probes placed so.
+    Read(Placing),
     /// As Undine does, and nobody reads what the programs send.
     Unread,
 }
 
 impl Watching {
-    const ALL: [Self; 5] =
-        [Self::Nothing, Self::Read, Self::ReadClassic, Self::BytesOnly, Self::Unread];
+    const ALL: [Self; 5] = [
+        Self::Nothing,
+        Self::Read(Placing::Best),
+        Self::Read(Placing::Classic),
+        Self::BytesOnly,
+        Self::Unread,
+    ];
 
     const fn name(self) -> &'static str {
         match self {
             Self::Nothing => "unwatched",
             Self::BytesOnly => "bytes_only",
-            Self::Read => "watched",
-            Self::ReadClassic => "classic",
+            Self::Read(Placing::Best) => "watched",
+            Self::Read(Placing::Classic) => "classic",
             Self::Unread => "unread",
         }
     }
@@ -54,9 +57,8 @@ impl Watching {
         match self {
             Self::Nothing => bench.unwatched(load),
             Self::BytesOnly => bench.watched(Hooks::SocketLength, Tls::Leave, load),
-            Self::Read => bench.watched(Hooks::SocketLength, Tls::Read, load),
-            Self::ReadClassic => bench.watched(Hooks::SocketLength, Tls::ReadClassic, load),
-            Self::Unread => bench.uncollected(Messages::Unread, Tls::Read, load),
+            Self::Read(placing) => bench.watched(Hooks::SocketLength, Tls::Read(placing), load),
+            Self::Unread => bench.uncollected(Messages::Unread, Tls::Read(Placing::Best), load),
         }
     }
 }
@@ -86,7 +88,7 @@ fn judge(report: &mut Report, best: &[Window]) -> Result<()> {
         let rows = match watching {
             Watching::Nothing | Watching::Unread => continue,
             Watching::BytesOnly => 0,
-            Watching::Read | Watching::ReadClassic => window.requests,
+            Watching::Read(_) => window.requests,
         };
         report.figure(format!("tls_collector_{name}_us"), window.collector_us);
         report.same(format!("tls, {name}: rows = requests"), window.rows, rows);

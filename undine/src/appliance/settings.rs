@@ -12,8 +12,8 @@ use undine_api::otlp_export::{self, Compression, ExportSink};
 use undine_api::webhook::{self, Format, LinkLocal, Secret};
 use undine_api::{http, otlp_ingest};
 use undine_collector::{
-    Handle, Mode, Object, Pace, Programs, Redaction, Scope, ScopeDefault, ScopeGuard, SourceConfig,
-    Target, Tls, profiler,
+    Handle, Mode, Object, Pace, Placing, Programs, Redaction, Scope, ScopeDefault, ScopeGuard,
+    SourceConfig, Target, Tls, profiler,
 };
 use undine_query::Engine;
 use undine_schema::trace::Tracer;
@@ -241,7 +241,7 @@ fn source(capture: &Capture) -> Result<SourceConfig> {
         Hooks::SysExit => Some(undine_collector::Hooks::SysExit),
     };
     let scope = Scope { default, include, exclude };
-    let tls = if capture.tls { Tls::Read } else { Tls::Leave };
+    let tls = if capture.tls { Tls::Read(Placing::Best) } else { Tls::Leave };
     let object = Object::Fitting;
     Ok(SourceConfig::Kernel { scope, guard, hooks, ring_bytes, object, tls })
 }

@@ -4,7 +4,9 @@
 use std::path::Path;
 
 use undine_ebpf::{PLAINTEXT, load::TlsKey};
-use undine_testbed::{Place, Scene, Server, Wire, compile, missing, wait_until};
+use undine_testbed::{
+    Place, Scene, Server, WITHOUT_C, Wire, compile, compile_go, missing, wait_until,
+};
 
 use super::super::{ConnectionState, programs::Plain};
 use super::*;
@@ -101,7 +103,7 @@ impl Stage {
         let args = build(&program, folder.path());
 
         let targets = vec![Target::Cgroup(places[0].cgroup.path().to_path_buf())];
-        let config = Config { tls: Tls::Read, ..only(targets, None, 1 << 20) };
+        let config = Config { tls: Tls::Read(Placing::Best), ..only(targets, None, 1 << 20) };
         let kernel = config.build().unwrap();
         let probed = scene.path(probed);
         let library = Library::read(&probed, Placing::Best).unwrap().unwrap();
@@ -144,6 +146,18 @@ impl Stage {
         ]
     }
 
+    /// Makes its plaintext one of a process that began so many nanoseconds earlier.
+    fn date_back(&self, ns: u64) {
+        let control = self.kernel.control();
+        let mut programs = control.programs();
+        let streams = &mut programs.tls.streams;
+        let mut all = streams.iter().map(Result::unwrap);
+        let own = all.find(|(Plain(key), _)| key.tgid == self.client.id());
+        let (key, Plain(mut stream)) = own.unwrap();
+        stream.connection.process_start_ns -= ns;
+        streams.insert(key, Plain(stream), 0).unwrap();
+    }
+
     /// Kills the client.
     fn kill(&mut self) {
         self.client.kill().unwrap();
@@ -176,19 +190,17 @@ fn check_totals(totals: &ConnTotals) {
     }
 }
 
+/// A folder's client in Go.
+fn in_go(_: &Path, folder: &Path) -> Vec<String> {
+    let client = folder.join("client");
+    compile_go(CLIENT, &WITHOUT_C, &client).unwrap();
+    vec![client.display().to_string()]
+}
+
 #[test]
 fn what_waits_for_a_goroutine_of_a_killed_process_is_told_by_the_next_sweep() {
     let Some(_turn) = turn() else { return };
-    let build = |_: &Path, folder: &Path| {
-        let source = folder.join("main.go");
-        fs::write(&source, CLIENT).unwrap();
-        let mut go = Command::new("go");
-        go.env("GOCACHE", folder.join("cache")).env("GO111MODULE", "off").env("CGO_ENABLED", "0");
-        go.current_dir(folder).arg("build").arg("-o").arg("client").arg(&source);
-        assert!(go.status().unwrap().success());
-        vec![folder.join("client").display().to_string()]
-    };
-    let Some(mut stage) = Stage::set(&["go"], build, "client") else { return };
+    let Some(mut stage) = Stage::set(&["go"], in_go, "client") else { return };
     let sweep = |stage: &Stage| stage.kernel.control().forget_ended_tls();
     // Not while it lives.
     sweep(&stage);
@@ -205,6 +217,21 @@ fn what_waits_for_a_goroutine_of_a_killed_process_is_told_by_the_next_sweep() {
     sweep(&stage);
     let (told, closed) = stage.ends();
     assert_eq!((told.len(), closed.len()), (0, 0), "{closed:?}");
+}
+
+#[test]
+fn what_waits_for_a_process_is_told_though_another_has_its_number() {
+    let Some(_turn) = turn() else { return };
+    let Some(mut stage) = Stage::set(&["go"], in_go, "client") else { return };
+    // As if it were of one that began a second before whoever has the number now.
+    stage.date_back(1_000_000_000);
+    assert_eq!(stage.entries(), [1, 1, 1]);
+    stage.kernel.control().forget_ended_tls();
+    assert_eq!(stage.entries(), [0, 0, 0]);
+    let (told, closed) = stage.ends();
+    assert_eq!((told.len(), closed.len()), (0, 1), "{closed:?}");
+    check_totals(&closed[0].totals);
+    stage.kill();
 }
 
 #[test]

@@ -4,6 +4,7 @@ use ::object::{Object as _, ObjectSegment as _, ObjectSymbol as _};
 
 use super::*;
 use crate::tls::library::{Library, Site};
+use crate::tls::placement::Placing;
 
 /// Measures its functions in turn, many times, and says what a call of each takes at best and in the
 /// middle, in nanoseconds. All do the same; each is for a probe at another instruction.
@@ -66,7 +67,7 @@ fn what_a_probe_costs_on_a_push_and_on_a_return() {
     let go_returns = vec![site(&elf, "on_push"), site(&elf, "on_ret_ret")];
     let cgroup = own_cgroup("returns");
     let targets = vec![Target::Cgroup(cgroup.path().to_path_buf())];
-    let config = Config { tls: Tls::Read, ..only(targets, None, 1 << 20) };
+    let config = Config { tls: Tls::Read(Placing::Best), ..only(targets, None, 1 << 20) };
     let kernel = config.build().unwrap();
     let library = Library { go_returns, ..Library::default() };
     assert_eq!(kernel.control().probe_tls(&program, &library), Outcome::Attached);

@@ -2,6 +2,7 @@
 
 use super::super::json::Json;
 use super::envelope::{Head, Opcode};
+use crate::redaction::whole_characters;
 
 /// What stands for secrets.
 const REDACTED: &str = "<redacted>";
@@ -63,6 +64,7 @@ impl<'a> Fields<'a> {
     fn long_text(&mut self) -> Option<String> {
         let length = usize::try_from(self.int()?).ok()?;
         let bytes = self.take(length.min(self.0.len()))?;
+        let bytes = if bytes.len() < length { whole_characters(bytes) } else { bytes };
         Some(String::from_utf8_lossy(bytes).into_owned())
     }
 

@@ -254,6 +254,19 @@ fn compressed_bodies_are_read_as_the_client_asked_for_them() {
 }
 
 #[test]
+fn a_statement_that_is_cut_within_a_character_is_cut_before_it() {
+    let statement = "SELECT '\u{e9}\u{20ac}\u{1f600}'";
+    let sent = [query(1, statement), void(1)];
+    for kept in 0..50 {
+        let shown = hear_keeping::<Cql>(kept, &sent, |finished| {
+            let Finished::Cql(timed) = finished else { return format!("{finished:?}") };
+            timed.call.body.clone()
+        });
+        assert!(shown.iter().all(|body| statement.starts_with(body)), "{kept} bytes: {shown:?}");
+    }
+}
+
+#[test]
 fn a_compressed_body_that_is_cut_is_read_as_far_as_it_is_there() {
     let rows = [&int(2)[..], &int(5), &int(1), &int(3), &[0; 100]].concat();
     let response = envelope(0x84, 1, 7, Opcode::RESULT, &[&lz4(&rows)]);

@@ -1,5 +1,7 @@
 //! BSON, element by element, out of bytes of which the end may be missing.
 
+use crate::redaction::whole_characters;
+
 /// Why there is no more to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stop {
@@ -115,14 +117,11 @@ impl<'a> Bytes<'a> {
     fn text(&mut self) -> Result<&'a str, Stop> {
         let length = self.length(1)?;
         let part = self.part(length)?;
-        let text = if part.is_whole { &part.rest[..length - 1] } else { part.rest };
-        match std::str::from_utf8(text) {
-            Ok(text) => Ok(text),
-            Err(error) if !part.is_whole && error.error_len().is_none() => {
-                std::str::from_utf8(&text[..error.valid_up_to()]).map_err(|_not_text| Stop::Bad)
-            }
-            Err(_) => Err(Stop::Bad),
-        }
+        let text = match part.rest {
+            whole if part.is_whole => &whole[..length - 1],
+            cut => whole_characters(cut),
+        };
+        std::str::from_utf8(text).map_err(|_not_text| Stop::Bad)
     }
 
     /// A document.

@@ -5,6 +5,7 @@ use super::super::output::Finished;
 use super::packet::{Fields, Message};
 use super::secrets::{REDACTED, speaks_of_secrets, without_secrets};
 use super::statements::{Statements, query_text};
+use crate::redaction::whole_characters;
 
 /// The command bytes that are treated in a way of their own.
 pub(super) mod code {
@@ -192,11 +193,6 @@ impl Command {
 
 /// The beginning of a text, at most so many bytes.
 pub(super) fn text_of(bytes: &[u8], bytes_max: usize) -> String {
-    let mut kept = &bytes[..bytes.len().min(bytes_max)];
-    if let Err(error) = std::str::from_utf8(kept)
-        && error.error_len().is_none()
-    {
-        kept = &kept[..error.valid_up_to()];
-    }
-    String::from_utf8_lossy(kept).into_owned()
+    let kept = &bytes[..bytes.len().min(bytes_max)];
+    String::from_utf8_lossy(whole_characters(kept)).into_owned()
 }

@@ -5,6 +5,7 @@ use super::command::code;
 use super::handshake;
 use super::packet::{HEADER_BYTES, Header};
 use super::statements::query_text;
+use crate::redaction::whole_characters;
 
 /// Longest greeting that is taken for one.
 const GREETING_BYTES_MAX: usize = 1024;
@@ -170,10 +171,8 @@ fn is_id(rest: &[u8]) -> bool {
 }
 
 fn is_text(bytes: &[u8], is_whole: bool) -> bool {
-    match std::str::from_utf8(bytes) {
-        Ok(text) => !text.contains('\0'),
-        Err(error) => error.error_len().is_none() && !is_whole,
-    }
+    let bytes = if is_whole { bytes } else { whole_characters(bytes) };
+    std::str::from_utf8(bytes).is_ok_and(|text| !text.contains('\0'))
 }
 
 /// Whether a text is SQL: it starts with a keyword, maybe after comments.

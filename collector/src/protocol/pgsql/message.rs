@@ -3,6 +3,7 @@
 
 use super::super::dialogue::{Side, Step};
 use super::super::gap::Cause;
+use crate::redaction::whole_characters;
 
 /// Bytes of a tag and a length.
 pub(super) const HEAD_BYTES: usize = 5;
@@ -144,10 +145,8 @@ impl<'a> Fields<'a> {
 /// A value as people read it: those that are no text say how long they are.
 pub(super) fn value_text(length: Option<u32>, kept: &[u8]) -> String {
     let Some(length) = length else { return NULL.to_owned() };
-    let is_text = match std::str::from_utf8(kept) {
-        Ok(_) => true,
-        Err(error) => error.error_len().is_none() && (kept.len() as u64) < u64::from(length),
-    };
+    let is_cut = (kept.len() as u64) < u64::from(length);
+    let is_text = std::str::from_utf8(if is_cut { whole_characters(kept) } else { kept }).is_ok();
     if is_text && is_printable(kept) { text(kept) } else { format!("<{length} bytes>") }
 }
 
@@ -158,11 +157,7 @@ pub(super) fn is_printable(bytes: &[u8]) -> bool {
 
 /// Bytes as text, up to a character that their end cuts.
 pub(super) fn text(bytes: &[u8]) -> String {
-    let whole = match std::str::from_utf8(bytes) {
-        Err(error) if error.error_len().is_none() => &bytes[..error.valid_up_to()],
-        _ => bytes,
-    };
-    String::from_utf8_lossy(whole).into_owned()
+    String::from_utf8_lossy(whole_characters(bytes)).into_owned()
 }
 
 /// Appends as much of `text` as `out` has room for.

@@ -5,6 +5,7 @@
 
 use super::super::Probe;
 use super::message::{CLIENT_TAGS, Fields, HEAD_BYTES, MESSAGE_BYTES_MAX, is_printable};
+use crate::redaction::whole_characters;
 
 /// Longest packet of a startup.
 pub(super) const STARTUP_BYTES_MAX: u32 = 10_000;
@@ -162,10 +163,7 @@ fn is_bind(mut body: Fields<'_>) -> Option<bool> {
 
 /// Whether bytes, of which the end may be cut, are text.
 fn is_text(bytes: &[u8]) -> bool {
-    let is_utf8 = match std::str::from_utf8(bytes) {
-        Ok(_) => true,
-        Err(error) => error.error_len().is_none(),
-    };
+    let is_utf8 = std::str::from_utf8(whole_characters(bytes)).is_ok();
     let text = bytes.strip_suffix(&[0]).unwrap_or(bytes);
     is_utf8 && is_printable(text)
 }

@@ -94,6 +94,16 @@ fn long_strings_are_cut_and_their_bytes_counted() {
 }
 
 #[test]
+fn a_string_that_is_cut_within_a_character_is_cut_before_it() {
+    // The last of the 64 bytes that are kept are three of a character of four.
+    let long = "x".to_owned() + &"\u{1f600}".repeat(100);
+    let sent = [command(&["GET", "k"]), server(format!("${}\r\n{long}\r\n", long.len()))];
+    let shown = hear::<Redis>(&sent, show);
+    assert_eq!(shown, [format!("GET [\"k\"] -> {} q0", &long[..61])]);
+    check_any_split::<Redis>(&sent, show);
+}
+
+#[test]
 fn secrets_are_never_kept() {
     check(
         &[

@@ -1,6 +1,7 @@
 //! Values of RESP, read piece by piece; of long ones the beginning is kept.
 
 use super::super::line_end::LineEnd;
+use crate::redaction::whole_characters;
 
 /// Most values that may be open inside each other.
 const DEPTH_MAX: usize = 32;
@@ -206,9 +207,9 @@ impl ValueReader {
         if bytes.len() < wanted {
             return Ok(Progress::Need(wanted));
         }
-        let text = String::from_utf8_lossy(&bytes[..kept_bytes]);
+        let text = &bytes[..kept_bytes];
         if kept < length {
-            self.keep(&text, false);
+            self.keep(&String::from_utf8_lossy(whole_characters(text)), false);
             self.expect = Expect::Rest(length - kept + 2);
             // With no room at all nothing was taken yet.
             return Ok(if kept_bytes == 0 { self.skip_rest() } else { Progress::Took(kept_bytes) });
@@ -217,7 +218,7 @@ impl ValueReader {
             return Err(NotResp);
         }
         self.expect = Expect::Head;
-        let complete = self.item(&text, false);
+        let complete = self.item(&String::from_utf8_lossy(text), false);
         Ok(if complete { Progress::Done(wanted) } else { Progress::Took(wanted) })
     }
 

@@ -1,5 +1,7 @@
 //! What a program is made of: blocks with their attach points, and declarations of types.
 
+use std::collections::BTreeSet;
+
 use undine_schema::trace::TraceError;
 
 use super::attach_point::{self, AttachPoint, Event};
@@ -75,6 +77,7 @@ impl<'a> Parser<'a> {
         if self.is_conditional {
             return Err(self.cursor.error("an #ifdef has no #endif"));
         }
+        rename_types(&mut blocks);
         Ok(blocks)
     }
 
@@ -149,13 +152,9 @@ impl<'a> Parser<'a> {
         if rest.token().ok().flatten().is_some_and(|token| token.is(";")) {
             self.cursor = rest;
         }
-        for pair in tokens.windows(3) {
-            let [kind, name, open] = pair else { continue };
-            let is_kind = ["struct", "union", "enum"].iter().any(|word| kind.is_word(word));
-            if is_kind && open.is("{") && OF_SCOPE.contains(&name.text.as_str()) {
-                let what = format!("`{}` says who is watched and cannot be declared", name.text);
-                return Err(start.error(&what));
-            }
+        if let Some(name) = declared(&tokens).find(|name| OF_SCOPE.contains(name)) {
+            let what = format!("`{name}` says who is watched and cannot be declared");
+            return Err(start.error(&what));
         }
         let is_odd =
             |token: &&Token| token.text.starts_with("__attribute") || token.text == "_Pragma";
@@ -237,6 +236,42 @@ impl<'a> Parser<'a> {
                 return Err(self.cursor.error(&format!("blocks nest {DEPTH_MAX} deep at most")));
             }
             tokens.push(token);
+        }
+    }
+}
+
+/// The types that tokens declare.
+fn declared(tokens: &[Token]) -> impl Iterator<Item = &str> {
+    tokens.windows(3).filter_map(|three| match three {
+        [kind, name, open] if is_kind(kind) && open.is("{") => Some(name.text.as_str()),
+        _ => None,
+    })
+}
+
+fn is_kind(token: &Token) -> bool {
+    ["struct", "union", "enum"].iter().any(|word| token.is_word(word))
+}
+
+/// Gives the types that a program declares names of their own. The kernel may have types of the same names
+/// behind those that say who is watched, and then bpftrace takes neither.
+fn rename_types(blocks: &mut [Block]) {
+    let mut names = BTreeSet::new();
+    for block in &*blocks {
+        if let Block::Declaration(tokens) = block {
+            names.extend(declared(tokens).map(str::to_owned));
+        }
+    }
+    let rename = |tokens: &mut Vec<Token>| {
+        for at in 1..tokens.len() {
+            if is_kind(&tokens[at - 1]) && names.contains(&tokens[at].text) {
+                tokens[at] = tokens[at].replaced(&format!("undine_{}", tokens[at].text));
+            }
+        }
+    };
+    for block in blocks {
+        match block {
+            Block::Declaration(tokens) => rename(tokens),
+            Block::Probe { predicate, body, .. } => [predicate, body].into_iter().for_each(rename),
         }
     }
 }

@@ -162,12 +162,7 @@ fn write(cell: &mut Cells, kind: FieldKind, mode: Mode, value: Option<&[u8]>) ->
         FieldKind::Text => {
             let mut kept = String::new();
             if let Some(value) = value {
-                // A text that was cut within a character is cut before it.
-                let whole = match std::str::from_utf8(value) {
-                    Err(error) if error.error_len().is_none() => &value[..error.valid_up_to()],
-                    _ => value,
-                };
-                redaction::body_into(mode, whole, value.len() as u64, &mut kept);
+                redaction::body_into(mode, value, value.len() as u64, &mut kept);
             }
             cell.text(kept);
             return value.is_some();

@@ -81,25 +81,26 @@ impl Condition {
             prelude.push_str(&Targets::look_up("netns", &targets.netns, "$undine_id"));
         }
         if !targets.cgroups.is_empty() {
-            prelude.push_str(&format!(
+            prelude.push_str(
                 "$undine_cgroup = $undine_task->cgroups->dfl_cgrp; \
-                 $undine_level = $undine_cgroup->level; \
-                 unroll({LEVELS}) {{ \
-                 $undine_id = ((struct kernfs_node *)$undine_cgroup->kn)->id; {}\
-                 $undine_cgroup = $undine_cgroup->self.parent->cgroup; }} ",
+                 $undine_level = $undine_cgroup->level; ",
+            );
+            prelude.push_str(&upwards(&format!(
+                "$undine_id = ((struct kernfs_node *)$undine_cgroup->kn)->id; {}\
+                 $undine_cgroup = $undine_cgroup->self.parent->cgroup;",
                 Targets::look_up("cgroup", &targets.cgroups, "$undine_id")
-            ));
+            )));
             // Deeper than is looked, so that who excludes it may not be found.
             holds.push_str(&format!(" && $undine_level < {LEVELS}"));
         }
         if !targets.trees.is_empty() {
-            prelude.push_str(&format!(
-                "$undine_parent = $undine_task; \
-                 unroll({LEVELS}) {{ $undine_id = (uint64)$undine_parent->tgid; \
+            prelude.push_str("$undine_parent = $undine_task; ");
+            prelude.push_str(&upwards(&format!(
+                "$undine_id = (uint64)$undine_parent->tgid; \
                  $undine_start = $undine_parent->group_leader->start_boottime / {TICK_NS}; {}\
-                 $undine_parent = $undine_parent->real_parent; }} ",
+                 $undine_parent = $undine_parent->real_parent;",
                 Targets::look_up("tree", &targets.trees, "$undine_id, $undine_start")
-            ));
+            )));
         }
         Self { begin: targets.begin, prelude, holds, is_narrow: !is_whole || !exclude.is_empty() }
     }
@@ -118,6 +119,12 @@ impl Condition {
         }
         format!("{{ {prelude}if ({holds}) {{{body} }} }}\n")
     }
+}
+
+/// Does `step` for every level. It is a loop: of an `unroll` each step would have places of its own on the
+/// stack of 512 bytes, and the texts of a program need them.
+fn upwards(step: &str) -> String {
+    format!("$undine_at = 0; while ($undine_at < {LEVELS}) {{ $undine_at++; {step} }} ")
 }
 
 /// The targets of a scope by their kinds, as maps.
@@ -196,7 +203,9 @@ mod tests {
                 $undine_out = (uint64)0;
                 $undine_cgroup = $undine_task->cgroups->dfl_cgrp;
                 $undine_level = $undine_cgroup->level;
-                unroll(16) { $undine_id = ((struct kernfs_node *)$undine_cgroup->kn)->id;
+                $undine_at = 0;
+                while ($undine_at < 16) { $undine_at++;
+                $undine_id = ((struct kernfs_node *)$undine_cgroup->kn)->id;
                 $undine_in = $undine_in | (uint64)@undine_in_cgroup[$undine_id];
                 $undine_cgroup = $undine_cgroup->self.parent->cgroup;
                 }
@@ -240,7 +249,9 @@ mod tests {
                 $undine_in = (uint64)0;
                 $undine_out = (uint64)0;
                 $undine_parent = $undine_task;
-                unroll(16) { $undine_id = (uint64)$undine_parent->tgid;
+                $undine_at = 0;
+                while ($undine_at < 16) { $undine_at++;
+                $undine_id = (uint64)$undine_parent->tgid;
                 $undine_start = $undine_parent->group_leader->start_boottime / 10000000;
                 $undine_in = $undine_in | (uint64)@undine_in_tree[$undine_id, $undine_start];
                 $undine_parent = $undine_parent->real_parent;

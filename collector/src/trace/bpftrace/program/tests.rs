@@ -80,10 +80,10 @@ fn types_may_be_declared_but_not_those_that_say_who_is_watched() {
          struct point { int x; int y; };\n\
          uprobe:/bin/x:f { printf(\"x:%d\", ((struct point *)arg0)->x) }",
         &expect![[r#"
-            struct point { int x; int y; };
+            struct undine_point { int x; int y; };
             BEGIN { printf ( "\x1dready"); @undine_self = (uint64)pid; @undine_in_cgroup[(uint64)42] = 1; }
             uprobe:/bin/x:f
-            { …; if (watched) { printf ( "%llu\x1f%lld" , nsecs , ((struct point *)arg0)->x ) } }
+            { …; if (watched) { printf ( "%llu\x1f%lld" , nsecs , ((struct undine_point *)arg0)->x ) } }
         "#]],
     );
     for name in ["task_struct", "cgroup", "kernfs_node", "css_set"] {
@@ -92,6 +92,24 @@ fn types_may_be_declared_but_not_those_that_say_who_is_watched() {
     }
     assert!(limited("#define x }\nuprobe:/bin/x:f { }").contains("only #include"));
     assert!(limited("struct x __attribute__((packed)) { int a; } u:/x:f { }").contains("line 1"));
+}
+
+#[test]
+fn a_declared_type_may_have_the_name_of_one_of_the_kernels() {
+    check(
+        "struct nameidata { struct path path; struct qstr last; };\n\
+         kprobe:lookup_fast /((struct nameidata *)arg0)->last.len > 0/ {\n\
+           $at = (struct nameidata *) arg0;\n\
+           printf(\"name:%s of:%d\", str($at->last.name), sizeof(struct nameidata));\n\
+           @other = (struct qstr *)arg1;\n\
+         }",
+        &expect![[r#"
+            struct undine_nameidata { struct path path; struct qstr last; };
+            BEGIN { printf ( "\x1dready"); @undine_self = (uint64)pid; @undine_in_cgroup[(uint64)42] = 1; }
+            kprobe:lookup_fast
+            { …; if (watched && $undine_sp >= $undine_stack && $undine_sp < $undine_stack + 16384) { if ((((struct undine_nameidata *)arg0)->last.len > 0 ) != 0) { $at = (struct undine_nameidata *) arg0; printf ( "%llu\x1f%s\x1f%lld" , nsecs , str($at->last.name) , sizeof(struct undine_nameidata) ); @other = (struct qstr *)arg1; } } }
+        "#]],
+    );
 }
 
 #[test]
