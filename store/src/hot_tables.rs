@@ -10,7 +10,7 @@ mod interleaved;
 use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use arc_swap::ArcSwap;
 use arrow::array::RecordBatch;
@@ -18,7 +18,6 @@ use tokio::sync::watch;
 use undine_schema::{Incarnation, Seq, SeqRange, TableDef, TimeNs};
 
 use crate::allocated::Allocated;
-use crate::background::{self, Held};
 use crate::hot::{Chunk, HotList, Measured, merge};
 use crate::hot_budget::{Eviction, Limit};
 use crate::hot_dictionary::{Dictionaries, Numbering};
@@ -183,8 +182,8 @@ impl HotTables {
         self.index.get(name).copied()
     }
 
-    pub(crate) fn lock(&self) -> Held<'_, Changes> {
-        background::hold(&self.changes)
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Changes> {
+        interleaving::lock(&self.changes)
     }
 
     /// Measures rows that are to come to a table; they count as held from now on.

@@ -19,7 +19,6 @@ use object_store::path::Path;
 use parquet::errors::ParquetError;
 use undine_schema::{AppendError, Cube, Incarnation, Seq, TableDef, TableKind, TimeNs};
 
-use crate::background;
 use crate::delta::{Change, DeltaError, DeltaLog, FileStats};
 use crate::folder::{EXEMPLARS, tier_name};
 use crate::hot_tables::{Cold, View};
@@ -291,10 +290,7 @@ impl TableTiers {
                 if committing.len() == COMMITS_AT_ONCE_MAX {
                     committing.pop_front().map_or(Ok(()), joined)?;
                 }
-                committing.push_back(scope.spawn(move || {
-                    background::wait_for_the_disk_only();
-                    tier.commit(table, file, plan)
-                }));
+                committing.push_back(scope.spawn(move || tier.commit(table, file, plan)));
             }
             committing.into_iter().try_for_each(joined)
         })?;

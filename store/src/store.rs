@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::future::{Future, pending};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -91,19 +90,15 @@ impl Store {
     /// # Errors
     /// See [`SealError`]; what was not sealed stays in memory and in the log.
     pub async fn seal(&self) -> Result<SealReport, SealError> {
-        self.seal_at(Priority::Usual, pending()).await
+        self.seal_at(Priority::Usual).await
     }
 
-    async fn seal_at(
-        &self,
-        priority: Priority,
-        urgent: impl Future<Output = ()>,
-    ) -> Result<SealReport, SealError> {
+    async fn seal_at(&self, priority: Priority) -> Result<SealReport, SealError> {
         self.inner.report_evictions().map_err(SealError::Log)?;
         self.inner.log.sync().await.map_err(SealError::Log)?;
         let inner = Arc::clone(&self.inner);
         let seal = move || tracing::info_span!("seal").in_scope(|| inner.seal_synced());
-        let sealed = background::run("seal", priority, urgent, seal).await;
+        let sealed = background::run("seal", priority, seal).await;
         sealed.unwrap_or(Err(SealError::Stopping))
     }
 
@@ -134,21 +129,15 @@ impl Store {
                 () = tokio::time::sleep(UPKEEP_INTERVAL) => false,
             };
             // Rows that wait for memory cannot wait for a merge or a seal.
-            let priority = if pressed { Priority::Usual } else { Priority::Idle };
-            let urgent = async || {
-                tokio::select! {
-                    () = shutdown.cancelled() => {}
-                    () = self.inner.pressed.notified() => {}
-                }
-            };
-            if let Err(error) = self.merge_hot_at(priority, urgent()).await {
+            let priority = if pressed { Priority::Usual } else { Priority::Low };
+            if let Err(error) = self.merge_hot_at(priority).await {
                 tracing::error!(%error, "evicted rows cannot be reported");
             }
             if !pressed && Instant::now() < next_seal {
                 continue;
             }
             next_seal = Instant::now() + self.inner.config.seal_interval;
-            let sealed = self.seal_at(priority, urgent()).await;
+            let sealed = self.seal_at(priority).await;
             self.inner.sealed.notify_one();
             if let Err(error) = sealed {
                 tracing::error!(%error, cause = %Causes(&error), "a seal failed; it is tried again");
@@ -181,7 +170,7 @@ impl Store {
                 () = self.inner.sealed.notified() => {}
             }
             let begun = Instant::now();
-            if let Err(error) = self.tidy_at(Priority::Idle, shutdown.cancelled()).await {
+            if let Err(error) = self.tidy().await {
                 tracing::error!(%error, cause = %Causes(&error), "the tiers are not tidied; it is tried again");
             }
             pause = begun.elapsed() * TIDY_PAUSES;
@@ -194,21 +183,17 @@ impl Store {
     /// # Errors
     /// When evicted rows cannot be reported since the log cannot be written.
     pub async fn merge_hot(&self) -> Result<(), AppendError> {
-        self.merge_hot_at(Priority::Usual, pending()).await
+        self.merge_hot_at(Priority::Usual).await
     }
 
-    async fn merge_hot_at(
-        &self,
-        priority: Priority,
-        urgent: impl Future<Output = ()>,
-    ) -> Result<(), AppendError> {
+    async fn merge_hot_at(&self, priority: Priority) -> Result<(), AppendError> {
         let inner = Arc::clone(&self.inner);
         let merge = move || {
             (0..inner.hot.all().len()).for_each(|table| inner.hot.merge(table));
             inner.hot.say_what_is_pinned();
             inner.report_evictions()
         };
-        let merged = background::run("merge", priority, urgent, merge).await;
+        let merged = background::run("merge", priority, merge).await;
         merged.unwrap_or(Err(AppendError::Stopping))
     }
 
@@ -218,16 +203,8 @@ impl Store {
     /// # Errors
     /// See [`SealError`]; the tiers are as they were or tidied in part.
     pub async fn tidy(&self) -> Result<TidyReport, SealError> {
-        self.tidy_at(Priority::Usual, pending()).await
-    }
-
-    async fn tidy_at(
-        &self,
-        priority: Priority,
-        urgent: impl Future<Output = ()>,
-    ) -> Result<TidyReport, SealError> {
         let inner = Arc::clone(&self.inner);
-        let tidied = background::run("tidy", priority, urgent, move || inner.tidy()).await;
+        let tidied = background::run("tidy", Priority::Lowest, move || inner.tidy()).await;
         tidied.unwrap_or(Err(SealError::Stopping))
     }
 }

@@ -7,7 +7,7 @@
 //! No tier is made of another's files: each is made of rows and says by itself how far it reaches. So
 //! a merge cannot reach over another tier's place, whatever it merges.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arrow::array::{BooleanArray, RecordBatch};
@@ -17,7 +17,6 @@ use arrow::error::ArrowError;
 use undine_schema::{TableDef, TableKind, TimeNs};
 
 use crate::backend::Folder;
-use crate::background::{self, Held};
 use crate::delta::{Change, FileStats};
 use crate::evolve::evolve;
 use crate::seal::{Holds, SealError, Sealer, Tier};
@@ -134,9 +133,8 @@ impl Inner {
         })
     }
 
-    /// The catalogs, which a seal may wait for.
-    fn sealer(&self) -> Held<'_, Sealer> {
-        background::hold(&self.sealer)
+    fn sealer(&self) -> MutexGuard<'_, Sealer> {
+        self.sealer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Shows readers the tiers of a table as they are now.
