@@ -1,5 +1,5 @@
 //! What questions take while rows come as fast as a busy node sends them, are sealed, summarised and
-//! merged, beside what they take on the same store at rest.
+//! merged, beside what they take on the same store at rest, before and afterwards.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -59,10 +59,11 @@ pub(crate) fn run(seconds: u32) -> Result<Report> {
             unsealed = 0;
         }
     }
+    runtime.block_on(store.seal())?;
     let script = script();
-    let quiet_for = Duration::from_secs(u64::from(seconds) / 2 + 1);
-    let (quiet, answer) =
-        runtime.block_on(ask(&engine, &script, |start| start.elapsed() < quiet_for))?;
+    let quiet_for = Duration::from_secs(u64::from(seconds) / 3 + 1);
+    let is_quiet = |start: Instant| start.elapsed() < quiet_for;
+    let (mut quiet, answer) = runtime.block_on(ask(&engine, &script, is_quiet))?;
     let running = {
         let _entered = runtime.enter();
         stage::RunningStore::run(store.clone())
@@ -78,7 +79,12 @@ pub(crate) fn run(seconds: u32) -> Result<Report> {
         (busy, load.join())
     });
     let sent = sent.map_err(|_panic| anyhow!("the load panicked"))??;
-    let (busy, answer_when_busy) = busy?;
+    let (mut busy, answer_when_busy) = busy?;
+    runtime.block_on(running.close());
+    report.figure("quiet_before_p50_ms", at(&mut quiet, 50));
+    let (mut quiet_after, answer_after) = runtime.block_on(ask(&engine, &script, is_quiet))?;
+    report.figure("quiet_after_p50_ms", at(&mut quiet_after, 50));
+    quiet.append(&mut quiet_after);
     let stats = store.stats();
     let about = stats.table(HTTP_EVENTS.name).context("the store does not know the table")?;
     report.count("segments", about.segments);
@@ -90,23 +96,20 @@ pub(crate) fn run(seconds: u32) -> Result<Report> {
     );
     report.count("batches_that_were_late", sent.late);
     report.figure("longest_append_ms", sent.longest.as_secs_f64() * 1e3);
-    drop(engine);
-    drop(store);
-    runtime.block_on(running.close());
-    let right = answer == answer_when_busy;
+    let right = answer == answer_when_busy && answer == answer_after;
     let (rows, groups) = (answer_when_busy.values().sum::<i64>(), answer.len());
     report.check(
-        "each group has as many rows under load as at rest",
+        "each group has as many rows under load and afterwards as before",
         format!("{rows} rows"),
         format!("{} rows in {groups} groups", answer.values().sum::<i64>()),
         right && rows > 0,
     );
-    for (name, times) in [("quiet", &quiet), ("busy", &busy)] {
+    for (name, times) in [("quiet", &mut quiet), ("busy", &mut busy)] {
         report.count(format!("{name}_questions"), times.len() as u64);
         report.figure(format!("{name}_p50_ms"), at(times, 50));
         report.figure(format!("{name}_p99_ms"), at(times, 99));
     }
-    let times = at(&busy, 99) / at(&quiet, 99);
+    let times = at(&mut busy, 99) / at(&mut quiet, 99);
     report.check(
         format!("p99 with {ROWS_PER_SECOND} rows a second, of that at rest"),
         format!("{times:.2}"),
@@ -156,7 +159,7 @@ fn send(store: &Store, batches: impl Iterator<Item = RecordBatch>, rate: u32) ->
     Ok(sent)
 }
 
-/// Asks again and again; the times in milliseconds, ascending, and the last answer.
+/// Asks again and again; the times in milliseconds, and the last answer.
 async fn ask(
     engine: &Engine,
     script: &str,
@@ -170,7 +173,6 @@ async fn ask(
         times.push(start.elapsed().as_secs_f64() * 1e3);
         last = answer.tables.into_iter().next();
     }
-    times.sort_by(f64::total_cmp);
     let mut groups = Answer::new();
     for batch in last.iter().flat_map(|table| &table.batches) {
         let columns = Columns(batch);
@@ -182,6 +184,7 @@ async fn ask(
     Ok((times, groups))
 }
 
-fn at(times: &[f64], percent: usize) -> f64 {
+fn at(times: &mut [f64], percent: usize) -> f64 {
+    times.sort_by(f64::total_cmp);
     times.get((times.len() - 1) * percent / 100).copied().unwrap_or(f64::NAN)
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, Int32Array, Int64Array, ListArray, RecordBatch};
 use arrow::buffer::OffsetBuffer;
-use arrow::datatypes::{DataType, Field, Int32Type, Int64Type};
+use arrow::datatypes::{ArrowNativeType, DataType, Field, Int32Type, Int64Type};
 use arrow::error::ArrowError;
 use undine_schema::{ColumnDef, PxlType, Role, TableDef};
 
@@ -140,12 +140,15 @@ impl MeasureStates {
             let (Some(keys), Some(counts)) = (keys, counts) else {
                 return Err(ArrowError::SchemaError(format!("{} has no lists", self.name)));
             };
+            let all_keys = keys.values().as_primitive::<Int32Type>().values();
+            let all_counts = counts.values().as_primitive::<Int64Type>().values();
+            let (keys, counts) = (keys.offsets(), counts.offsets());
             for (at, &group) in groups.iter().enumerate() {
-                let (keys, counts) = (keys.value(at), counts.value(at));
-                let keys = keys.as_primitive::<Int32Type>().values();
-                let counts = counts.as_primitive::<Int64Type>().values();
+                let of = |offsets: &OffsetBuffer<i32>| {
+                    offsets[at].as_usize()..offsets[at + 1].as_usize()
+                };
                 sketches[group]
-                    .merge_parts(keys, counts)
+                    .merge_parts(&all_keys[of(keys)], &all_counts[of(counts)])
                     .map_err(|error| ArrowError::ExternalError(error.into()))?;
             }
         }
