@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! kernel ─► reader ─► event ─┬► conn_tracker ─► protocol ─┬► rows ─► writer ─► Append
-//!            │    replay      │   └ data_stream            │   └ path_template, redaction
+//!            │    replay      │   └ data_stream            │   └ redaction
 //!            └► recording     └► datagrams ───► protocol ──┘
 //! /proc, cgroups ─► host (of those that the kernel side watches) ───────► writer ─► Append
 //! kernel ─► profiler, on a thread of its own ─► reader
@@ -27,7 +27,6 @@ pub mod conn_stats;
 pub mod tcp_health;
 pub mod process;
 pub mod service_name;
-pub mod path_template;
 pub mod redaction;
 pub mod loss;
 pub mod error_log;

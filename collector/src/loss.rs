@@ -371,6 +371,7 @@ fn write_one(rows: &mut DataLosses, time: TimeNs, asid: u32, why: Why, lost: &Lo
         upid: if has_process { lost.process.upid(asid) } else { Upid::default() },
         conn: &conn,
         detail: &detail,
+        ..DataLoss::default()
     });
 }
 

@@ -12,7 +12,6 @@
 
 mod peers;
 
-use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -22,6 +21,7 @@ use undine_schema::tables::{HTTP_EVENTS, HttpEvent, HttpEvents};
 use undine_schema::{Frame, TableDef, TimeNs, Upid};
 use undine_store::{Config, Store};
 
+use crate::cpu::cpu_time;
 use crate::random::Random;
 use crate::report::Report;
 use crate::stage;
@@ -226,21 +226,6 @@ fn measure(stage: impl FnOnce() -> Result<()>) -> Result<Cost> {
     let (before, start) = (cpu_time()?, Instant::now());
     stage()?;
     Ok(Cost { cpu: cpu_time()?.saturating_sub(before), wall: start.elapsed() })
-}
-
-/// CPU time of all threads of this process, those that have ended too; in steps of 10 ms.
-fn cpu_time() -> Result<Duration> {
-    /// Ticks of a second, the same on every Linux that this runs on.
-    const TICKS: u32 = 100;
-    let stat = fs::read_to_string("/proc/self/stat")?;
-    // The name of the program stands in parentheses and may hold spaces.
-    let (_, fields) = stat.rsplit_once(')').context("/proc/self/stat names no program")?;
-    let fields: Vec<_> = fields.split_ascii_whitespace().collect();
-    let ticks = |field: usize| -> Result<u32> {
-        Ok(fields.get(field).context("/proc/self/stat is too short")?.parse()?)
-    };
-    // The 14th and 15th of all fields; the third is the first after the name.
-    Ok(Duration::from_secs(1) * (ticks(11)? + ticks(12)?) / TICKS)
 }
 
 /// The rows in batches, the same in every run.

@@ -6,6 +6,7 @@
 mod capture;
 mod client;
 mod columns;
+mod cpu;
 mod crash;
 mod flavours;
 mod ingest;

@@ -24,6 +24,7 @@ use undine_store::Store;
 
 use requests::{Requests, SPAN_NS, START_NS};
 
+use crate::cpu::cpu_time;
 use crate::report::{Report, ratio};
 
 const PEERS: [&str; 4] = ["duckdb", "chdb", "polars", "datafusion"];
@@ -319,17 +320,6 @@ async fn measure(
 fn median(values: &mut [f64]) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
-}
-
-/// CPU time of this process' threads, to the nanosecond. Those that ended are not counted.
-pub(crate) fn cpu_time() -> Result<Duration> {
-    let mut nanos = 0;
-    for task in fs::read_dir("/proc/self/task")? {
-        let Ok(text) = fs::read_to_string(task?.path().join("schedstat")) else { continue };
-        let first = text.split_ascii_whitespace().next().context("an empty schedstat")?;
-        nanos += first.parse::<u64>()?;
-    }
-    Ok(Duration::from_nanos(nanos))
 }
 
 /// Asks each peer that is installed, one process for each place.

@@ -2,11 +2,11 @@
 //!
 //! An input is two texts with a zero byte between them.
 
-use undine_collector::path_template::{SEGMENTS_MAX, template};
 use undine_collector::process::Facts;
 use undine_collector::redaction::{body_into, header_value_into, target_into};
 use undine_collector::service_name::{Place, glob};
 use undine_collector::{Mode, Target};
+use undine_schema::path_template::{SEGMENTS_MAX, template};
 
 /// Longest marker that stands for a value, in bytes.
 const MARKER_BYTES_MAX: usize = 64;

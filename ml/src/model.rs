@@ -394,6 +394,7 @@ impl Model {
             upid: Upid::default(),
             conn: "",
             detail: &detail,
+            ..DataLoss::default()
         });
         self.queue(Frame::committed(&DATA_LOSS, losses.finish()));
     }

@@ -90,10 +90,17 @@ pub enum Note {
         /// At most this many rows; none where there is no bound.
         rows_max: Option<i64>,
     },
-    /// Summaries do not reach back as far as was asked.
+    /// Summaries in the range hold some rows under `*`, since their windows had more groups than they may.
+    Folded {
+        /// The table.
+        table: &'static str,
+    },
+    /// Summaries of this width do not reach back as far as was asked.
     SummariesStart {
         /// The table.
         table: &'static str,
+        /// Width of the windows, in nanoseconds.
+        width_ns: i64,
         /// First time that is complete.
         from: TimeNs,
     },
@@ -135,9 +142,17 @@ impl std::fmt::Display for Note {
                 };
                 write!(f, "{table}: {rows} rows were lost in this range ({reason}); see data_loss")
             }
-            Self::SummariesStart { table, from } => {
-                write!(f, "{table}: nothing is kept from before {}", show(from.get()))
-            }
+            Self::Folded { table } => write!(
+                f,
+                "{table}: summaries in this range hold some rows under * (store.groups_per_window_max); \
+                 totals are complete; see data_loss"
+            ),
+            Self::SummariesStart { table, width_ns, from } => write!(
+                f,
+                "{table}: summaries of {} are kept since {} only",
+                show_width(*width_ns),
+                show(from.get())
+            ),
         }
     }
 }

@@ -21,10 +21,10 @@ use tokio::sync::{Semaphore, oneshot};
 use tracing::Instrument;
 use undine_schema::column::{PXL_TYPE_KEY, SEMANTIC_TYPE_KEY};
 use undine_schema::trace::{TraceError, Tracer};
-use undine_schema::{Clock, PxlType, SemanticType, tables};
+use undine_schema::{Clock, PxlType, SemanticType, TableKind, tables};
 use undine_store::Store;
 
-use crate::answer::{Answer, Note, ResultTable};
+use crate::answer::{Answer, Note, ResultTable, SourceUse, Tier};
 use crate::diagnostics::{Diagnostic, Diagnostics, Range};
 use crate::eval::{self, FunctionCall, Mutation, PluginWindow, Program, Sink, Surroundings};
 use crate::expr::TypedKind;
@@ -551,14 +551,25 @@ impl Run<'_> {
             let lines = reads.chain(known);
             explained.extend(lines.map(|(kind, text)| (name.clone(), kind, text)));
         }
-        let exact = !any_below(relation, |relation| match &relation.op {
+        let estimates = any_below(relation, |relation| match &relation.op {
             Op::Aggregate { values, .. } => {
                 values.iter().any(|value| value.kind == AggregateKind::Quantiles)
             }
             _ => false,
         });
+        let exact = !estimates && !is_partial(&sources, &notes);
         Ok(ResultTable { name, schema, batches: kept, notes, sources, exact })
     }
+}
+
+/// Whether what was read stands for rows that are not all told apart: what was folded, and summaries
+/// of stacks, which keep those that came most.
+pub(crate) fn is_partial(sources: &[SourceUse], notes: &[Note]) -> bool {
+    let of_stacks = |source: &SourceUse| {
+        let kind = tables::find(source.table).map(|table| table.kind);
+        matches!(source.tier, Tier::Summary { .. }) && kind == Some(TableKind::Stacks)
+    };
+    sources.iter().any(of_stacks) || notes.iter().any(|note| matches!(note, Note::Folded { .. }))
 }
 
 /// The table that says how the others were computed.

@@ -64,13 +64,13 @@ impl Sources {
     }
 }
 
-/// What a scan of a table's rows reads, as it is planned.
+/// What all scans of a table's rows read, as they are planned.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Read {
     pub(crate) hot_rows: u64,
     /// Rows of the segments that were not passed by.
     pub(crate) raw_rows: u64,
-    /// The range that is answered, once a scan is planned.
+    /// The range that is answered, once a scan is planned; from the first to the last of several.
     pub(crate) span: Option<Span>,
 }
 
@@ -121,7 +121,7 @@ impl Rows {
     ) -> Result<Option<Arc<dyn ExecutionPlan>>> {
         let parts = if span == self.span { self.hot.clone() } else { cut(&self.hot, span) };
         self.note(|read| {
-            read.hot_rows = parts.iter().map(|part| part.len() as u64).sum();
+            read.hot_rows += parts.iter().map(|part| part.len() as u64).sum::<u64>();
         });
         if parts.is_empty() {
             return Ok(None);
@@ -146,7 +146,7 @@ impl Rows {
         limit: Option<usize>,
     ) -> Result<Option<Arc<dyn ExecutionPlan>>> {
         let raw = raw.within(span);
-        self.note(|read| read.raw_rows = raw.rows());
+        self.note(|read| read.raw_rows += raw.rows());
         if raw.is_empty() {
             return Ok(None);
         }
@@ -239,7 +239,7 @@ impl TableProvider for Rows {
         let span = bounds.fold(self.span, Span::and);
         let others: Vec<_> =
             filters.iter().filter(|filter| time_bound(filter).is_none()).cloned().collect();
-        self.note(|read| read.span = Some(span));
+        self.note(|read| read.span = Some(read.span.map_or(span, |other| other.or(span))));
         let mut services = others.iter().filter_map(service_of);
         let service = services.next();
         if services.any(|other| Some(other) != service) {

@@ -14,12 +14,13 @@
 //! quantiles(m)                the merged sketches of m
 //! ```
 //!
-//! A column that has a template, such as `req_path`, is replaced by it. Everything here is done on
-//! relations, before there is a plan.
+//! A column that has a template, such as `req_path`, is replaced by it, unless it is compared with what is
+//! no template. Everything here is done on relations, before there is a plan.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
+use undine_schema::path_template::template;
 use undine_schema::{ColumnDef, PxlType, Role, SemanticType, TableDef};
 
 use crate::expr::{Typed, TypedKind};
@@ -265,6 +266,7 @@ impl Rewriter {
                     self.bins.push(width);
                     return Ok(expr.clone());
                 }
+                self.compares_as_template(overload.function, args)?;
                 let args = args
                     .iter()
                     .map(|arg| self.dimensional(arg).map(Arc::new))
@@ -272,6 +274,25 @@ impl Rewriter {
                 Ok(Typed { kind: TypedKind::Call { overload, args }, ..*expr })
             }
         }
+    }
+
+    /// A column is not compared by its template with what is itself no template: `req_path == '/item/7'`
+    /// holds for some of the requests under `/item/*`.
+    fn compares_as_template(&self, function: &str, args: &[Arc<Typed>]) -> Result<(), NeedsRows> {
+        let (true, [a, b]) = (matches!(function, "equal" | "notEqual"), args) else {
+            return Ok(());
+        };
+        let has_template =
+            |name: &str| self.table.columns.iter().any(|column| column.template_of == Some(name));
+        for (column, other) in [(a, b), (b, a)] {
+            if let TypedKind::Column(name) = &column.kind
+                && has_template(name)
+                && !is_template(other)
+            {
+                return Err(self.not_kept(&format!("which {name} each request had")));
+            }
+        }
+        Ok(())
     }
 
     /// As [`dimensional`](Self::dimensional), leaving no trace where it is not.
@@ -421,6 +442,14 @@ fn time_bin(expr: &Typed) -> Option<i64> {
             Some(*width)
         }
         _ => None,
+    }
+}
+
+/// Whether it is a constant text that is its own template.
+fn is_template(expr: &Typed) -> bool {
+    match &expr.kind {
+        TypedKind::Const(Scalar { value: Const::Str(text), .. }) => template(text) == **text,
+        _ => false,
     }
 }
 

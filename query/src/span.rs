@@ -16,6 +16,11 @@ impl Span {
         Self { from: self.from.max(other.from), until: self.until.min(other.until) }
     }
 
+    /// From the first point of both to the last.
+    pub(crate) fn or(self, other: Self) -> Self {
+        Self { from: self.from.min(other.from), until: self.until.max(other.until) }
+    }
+
     pub(crate) fn has(self, time: i64) -> bool {
         (self.from..self.until).contains(&time)
     }

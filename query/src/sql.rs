@@ -25,7 +25,7 @@ use undine_schema::{TableDef, TimeNs, tables};
 use undine_store::TierView;
 
 use crate::answer::{Note, ResultTable, SourceUse, Tier};
-use crate::engine::{Engine, Error};
+use crate::engine::{Engine, Error, is_partial};
 use crate::functions::operators::bins;
 use crate::plan::{Fault, Moment, Planner, has_older, horizon};
 use crate::provider::Read;
@@ -64,7 +64,7 @@ impl Engine {
             .with_allow_statements(false);
         let wrong = |error: DataFusionError| Error::Sql(error.strip_backtrace());
         let frame = context.sql_with_options(query, options).await.map_err(wrong)?;
-        let exact = is_exact(frame.logical_plan());
+        let estimates = estimates(frame.logical_plan());
         let is_explained =
             matches!(frame.logical_plan(), LogicalPlan::Explain(_) | LogicalPlan::Analyze(_));
         let rows_max = self.config().rows_max;
@@ -88,6 +88,7 @@ impl Engine {
         let (sources, mut notes) = tables.reads(now);
         let losses = self.plain_planner(self.session(), moment).losses(&sources).await;
         notes.extend(losses.map_err(|fault| self.run_error(fault))?);
+        let exact = !estimates && !is_partial(&sources, &notes);
         if is_cut {
             notes.push(Note::RowsCut { rows_max });
         }
@@ -137,8 +138,8 @@ struct Asked {
 enum Of {
     /// Rows, since this time if there were older ones.
     Rows { table: &'static TableDef, read: Arc<Mutex<Read>>, horizon: Option<i64> },
-    /// States of a summary.
-    States { table: &'static TableDef, tier: Tier, rows: u64 },
+    /// States of a summary, or rows that stand for others, in this range, which is complete.
+    States { table: &'static TableDef, tier: Tier, rows: u64, range: (TimeNs, TimeNs) },
 }
 
 impl Tables {
@@ -192,10 +193,14 @@ impl Tables {
                         });
                     }
                 }
-                Of::States { table, tier, rows } => {
-                    let (tier, rows) = (*tier, *rows);
-                    let range = (TimeNs::ZERO, TimeNs::new(now));
-                    sources.push(SourceUse { table: table.name, tier, rows, range });
+                Of::States { table, tier, rows, range } => {
+                    let (table, tier, rows, range) = (table.name, *tier, *rows, *range);
+                    sources.push(SourceUse { table, tier, rows, range });
+                    if let Tier::Summary { width_ns, .. } = tier
+                        && range.0 > TimeNs::ZERO
+                    {
+                        notes.push(Note::SummariesStart { table, width_ns, from: range.0 });
+                    }
                 }
             }
         }
@@ -239,7 +244,13 @@ fn states(planner: &mut Planner, name: &str) -> Result<Option<Made>, Fault> {
     } else {
         files
     };
-    Ok(Some((files, Of::States { table, tier, rows })))
+    let ends = found.segments.iter().map(|segment| match tier {
+        Tier::Summary { width_ns, .. } => segment.last_window.get().saturating_add(width_ns),
+        _ => segment.last_time.get().saturating_add(1),
+    });
+    let until = ends.max().map_or(found.complete_from, TimeNs::new);
+    let range = (found.complete_from, until);
+    Ok(Some((files, Of::States { table, tier, rows, range })))
 }
 
 #[async_trait]
@@ -260,27 +271,27 @@ impl SchemaProvider for Tables {
     }
 }
 
-/// Whether nothing in the plan estimates.
-fn is_exact(plan: &LogicalPlan) -> bool {
+/// Whether anything in the plan estimates.
+fn estimates(plan: &LogicalPlan) -> bool {
     let estimates = |name: &str| {
         let ours = ["quantiles", "sketch", "merged_quantiles", "merged_sketch", "quantile_of"];
         ours.contains(&name) || name.starts_with("approx_")
     };
-    let mut exact = true;
+    let mut found = false;
     let visited = plan.apply_with_subqueries(|node| {
         node.apply_expressions(|expr| {
             expr.apply(|part| {
-                exact &= match part {
-                    Expr::AggregateFunction(call) => !estimates(call.func.name()),
-                    Expr::ScalarFunction(call) => !estimates(call.func.name()),
-                    _ => true,
+                found |= match part {
+                    Expr::AggregateFunction(call) => estimates(call.func.name()),
+                    Expr::ScalarFunction(call) => estimates(call.func.name()),
+                    _ => false,
                 };
                 Ok(TreeNodeRecursion::Continue)
             })
         })
     });
     debug_assert!(visited.is_ok(), "the visitor does not fail");
-    exact
+    found
 }
 
 /// Rows for the answer of `EXPLAIN`: one for each part of the store that is read, and each note.

@@ -8,6 +8,7 @@ mod it {
     mod diagnostics;
     mod otel;
     mod tiers;
+    mod reach;
     mod scripts;
     mod upstream_names;
     mod trace;

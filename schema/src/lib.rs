@@ -13,6 +13,7 @@ pub mod seq;
 pub mod column;
 pub mod table;
 pub mod cube;
+pub mod path_template;
 mod packet_table;
 mod request_table;
 pub mod tables;

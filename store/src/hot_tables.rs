@@ -23,6 +23,7 @@ use crate::hot_budget::{Eviction, Limit};
 use crate::hot_dictionary::{Dictionaries, Numbering};
 use crate::hot_memory::Account;
 use crate::interleaving;
+use crate::loss::Gone;
 use crate::retry_keys::RetryKeys;
 use crate::seal::Holds;
 use crate::snapshot::{Snapshot, TierView};
@@ -93,8 +94,8 @@ pub(crate) struct Changes {
     pub(crate) numbering_bytes: u64,
     /// Bytes of rows that came since the last seal began.
     pub(crate) unsealed_bytes: u64,
-    /// Rows evicted unsealed and not reported yet: table number and places.
-    pub(crate) evicted: Vec<(usize, SeqRange)>,
+    /// Rows evicted unsealed and not reported yet, with their table's number.
+    pub(crate) evicted: Vec<(usize, Gone)>,
     /// Number of the last append.
     pub(crate) order: u64,
     pub(crate) stopping: bool,
@@ -458,7 +459,8 @@ impl HotTables {
             let unsealed_first = chunk.seqs.first.max(Seq::from_raw(places.sealed_to.raw() + 1));
             let lost = SeqRange { first: unsealed_first, last: chunk.seqs.last };
             places.evicted_rows += lost.rows();
-            changes.evicted.push((table, lost));
+            let times = (chunk.zones.first_time, chunk.zones.last_time);
+            changes.evicted.push((table, Gone { seqs: lost, times }));
         }
         let after = TimeNs::new(chunk.zones.last_time.get().saturating_add(1));
         self.change_view(table, |view| {

@@ -2,7 +2,7 @@
 
 use arrow::array::RecordBatch;
 use undine_schema::tables::{DataLoss, DataLosses};
-use undine_schema::{SeqRange, TimeNs, Upid};
+use undine_schema::{Seq, SeqRange, TimeNs, Upid};
 
 /// Why rows are missing, or not what they were.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,29 +17,60 @@ pub(crate) enum Reason {
     Folded,
 }
 
+/// Ranges of places that one row of `data_loss` spells out.
+const RANGES_MAX: usize = 16;
+
 /// Rows of one table that one cause took.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Loss {
     pub(crate) table: &'static str,
     pub(crate) reason: Reason,
     pub(crate) rows: u64,
+    /// First and last time that they may have, where that can be told.
+    pub(crate) times: Option<(TimeNs, TimeNs)>,
     pub(crate) detail: String,
 }
 
+/// Places that are empty, and which times their rows may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Gone {
+    pub(crate) seqs: SeqRange,
+    pub(crate) times: (TimeNs, TimeNs),
+}
+
 impl Loss {
-    /// The loss of all rows at some places.
-    pub(crate) fn of_places(table: &'static str, reason: Reason, places: &[SeqRange]) -> Self {
-        /// Ranges that are spelt out in the row.
-        const RANGES_MAX: usize = 16;
-        let rows = places.iter().map(SeqRange::rows).sum();
-        let spelt = places.iter().take(RANGES_MAX);
-        let spelt: Vec<_> = spelt.map(|seqs| format!("{} to {}", seqs.first, seqs.last)).collect();
-        let more = match places.len().saturating_sub(RANGES_MAX) {
-            0 => String::new(),
-            more => format!(" and {more} more ranges"),
+    /// The loss of all rows at some places: as many losses as it takes to name each range.
+    pub(crate) fn of_places(table: &'static str, reason: Reason, gone: &[Gone]) -> Vec<Self> {
+        let loss = |gone: &[Gone]| Self {
+            table,
+            reason,
+            rows: gone.iter().map(|gone| gone.seqs.rows()).sum(),
+            times: gone.iter().map(|gone| gone.times).reduce(|a, b| (a.0.min(b.0), a.1.max(b.1))),
+            detail: spelt(gone),
         };
-        Self { table, reason, rows, detail: format!("rows {}{more}", spelt.join(", ")) }
+        gone.chunks(RANGES_MAX).map(loss).collect()
     }
+}
+
+/// Neighbouring places as one range.
+pub(crate) fn together(mut gone: Vec<Gone>) -> Vec<Gone> {
+    gone.sort_unstable_by_key(|gone| gone.seqs.first);
+    let mut joined: Vec<Gone> = Vec::new();
+    for Gone { seqs, times } in gone {
+        match joined.last_mut() {
+            Some(last) if Seq::from_raw(last.seqs.last.raw() + 1) >= seqs.first => {
+                last.seqs.last = last.seqs.last.max(seqs.last);
+                last.times = (last.times.0.min(times.0), last.times.1.max(times.1));
+            }
+            _ => joined.push(Gone { seqs, times }),
+        }
+    }
+    joined
+}
+
+fn spelt(gone: &[Gone]) -> String {
+    let ranges = gone.iter().map(|Gone { seqs, .. }| format!("{} to {}", seqs.first, seqs.last));
+    format!("rows {}", ranges.collect::<Vec<_>>().join(", "))
 }
 
 /// The rows of `data_loss` that tell of `losses`.
@@ -50,8 +81,11 @@ pub(crate) fn rows_of(losses: &[Loss], now: TimeNs) -> RecordBatch {
             Reason::Folded => 0,
             _ => i64::try_from(loss.rows).unwrap_or(i64::MAX),
         };
+        let (rows_from, rows_until) = loss.times.unwrap_or_default();
         rows.push(&DataLoss {
             time_: now,
+            rows_from,
+            rows_until,
             source_table: loss.table,
             stage: "store",
             reason: loss.reason.name(),

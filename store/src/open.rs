@@ -11,7 +11,7 @@ use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
 use tokio::sync::Notify;
 use undine_schema::tables::DATA_LOSS;
-use undine_schema::{Cube, Incarnation, Seq, SeqRange, TableDef, TimeNs};
+use undine_schema::{Cube, Incarnation, Seq, TableDef, TimeNs};
 
 use crate::allocated::{Allocated, NAME_BYTES_MAX};
 use crate::backend::Folder;
@@ -74,7 +74,7 @@ impl Config {
             }
         }
         found.tables.iter().for_each(|table| table.note_in(&mut lives));
-        let losses = found.missing(&lives);
+        let losses = found.missing(&lives, self.clock.now());
         if self.on_damage == OnDamage::Refuse {
             refuse_damage(&log_dir, &losses)?;
         }
@@ -126,7 +126,7 @@ impl Config {
             .iter()
             .map(|table| {
                 let lost = losses.iter().filter(|lost| lost.table == table.def);
-                let lost_rows = lost.flat_map(|lost| &lost.places).map(SeqRange::rows).sum();
+                let lost_rows = lost.flat_map(|lost| &lost.gone).map(|gone| gone.seqs.rows()).sum();
                 Recovered { rows: table.rows(), lost_rows }
             })
             .collect();
@@ -329,8 +329,11 @@ fn refuse_damage(log_dir: &Path, losses: &[Missing]) -> Result<(), BuildError> {
     let Some(lost) = losses.iter().find(|lost| lost.reason == Reason::LogDamaged) else {
         return Ok(());
     };
-    let Loss { rows, detail, .. } = Loss::of_places(lost.table.name, lost.reason, &lost.places);
-    let what = format!("{rows} rows of {} are in none of its segments: {detail}", lost.table.name);
+    let parts = Loss::of_places(lost.table.name, lost.reason, &lost.gone);
+    let rows: u64 = parts.iter().map(|part| part.rows).sum();
+    let detail: Vec<_> = parts.iter().map(|part| part.detail.as_str()).collect();
+    let (table, detail) = (lost.table.name, detail.join(", "));
+    let what = format!("{rows} rows of {table} are in none of its segments: {detail}");
     Err(BuildError::Damaged { path: log_dir.to_owned(), what })
 }
 

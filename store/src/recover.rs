@@ -25,10 +25,9 @@ use crate::log::{
     Content, Entry, EntryPart, Header, Hole, Item, Log, PartHeader, RETRY_KEYS_FOR, decode_rows,
     key_of,
 };
-use crate::loss::{Loss, Reason, rows_of};
+use crate::loss::{Gone, Loss, Reason, rows_of};
 use crate::retry_keys::RetryKeys;
 use crate::seal::{Sealer, TableTiers};
-use crate::store::join;
 
 /// What the log holds.
 pub(crate) struct Found {
@@ -43,6 +42,8 @@ pub(crate) struct FoundTable {
     pub(crate) sealed_to: Seq,
     /// The newest place that the log or a tier knows.
     pub(crate) last: Seq,
+    /// The newest time of a row that a tier holds.
+    last_sealed: Option<TimeNs>,
     chunks: BTreeMap<Seq, Chunk>,
     /// Places whose rows are gone for a reason that is on record.
     settled: Vec<SeqRange>,
@@ -67,7 +68,7 @@ struct HoleAt {
 pub(crate) struct Missing {
     pub(crate) table: &'static TableDef,
     pub(crate) reason: Reason,
-    pub(crate) places: Vec<SeqRange>,
+    pub(crate) gone: Vec<Gone>,
 }
 
 impl Found {
@@ -76,6 +77,12 @@ impl Found {
             def,
             sealed_to: tiers.sealed_to(),
             last: tiers.tiers.iter().map(|tier| tier.log.sealed_to()).max().unwrap_or(Seq::ZERO),
+            last_sealed: tiers
+                .tiers
+                .iter()
+                .flat_map(|tier| tier.log.files())
+                .map(|file| file.last_time)
+                .max(),
             chunks: BTreeMap::new(),
             settled: Vec::new(),
             evicted: Vec::new(),
@@ -151,14 +158,15 @@ impl Found {
     }
 
     /// All rows that are gone, by table and reason.
-    pub(crate) fn missing(&self, lives: &Lives) -> Vec<Missing> {
+    pub(crate) fn missing(&self, lives: &Lives, now: TimeNs) -> Vec<Missing> {
         let mut all: Vec<Missing> = Vec::new();
         for table in &self.tables {
-            for (reason, places) in table.missing(lives) {
+            for (reason, seqs) in table.missing(lives) {
+                let gone = Gone { seqs, times: table.times_about(seqs, now) };
                 let same = |m: &&mut Missing| m.table == table.def && m.reason == reason;
                 match all.iter_mut().find(same) {
-                    Some(missing) => missing.places.push(places),
-                    None => all.push(Missing { table: table.def, reason, places: vec![places] }),
+                    Some(missing) => missing.gone.push(gone),
+                    None => all.push(Missing { table: table.def, reason, gone: vec![gone] }),
                 }
             }
         }
@@ -242,6 +250,14 @@ impl FoundTable {
         missing
     }
 
+    /// The times between those of the rows before these places and behind them.
+    fn times_about(&self, seqs: SeqRange, now: TimeNs) -> (TimeNs, TimeNs) {
+        let before = self.chunks.range(..seqs.first).map(|(_, chunk)| chunk.zones.last_time).max();
+        let after = self.chunks.range(seqs.last..).map(|(_, chunk)| chunk.zones.first_time).min();
+        let from = before.max(self.last_sealed).unwrap_or(TimeNs::ZERO);
+        (from, after.unwrap_or(now).max(from))
+    }
+
     /// What the log has in the place of the frame that gave rows to `place`; damage before a tear.
     fn hole_at(&self, place: Seq) -> Option<Reason> {
         let spans =
@@ -323,15 +339,15 @@ pub(crate) fn report(
     if losses.is_empty() {
         return None;
     }
-    let loss = |lost: &Missing| Loss::of_places(lost.table.name, lost.reason, &lost.places);
-    let rows: Vec<_> = losses.iter().map(loss).collect();
+    let loss = |lost: &Missing| Loss::of_places(lost.table.name, lost.reason, &lost.gone);
+    let rows: Vec<_> = losses.iter().flat_map(loss).collect();
     for loss in &rows {
         tracing::warn!(table = loss.table, rows = loss.rows, detail = loss.detail, "rows are lost");
     }
     let rows = rows_of(&rows, now);
     let markers = losses.iter().flat_map(|lost| {
-        let places = lost.places.iter();
-        places.map(|&seqs| EntryPart { table: lost.table, seqs, content: Content::Lost })
+        let seqs = lost.gone.iter().map(|gone| gone.seqs);
+        seqs.map(|seqs| EntryPart { table: lost.table, seqs, content: Content::Lost })
     });
     let seqs = SeqRange::new(Seq::new(incarnation, 1), rows.num_rows());
     let content = Content::Rows(rows.clone());
@@ -339,6 +355,22 @@ pub(crate) fn report(
     let (durability, retry_key) = (Durability::Commit, None);
     log.push(Entry { at: now, durability, retry_key, parts, bytes: 0 });
     Some(rows)
+}
+
+/// Neighbouring places as one range.
+pub(crate) fn join(places: &[SeqRange]) -> Vec<SeqRange> {
+    let mut sorted = places.to_vec();
+    sorted.sort_unstable_by_key(|seqs| seqs.first);
+    let mut joined: Vec<SeqRange> = Vec::new();
+    for seqs in sorted {
+        match joined.last_mut() {
+            Some(last) if Seq::from_raw(last.last.raw() + 1) >= seqs.first => {
+                last.last = last.last.max(seqs.last);
+            }
+            _ => joined.push(seqs),
+        }
+    }
+    joined
 }
 
 pub(crate) fn wait_synced(log: &Log) -> io::Result<()> {

@@ -441,5 +441,5 @@ fn folded_loss(table: &'static str, rows: u64) -> Option<Loss> {
         "{rows} rows are summarised under *, since their windows hold more groups than \
          groups_per_window_max; no row is missing"
     );
-    (rows > 0).then_some(Loss { table, reason: Reason::Folded, rows, detail })
+    (rows > 0).then_some(Loss { table, reason: Reason::Folded, rows, times: None, detail })
 }

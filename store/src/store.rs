@@ -12,8 +12,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use undine_schema::tables::DATA_LOSS;
 use undine_schema::{
-    Append, AppendError, Durability, Frame, Incarnation, Part, Pending, Seq, SeqRange, TableDef,
-    TimeNs,
+    Append, AppendError, Durability, Frame, Incarnation, Part, Pending, SeqRange, TableDef, TimeNs,
 };
 
 use crate::background::{self, Priority};
@@ -22,7 +21,7 @@ use crate::hot::{HotList, Measured};
 use crate::hot_tables::{Changes, Coming, HotTables, Room};
 use crate::lives::Lives;
 use crate::log::{Content, Entry, EntryPart, Log};
-use crate::loss::{Loss, Reason, rows_of};
+use crate::loss::{self, Loss, Reason, rows_of};
 use crate::seal::{SealError, SealReport, Sealer};
 use crate::snapshot::Snapshot;
 use crate::spool::Spool;
@@ -318,16 +317,15 @@ impl Inner {
         let mut changes = self.hot.lock();
         let evicted = std::mem::take(&mut changes.evicted);
         let tables = self.hot.all().iter().enumerate();
-        let losses = tables.filter_map(|(number, table)| {
-            let places = evicted.iter().filter(|&&(evicted, _)| evicted == number);
-            let places: Vec<_> = places.map(|&(_, seqs)| seqs).collect();
-            let loss = || Loss::of_places(table.def.name, Reason::Evicted, &join(&places));
-            (!places.is_empty()).then(loss)
+        let losses = tables.flat_map(|(number, table)| {
+            let of_it = evicted.iter().filter(|&&(evicted, _)| evicted == number);
+            let gone: Vec<_> = of_it.map(|&(_, gone)| gone).collect();
+            Loss::of_places(table.def.name, Reason::Evicted, &loss::together(gone))
         });
         let rows = rows_of(&losses.collect::<Vec<_>>(), now);
-        let markers = evicted.iter().map(|&(number, seqs)| {
+        let markers = evicted.iter().map(|&(number, gone)| {
             let table = self.hot.all()[number].def;
-            EntryPart { table, seqs, content: Content::Evicted }
+            EntryPart { table, seqs: gone.seqs, content: Content::Evicted }
         });
         self.accept_own(&mut changes, rows, markers.collect(), now);
         Ok(())
@@ -391,22 +389,6 @@ impl Inner {
             .map_err(|error| refused(error.to_string()))?;
         Ok((number, self.hot.measure(number, rows)))
     }
-}
-
-/// Neighbouring places as one range.
-pub(crate) fn join(places: &[SeqRange]) -> Vec<SeqRange> {
-    let mut sorted = places.to_vec();
-    sorted.sort_unstable_by_key(|seqs| seqs.first);
-    let mut joined: Vec<SeqRange> = Vec::new();
-    for seqs in sorted {
-        match joined.last_mut() {
-            Some(last) if Seq::from_raw(last.last.raw() + 1) >= seqs.first => {
-                last.last = last.last.max(seqs.last);
-            }
-            _ => joined.push(seqs),
-        }
-    }
-    joined
 }
 
 /// Shows what an error came from.

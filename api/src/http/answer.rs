@@ -198,6 +198,7 @@ fn note(note: &Note) -> Value {
         Note::Templated { .. } => "templated",
         Note::SummariesStart { .. } => "summaries_start",
         Note::Lost { .. } => "lost",
+        Note::Folded { .. } => "folded",
     };
     json!({"code": code, "message": note.to_string()})
 }

@@ -1,5 +1,6 @@
 //! Rows of the tables of requests: what each protocol's table says of a request and its response.
 
+use undine_schema::path_template::template_into;
 use undine_schema::tables::{
     AmqpEvent, CqlEvent, DnsEvent, HttpEvent, KafkaEvent, MongodbEvent, MuxEvent, MysqlEvent,
     NatsEvent, PgsqlEvent, RedisEvent, TlsEvent,
@@ -9,7 +10,6 @@ use super::place::{Place, request_row};
 use super::{Origin, Rows, signed};
 use crate::conn_tracker::Connection;
 use crate::datagrams::Ended;
-use crate::path_template::template_into;
 use crate::process::Processes;
 use crate::protocol::dialogue::Timed;
 use crate::protocol::exchange::Exchange;

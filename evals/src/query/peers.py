@@ -152,7 +152,8 @@ def polars_runs():
         "q2": lazy.group_by(keys).agg(n, mean, col("latency").max().alias("mx"), failed),
         "q3": lazy.filter((col("time_") >= FROM) & (col("time_") < UNTIL)).group_by(keys).agg(n, *quantiles),
         "q4": lazy.group_by("service").agg(col("remote_addr").approx_n_unique().alias("d"), n),
-        "q5": lazy.filter(one).group_by("req_path").agg(n, mean, failed).sort("e", descending=True).head(10),
+        "q5": lazy.filter(one).group_by("req_path").agg(n, mean, failed)
+                  .sort(["e", "req_path"], descending=[True, False]).head(10),
         "q6": lazy.filter((col("time_") >= LAST) & (col("resp_status") == 503) & one)
                   .select("time_", "req_path", "latency").sort("time_", descending=True).head(100),
     }

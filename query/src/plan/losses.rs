@@ -1,6 +1,6 @@
 //! What was lost of the rows that an answer is made of.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::Int64Type;
@@ -10,7 +10,7 @@ use undine_schema::tables::DATA_LOSS;
 use undine_store::Wanted;
 
 use super::{Fault, Origin, Planner, bare};
-use crate::answer::{Note, SourceUse};
+use crate::answer::{Note, SourceUse, Tier};
 use crate::plan::{has_older, horizon};
 use crate::span::Span;
 
@@ -35,41 +35,72 @@ impl Planner {
         let Some(from) = ranges.values().map(|range| range.from).min() else {
             return Ok(Vec::new());
         };
-        let until = ranges.values().map(|range| range.until).max().unwrap_or(i64::MAX);
         let since = horizon(&snapshot);
         let from = if has_older(&snapshot, since) { from.max(since) } else { from };
-        let span = Span { from, until: until.max(from) };
+        // A loss is noticed after the rows were captured, as late as when the store is opened again.
+        let span = Span { from, until: i64::MAX };
         let rows = self.rows_in(&DATA_LOSS, &snapshot, span, &mut Origin::default())?;
-        let columns = ["time_", "source_table", "reason", "rows_min", "rows_max"];
-        let plan = LogicalPlanBuilder::from(rows).project(columns.map(bare))?.build()?;
-        let mut missing = Missing::new();
+        let plan = LogicalPlanBuilder::from(rows).project(COLUMNS.map(bare))?.build()?;
+        let summarised = |table: &str| {
+            let of_it = sources.iter().filter(|source| source.table == table);
+            of_it.map(|source| source.tier).any(|tier| matches!(tier, Tier::Summary { .. }))
+        };
+        let (mut missing, mut folded) = (Missing::new(), BTreeSet::new());
         for batch in self.execute(plan).await? {
-            add(&batch, &ranges, &mut missing);
+            for Row { table, reason, least, most } in in_ranges(&batch, &ranges) {
+                if reason == FOLDED {
+                    folded.extend(Some(table).filter(|&table| summarised(table)));
+                    continue;
+                }
+                let (rows_min, rows_max) =
+                    missing.entry((table, reason.to_owned())).or_insert((0, Some(0)));
+                *rows_min = rows_min.saturating_add(least);
+                // Below zero there is no bound.
+                *rows_max = rows_max.filter(|_| most >= 0).map(|sum| sum.saturating_add(most));
+            }
         }
-        let notes = missing.into_iter().map(|((table, reason), (rows_min, rows_max))| Note::Lost {
+        missing.retain(|_, (rows_min, rows_max)| *rows_min > 0 || *rows_max != Some(0));
+        let lost = missing.into_iter().map(|((table, reason), (rows_min, rows_max))| Note::Lost {
             table,
             reason,
             rows_min,
             rows_max,
         });
-        Ok(notes.collect())
+        Ok(lost.chain(folded.into_iter().map(|table| Note::Folded { table })).collect())
     }
 }
 
-fn add(batch: &RecordBatch, ranges: &BTreeMap<&'static str, Span>, missing: &mut Missing) {
-    let integers = |at: usize| batch.column(at).as_primitive::<Int64Type>();
+/// What is read of `data_loss`.
+const COLUMNS: [&str; 7] =
+    ["time_", "rows_from", "rows_until", "source_table", "reason", "rows_min", "rows_max"];
+/// The reason of rows that a summary holds under `*`.
+const FOLDED: &str = "folded";
+
+/// A row of `data_loss`.
+struct Row<'a> {
+    table: &'static str,
+    reason: &'a str,
+    least: i64,
+    most: i64,
+}
+
+/// The rows of `data_loss` whose lost rows may have been in the range that was read of their table.
+fn in_ranges<'a>(
+    batch: &'a RecordBatch,
+    ranges: &'a BTreeMap<&'static str, Span>,
+) -> impl Iterator<Item = Row<'a>> {
+    let integers = |at: usize| batch.column(at).as_primitive::<Int64Type>().values();
     let texts = |at: usize| batch.column(at).as_string::<i32>();
-    for row in 0..batch.num_rows() {
-        let time = integers(0).value(row);
-        let Some((&table, range)) = ranges.get_key_value(texts(1).value(row)) else { continue };
-        let (least, most) = (integers(3).value(row), integers(4).value(row));
-        if !(range.from..range.until).contains(&time) || (least <= 0 && most == 0) {
-            continue;
-        }
-        let key = (table, texts(2).value(row).to_owned());
-        let (rows_min, rows_max) = missing.entry(key).or_insert((0, Some(0)));
-        *rows_min = rows_min.saturating_add(least);
-        // Below zero there is no bound.
-        *rows_max = rows_max.filter(|_| most >= 0).map(|sum| sum.saturating_add(most));
-    }
+    let (noticed, first, last) = (integers(0), integers(1), integers(2));
+    let (tables, reasons, least, most) = (texts(3), texts(4), integers(5), integers(6));
+    (0..batch.num_rows()).filter_map(move |row| {
+        let (&table, range) = ranges.get_key_value(tables.value(row))?;
+        let (from, upto) = match last[row] {
+            0 => (noticed[row], noticed[row]),
+            last => (first[row], last),
+        };
+        let touches = from < range.until && upto >= range.from;
+        let row = Row { table, reason: reasons.value(row), least: least[row], most: most[row] };
+        touches.then_some(row)
+    })
 }

@@ -59,9 +59,14 @@ impl Planner {
             return Ok(None);
         }
         let tiers = fine_enough(&snapshot, asked, summarised);
-        let Some(at) = self.finest(&tiers, asked) else {
-            return Self::too_fine(&snapshot, asked, summarised, relation.range);
-        };
+        if let Some(further) = reaching_further(&snapshot, asked, summarised, &tiers) {
+            if asked.from >= horizon(&snapshot) {
+                // Single rows know every bin.
+                return Ok(None);
+            }
+            return Err(too_fine(&snapshot, &tiers, further, summarised, relation.range));
+        }
+        let Some(at) = self.finest(&tiers, asked) else { return Ok(None) };
         let span = widened(asked, tiers[at].width);
         let mut origin = Origin::default();
         self.note_states(&mut origin, tiers[at], asked, span, summarised, relation.range)?;
@@ -98,36 +103,6 @@ impl Planner {
         coarse.or_else(|| reaching().next()).map(|(at, _)| at)
     }
 
-    /// Bins that no summary is fine enough for: rows if they are there, otherwise an error that
-    /// names the width to use.
-    fn too_fine(
-        snapshot: &Snapshot,
-        asked: Span,
-        summarised: &Summarised,
-        range: Range,
-    ) -> Result<Option<Planned>, Fault> {
-        let horizon = horizon(snapshot);
-        let finest = snapshot.tiers.iter().map(width_ns).min().unwrap_or(0);
-        if asked.from >= horizon || finest == 0 {
-            return Ok(None);
-        }
-        let wrong = summarised.bins.iter().find(|bin| *bin % finest != 0).copied().unwrap_or(0);
-        let better = (wrong / finest + 1) * finest;
-        let message = format!(
-            "bins of {} do not fit the summaries of {}, whose windows are {}",
-            show_width(wrong),
-            summarised.scan.table.name,
-            show_width(finest)
-        );
-        let help = format!(
-            "use `px.bin(df.time_, {better})` ({}), or start at {} or later, since when single \
-             rows are kept",
-            show_width(better),
-            show(horizon)
-        );
-        Err(Fault::Script(Diagnostic::new(range, message, "binned this finely").help(help)))
-    }
-
     fn note_states(
         &self,
         origin: &mut Origin,
@@ -147,7 +122,8 @@ impl Planner {
                         .help("ask for a later start, or run without strict"),
                 ));
             }
-            origin.note(Note::SummariesStart { table, from: complete });
+            let width_ns = width_ns(tier);
+            origin.note(Note::SummariesStart { table, width_ns, from: complete });
         }
         let (from, until) = self.shown(span);
         if asked != span || summarised.scan.start.is_some() {
@@ -244,6 +220,47 @@ fn width_ns(tier: &TierView) -> i64 {
     i64::try_from(tier.width.as_nanos()).unwrap_or(i64::MAX)
 }
 
+/// Bins that the summaries do not fit which reach back as far as is asked: an error that names the width
+/// to use.
+fn too_fine(
+    snapshot: &Snapshot,
+    fitting: &[&TierView],
+    further: &TierView,
+    summarised: &Summarised,
+    range: Range,
+) -> Fault {
+    let width = width_ns(further);
+    let wrong = summarised.bins.iter().find(|bin| *bin % width != 0).copied().unwrap_or(0);
+    let better = (wrong / width + 1) * width;
+    let message = format!(
+        "bins of {} do not fit the summaries of {} that reach back so far, whose windows are {}",
+        show_width(wrong),
+        summarised.scan.table.name,
+        show_width(width)
+    );
+    let finer = fitting.iter().map(|tier| tier.complete_from.get()).min();
+    let since = horizon(snapshot).min(finer.unwrap_or(i64::MAX));
+    let help = format!(
+        "use `px.bin(df.time_, {better})` ({}), or start at {} or later, since when finer ones or \
+         single rows are kept",
+        show_width(better),
+        show(since)
+    );
+    Fault::Script(Diagnostic::new(range, message, "binned this finely").help(help))
+}
+
+/// The summaries that have every column that the aggregate takes.
+fn with_columns<'a>(
+    snapshot: &'a Snapshot,
+    summarised: &Summarised,
+) -> impl Iterator<Item = &'a TierView> {
+    let columns = summarised.state_columns();
+    let has_all = move |tier: &&TierView| {
+        width_ns(tier) > 0 && columns.iter().all(|name| tier.schema.field_with_name(name).is_ok())
+    };
+    snapshot.tiers.iter().chain(&snapshot.cubes).filter(has_all)
+}
+
 /// The summaries whose windows fit the bins and that have every column it takes, finest first; of
 /// those with the same width the one that reaches back furthest with the fewest bytes.
 fn fine_enough<'a>(
@@ -251,21 +268,32 @@ fn fine_enough<'a>(
     asked: Span,
     summarised: &Summarised,
 ) -> Vec<&'a TierView> {
-    let columns = summarised.state_columns();
-    let fits = |tier: &&TierView| {
-        let width = width_ns(tier);
-        width > 0
-            && summarised.bins.iter().all(|bin| bin % width == 0)
-            && columns.iter().all(|name| tier.schema.field_with_name(name).is_ok())
-    };
-    let mut tiers: Vec<&TierView> =
-        snapshot.tiers.iter().chain(&snapshot.cubes).filter(fits).collect();
+    let fits = |tier: &&TierView| summarised.bins.iter().all(|bin| bin % width_ns(tier) == 0);
+    let mut tiers: Vec<_> = with_columns(snapshot, summarised).filter(fits).collect();
     tiers.sort_by_cached_key(|tier| {
         let back_to = tier.complete_from.get().max(asked.from);
         (tier.width, back_to, bytes_in(tier, widened(asked, tier.width)))
     });
     tiers.dedup_by_key(|tier| tier.width);
     tiers
+}
+
+/// The finest summary of those that reach back furthest, where those that fit the bins do not reach back
+/// to where the range is said to start. One without a start is all there is.
+fn reaching_further<'a>(
+    snapshot: &'a Snapshot,
+    asked: Span,
+    summarised: &Summarised,
+    fitting: &[&TierView],
+) -> Option<&'a TierView> {
+    let back_to = |tier: &TierView| tier.complete_from.get().max(asked.from);
+    let reached = fitting.iter().map(|tier| back_to(tier)).min();
+    if reached.is_some() && summarised.scan.start.is_none() {
+        return None;
+    }
+    let further = with_columns(snapshot, summarised)
+        .filter(|tier| reached.is_none_or(|reached| back_to(tier) < reached));
+    further.min_by_key(|tier| (back_to(tier), tier.width))
 }
 
 /// `span`, cut into pieces in order of time: whole windows of a coarser summary are read from it

@@ -339,6 +339,7 @@ fn own() -> Vec<Frame> {
         upid: shop(),
         conn: "1f",
         detail: "",
+        ..DataLoss::default()
     });
     let mut anomalies = Anomalies::new(0);
     anomalies.push(&Anomaly {

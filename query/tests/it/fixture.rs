@@ -28,9 +28,16 @@ pub(crate) struct Fixture {
 
 /// A store that keeps `hot_bytes_max` of rows in memory, and single rows on disk for `raw_for`.
 pub(crate) fn fixture(hot_bytes_max: usize, raw_for: Option<Duration>) -> Fixture {
+    fixture_of(|config| undine_store::Config { hot_bytes_max, raw_for, ..config })
+}
+
+/// A store with some settings changed, ten minutes after [`START`].
+pub(crate) fn fixture_of(
+    change: impl FnOnce(undine_store::Config) -> undine_store::Config,
+) -> Fixture {
     let dir = tempfile::tempdir().unwrap();
     let clock = Arc::new(ManualClock::new(TimeNs::new(START + 600 * SECOND)));
-    let store = store(dir.path(), hot_bytes_max, raw_for, &clock);
+    let store = change(config(dir.path(), &clock)).build().unwrap();
     let engine = engine(&store, &clock, None, 1);
     Fixture { store, engine, clock, _dir: dir }
 }
@@ -39,22 +46,17 @@ pub(crate) fn fixture(hot_bytes_max: usize, raw_for: Option<Duration>) -> Fixtur
 pub(crate) fn fixture_with_tracer(tracer: Option<Arc<dyn Tracer>>) -> Fixture {
     let dir = tempfile::tempdir().unwrap();
     let clock = Arc::new(ManualClock::new(TimeNs::new(START + 600 * SECOND)));
-    let store = store(dir.path(), 4 << 20, None, &clock);
+    let store = config(dir.path(), &clock).build().unwrap();
     let engine = engine(&store, &clock, tracer, 1);
     Fixture { store, engine, clock, _dir: dir }
 }
 
-fn store(
-    dir: &Path,
-    hot_bytes_max: usize,
-    raw_for: Option<Duration>,
-    clock: &Arc<ManualClock>,
-) -> Store {
+fn config(dir: &Path, clock: &Arc<ManualClock>) -> undine_store::Config {
     undine_store::Config {
         dir: dir.to_owned(),
         node: "node-1".to_owned(),
         tables: ALL.to_vec(),
-        hot_bytes_max,
+        hot_bytes_max: 4 << 20,
         hot_budgets: Vec::new(),
         hot_pinned_bytes_max: 64 << 20,
         log_queue_bytes_max: 64 << 20,
@@ -62,7 +64,7 @@ fn store(
         commit_interval: Duration::from_millis(1),
         seal_interval: Duration::from_mins(1),
         tiers: vec![Duration::from_secs(10), Duration::from_mins(1)],
-        raw_for,
+        raw_for: None,
         retention: Vec::new(),
         groups_per_window_max: 1000,
         segments_max: 100,
@@ -71,8 +73,6 @@ fn store(
         on_damage: undine_store::OnDamage::SetAside,
         clock: Arc::<ManualClock>::clone(clock),
     }
-    .build()
-    .unwrap()
 }
 
 fn engine(

@@ -22,6 +22,10 @@ crate::table! {
         rows_min: Int,
         /// At most this many rows are missing; -1 where there is no bound.
         rows_max: Int,
+        /// First time that the missing rows may have; zero where they are about as old as the loss.
+        rows_from: Time,
+        /// Last time that they may have; zero as before.
+        rows_until: Time,
         /// The process, zero where it cannot be told.
         upid: Process,
         /// The connection in hexadecimal, empty where it cannot be told.

@@ -19,8 +19,8 @@ use super::{
 };
 use crate::folder::EXEMPLARS;
 use crate::log::examine;
+use crate::recover::join;
 use crate::sketch::Sketch;
-use crate::store::join;
 
 /// Bytes at the end of a file that are read first; a footer is rarely longer.
 const FOOTER_BYTES: u64 = 64 * 1024;
