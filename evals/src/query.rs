@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use arrow::array::AsArray;
-use arrow::datatypes::Int64Type;
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Float64Type};
 use serde::Deserialize;
 use undine::appliance::question;
 use undine_query::{Engine, ResultTable, SourceUse};
@@ -64,8 +65,9 @@ struct Measured {
     cpu_ms: f64,
     #[serde(default)]
     rows: u64,
-    /// Sum of the counts in the answer, where it has any.
-    total: Option<i64>,
+    /// Sum of each column of numbers in the answer.
+    #[serde(default)]
+    sums: BTreeMap<String, f64>,
     error: Option<String>,
 }
 
@@ -298,11 +300,6 @@ async fn measure(
         walls.push(start.elapsed().as_secs_f64() * 1e3);
         cpus.push(cpu_time()?.saturating_sub(cpu).as_secs_f64() * 1e3);
     }
-    let total = answer.schema.column_with_name("n").map(|(at, _)| {
-        let counts =
-            answer.batches.iter().map(|batch| batch.column(at).as_primitive::<Int64Type>());
-        counts.flat_map(|counts| counts.values().iter()).sum()
-    });
     let measured = Measured {
         engine: "undine".to_owned(),
         place: place.to_owned(),
@@ -311,7 +308,7 @@ async fn measure(
         wall_ms: median(&mut walls),
         cpu_ms: median(&mut cpus),
         rows: answer.rows() as u64,
-        total,
+        sums: sums(&answer)?,
         error: None,
     };
     Ok((measured, answer.sources))
@@ -420,35 +417,88 @@ fn compare(report: &mut Report, ours: &[Measured], peers: &[Measured], wanted: &
     }
 }
 
+/// The sum of each column of numbers, and of the quantiles that peers are asked for.
+fn sums(answer: &ResultTable) -> Result<BTreeMap<String, f64>> {
+    let mut sums = BTreeMap::new();
+    for (field, batch) in answer
+        .batches
+        .iter()
+        .flat_map(|batch| answer.schema.fields().iter().map(move |f| (f, batch)))
+    {
+        let name = field.name().as_str();
+        let values = batch.column_by_name(name).context("a batch lacks a column")?;
+        match values.data_type() {
+            DataType::Utf8 if name == "q" => {
+                for text in values.as_string::<i32>().iter().flatten() {
+                    let quantiles: BTreeMap<String, f64> = serde_json::from_str(text)?;
+                    for which in ["p50", "p99"] {
+                        let value = quantiles.get(which).context("a quantile is missing")?;
+                        *sums.entry(which.to_owned()).or_default() += value;
+                    }
+                }
+            }
+            kind if kind.is_numeric() => {
+                let values = cast(values, &DataType::Float64)?;
+                let values = values.as_primitive::<Float64Type>();
+                *sums.entry(name.to_owned()).or_default() += values.iter().flatten().sum::<f64>();
+            }
+            _ => {}
+        }
+    }
+    Ok(sums)
+}
+
+/// How far a sum of ours may be from another's, as a share of it.
+fn difference_max(column: &str, other: &Measured) -> f64 {
+    match column {
+        _ if other.engine == "undine" => 1e-9,
+        // Ours are of sketches; those of others are ranks or means of neighbours, or of sketches too.
+        "p50" | "p99" if other.way.contains("exact") => 0.01,
+        "p50" | "p99" => 0.05,
+        // Estimated by all.
+        "d" => 0.05,
+        _ => 1e-9,
+    }
+}
+
+/// Whether our answer has the rows of another, and sums that are as near as they should be. Times and
+/// windows have other types and names elsewhere.
+fn are_alike(own: &Measured, other: &Measured) -> bool {
+    let alike = |(name, value): (&String, &f64)| {
+        let found = other.sums.get(name).copied().unwrap_or(f64::NAN);
+        (value - found).abs() <= difference_max(name, other) * found.abs()
+    };
+    let mut compared = own.sums.iter().filter(|(name, _)| !["w", "time_"].contains(&name.as_str()));
+    own.rows == other.rows && compared.all(alike)
+}
+
 /// Requires that ours are the same wherever the rows are.
 fn same_everywhere(report: &mut Report, ours: &[Measured], query: &str) {
-    let answers = ours.iter().filter(|measured| measured.query == query);
-    let answers: Vec<_> = answers.map(|own| (&own.place, own.rows, own.total)).collect();
-    let same = answers.windows(2).all(|pair| (pair[0].1, pair[0].2) == (pair[1].1, pair[1].2));
+    let answers: Vec<_> = ours.iter().filter(|measured| measured.query == query).collect();
+    let same = answers.windows(2).all(|pair| are_alike(pair[0], pair[1]));
+    let shown: Vec<_> = answers.iter().map(|own| (&own.place, own.rows, &own.sums)).collect();
     report.check(
-        format!("{query}: rows and counts wherever the rows are"),
-        format!("{answers:?}"),
+        format!("{query}: answers wherever the rows are"),
+        format!("{shown:?}"),
         "the same",
         same && !answers.is_empty(),
     );
 }
 
-/// Requires that everyone found as many rows and the same counts.
+/// Requires that peers give the same rows, counts and extremes, and quantiles and distinct counts that
+/// are as near as sketches are.
 fn same_answers(report: &mut Report, own: &Measured, peers: &[Measured], place: &str) {
-    // Of equal counts of failures, some engines cut others than we do.
-    let rows_only = own.query == "q5";
     let same = peers.iter().filter(|m| m.query == own.query && m.place == place);
-    let mut answers: BTreeMap<String, (u64, Option<i64>)> = BTreeMap::new();
-    for peer in same.filter(|peer| peer.error.is_none()) {
-        let total = if rows_only { None } else { peer.total };
-        answers.insert(format!("{} {}", peer.engine, peer.way), (peer.rows, total));
-    }
-    let wanted = (own.rows, if rows_only { None } else { own.total });
-    let others: Vec<_> = answers.iter().filter(|(_, answer)| **answer != wanted).collect();
+    let answered: Vec<_> = same.filter(|peer| peer.error.is_none()).collect();
+    let others: Vec<_> = answered
+        .iter()
+        .filter(|peer| !are_alike(own, peer))
+        .map(|peer| format!("{} {}: {} {:?}", peer.engine, peer.way, peer.rows, peer.sums))
+        .collect();
     report.check(
         format!("{} {}: answers unlike ours", own.query, own.place),
         format!("{others:?}"),
-        format!("none, of {} like {wanted:?}", answers.len()),
+        format!("none, of {} like {} {:?}", answered.len(), own.rows, own.sums),
         others.is_empty(),
     );
 }

@@ -111,3 +111,36 @@ impl Reason {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::AsArray;
+    use arrow::datatypes::Int64Type;
+    use undine_schema::Incarnation;
+
+    use super::*;
+
+    #[test]
+    fn every_range_of_places_is_named_however_many_there_are() {
+        let place = |counter: u64| Seq::new(Incarnation::new(1), counter);
+        let gone = |at: u64| Gone {
+            seqs: SeqRange { first: place(10 * at), last: place(10 * at + 4) },
+            times: (TimeNs::new(100 * at.cast_signed()), TimeNs::new(100 * at.cast_signed() + 7)),
+        };
+        let gone: Vec<_> = (1..=40).map(gone).collect();
+        let losses = Loss::of_places("http_events", Reason::Evicted, &together(gone.clone()));
+        let rows = rows_of(&losses, TimeNs::new(9999));
+        let integers = |name: &str| {
+            let column = rows.column_by_name(name).unwrap();
+            column.as_primitive::<Int64Type>().values().to_vec()
+        };
+        assert_eq!(integers("rows_min").iter().sum::<i64>(), 200);
+        assert_eq!(integers("rows_from"), [100, 1700, 3300]);
+        assert_eq!(integers("rows_until"), [1607, 3207, 4007]);
+        let details = rows.column_by_name("detail").unwrap();
+        let details: String = details.as_string::<i32>().iter().flatten().collect();
+        for Gone { seqs, .. } in gone {
+            assert!(details.contains(&format!("{} to {}", seqs.first, seqs.last)), "{details}");
+        }
+    }
+}

@@ -151,6 +151,7 @@ impl Config {
             sealer: Mutex::new(sealer),
             tidier: Mutex::default(),
             spool,
+            upkeep: Mutex::default(),
             pressed: Notify::new(),
             sealed: Notify::new(),
             lock,

@@ -98,9 +98,9 @@ pub enum SealError {
         /// What was found.
         reason: String,
     },
-    /// The store is going, or its seal panicked.
-    #[error("the seal was given up, since the store is stopping")]
-    Stopping,
+    /// The work panicked, or no thread could be made for it.
+    #[error("the store's background work ended before it was done; see the log for why")]
+    Abandoned,
 }
 
 /// The catalogs of all tables, in the order of the hot tables. Whoever holds it may seal.
@@ -165,7 +165,7 @@ impl Inner {
     /// Seals all rows that the log has synced. Blocks.
     pub(crate) fn seal_synced(&self) -> Result<SealReport, SealError> {
         let mut sealer = self.sealer.lock().unwrap_or_else(PoisonError::into_inner);
-        let pressing = std::mem::take(&mut self.hot.lock().unsealed_bytes);
+        let pressing = Pressing::take(self);
         let mut total = SealReport::default();
         let mut folded = Vec::new();
         let mut outcome = Ok(());
@@ -182,8 +182,8 @@ impl Inner {
                 }
             }
         }
-        if outcome.is_err() {
-            self.hot.lock().unsealed_bytes += pressing;
+        if outcome.is_ok() {
+            pressing.is_sealed();
         }
         let settled = sealer.settle();
         drop(sealer);
@@ -239,6 +239,30 @@ impl Inner {
         let sealed_to = |table: &str| self.hot.number_of(table).map(|number| sealed[number]);
         if let Err(error) = self.log.delete_sealed(self.config.clock.now(), sealed_to) {
             tracing::warn!(%error, "a sealed segment of the log cannot be deleted");
+        }
+    }
+}
+
+/// Bytes of rows that a seal takes; they press on if it fails or panics.
+struct Pressing<'a> {
+    store: &'a Inner,
+    bytes: u64,
+}
+
+impl<'a> Pressing<'a> {
+    fn take(store: &'a Inner) -> Self {
+        Self { store, bytes: std::mem::take(&mut store.hot.lock().unsealed_bytes) }
+    }
+
+    fn is_sealed(mut self) {
+        self.bytes = 0;
+    }
+}
+
+impl Drop for Pressing<'_> {
+    fn drop(&mut self) {
+        if self.bytes > 0 {
+            self.store.hot.lock().unsealed_bytes += self.bytes;
         }
     }
 }

@@ -6,8 +6,10 @@ use std::sync::{MutexGuard, PoisonError};
 use undine_schema::Seq;
 
 use crate::delta::DeltaError;
+use crate::seal::{SealError, SealReport};
 use crate::spool::BucketStats;
 use crate::store::Inner;
+use crate::tidy::TidyReport;
 
 /// What the store holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -33,8 +35,45 @@ pub struct Stats {
     /// Tables that are not written any more since another program or node writes them, and what was
     /// found.
     pub stopped: BTreeMap<&'static str, String>,
+    /// What was done in the background.
+    pub upkeep: Upkeep,
     /// The bucket side, where there is one.
     pub bucket: Option<BucketStats>,
+}
+
+/// What was done in the background since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Upkeep {
+    /// Seals of all tables.
+    pub seals: u64,
+    /// Those that failed for a table or more; what they did not seal waits for the next.
+    pub failed_seals: u64,
+    /// Times that the tiers could not be tidied.
+    pub failed_tidies: u64,
+    /// Segments that were merged into others.
+    pub merged_segments: u64,
+    /// Rows and states that were older than they are kept, or too many.
+    pub expired_rows: u64,
+    /// Files that were deleted.
+    pub deleted_files: u64,
+}
+
+impl Upkeep {
+    pub(crate) fn add_seal(&mut self, outcome: &Result<SealReport, SealError>) {
+        self.seals += 1;
+        self.failed_seals += u64::from(outcome.is_err());
+    }
+
+    pub(crate) fn add_tidy(&mut self, outcome: &Result<TidyReport, SealError>) {
+        match outcome {
+            Ok(report) => {
+                self.merged_segments += report.merged_segments;
+                self.expired_rows += report.expired_rows;
+                self.deleted_files += report.deleted_files;
+            }
+            Err(_) => self.failed_tidies += 1,
+        }
+    }
 }
 
 /// What the store holds of one table.
@@ -126,8 +165,14 @@ impl Inner {
             refused_frames: changes.refused_frames,
             repeated_frames: changes.repeated_frames,
             stopped: self.stops().clone(),
+            upkeep: *self.upkeep.lock().unwrap_or_else(PoisonError::into_inner),
             bucket,
         }
+    }
+
+    /// Notes what was done in the background.
+    pub(crate) fn note(&self, add: impl FnOnce(&mut Upkeep)) {
+        add(&mut self.upkeep.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     /// Notes that a table is not written any more.

@@ -25,7 +25,7 @@ use crate::loss::{self, Loss, Reason, rows_of};
 use crate::seal::{SealError, SealReport, Sealer};
 use crate::snapshot::Snapshot;
 use crate::spool::Spool;
-use crate::stats::{Recovered, Stats};
+use crate::stats::{Recovered, Stats, Upkeep};
 use crate::tidy::TidyReport;
 
 /// Time between two rounds of merging and of reporting evicted rows.
@@ -56,6 +56,8 @@ pub(crate) struct Inner {
     pub(crate) spool: Option<Spool>,
     /// Tables that are not written any more, and why.
     pub(crate) stopped: Mutex<BTreeMap<&'static str, String>>,
+    /// What was done in the background.
+    pub(crate) upkeep: Mutex<Upkeep>,
     /// Unsealed rows take much room.
     pub(crate) pressed: Notify,
     /// A seal has ended, well or not.
@@ -98,7 +100,9 @@ impl Store {
         let inner = Arc::clone(&self.inner);
         let seal = move || tracing::info_span!("seal").in_scope(|| inner.seal_synced());
         let sealed = background::run("seal", priority, seal).await;
-        sealed.unwrap_or(Err(SealError::Stopping))
+        let sealed = sealed.unwrap_or(Err(SealError::Abandoned));
+        self.inner.note(|upkeep| upkeep.add_seal(&sealed));
+        sealed
     }
 
     /// Waits until everything appended so far is synced.
@@ -204,7 +208,9 @@ impl Store {
     pub async fn tidy(&self) -> Result<TidyReport, SealError> {
         let inner = Arc::clone(&self.inner);
         let tidied = background::run("tidy", Priority::Lowest, move || inner.tidy()).await;
-        tidied.unwrap_or(Err(SealError::Stopping))
+        let tidied = tidied.unwrap_or(Err(SealError::Abandoned));
+        self.inner.note(|upkeep| upkeep.add_tidy(&tidied));
+        tidied
     }
 }
 

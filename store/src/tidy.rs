@@ -370,6 +370,10 @@ mod tests {
         store.inner.hot.lock().stopping = true;
         assert_eq!(runtime.block_on(store.tidy()).unwrap().merged_segments, 0);
         store.inner.hot.lock().stopping = false;
-        assert!(runtime.block_on(store.tidy()).unwrap().merged_segments >= 3);
+        let tidied = runtime.block_on(store.tidy()).unwrap();
+        assert!(tidied.merged_segments >= 3);
+        let upkeep = store.stats().upkeep;
+        assert_eq!((upkeep.seals, upkeep.failed_seals, upkeep.failed_tidies), (3, 0, 0));
+        assert_eq!(upkeep.merged_segments, tidied.merged_segments);
     }
 }

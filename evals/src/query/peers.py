@@ -23,24 +23,34 @@ def cpu_ms():
 
 def measure(query, way, run):
     try:
-        run()
+        rows, sums = summed(run())
         walls, cpus = [], []
         for _ in range(RUNS):
             cpu, wall = cpu_ms(), time.perf_counter()
-            rows, total = run()
+            run()
             walls.append((time.perf_counter() - wall) * 1e3)
             cpus.append(cpu_ms() - cpu)
-        found = dict(wall_ms=statistics.median(walls), cpu_ms=statistics.median(cpus), rows=rows, total=total)
+        found = dict(wall_ms=statistics.median(walls), cpu_ms=statistics.median(cpus), rows=rows, sums=sums)
     except Exception as error:
         found = dict(error=f"{type(error).__name__}: {error}"[:300])
     print(json.dumps(dict(engine=ENGINE, place=PLACE, query=query, way=way, **found)), flush=True)
 
 
-def counted(table):
-    """Rows of an Arrow table, and the sum of its column n, if it has one."""
+def summed(table):
+    """Rows of an Arrow table, and the sum of each column of numbers; of q, which holds pairs, of both."""
+    import pyarrow
     import pyarrow.compute
-    total = pyarrow.compute.sum(table.column("n")).as_py() if "n" in table.column_names else None
-    return table.num_rows, total
+    if table is None:
+        return 0, {}
+    sums = {}
+    for name in table.column_names:
+        values, kind = table.column(name), table.schema.field(name).type
+        if name == "q":
+            pairs = values.to_pylist()
+            sums["p50"], sums["p99"] = (float(sum(pair[at] for pair in pairs)) for at in (0, 1))
+        elif pyarrow.types.is_integer(kind) or pyarrow.types.is_floating(kind) or pyarrow.types.is_decimal(kind):
+            sums[name] = float(pyarrow.compute.sum(values).as_py() or 0)
+    return table.num_rows, sums
 
 
 def texts(table, window, quantiles, distinct, group):
@@ -89,7 +99,7 @@ def duckdb_runs():
     def ask(table):
         asked = texts(table, f"time_ // {WINDOW}", quantiles, "approx_count_distinct(remote_addr)", "w")
         for query, way, sql in asked:
-            yield query, way, lambda sql=sql: counted(base.sql(sql).to_arrow_table())
+            yield query, way, lambda sql=sql: base.sql(sql).to_arrow_table()
     if PLACE == "parquet":
         yield from ask(files)
         return
@@ -129,7 +139,7 @@ def chdb_runs():
                  "ddsketch": "quantilesDD(0.01, 0.5, 0.99)(latency) AS q"}
     def run(sql):
         answer = base.query(sql, "ArrowStream")
-        return counted(pyarrow.ipc.open_stream(answer.bytes()).read_all())
+        return pyarrow.ipc.open_stream(answer.bytes()).read_all()
     asked = texts(table, f"intDiv(time_, {WINDOW})", quantiles, "uniqHLL12(remote_addr)", "w")
     for query, way, sql in asked:
         yield query, way, lambda sql=sql: run(sql)
@@ -158,8 +168,7 @@ def polars_runs():
                   .select("time_", "req_path", "latency").sort("time_", descending=True).head(100),
     }
     def run(plan, engine):
-        rows = plan.collect(engine=engine)
-        return rows.height, int(rows["n"].sum()) if "n" in rows.columns else None
+        return plan.collect(engine=engine).to_arrow()
     for engine in ("in-memory", "streaming"):
         for query, plan in plans.items():
             yield query, engine, lambda plan=plan, engine=engine: run(plan, engine)
@@ -180,11 +189,11 @@ def datafusion_runs():
     else:
         context.register_parquet("own", linked() + "/")
     def quantile(function):
-        return ", ".join(f"{function}({q}) WITHIN GROUP (ORDER BY latency) AS p{i}" for i, q in enumerate((0.5, 0.99)))
+        return ", ".join(f"{function}({q}) WITHIN GROUP (ORDER BY latency) AS p{q:.0%}"[:-1] for q in (0.5, 0.99))
     quantiles = {"t-digest": quantile("approx_percentile_cont"), "exact": quantile("percentile_cont")}
     def run(sql):
         batches = context.sql(sql).collect()
-        return counted(pyarrow.Table.from_batches(batches)) if batches else (0, None)
+        return pyarrow.Table.from_batches(batches) if batches else None
     window = f"time_ / {WINDOW}"
     for query, way, sql in texts("own", window, quantiles, "approx_distinct(remote_addr)", window):
         yield query, way, lambda sql=sql: run(sql)

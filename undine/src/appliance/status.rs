@@ -38,6 +38,7 @@ impl ApplianceStatus {
         };
         let (counter, gauge) = (MetricKind::Counter, MetricKind::Gauge);
         let mut metrics = Self::bucket_metrics(&stats);
+        metrics.extend(Self::upkeep_metrics(&stats.upkeep));
         metrics.extend([
             of(
                 "undine_store_appended_rows_total",
@@ -82,6 +83,16 @@ impl ApplianceStatus {
                 stats.hot_bytes_max,
             ),
             Metric::gauge(
+                "undine_store_pinned_bytes",
+                "Bytes of rows that have left memory and that readers, or the log, still hold.",
+                stats.pinned_bytes,
+            ),
+            Metric::counter(
+                "undine_store_pinned_frames_total",
+                "Frames that found more of these bytes than there may be.",
+                stats.pinned_frames,
+            ),
+            Metric::gauge(
                 "undine_store_log_bytes",
                 "Bytes of the log's segments.",
                 stats.log_bytes,
@@ -108,6 +119,37 @@ impl ApplianceStatus {
             ),
         ]);
         metrics
+    }
+
+    fn upkeep_metrics(upkeep: &undine_store::Upkeep) -> [Metric; 6] {
+        [
+            Metric::counter("undine_store_seals_total", "Seals of all tables.", upkeep.seals),
+            Metric::counter(
+                "undine_store_failed_seals_total",
+                "Seals that failed for a table or more; the next tries again.",
+                upkeep.failed_seals,
+            ),
+            Metric::counter(
+                "undine_store_failed_tidies_total",
+                "Times that merging and expiring failed.",
+                upkeep.failed_tidies,
+            ),
+            Metric::counter(
+                "undine_store_merged_segments_total",
+                "Segments that were merged into others.",
+                upkeep.merged_segments,
+            ),
+            Metric::counter(
+                "undine_store_expired_rows_total",
+                "Rows and states that were older than they are kept, or too many.",
+                upkeep.expired_rows,
+            ),
+            Metric::counter(
+                "undine_store_deleted_files_total",
+                "Files that no version needed any more.",
+                upkeep.deleted_files,
+            ),
+        ]
     }
 
     fn bucket_metrics(stats: &undine_store::Stats) -> Vec<Metric> {
