@@ -6,6 +6,7 @@ use undine_collector::Cgroup;
 use undine_testbed::compile;
 
 use super::kernel::alone;
+use super::place::skip;
 use super::tls::{
     PORT, RING_BYTES, Scene, can_run, check_nothing_is_lost, http_rows_of, run_probed,
 };
@@ -32,7 +33,7 @@ const REQUESTS: usize = 10;
 /// Builds the program, or says why not.
 fn build(scene: &Scene, library: &Library) -> Option<String> {
     if !scene.path("lib").join(library.file).exists() {
-        println!("skipped: {} is not installed", library.file);
+        skip(&format!("{} is not installed", library.file));
         return None;
     }
     let mut flags = vec!["-pthread", "-Wl,--no-as-needed"];

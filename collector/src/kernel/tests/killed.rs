@@ -5,7 +5,7 @@ use std::path::Path;
 
 use undine_ebpf::{PLAINTEXT, load::TlsKey};
 use undine_testbed::{
-    Place, Scene, Server, WITHOUT_C, Wire, compile, compile_go, missing, wait_until,
+    Place, Scene, Server, WITHOUT_C, Wire, compile, compile_go, missing, skip, wait_until,
 };
 
 use super::super::{ConnectionState, programs::Plain};
@@ -87,7 +87,7 @@ impl Stage {
     ) -> Option<Self> {
         let missing = missing(&[&["cc", "openssl", "nsenter", "unshare"][..], programs].concat());
         if !missing.is_empty() {
-            println!("skipped: {missing:?} not installed");
+            skip(&format!("{missing:?} are not installed"));
             return None;
         }
         let places = ["undine-test-killed", "undine-test-killed-peer"];
