@@ -37,6 +37,7 @@ mod it {
     mod tls_hyper;
     mod tls_memory_bio;
     mod tls_rustls;
+    mod tls_scene;
     mod trace;
     mod watch;
 }

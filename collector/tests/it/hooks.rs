@@ -20,7 +20,7 @@ use super::kernel::{alone, check_pairs, config, may_load};
 use super::memory::Memory;
 use super::mmsg::{address_of, name_of};
 use super::place::{Place, Program, are_installed};
-use super::tls::count;
+use super::tls_scene::count;
 use super::watch::seen_while;
 
 /// A server and a client of our own, not told anything yet.

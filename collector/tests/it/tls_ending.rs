@@ -7,7 +7,7 @@ use undine_testbed::compile;
 
 use super::kernel::alone;
 use super::place::skip;
-use super::tls::{
+use super::tls_scene::{
     PORT, RING_BYTES, Scene, can_run, check_nothing_is_lost, http_rows_of, run_probed,
 };
 

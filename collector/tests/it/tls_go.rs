@@ -6,7 +6,7 @@ use undine_testbed::compile_go;
 
 use super::kernel::alone;
 use super::place::wait_until;
-use super::tls::{
+use super::tls_scene::{
     PORT, RING_BYTES, Scene, can_run, check_nothing_is_lost, http_rows, run_probed, wait_for_probe,
 };
 
