@@ -24,14 +24,18 @@ struct Function {
     count: Count,
 }
 
-/// Functions that take an object, a buffer and its length.
-const FUNCTIONS: [Function; 6] = [
+/// Functions that take an object, a buffer and its length. One that calls another of them counts once:
+/// what is within counts.
+const FUNCTIONS: [Function; 9] = [
     Function { name: "SSL_write", egress: true, count: Count::Returned },
     Function { name: "SSL_read", egress: false, count: Count::Returned },
     Function { name: "SSL_write_ex", egress: true, count: Count::Written },
     Function { name: "SSL_read_ex", egress: false, count: Count::Written },
     Function { name: "gnutls_record_send", egress: true, count: Count::Returned },
+    Function { name: "gnutls_record_send2", egress: true, count: Count::Returned },
+    Function { name: "gnutls_record_send_range", egress: true, count: Count::Returned },
     Function { name: "gnutls_record_recv", egress: false, count: Count::Returned },
+    Function { name: "gnutls_record_recv_seq", egress: false, count: Count::Returned },
 ];
 
 /// Functions that end an object.

@@ -18,13 +18,26 @@ struct Library {
     flags: &'static [&'static str],
 }
 
-const LIBRARIES: [Library; 2] = [
+const GNUTLS: &str = "libgnutls.so.30";
+
+const LIBRARIES: [Library; 4] = [
     Library {
         name: "openssl",
         file: "libssl.so.3",
         flags: &["-l:libssl.so.3", "-l:libcrypto.so.3"],
     },
-    Library { name: "gnutls", file: "libgnutls.so.30", flags: &["-DGNUTLS", "-l:libgnutls.so.30"] },
+    Library { name: "gnutls", file: GNUTLS, flags: &["-DGNUTLS", "-l:libgnutls.so.30"] },
+    // The functions beside the usual ones.
+    Library {
+        name: "gnutls-send2",
+        file: GNUTLS,
+        flags: &["-DGNUTLS", "-DSEND2", "-l:libgnutls.so.30"],
+    },
+    Library {
+        name: "gnutls-range",
+        file: GNUTLS,
+        flags: &["-DGNUTLS", "-DRANGE", "-l:libgnutls.so.30"],
+    },
 ];
 
 /// Requests of a client, each on a connection of its own.
