@@ -377,8 +377,8 @@ impl Control {
     }
 
     /// Probes the functions of the TLS library at `path`, for every process that maps it and is
-    /// watched.
-    pub(crate) fn probe_tls(&self, path: &Path, library: &Library) -> Outcome {
+    /// watched. Leaves those out of `library` whose programs the kernel refused.
+    pub(crate) fn probe_tls(&self, path: &Path, library: &mut Library) -> Outcome {
         self.programs().probe_tls(path, library)
     }
 

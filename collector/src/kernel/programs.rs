@@ -112,7 +112,8 @@ const OTHERS: [Probe; 9] = [
 /// Names of all programs.
 pub(super) fn names() -> impl Iterator<Item = &'static str> {
     let probes = SOCKET_LENGTH.iter().chain(&SYS_EXIT).chain(&OTHERS).map(|probe| probe.name);
-    probes.chain(socket_functions::PROGRAMS).chain([profile::PROGRAM])
+    let of_functions = socket_functions::PROGRAMS.into_iter().chain(tls_probes::names());
+    probes.chain(of_functions).chain(trace_probes::NAMES).chain([profile::PROGRAM])
 }
 
 /// How a probe fared.
@@ -381,8 +382,7 @@ fn load_object(config: &Config) -> Result<(Programs, RingBuf<MapData>, ReasonNam
             go_calls: take(&mut ebpf, "GO_CALLS")?,
             libraries: 0,
             of: 0,
-            is_loaded: false,
-            is_rustls_loaded: false,
+            loaded: Vec::new(),
         },
         trace: TraceProbes {
             plans: take(&mut ebpf, "TRACE_PLANS")?,
@@ -573,25 +573,14 @@ impl Programs {
     /// Loads the programs for TLS libraries, unless the hooks do not see what a library does on a
     /// socket while it is in a call.
     fn load_tls(&mut self, probes: &mut Vec<ProbeReport>, hooks_see_calls: bool) {
-        let loaded = if hooks_see_calls {
-            self.tls
-                .load(&mut self.ebpf)
-                .map(|(probe, loaded)| (probe, loaded.map_err(|error| outcome_of(&error))))
-        } else {
-            let refused = || Outcome::Refused(tls_probes::NO_HOOKS.to_owned());
-            tls_probes::PROGRAMS.map(|probe| (probe, Err(refused())))
-        };
-        for (probe, loaded) in loaded {
-            let outcome = loaded.map_or_else(|outcome| outcome, |()| Outcome::Standby);
-            let probe = Probe { name: probe, without: "TLS is not looked into" };
+        for (probe, outcome) in self.tls.load(&mut self.ebpf, hooks_see_calls) {
             let outcome = too_old_for(&probe, outcome);
-            let attach_point = format!("uprobe:{}", probe.name);
-            probes.push(ProbeReport { attach_point, ..report(&probe, outcome) });
+            probes.push(report_of_uprobe(&probe, outcome));
         }
     }
 
     /// Probes the functions of the TLS library at `path`.
-    pub(super) fn probe_tls(&mut self, path: &Path, library: &Library) -> Outcome {
+    pub(super) fn probe_tls(&mut self, path: &Path, library: &mut Library) -> Outcome {
         let outcome = self.tls.probe(&mut self.ebpf, path, library);
         if outcome == Outcome::Attached
             && let Err(error) = self.write_settings()
@@ -909,7 +898,7 @@ fn report_of_uprobe(probe: &Probe, outcome: Outcome) -> ProbeReport {
 fn too_old_for(probe: &Probe, outcome: Outcome) -> Outcome {
     if SOCKET_LENGTH.iter().any(|late| late.name == probe.name) {
         needs(SOCKET_LENGTH_SINCE, "6.3", outcome)
-    } else if tls_probes::PROGRAMS.contains(&probe.name) {
+    } else if tls_probes::names().any(|name| name == probe.name) {
         needs(object::BPF_LOOP, "5.17", outcome)
     } else if probe.name == DROPS {
         needs(DROP_REASONS_SINCE, "5.17", outcome)

@@ -179,7 +179,7 @@ impl Finder {
     }
 
     fn probe(&mut self, path: &Path, inode: Inode, name: String) {
-        let library = match Library::read(path, self.placing) {
+        let mut library = match Library::read(path, self.placing) {
             Ok(Some(library)) => library,
             Ok(None) => return,
             Err(error) => {
@@ -189,7 +189,7 @@ impl Finder {
                 return;
             }
         };
-        let outcome = self.control.probe_tls(path, &library);
+        let outcome = self.control.probe_tls(path, &mut library);
         if outcome == Outcome::Attached {
             self.files.probed.insert(inode);
         }

@@ -51,7 +51,7 @@ async fn all_seen_while(config: Config, act: impl FnOnce()) -> (Arc<Memory>, Sta
 const FUNCTIONS: &str = "/sys/kernel/tracing/available_filter_functions";
 
 /// Whether this kernel has what `hooks` need; says so where not.
-fn has(hooks: Hooks) -> bool {
+pub(crate) fn has(hooks: Hooks) -> bool {
     match hooks {
         Hooks::SysExit => true,
         Hooks::SocketLength => {

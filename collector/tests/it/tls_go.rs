@@ -11,7 +11,7 @@ use super::tls_scene::{
 };
 
 /// Serves HTTP/1.1 and HTTP/2, writes what it answered to a file, and answers `/of/N` with N bytes.
-const SERVER: &str = r#"
+pub(crate) const SERVER: &str = r#"
 package main
 
 import (
@@ -98,7 +98,7 @@ func main() {
 "#;
 
 /// Builds a program in the scene.
-fn build(scene: &Scene, name: &str, source: &str, flags: &[&str]) -> String {
+pub(crate) fn build(scene: &Scene, name: &str, source: &str, flags: &[&str]) -> String {
     compile_go(source, flags, &scene.path(name)).unwrap();
     scene.text(name)
 }

@@ -221,7 +221,7 @@ fn start(scene: &Scene, cgroup: Option<&Cgroup>) -> Program {
     Program::start_test(command, "it::tls_rustls::program")
 }
 
-fn start_server(scene: &Scene) -> Program {
+pub(crate) fn start_server(scene: &Scene) -> Program {
     let mut server = start(scene, None);
     let (bed, log) = (scene.bed(), scene.text("access"));
     server.tell(&format!("serve {} {} {log}", bed.certificate(), bed.key()));

@@ -106,8 +106,8 @@ impl Stage {
         let config = Config { tls: Tls::Read(Placing::Best), ..only(targets, None, 1 << 20) };
         let kernel = config.build().unwrap();
         let probed = scene.path(probed);
-        let library = Library::read(&probed, Placing::Best).unwrap().unwrap();
-        assert_eq!(kernel.control().probe_tls(&probed, &library), Outcome::Attached);
+        let mut library = Library::read(&probed, Placing::Best).unwrap().unwrap();
+        assert_eq!(kernel.control().probe_tls(&probed, &mut library), Outcome::Attached);
 
         let mut client = scene.command(&args[0]);
         client.args(&args[1..]).arg(PORT.to_string());
