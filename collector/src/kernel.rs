@@ -42,6 +42,7 @@ use std::{
     time::Duration,
 };
 
+use aya::programs::uprobe::UProbeLink;
 use undine_ebpf::{
     ConnTotals, load,
     trace::{Plan, Totals},
@@ -218,6 +219,9 @@ pub struct Control(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
+    /// Held while waiting for `programs`, so that who takes them many times in a row lets others go
+    /// between.
+    turn: Mutex<()>,
     programs: Mutex<Programs>,
     probes: Vec<ProbeReport>,
     hooks: Hooks,
@@ -265,6 +269,7 @@ impl Config {
         let loaded = programs::load(&self)?;
         let ring = RingReader::new(loaded.ring).map_err(BuildError::Wait)?;
         let shared = Shared {
+            turn: Mutex::default(),
             programs: Mutex::new(loaded.programs),
             probes: loaded.probes,
             hooks: loaded.hooks,
@@ -306,6 +311,7 @@ impl KernelSource {
 
 impl Control {
     fn programs(&self) -> MutexGuard<'_, Programs> {
+        let _turn = self.0.turn.lock().unwrap_or_else(PoisonError::into_inner);
         self.0.programs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -371,23 +377,38 @@ impl Control {
     }
 
     /// Probes the functions of the TLS library at `path`, for every process that maps it and is
-    /// watched.
-    pub(crate) fn probe_tls(&self, path: &Path, library: &Library) -> Outcome {
+    /// watched. Leaves those out of `library` whose programs the kernel refused.
+    pub(crate) fn probe_tls(&self, path: &Path, library: &mut Library) -> Outcome {
         self.programs().probe_tls(path, library)
     }
 
-    /// Puts what is read of the calls of a function into `slot` and probes it. Gives the plan's
+    /// Puts what is read of the calls of a function into `slot`, which is free. Gives the plan's
     /// generation, which messages of it carry.
     ///
     /// # Errors
     /// Why the kernel does not do it, in words.
-    pub(crate) fn trace(&self, slot: u32, plan: &Plan, sites: &[TraceSite]) -> Result<u32, String> {
-        self.programs().trace(slot, plan, sites)
+    pub(crate) fn plan_trace(&self, slot: u32, plan: &Plan) -> Result<u32, String> {
+        self.programs().plan_trace(slot, plan)
     }
 
-    /// Takes the probes of `slot` away.
-    pub(crate) fn untrace(&self, slot: u32) -> Result<(), ControlError> {
+    /// Probes the function at each of `sites` for the plan in `slot`. Each takes the kernel some
+    /// milliseconds; others may use the programs between two of them.
+    ///
+    /// # Errors
+    /// Why the kernel does not do it, in words; then some may be probed.
+    pub(crate) fn trace(&self, slot: u32, sites: &[TraceSite]) -> Result<(), String> {
+        sites.iter().try_for_each(|site| self.programs().trace(slot, site))
+    }
+
+    /// Takes the plan out of `slot`. Gives its probes, which do nothing any more and are taken away when
+    /// they are dropped; the kernel needs some 100 ms for each.
+    pub(crate) fn untrace(&self, slot: u32) -> Result<Vec<UProbeLink>, ControlError> {
         self.programs().untrace(slot)
+    }
+
+    /// How the programs fared that are loaded when the first function is traced; none before.
+    pub(crate) fn trace_reports(&self) -> Vec<ProbeReport> {
+        self.programs().trace_reports()
     }
 
     /// What became of the calls of the plan that is or was last in `slot`.

@@ -80,6 +80,8 @@ pub(crate) struct Reader {
     stats: Arc<Mutex<Stats>>,
     cost: Arc<Mutex<CostSample>>,
     meter: CostMeter,
+    /// Whether it was told how the programs for traced functions fared, which are loaded late.
+    trace_told: bool,
     flush_interval: Duration,
     clock: Arc<dyn Clock>,
     drained: bool,
@@ -143,6 +145,7 @@ impl Reader {
             stats,
             cost,
             meter: CostMeter::default(),
+            trace_told: false,
             flush_interval,
             clock,
             drained: false,
@@ -387,6 +390,7 @@ impl Reader {
         }
         let found = self.finder.as_ref().map(FinderThread::take_reports).unwrap_or_default();
         self.write_library_status(&found);
+        self.write_trace_programs();
         self.write_trace_status();
         self.work.pipeline.write_losses(self.clock.now(), false);
         self.work.write_errors(self.clock.now(), false);
@@ -465,9 +469,27 @@ impl Reader {
     /// Writes how each probe fared, and what it costs where that was measured.
     fn write_probe_status(&mut self, cost: Option<&CostSample>) {
         let Source::Kernel(kernel) = &self.source else { return };
+        let control = kernel.control();
+        self.write_probes(control.probes(), cost);
+        if self.trace_told {
+            self.write_probes(&control.trace_reports(), cost);
+        }
+    }
+
+    /// Writes how the programs for traced functions fared, once they are loaded.
+    fn write_trace_programs(&mut self) {
+        let Source::Kernel(kernel) = &self.source else { return };
+        if !self.trace_told {
+            let reports = kernel.control().trace_reports();
+            self.write_probes(&reports, None);
+            self.trace_told = !reports.is_empty();
+        }
+    }
+
+    fn write_probes(&mut self, probes: &[ProbeReport], cost: Option<&CostSample>) {
         let upid = own_process().map(|own| self.work.pipeline.upid(own)).unwrap_or_default();
         let now = self.clock.now();
-        for probe in kernel.control().probes() {
+        for probe in probes {
             let (status, why) = status_of(&probe.outcome);
             let error = match (why, probe.remedy.as_str()) {
                 ("", _) => String::new(),
@@ -484,7 +506,7 @@ impl Reader {
                 && let Some(kind) = kind
             {
                 let text = format!("{} is not attached: {error}", probe.attach_point);
-                self.work.errors.report("sockets", kind, &text, 1);
+                self.work.errors.report(source_of(probe), kind, &text, 1);
             }
             let info = probe_info(probe, cost, self.work.shed);
             self.work.pipeline.probe_status(&ProbeStatus {
@@ -652,7 +674,12 @@ fn probe_info(probe: &ProbeReport, cost: Option<&CostSample>, shed: [u64; 3]) ->
 
 /// Which part of the collector wants a probe.
 fn source_of(probe: &ProbeReport) -> &'static str {
-    if probe.attach_point.starts_with("perf_event:") { "profiler" } else { "sockets" }
+    match probe.attach_point.split_once(':') {
+        Some(("perf_event", _)) => "profiler",
+        Some(("uprobe", name)) if name.starts_with("trace_") => "dynamic_trace",
+        Some(("uprobe", _)) => "tls",
+        _ => "sockets",
+    }
 }
 
 /// The value, or a line in the log.

@@ -4,11 +4,15 @@
 //! magic 8 │ format u32 │ abi u32 │ wall − mono i64 │ node length u32 │ node │ crc u32
 //! then entries: length u32 │ crc u32 │ kind u8 │ payload
 //! ```
+//! It holds what was captured as it was, before any redaction: passwords, bodies, command lines. So only
+//! the user as whom Undine runs may read the file.
+//!
 //! All numbers are little endian; a checksum covers everything before it, or kind and payload. A
 //! file that was cut or damaged is read up to there, and the error names the offset.
 
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -27,6 +31,9 @@ pub const RECORDING_BYTES_MAX: u64 = 4 << 30;
 const ENTRY_BYTES_MAX: usize = 64 * 1024;
 /// Most bytes of a node's name.
 const NODE_BYTES_MAX: usize = 1024;
+
+/// Rights to a recording.
+const PRIVATE: u32 = 0o600;
 
 const KIND_MESSAGE: u8 = 1;
 const KIND_PROCESS: u8 = 2;
@@ -136,12 +143,12 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    /// Creates the file at `path`, or empties it.
+    /// Creates the file at `path`, or empties it, for its owner alone.
     ///
     /// # Errors
     /// Where the disk does not let it.
     pub fn create(path: &Path, header: &RecordingHeader) -> Result<Self, RecordingError> {
-        let file = File::create(path)
+        let file = create_private(path)
             .map_err(|source| RecordingError::Create { path: path.to_owned(), source })?;
         let mut bytes = Vec::new();
         bytes.extend_from_slice(&MAGIC);
@@ -335,6 +342,17 @@ impl Replayer {
     }
 }
 
+/// Creates or empties a file that only its owner may read, also where it was there for others.
+fn create_private(path: &Path) -> std::io::Result<File> {
+    let mut options = File::options();
+    let file = options.write(true).create(true).truncate(true).mode(PRIVATE).open(path)?;
+    // A device, such as /dev/null, stays as it is.
+    if file.metadata()?.is_file() {
+        file.set_permissions(std::fs::Permissions::from_mode(PRIVATE))?;
+    }
+    Ok(file)
+}
+
 fn parse(kind: u8, payload: &[u8]) -> Option<Entry<'_>> {
     match kind {
         KIND_MESSAGE => Some(Entry::Message(payload)),
@@ -427,6 +445,23 @@ mod tests {
         assert_eq!(entries[1], "Message([102, 105, 114, 115, 116])");
         let header = Replayer::open(&path).unwrap().header().clone();
         assert_eq!((header.wall_minus_mono_ns, header.node.as_str()), (-5, "knot"));
+    }
+
+    #[test]
+    fn only_its_owner_may_read_a_recording() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.undine");
+        let mode = || std::fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+        write(&path);
+        assert_eq!(mode(), 0o600);
+        // One that was there, too.
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+        write(&path);
+        assert_eq!(mode(), 0o600);
+        let other = RecordingHeader { wall_minus_mono_ns: 0, node: String::new() };
+        assert!(Recorder::create(Path::new("/dev/null"), &other).is_ok());
+        let null = std::fs::metadata("/dev/null").unwrap();
+        assert_eq!(null.permissions().mode() & 0o777, 0o666);
     }
 
     #[test]

@@ -28,6 +28,7 @@ mod target;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use aya::programs::uprobe::UProbeLink;
 use undine_ebpf::Header;
 use undine_ebpf::trace::{PLANS_MAX, TraceInfo};
 use undine_schema::trace::{
@@ -113,6 +114,7 @@ impl Tracing {
         for slot in 0..state.slots.len() {
             let Some(current) = &mut state.slots[slot] else { continue };
             let reason = match &scope {
+                _ if current.status.state == TraceState::Pending => continue,
                 _ if current.status.expires <= now => "its time is over",
                 // What cannot be known may have changed.
                 Some(scope) if !current.is_within(scope.as_ref().ok()) => {
@@ -130,6 +132,7 @@ impl Tracing {
             program.ended().is_none()
         });
         state.note_ended();
+        take_away_probes(&mut state);
         let mut lost = Vec::new();
         for (slot, current) in (0..).zip(&mut state.slots) {
             let Some(current) = current else { continue };
@@ -163,9 +166,15 @@ impl Tracing {
             }
         }
         let leaving = std::mem::take(&mut state.leaving);
+        let removals = std::mem::take(&mut state.removals);
         drop(state);
         for (program, _) in &leaving {
             program.end();
+        }
+        for removal in removals {
+            if removal.join().is_err() {
+                tracing::error!("the thread that takes probes away panicked");
+            }
         }
     }
 
@@ -196,16 +205,20 @@ impl Tracing {
         };
     }
 
-    /// Takes the probes of a slot away, and its table.
+    /// Ends what is in a slot, and its table.
     fn end(&self, state: &mut State, slot: usize, reason: &str) {
-        let Some(mut ended) = state.slots.get_mut(slot).and_then(Option::take) else { return };
+        let ended = state.slots.get_mut(slot).and_then(Option::take);
+        self.retire(state, slot, ended, reason);
+    }
+
+    /// Ends what was in a slot. Its probes do nothing any more; they wait in `state` to be taken away.
+    fn retire(&self, state: &mut State, slot: usize, ended: Option<Deployment>, reason: &str) {
+        let Some(mut ended) = ended else { return };
         let place = u32::try_from(slot).unwrap_or(u32::MAX);
         self.count(place, &mut ended);
         match ended.probe {
             Probe::Function { .. } => {
-                if let Err(error) = self.0.control.untrace(place) {
-                    tracing::warn!(%error, name = ended.tracepoint.name, "a tracepoint may live on");
-                }
+                state.probes.extend(self.untrace(place, &ended.tracepoint.name));
             }
             Probe::Program { running, .. } => {
                 running.interrupt();
@@ -221,9 +234,32 @@ impl Tracing {
         state.note(TraceStatus { state: TraceState::Terminated, reason, ..ended.status });
     }
 
+    /// Takes the plan of tracepoint `name` out of its slot; gives its probes.
+    fn untrace(&self, slot: u32, name: &str) -> Vec<UProbeLink> {
+        self.0.control.untrace(slot).unwrap_or_else(|error| {
+            tracing::warn!(%error, name, "a tracepoint may live on");
+            Vec::new()
+        })
+    }
+
     fn expiry(&self, ttl: Duration) -> TimeNs {
         let ttl = i64::try_from(ttl.as_nanos()).unwrap_or(i64::MAX);
         TimeNs::new(self.0.clock.now().get().saturating_add(ttl))
+    }
+}
+
+/// Has a thread of its own take probes away: whoever reads the ring must not wait for the kernel.
+fn take_away_probes(state: &mut State) {
+    state.removals.retain(|removal| !removal.is_finished());
+    if state.probes.is_empty() {
+        return;
+    }
+    let probes = std::mem::take(&mut state.probes);
+    let thread = std::thread::Builder::new().name("undine-untrace".to_owned());
+    // Where there is no thread to be had they go at once.
+    match thread.spawn(move || drop(probes)) {
+        Ok(removal) => state.removals.push(removal),
+        Err(error) => tracing::warn!(%error, "probes are taken away while nothing else is done"),
     }
 }
 
@@ -287,10 +323,12 @@ impl Tracer for Tracing {
         };
         self.end(&mut state, slot, "it was deleted");
         let leaving = std::mem::take(&mut state.leaving);
+        let probes = std::mem::take(&mut state.probes);
         drop(state);
         for (program, _) in &leaving {
             program.end();
         }
+        drop(probes);
         Ok(())
     }
 

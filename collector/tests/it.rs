@@ -4,6 +4,7 @@
 mod it {
     mod amqp;
     mod bpftrace;
+    mod costs;
     mod cql;
     mod dns;
     mod flavours;
@@ -27,6 +28,7 @@ mod it {
     mod profile;
     mod redis;
     mod refusals;
+    mod refusals_on_demand;
     mod replay;
     mod tcp_health;
     mod tls;
@@ -37,6 +39,7 @@ mod it {
     mod tls_hyper;
     mod tls_memory_bio;
     mod tls_rustls;
+    mod tls_scene;
     mod trace;
     mod watch;
 }

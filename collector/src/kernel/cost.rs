@@ -235,6 +235,8 @@ mod tests {
     #[test]
     fn programs_are_ours_by_the_names_that_the_kernel_keeps() {
         assert!(is_ours("sock_send_lengt") && is_ours("sched_process_e") && is_ours("sys_exit"));
+        assert!(is_ours("tls_exit") && is_ours("go_tls_enter") && is_ours("rustls_send_ent"));
+        assert!(is_ours("trace_enter") && is_ours("cpu_sample") && is_ours("inet_sendmsg"));
         assert!(!is_ours("sock_send_length") && !is_ours("somebody_elses") && !is_ours(""));
     }
 }

@@ -12,7 +12,9 @@ use aya::programs::Program;
 use aya::{
     Ebpf, EbpfLoader, Pod, VerifierLogLevel,
     maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
-    programs::{ProgramError, RawTracePoint, raw_trace_point::RawTracePointLinkId},
+    programs::{
+        ProgramError, RawTracePoint, raw_trace_point::RawTracePointLinkId, uprobe::UProbeLink,
+    },
     util::KernelVersion,
 };
 
@@ -63,7 +65,8 @@ const RUNGS_DOWN: [u64; 3] = [6, 10, 12];
 /// A program of the object and where it belongs.
 pub(super) struct Probe {
     pub(super) name: &'static str,
-    without: &'static str,
+    /// What is lost without it.
+    pub(super) without: &'static str,
 }
 
 pub(super) const SOCKET_LENGTH: [Probe; 2] = [
@@ -109,7 +112,8 @@ const OTHERS: [Probe; 9] = [
 /// Names of all programs.
 pub(super) fn names() -> impl Iterator<Item = &'static str> {
     let probes = SOCKET_LENGTH.iter().chain(&SYS_EXIT).chain(&OTHERS).map(|probe| probe.name);
-    probes.chain(socket_functions::PROGRAMS).chain([profile::PROGRAM])
+    let of_functions = socket_functions::PROGRAMS.into_iter().chain(tls_probes::names());
+    probes.chain(of_functions).chain(trace_probes::NAMES).chain([profile::PROGRAM])
 }
 
 /// How a probe fared.
@@ -296,7 +300,9 @@ pub(super) fn try_all(object: Object) -> Result<(Programs, Vec<ProbeReport>), Bu
     reports.push(frames.unwrap_or_else(|| profile::try_load(&mut programs.ebpf)));
     let best = hook_ladder::rungs(&reports).into_iter().find(|rung| rung.refusal.is_none());
     programs.load_tls(&mut reports, best.is_some_and(|rung| rung.hooks.see_calls()));
-    programs.load_trace(&mut reports);
+    // Otherwise they are loaded when the first function is traced.
+    programs.trace.load(&mut programs.ebpf);
+    reports.extend(programs.trace_reports());
     Ok((programs, reports))
 }
 
@@ -376,15 +382,14 @@ fn load_object(config: &Config) -> Result<(Programs, RingBuf<MapData>, ReasonNam
             go_calls: take(&mut ebpf, "GO_CALLS")?,
             libraries: 0,
             of: 0,
-            is_loaded: false,
-            is_rustls_loaded: false,
+            loaded: Vec::new(),
         },
         trace: TraceProbes {
             plans: take(&mut ebpf, "TRACE_PLANS")?,
             totals: take(&mut ebpf, "TRACE_TOTALS")?,
             links: Default::default(),
             generation: 0,
-            state: trace_probes::State::Unused,
+            outcomes: Vec::new(),
         },
         ebpf,
     };
@@ -539,28 +544,24 @@ impl Programs {
         self.trace.unload(&mut self.ebpf);
     }
 
-    /// Loads what otherwise is loaded when the first function is traced.
-    fn load_trace(&mut self, probes: &mut Vec<ProbeReport>) {
-        let loaded = self.trace.load(&mut self.ebpf);
-        for (probe, outcome) in loaded {
-            let probe = Probe { name: probe, without: "scripts cannot trace functions" };
-            let attach_point = format!("uprobe:{}", probe.name);
-            probes.push(ProbeReport { attach_point, ..report(&probe, outcome) });
-        }
+    /// How the programs fared that are loaded when the first function is traced; none before.
+    pub(super) fn trace_reports(&self) -> Vec<ProbeReport> {
+        let outcomes = self.trace.outcomes.iter();
+        outcomes.map(|(probe, outcome)| report_of_uprobe(probe, outcome.clone())).collect()
     }
 
-    /// Puts what is read of the calls of a function into `slot` and probes it.
-    pub(super) fn trace(
-        &mut self,
-        slot: u32,
-        plan: &Plan,
-        sites: &[TraceSite],
-    ) -> Result<u32, String> {
-        self.trace.attach(&mut self.ebpf, slot, plan, sites)
+    /// Puts what is read of the calls of a function into `slot`; gives the plan's generation.
+    pub(super) fn plan_trace(&mut self, slot: u32, plan: &Plan) -> Result<u32, String> {
+        self.trace.plan(&mut self.ebpf, slot, plan)
     }
 
-    /// Takes the probes of `slot` away.
-    pub(super) fn untrace(&mut self, slot: u32) -> Result<(), ControlError> {
+    /// Probes a function for the plan in `slot`.
+    pub(super) fn trace(&mut self, slot: u32, site: &TraceSite) -> Result<(), String> {
+        self.trace.attach(&mut self.ebpf, slot, site)
+    }
+
+    /// Takes the plan out of `slot`; gives its probes, which go when they are dropped.
+    pub(super) fn untrace(&mut self, slot: u32) -> Result<Vec<UProbeLink>, ControlError> {
         self.trace.detach(&mut self.ebpf, slot)
     }
 
@@ -572,25 +573,14 @@ impl Programs {
     /// Loads the programs for TLS libraries, unless the hooks do not see what a library does on a
     /// socket while it is in a call.
     fn load_tls(&mut self, probes: &mut Vec<ProbeReport>, hooks_see_calls: bool) {
-        let loaded = if hooks_see_calls {
-            self.tls
-                .load(&mut self.ebpf)
-                .map(|(probe, loaded)| (probe, loaded.map_err(|error| outcome_of(&error))))
-        } else {
-            let refused = || Outcome::Refused(tls_probes::NO_HOOKS.to_owned());
-            tls_probes::PROGRAMS.map(|probe| (probe, Err(refused())))
-        };
-        for (probe, loaded) in loaded {
-            let outcome = loaded.map_or_else(|outcome| outcome, |()| Outcome::Standby);
-            let probe = Probe { name: probe, without: "TLS is not looked into" };
+        for (probe, outcome) in self.tls.load(&mut self.ebpf, hooks_see_calls) {
             let outcome = too_old_for(&probe, outcome);
-            let attach_point = format!("uprobe:{}", probe.name);
-            probes.push(ProbeReport { attach_point, ..report(&probe, outcome) });
+            probes.push(report_of_uprobe(&probe, outcome));
         }
     }
 
     /// Probes the functions of the TLS library at `path`.
-    pub(super) fn probe_tls(&mut self, path: &Path, library: &Library) -> Outcome {
+    pub(super) fn probe_tls(&mut self, path: &Path, library: &mut Library) -> Outcome {
         let outcome = self.tls.probe(&mut self.ebpf, path, library);
         if outcome == Outcome::Attached
             && let Err(error) = self.write_settings()
@@ -898,12 +888,17 @@ fn report(probe: &Probe, outcome: Outcome) -> ProbeReport {
     }
 }
 
+/// As [`report`], of a program that runs where functions are called.
+fn report_of_uprobe(probe: &Probe, outcome: Outcome) -> ProbeReport {
+    ProbeReport { attach_point: format!("uprobe:{}", probe.name), ..report(probe, outcome) }
+}
+
 /// `outcome`, or that the kernel is too old, where it is: before it misses the attach point it may
 /// refuse the program for what that needs.
 fn too_old_for(probe: &Probe, outcome: Outcome) -> Outcome {
     if SOCKET_LENGTH.iter().any(|late| late.name == probe.name) {
         needs(SOCKET_LENGTH_SINCE, "6.3", outcome)
-    } else if tls_probes::PROGRAMS.contains(&probe.name) {
+    } else if tls_probes::names().any(|name| name == probe.name) {
         needs(object::BPF_LOOP, "5.17", outcome)
     } else if probe.name == DROPS {
         needs(DROP_REASONS_SINCE, "5.17", outcome)

@@ -18,32 +18,38 @@ use undine_ebpf::load::{
 
 use super::{
     ConnectionState, ControlError, Outcome, process_tree,
-    programs::{Plain, outcome_of, state_of, unusable},
+    programs::{Plain, Probe, outcome_of, state_of, unusable},
     ring,
 };
 use crate::event::ProcessKey;
 use crate::process;
-use crate::tls::library::{Library, Site};
+use crate::tls::library::{Family, Library, Site};
 
-/// The programs, each with what is lost without it.
-pub(super) const PROGRAMS: [&str; 9] = [
-    "tls_enter",
-    "tls_exit",
-    "tls_free",
-    "go_tls_enter",
-    "go_tls_exit",
-    "rustls_send_enter",
-    "rustls_send_exit",
-    "rustls_receive",
-    "rustls_carry",
+/// The programs by whom they read. Half of what a library says is of no use, so none of a family is
+/// used where the kernel refuses one of them; the other families are read nevertheless.
+const PROGRAMS: [(Family, &[&str]); 3] = [
+    (Family::C, &["tls_enter", "tls_exit", "tls_free"]),
+    (Family::Go, &["go_tls_enter", "go_tls_exit"]),
+    (Family::Rustls, &["rustls_send_enter", "rustls_send_exit", "rustls_receive", "rustls_carry"]),
 ];
 
-/// Those of them that rustls needs and nothing else does.
-const OF_RUSTLS: &str = "rustls_";
-
 /// Why the programs are not used with the hooks that are.
-pub(super) const NO_HOOKS: &str = "what a TLS library is told is bound to a socket by what it does \
+const NO_HOOKS: &str = "what a TLS library is told is bound to a socket by what it does \
      there meanwhile, which neither tracepoints (6.3) nor programs on functions (5.17) show here";
+
+/// Names of the programs.
+pub(super) fn names() -> impl Iterator<Item = &'static str> {
+    PROGRAMS.into_iter().flat_map(|(_, names)| names).copied()
+}
+
+/// What is lost without the programs of a family.
+const fn without(family: Family) -> &'static str {
+    match family {
+        Family::C => "what OpenSSL, BoringSSL and GnuTLS say inside TLS is not read",
+        Family::Go => "what Go's crypto/tls says inside TLS is not read",
+        Family::Rustls => "what rustls says inside TLS is not read",
+    }
+}
 
 /// Probes of TLS libraries.
 pub(super) struct TlsProbes {
@@ -57,34 +63,42 @@ pub(super) struct TlsProbes {
     pub(super) libraries: u32,
     /// A sum of `TLS_OF_…`.
     pub(super) of: u32,
-    /// Whether the programs are in the kernel, but for those of rustls.
-    pub(super) is_loaded: bool,
-    /// Whether those of rustls are.
-    pub(super) is_rustls_loaded: bool,
+    /// Whose programs are in the kernel, all of them.
+    pub(super) loaded: Vec<Family>,
 }
 
 impl TlsProbes {
-    /// Loads the programs; they run once a library is probed.
-    pub(super) fn load(
-        &mut self,
-        ebpf: &mut Ebpf,
-    ) -> [(&'static str, Result<(), ProgramError>); 9] {
-        let loaded = PROGRAMS.map(|name| (name, program(ebpf, name).and_then(UProbe::load)));
-        let are_loaded = |of_rustls: bool| {
-            let mut own = loaded.iter().filter(|of| of.0.starts_with(OF_RUSTLS) == of_rustls);
-            own.all(|(_, result)| result.is_ok())
-        };
-        (self.is_loaded, self.is_rustls_loaded) = (are_loaded(false), are_loaded(true));
-        loaded
+    /// Loads the programs, where `hooks_see_calls`; they run once a library is probed. How each fared.
+    pub(super) fn load(&mut self, ebpf: &mut Ebpf, hooks_see_calls: bool) -> Vec<(Probe, Outcome)> {
+        let mut outcomes = Vec::new();
+        for (family, names) in PROGRAMS {
+            let before = outcomes.len();
+            for name in names {
+                let outcome = if hooks_see_calls {
+                    let loaded = program(ebpf, name).and_then(UProbe::load);
+                    loaded.map_or_else(|error| outcome_of(&error), |()| Outcome::Standby)
+                } else {
+                    Outcome::Refused(NO_HOOKS.to_owned())
+                };
+                outcomes.push((Probe { name, without: without(family) }, outcome));
+            }
+            if outcomes[before..].iter().all(|(_, outcome)| *outcome == Outcome::Standby) {
+                self.loaded.push(family);
+            }
+        }
+        outcomes
     }
 
-    /// Probes a library's functions.
-    pub(super) fn probe(&mut self, ebpf: &mut Ebpf, path: &Path, library: &Library) -> Outcome {
-        let of_rustls = !library.rustls_sends.is_empty();
-        let of_others = !library.calls.is_empty() || !library.go_entries.is_empty();
-        if of_rustls && !self.is_rustls_loaded || of_others && !self.is_loaded {
-            let why = "the programs for TLS are not loaded; their own rows here say why";
-            return Outcome::Refused(why.to_owned());
+    /// Probes a library's functions. Leaves those out of `library` whose programs are not loaded.
+    pub(super) fn probe(&mut self, ebpf: &mut Ebpf, path: &Path, library: &mut Library) -> Outcome {
+        let is_wanted = |family: &Family| library.has(*family) && !self.loaded.contains(family);
+        let lacking: Vec<_> = Family::ALL.into_iter().filter(is_wanted).collect();
+        lacking.iter().for_each(|family| library.leave_out(*family));
+        if let Some(family) = lacking.first()
+            && !Family::ALL.into_iter().any(|family| library.has(family))
+        {
+            let (name, own) = (family.name(), "their own rows here say why");
+            return Outcome::Refused(format!("the programs for {name} are not loaded; {own}"));
         }
         if self.libraries >= TLS_LIBRARIES_MAX {
             return Outcome::Refused(format!("{TLS_LIBRARIES_MAX} libraries are probed already"));
@@ -130,9 +144,13 @@ impl TlsProbes {
                 }
             }
         }
-        self.of |= if library.calls.is_empty() { 0 } else { TLS_OF_C };
-        self.of |= if library.go_entries.is_empty() { 0 } else { TLS_OF_GO };
-        self.of |= if of_rustls { TLS_OF_RUST } else { 0 };
+        for family in Family::ALL.into_iter().filter(|family| library.has(*family)) {
+            self.of |= match family {
+                Family::C => TLS_OF_C,
+                Family::Go => TLS_OF_GO,
+                Family::Rustls => TLS_OF_RUST,
+            };
+        }
         self.write_since(index, known);
         Outcome::Attached
     }
@@ -236,7 +254,7 @@ fn take_away(ebpf: &mut Ebpf, links: Vec<(&'static str, UProbeLinkId)>) {
 
 /// Takes the programs out of the kernel, with all their probes.
 pub(super) fn unload(ebpf: &mut Ebpf) {
-    for name in PROGRAMS {
+    for name in names() {
         if let Ok(program) = program(ebpf, name)
             && let Err(error) = program.unload()
             && !matches!(error, ProgramError::NotLoaded)

@@ -8,18 +8,29 @@ use aya::{
     maps::{Array, MapData},
     programs::{
         ProgramError, UProbe,
-        uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLinkId, UProbeScope},
+        uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeLinkId, UProbeScope},
     },
 };
 use undine_ebpf::trace::{PLANS_MAX, Plan, Totals, cookie};
 
 use super::{
     ControlError, Outcome, object,
-    programs::{Plain, outcome_of, unusable},
+    programs::{Plain, Probe, outcome_of, unusable},
 };
 
+/// Names of the programs: for calls, and for returns.
+pub(super) const NAMES: [&str; 2] = [ENTER, EXIT];
+const ENTER: &str = "trace_enter";
+const EXIT: &str = "trace_exit";
+
 /// The programs.
-pub(super) const PROGRAMS: [&str; 2] = ["trace_enter", "trace_exit"];
+const PROGRAMS: [Probe; 2] = [
+    Probe { name: ENTER, without: "scripts cannot trace functions" },
+    Probe {
+        name: EXIT,
+        without: "scripts cannot trace what functions give back and how long they take",
+    },
+];
 
 /// The first kernel whose probes carry a number of their own is 5.15; the programs also need
 /// `bpf_loop` of 5.17.
@@ -44,104 +55,97 @@ pub(super) struct TraceProbes {
     pub(super) links: [Vec<(&'static str, UProbeLinkId)>; PLANS_MAX as usize],
     /// How many plans there have been.
     pub(super) generation: u32,
-    /// Whether the programs are in the kernel.
-    pub(super) state: State,
-}
-
-/// Whether the programs are in the kernel.
-pub(super) enum State {
-    /// Nobody has asked for them.
-    Unused,
-    Loaded,
-    /// They are not and will not be.
-    Refused(String),
+    /// How the programs fared; empty while nobody has asked for them.
+    pub(super) outcomes: Vec<(&'static Probe, Outcome)>,
 }
 
 impl TraceProbes {
-    /// Loads the programs; they run once a function is traced.
-    pub(super) fn load(&mut self, ebpf: &mut Ebpf) -> Vec<(&'static str, Outcome)> {
+    /// Loads the programs, unless that was tried before; they run once a function is traced.
+    pub(super) fn load(&mut self, ebpf: &mut Ebpf) {
+        if !self.outcomes.is_empty() {
+            return;
+        }
         let has_loop = object::has_loop();
-        let mut outcomes = Vec::new();
-        self.state = State::Loaded;
-        for name in PROGRAMS {
+        for probe in &PROGRAMS {
             let outcome = if has_loop {
-                match program(ebpf, name).and_then(UProbe::load) {
-                    Ok(()) => Outcome::Standby,
-                    Err(error) => outcome_of(&error),
-                }
+                let loaded = program(ebpf, probe.name).and_then(UProbe::load);
+                loaded.map_or_else(|error| outcome_of(&error), |()| Outcome::Standby)
             } else {
                 Outcome::Missing(TOO_OLD.to_owned())
             };
-            if let Outcome::Missing(why) | Outcome::Denied(why) | Outcome::Refused(why) = &outcome {
-                self.state = State::Refused(why.clone());
-            }
-            outcomes.push((name, outcome));
+            self.outcomes.push((probe, outcome));
         }
-        outcomes
     }
 
-    /// Puts `plan` into `slot` and probes its function. Gives the plan's generation.
-    pub(super) fn attach(
-        &mut self,
-        ebpf: &mut Ebpf,
-        slot: u32,
-        plan: &Plan,
-        sites: &[TraceSite],
-    ) -> Result<u32, String> {
-        if matches!(self.state, State::Unused) {
-            self.load(ebpf);
+    /// Puts `plan` into `slot`, where nothing is attached. Gives the plan's generation.
+    pub(super) fn plan(&mut self, ebpf: &mut Ebpf, slot: u32, plan: &Plan) -> Result<u32, String> {
+        self.load(ebpf);
+        for (probe, outcome) in &self.outcomes {
+            let is_needed = probe.name == ENTER || plan.waits_for_return != 0;
+            if is_needed
+                && let Outcome::Missing(why) | Outcome::Denied(why) | Outcome::Refused(why) =
+                    outcome
+            {
+                return Err(format!("the kernel does not take {}: {why}", probe.name));
+            }
         }
-        if let State::Refused(why) = &self.state {
-            return Err(format!("the kernel does not take the programs: {why}"));
-        }
-        self.detach(ebpf, slot).map_err(|error| error.to_string())?;
         self.generation = self.generation.wrapping_add(1).max(1);
         let generation = self.generation;
         let totals = Plain(Totals::default());
         self.totals.set(slot, totals, 0).map_err(|error| error.to_string())?;
         let plan = Plan { generation, ..*plan };
         self.plans.set(slot, Plain(plan), 0).map_err(|error| error.to_string())?;
-        // The return first, so that no call begins that would not be seen to end.
-        let programs: &[&'static str] = if plan.waits_for_return == 0 {
-            &PROGRAMS[..1]
-        } else {
-            &["trace_exit", "trace_enter"]
-        };
-        for name in programs {
-            for site in sites {
-                match attach(ebpf, name, site, cookie(slot, generation)) {
-                    Ok(link) => self.links[slot as usize].push((name, link)),
-                    Err(error) => {
-                        if let Err(error) = self.detach(ebpf, slot) {
-                            tracing::warn!(slot, %error, "a plan could not be taken away");
-                        }
-                        let why = match outcome_of(&error) {
-                            Outcome::Missing(why)
-                            | Outcome::Denied(why)
-                            | Outcome::Refused(why) => why,
-                            Outcome::Attached | Outcome::Standby => error.to_string(),
-                        };
-                        let pid = site.pid;
-                        return Err(format!(
-                            "the kernel refuses the probe of process {pid}: {why}"
-                        ));
-                    }
-                }
-            }
-        }
         Ok(generation)
     }
 
-    /// Takes the probes of `slot` away. What they sent is still in the ring, and its totals stay.
-    pub(super) fn detach(&mut self, ebpf: &mut Ebpf, slot: u32) -> Result<(), ControlError> {
-        take_away(ebpf, std::mem::take(&mut self.links[slot as usize]));
-        self.plans.set(slot, Plain(Plan::default()), 0).map_err(unusable("TRACE_PLANS"))
+    /// Probes a function for the plan in `slot`.
+    pub(super) fn attach(
+        &mut self,
+        ebpf: &mut Ebpf,
+        slot: u32,
+        site: &TraceSite,
+    ) -> Result<(), String> {
+        let Plain(plan) = self.plans.get(&slot, 0).map_err(|error| error.to_string())?;
+        // The return first, so that no call begins that would not be seen to end.
+        let names: &[_] = if plan.waits_for_return == 0 { &[ENTER] } else { &[EXIT, ENTER] };
+        for name in names {
+            let link =
+                attach(ebpf, name, site, cookie(slot, plan.generation)).map_err(|error| {
+                    let why = match outcome_of(&error) {
+                        Outcome::Missing(why) | Outcome::Denied(why) | Outcome::Refused(why) => why,
+                        Outcome::Attached | Outcome::Standby => error.to_string(),
+                    };
+                    format!("the kernel refuses the probe of process {}: {why}", site.pid)
+                })?;
+            self.links[slot as usize].push((name, link));
+        }
+        Ok(())
+    }
+
+    /// Takes the plan out of `slot`. Gives its probes, which do nothing any more and are taken away when
+    /// they are dropped; the kernel needs some 100 ms for each. What they sent is still in the ring, and
+    /// the totals stay.
+    pub(super) fn detach(
+        &mut self,
+        ebpf: &mut Ebpf,
+        slot: u32,
+    ) -> Result<Vec<UProbeLink>, ControlError> {
+        self.plans.set(slot, Plain(Plan::default()), 0).map_err(unusable("TRACE_PLANS"))?;
+        let mut taken = Vec::new();
+        for (name, link) in std::mem::take(&mut self.links[slot as usize]) {
+            match program(ebpf, name).and_then(|program| program.take_link(link)) {
+                Ok(link) => taken.push(link),
+                Err(error) => tracing::warn!(name, %error, "a probe could not be taken away"),
+            }
+        }
+        Ok(taken)
     }
 
     /// Takes the programs out of the kernel for good, with all their probes.
     pub(super) fn unload(&mut self, ebpf: &mut Ebpf) {
-        self.state = State::Refused("the collector has stopped".to_owned());
-        for name in PROGRAMS {
+        let stopped = Outcome::Refused("the collector has stopped".to_owned());
+        self.outcomes = PROGRAMS.iter().map(|probe| (probe, stopped.clone())).collect();
+        for name in NAMES {
             if let Ok(program) = program(ebpf, name)
                 && let Err(error) = program.unload()
                 && !matches!(error, ProgramError::NotLoaded)
@@ -175,12 +179,4 @@ fn attach(
     let gone = || ProgramError::InvalidName { name: name.to_owned() };
     let pid = NonZeroU32::new(site.pid).ok_or_else(gone)?;
     program(ebpf, name)?.attach(point, &site.path, UProbeScope::OneProcess(pid))
-}
-
-fn take_away(ebpf: &mut Ebpf, links: Vec<(&'static str, UProbeLinkId)>) {
-    for (name, link) in links {
-        if let Err(error) = program(ebpf, name).and_then(|program| program.detach(link)) {
-            tracing::warn!(name, %error, "a probe could not be taken away");
-        }
-    }
 }

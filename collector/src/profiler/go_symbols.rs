@@ -108,7 +108,7 @@ mod tests {
     #[test]
     fn a_go_program_without_symbols_has_the_names_of_its_functions() {
         let Ok(file) = File::open("/usr/sbin/nats-server") else {
-            println!("skipped: nats-server is not installed");
+            undine_testbed::skip("nats-server is not installed");
             return;
         };
         let elf = Elf::read(&file).unwrap();

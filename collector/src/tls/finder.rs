@@ -3,7 +3,7 @@
 //! A program maps its libraries some time after it was started, or when it first needs them, and
 //! nothing tells of that. So a process is looked at several times, ever less often.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsRawFd;
@@ -35,7 +35,7 @@ const AFTER_TLS: [Duration; 2] = [Duration::ZERO, Duration::from_millis(50)];
 const ALL_INTERVAL: Duration = Duration::from_secs(30);
 /// Most looks that are planned; further ones wait for the look at all processes.
 const PLANNED_MAX: usize = 16 * 1024;
-/// Most files that are remembered as looked at.
+/// Most files that are remembered as looked at; half of them are forgotten if nobody maps them any more.
 const FILES_MAX: usize = 64 * 1024;
 /// Messages that wait between the threads.
 const WAITING_MAX: usize = 1024;
@@ -65,17 +65,42 @@ pub fn probe_watched(control: &Control, placing: Placing) -> Vec<LibraryReport> 
 pub(crate) struct Finder {
     control: Control,
     placing: Placing,
-    files: HashSet<FileId>,
-    /// By device and inode as `stat` has them, for what was found without a process.
-    host_files: BTreeSet<(u64, u64)>,
+    files: Files,
+    /// Files that were not looked at since the last look at all processes, because there are too many.
+    left_out: u64,
     reports: Vec<LibraryReport>,
+}
+
+/// Device and inode of a file, as `stat` has them.
+type Inode = (u64, u64);
+
+/// Files that were looked at.
+#[derive(Debug, Default)]
+struct Files {
+    mapped: HashMap<FileId, Inode>,
+    /// Those above, and what was found without a process.
+    known: BTreeSet<Inode>,
+    /// Those of them that are probed, which are never forgotten: probed twice, each call would count
+    /// twice.
+    probed: BTreeSet<Inode>,
+}
+
+impl Files {
+    /// Forgets those that are not among `mapped`.
+    fn forget_others(&mut self, mapped: &HashSet<FileId>) {
+        let gone: Vec<_> = self.mapped.extract_if(|file, _| !mapped.contains(file)).collect();
+        for (_, inode) in gone {
+            if !self.probed.contains(&inode) {
+                self.known.remove(&inode);
+            }
+        }
+    }
 }
 
 impl Finder {
     /// Has looked at nothing yet.
     pub(crate) fn new(control: Control, placing: Placing) -> Self {
-        let (files, host_files) = (HashSet::new(), BTreeSet::new());
-        Self { control, placing, files, host_files, reports: Vec::new() }
+        Self { control, placing, files: Files::default(), left_out: 0, reports: Vec::new() }
     }
 
     /// Looks at all processes that are watched, and gives what was found.
@@ -83,8 +108,16 @@ impl Finder {
         if self.control.watches_whole_host() {
             self.look_at_host();
         }
+        let mut mapped = HashSet::new();
         for pid in self.control.watched_processes() {
-            self.look_at(pid);
+            mapped.extend(self.look_at(pid).into_iter().map(|mapping| mapping.file));
+        }
+        if self.files.mapped.len() > FILES_MAX / 2 {
+            self.files.forget_others(&mapped);
+        }
+        if self.left_out > 0 {
+            let left_out = std::mem::take(&mut self.left_out);
+            self.reports.push(too_many(left_out));
         }
         std::mem::take(&mut self.reports)
     }
@@ -100,26 +133,33 @@ impl Finder {
                 };
                 let path = Path::new(directory).join(name);
                 let Ok(metadata) = fs::metadata(&path) else { continue };
-                if self.host_files.insert((metadata.dev(), metadata.ino())) {
-                    self.probe(&path, path.display().to_string());
+                let inode = (metadata.dev(), metadata.ino());
+                if self.files.known.insert(inode) {
+                    self.probe(&path, inode, path.display().to_string());
                 }
             }
         }
     }
 
-    /// Looks at what process `pid` has mapped.
-    fn look_at(&mut self, pid: u32) {
-        let Ok(maps) = fs::read_to_string(format!("/proc/{pid}/maps")) else { return };
+    /// Looks at what process `pid` has mapped, and gives it.
+    fn look_at(&mut self, pid: u32) -> Vec<Mapping> {
+        let Ok(maps) = fs::read_to_string(format!("/proc/{pid}/maps")) else { return Vec::new() };
         let exe = fs::read_link(format!("/proc/{pid}/exe")).ok();
-        for mapping in mappings::parse(&maps) {
+        let mappings = mappings::parse(&maps);
+        for mapping in &mappings {
             let is_program = exe.as_deref() == Some(Path::new(&mapping.name));
-            if (mapping.is_library() || is_program)
-                && self.files.len() < FILES_MAX
-                && !self.files.contains(&mapping.file)
+            if !(mapping.is_library() || is_program)
+                || self.files.mapped.contains_key(&mapping.file)
             {
-                self.look_at_file(pid, &mapping);
+                continue;
+            }
+            if self.files.mapped.len() < FILES_MAX {
+                self.look_at_file(pid, mapping);
+            } else {
+                self.left_out += 1;
             }
         }
+        mappings
     }
 
     fn look_at_file(&mut self, pid: u32, mapping: &Mapping) {
@@ -127,18 +167,19 @@ impl Finder {
             // A process that has ended meanwhile has none; another may map the same file.
             let Ok(file) = File::open(&path) else { continue };
             let Ok(metadata) = file.metadata() else { continue };
-            self.files.insert(mapping.file.clone());
-            if self.host_files.insert((metadata.dev(), metadata.ino())) {
+            let inode = (metadata.dev(), metadata.ino());
+            self.files.mapped.insert(mapping.file.clone(), inode);
+            if self.files.known.insert(inode) {
                 // It stays the same file, also where the process ends now.
                 let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-                self.probe(Path::new(&path), mapping.name.clone());
+                self.probe(Path::new(&path), inode, mapping.name.clone());
             }
             return;
         }
     }
 
-    fn probe(&mut self, path: &Path, name: String) {
-        let library = match Library::read(path, self.placing) {
+    fn probe(&mut self, path: &Path, inode: Inode, name: String) {
+        let mut library = match Library::read(path, self.placing) {
             Ok(Some(library)) => library,
             Ok(None) => return,
             Err(error) => {
@@ -148,9 +189,21 @@ impl Finder {
                 return;
             }
         };
-        let outcome = self.control.probe_tls(path, &library);
+        let outcome = self.control.probe_tls(path, &mut library);
+        if outcome == Outcome::Attached {
+            self.files.probed.insert(inode);
+        }
         self.reports.push(LibraryReport { name, outcome, manners: library.manners });
     }
+}
+
+/// That so many mappings were not looked at, as if they were a library.
+fn too_many(left_out: u64) -> LibraryReport {
+    let why = format!(
+        "{FILES_MAX} files are mapped already; {left_out} mappings of further ones were not looked at"
+    );
+    let name = "files beyond the limit".to_owned();
+    LibraryReport { name, outcome: Outcome::Refused(why), manners: BTreeMap::new() }
 }
 
 fn cause(error: &dyn std::error::Error) -> String {
@@ -246,7 +299,7 @@ impl Planner {
             && at <= Instant::now()
         {
             self.planned.pop_first();
-            self.finder.look_at(pid);
+            let _mapped = self.finder.look_at(pid);
         }
         if self.all_at <= Instant::now() {
             self.all_at = Instant::now() + ALL_INTERVAL;
@@ -254,5 +307,39 @@ impl Planner {
             self.finder.reports = reports;
             self.finder.control.forget_ended_tls();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_that_nobody_maps_any_more_are_forgotten_unless_they_are_probed() {
+        let maps = "\
+01-02 r-xp 00000000 fe:00 1 /bin/a
+03-04 r-xp 00000000 fe:00 2 /bin/b
+05-06 r-xp 00000000 fe:00 3 /bin/c";
+        let ids: Vec<_> = mappings::parse(maps).into_iter().map(|mapping| mapping.file).collect();
+        let mut files = Files::default();
+        for (id, inode) in ids.iter().zip(1..) {
+            files.mapped.insert(id.clone(), (9, inode));
+            files.known.insert((9, inode));
+        }
+        // One that was found without a process.
+        files.known.insert((9, 4));
+        files.probed.insert((9, 2));
+        files.forget_others(&HashSet::from([ids[0].clone()]));
+        assert_eq!(files.mapped.keys().collect::<Vec<_>>(), [&ids[0]]);
+        assert_eq!(files.known, BTreeSet::from([(9, 1), (9, 2), (9, 4)]));
+    }
+
+    #[test]
+    fn a_limit_that_was_reached_is_told_as_a_library_is() {
+        let Outcome::Refused(why) = too_many(3).outcome else { panic!() };
+        assert_eq!(
+            why,
+            "65536 files are mapped already; 3 mappings of further ones were not looked at"
+        );
     }
 }

@@ -24,14 +24,18 @@ struct Function {
     count: Count,
 }
 
-/// Functions that take an object, a buffer and its length.
-const FUNCTIONS: [Function; 6] = [
+/// Functions that take an object, a buffer and its length. One that calls another of them counts once:
+/// what is within counts.
+const FUNCTIONS: [Function; 9] = [
     Function { name: "SSL_write", egress: true, count: Count::Returned },
     Function { name: "SSL_read", egress: false, count: Count::Returned },
     Function { name: "SSL_write_ex", egress: true, count: Count::Written },
     Function { name: "SSL_read_ex", egress: false, count: Count::Written },
     Function { name: "gnutls_record_send", egress: true, count: Count::Returned },
+    Function { name: "gnutls_record_send2", egress: true, count: Count::Returned },
+    Function { name: "gnutls_record_send_range", egress: true, count: Count::Returned },
     Function { name: "gnutls_record_recv", egress: false, count: Count::Returned },
+    Function { name: "gnutls_record_recv_seq", egress: false, count: Count::Returned },
 ];
 
 /// Functions that end an object.
@@ -42,6 +46,43 @@ const RANDOM: [&str; 2] = ["SSL_get_client_random", "gnutls_session_get_random"]
 
 /// The function that tells whether an object is the server's.
 const SERVER: &str = "SSL_is_server";
+
+/// Libraries that the same kernel programs read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// OpenSSL, BoringSSL and GnuTLS.
+    C,
+    /// Go's `crypto/tls`.
+    Go,
+    /// rustls.
+    Rustls,
+}
+
+impl Family {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::C, Self::Go, Self::Rustls];
+
+    /// What its libraries are called.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::C => "OpenSSL, BoringSSL and GnuTLS",
+            Self::Go => "Go's crypto/tls",
+            Self::Rustls => "rustls",
+        }
+    }
+
+    /// That of a function that is probed.
+    fn of(function: &str) -> Self {
+        let of_c = FUNCTIONS.iter().map(|of| of.name).chain(ENDS).any(|name| name == function);
+        if of_c {
+            Self::C
+        } else if function.starts_with("crypto/tls.") {
+            Self::Go
+        } else {
+            Self::Rustls
+        }
+    }
+}
 
 /// A place in a file for a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,10 +188,30 @@ impl Library {
                 }
             }
         }
-        let is_known = !library.calls.is_empty()
-            || !library.go_entries.is_empty()
-            || !library.rustls_sends.is_empty();
+        let is_known = Family::ALL.into_iter().any(|family| library.has(family));
         Ok(is_known.then_some(library))
+    }
+
+    /// Whether it has functions of `family`.
+    pub fn has(&self, family: Family) -> bool {
+        match family {
+            Family::C => !self.calls.is_empty(),
+            Family::Go => !self.go_entries.is_empty(),
+            Family::Rustls => !self.rustls_sends.is_empty(),
+        }
+    }
+
+    /// Leaves out what it has of `family`.
+    pub fn leave_out(&mut self, family: Family) {
+        let sites: &mut [&mut Vec<Site>] = match family {
+            Family::C => &mut [&mut self.calls, &mut self.ends],
+            Family::Go => &mut [&mut self.go_entries, &mut self.go_returns],
+            Family::Rustls => {
+                &mut [&mut self.rustls_sends, &mut self.rustls_receives, &mut self.rustls_carries]
+            }
+        };
+        sites.iter_mut().for_each(|sites| sites.clear());
+        self.manners.retain(|function, _| Family::of(function) != family);
     }
 
     fn add_go(&mut self, elf: &Elf<'_>, functions: Vec<GoFunction>) {
@@ -243,5 +304,32 @@ mod tests {
         assert_eq!(Library::read(&exe, Placing::Best).unwrap(), None);
         let text = Library::read(Path::new("/proc/self/status"), Placing::Best).unwrap_err();
         assert!(matches!(text, LibraryError::Elf(_)), "{text:?}");
+    }
+
+    #[test]
+    fn what_is_left_out_of_a_library_is_not_said_to_be_probed() {
+        let site = Site { offset: 1, cookie: 0 };
+        let names =
+            ["SSL_write", "SSL_free", "crypto/tls.(*Conn).Read", "ChunkVecBuffer::write_to"];
+        let mut library = Library {
+            calls: vec![site],
+            ends: vec![site],
+            go_entries: vec![site],
+            go_returns: vec![site],
+            rustls_sends: vec![site],
+            rustls_receives: vec![site],
+            rustls_carries: vec![site],
+            manners: names.map(|name| (name, Manner::Quick)).into(),
+            ..Library::default()
+        };
+        for (family, left) in Family::ALL.into_iter().zip([&names[2..], &names[3..], &[]]) {
+            assert!(library.has(family));
+            library.leave_out(family);
+            assert!(!library.has(family));
+            let mut said: Vec<_> = library.manners.keys().copied().collect();
+            said.sort_by_key(|name| names.iter().position(|known| known == name));
+            assert_eq!(said, left);
+        }
+        assert_eq!(library, Library::default());
     }
 }

@@ -1,5 +1,7 @@
 //! Deploying a tracepoint: whether it may be, whom and what it names, and its probes.
 
+use std::time::Duration;
+
 use undine_schema::tables;
 use undine_schema::trace::{
     TRACEPOINTS_MAX, TraceError, TraceProgram, TraceState, TraceStatus, TraceSubject,
@@ -22,15 +24,12 @@ impl Tracing {
             of.as_ref().is_some_and(|of| of.tracepoint.name == wanted.name)
         };
         let known = state.slots.iter().position(same_name);
-        // One whose program ended is deployed anew.
-        let has_ended = known.and_then(|slot| state.slots[slot].as_ref());
-        if has_ended.is_some_and(|of| of.status.state != TraceState::Running)
-            && let Some(slot) = known
+        // One whose program ended is deployed anew; until that has succeeded its rows stay.
+        let has_ended = |of: &Deployment| of.status.state != TraceState::Running;
+        let replaced = known.filter(|slot| state.slots[*slot].as_ref().is_some_and(has_ended));
+        if replaced.is_none()
+            && let Some(current) = known.and_then(|slot| state.slots[slot].as_mut())
         {
-            self.end(state, slot, "it was deployed again");
-        }
-        let known = known.and_then(|slot| state.slots[slot].as_mut());
-        if let Some(current) = known {
             if !current.tracepoint.does_the_same_as(wanted) {
                 let reason = format!("there is another tracepoint `{}`", wanted.name);
                 return Err(TraceError::new(
@@ -42,7 +41,8 @@ impl Tracing {
             return Ok(true);
         }
         let is_taken = tables::find(&wanted.table).is_some();
-        let other = state.slots.iter().flatten().find(|of| of.tracepoint.table == wanted.table);
+        let others = state.slots.iter().flatten().filter(|of| of.tracepoint.name != wanted.name);
+        let other = others.clone().find(|of| of.tracepoint.table == wanted.table);
         if is_taken || other.is_some() {
             let whose = other.map_or_else(
                 || "is one of Undine's own".to_owned(),
@@ -51,9 +51,8 @@ impl Tracing {
             let reason = format!("the table `{}` {whose}", wanted.table);
             return Err(TraceError::new(reason, "give another table name"));
         }
-        if state.slots.iter().all(Option::is_some) {
-            let names: Vec<_> =
-                state.slots.iter().flatten().map(|of| of.tracepoint.name.as_str()).collect();
+        if replaced.is_none() && state.slots.iter().all(Option::is_some) {
+            let names: Vec<_> = others.map(|of| of.tracepoint.name.as_str()).collect();
             let reason = format!("there are {TRACEPOINTS_MAX} tracepoints already");
             return Err(TraceError::new(reason, format!("delete one of {}", names.join(", "))));
         }
@@ -82,14 +81,36 @@ impl Tracing {
         let names = function.outputs.iter().map(|output| output.column.as_str());
         let columns = calls::columns(names.zip::<Vec<Output>>(outputs.clone()));
         let calls = Calls::new(columns, outputs, self.0.mode);
-        let mut state = self.state();
-        let slot = state.vacant()?;
-        let place = u32::try_from(slot).unwrap_or(u32::MAX);
-        let generation = self.0.control.trace(place, &plan, &sites).map_err(|why| {
+        let refused = |why| {
             TraceError::new(why, "`undine doctor` says whether this kernel can trace functions")
-        })?;
-        self.place(&mut state, slot, wanted, status, Probe::Function { generation, calls });
-        Ok(())
+        };
+        // Nobody else deploys meanwhile, so the slot stays free, or what ended stays in it or goes.
+        let slot = self.state().slot_for(wanted)?;
+        let place = u32::try_from(slot).unwrap_or(u32::MAX);
+        let control = &self.0.control;
+        let generation = control.plan_trace(place, &plan).map_err(refused)?;
+        // There before the first call, and locked by nobody while the kernel probes the functions:
+        // whoever reads the ring wants it for each call.
+        let replaced = self.place(
+            &mut self.state(),
+            slot,
+            wanted,
+            status,
+            Probe::Function { generation, calls },
+        );
+        match control.trace(place, &sites) {
+            Ok(()) => {
+                let mut state = self.state();
+                self.runs(&mut state, slot, wanted.ttl);
+                self.retire(&mut state, slot, replaced, "it was deployed again");
+                Ok(())
+            }
+            Err(why) => {
+                self.state().slots[slot] = replaced;
+                drop(self.untrace(place, &wanted.name));
+                Err(refused(why))
+            }
+        }
     }
 
     fn deploy_program(
@@ -110,9 +131,12 @@ impl Tracing {
         let scope = self.membership()?;
         let running = bpftrace::run(programs, &scope, self.0.mode)?;
         let mut state = self.state();
-        match state.vacant() {
+        match state.slot_for(wanted) {
             Ok(slot) => {
-                self.place(&mut state, slot, wanted, status, Probe::Program { running, scope });
+                let probe = Probe::Program { running, scope };
+                let replaced = self.place(&mut state, slot, wanted, status, probe);
+                self.runs(&mut state, slot, wanted.ttl);
+                self.retire(&mut state, slot, replaced, "it was deployed again");
                 Ok(())
             }
             Err(error) => {
@@ -123,7 +147,7 @@ impl Tracing {
         }
     }
 
-    /// Puts what has been deployed into a slot.
+    /// Puts what is being deployed into a slot; gives what was there.
     fn place(
         &self,
         state: &mut State,
@@ -131,13 +155,19 @@ impl Tracing {
         wanted: &Tracepoint,
         status: TraceStatus,
         probe: Probe,
-    ) {
-        let expires = self.expiry(wanted.ttl);
-        let status = TraceStatus { state: TraceState::Running, expires, ..status };
+    ) -> Option<Deployment> {
         state.pending = None;
-        state.tell(status.clone());
         let tracepoint = wanted.clone();
-        state.slots[slot] = Some(Deployment { tracepoint, status, probe, told: 0 });
+        state.slots[slot].replace(Deployment { tracepoint, status, probe, told: 0 })
+    }
+
+    /// What is in a slot has been deployed.
+    fn runs(&self, state: &mut State, slot: usize, ttl: Duration) {
+        let Some(current) = &mut state.slots[slot] else { return };
+        current.status.state = TraceState::Running;
+        current.status.expires = self.expiry(ttl);
+        let status = current.status.clone();
+        state.tell(status);
     }
 
     /// Finds the processes and the function.

@@ -2,7 +2,9 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 
+use aya::programs::uprobe::UProbeLink;
 use undine_schema::TimeNs;
 use undine_schema::trace::{
     TRACEPOINTS_MAX, TraceColumn, TraceError, TraceState, TraceStatus, TraceTable, Tracepoint,
@@ -29,6 +31,10 @@ pub(super) struct State {
     pub(super) is_closed: bool,
     /// Programs that were told to end, and when.
     pub(super) leaving: Vec<(Running, TimeNs)>,
+    /// Probes of ended tracepoints; the kernel takes its time to take them away.
+    pub(super) probes: Vec<UProbeLink>,
+    /// Threads that take such probes away.
+    pub(super) removals: Vec<JoinHandle<()>>,
     /// Messages of tracepoints that are gone.
     pub(super) orphans: u64,
     pub(super) numbers: u64,
@@ -83,12 +89,16 @@ impl Deployment {
 }
 
 impl State {
-    /// A slot that is free.
-    pub(super) fn vacant(&self) -> Result<usize, TraceError> {
+    /// The slot of the one called as `wanted`, which has ended, or one that is free.
+    pub(super) fn slot_for(&self, wanted: &Tracepoint) -> Result<usize, TraceError> {
         if self.is_closed {
             return Err(TraceError::new("Undine ends", "deploy it when Undine runs again"));
         }
-        self.slots.iter().position(Option::is_none).ok_or_else(|| {
+        let is_own = |of: &Option<Deployment>| {
+            of.as_ref().is_some_and(|of| of.tracepoint.name == wanted.name)
+        };
+        let own = self.slots.iter().position(is_own);
+        own.or_else(|| self.slots.iter().position(Option::is_none)).ok_or_else(|| {
             let reason = format!("there are {TRACEPOINTS_MAX} tracepoints already");
             TraceError::new(reason, "delete one")
         })

@@ -37,3 +37,14 @@ pub fn missing_modules(modules: &[&str]) -> Vec<String> {
     };
     modules.iter().filter(lacks).map(|module| format!("Python's {module}")).collect()
 }
+
+/// Says why a test cannot be run. Where `UNDINE_TEST_SERVERS` is `required`, as in CI, that is a failure.
+///
+/// # Panics
+/// There.
+pub fn skip(why: &str) {
+    #[expect(clippy::disallowed_methods, reason = "tests have no configuration")]
+    let required = std::env::var("UNDINE_TEST_SERVERS").is_ok_and(|value| value == "required");
+    assert!(!required, "UNDINE_TEST_SERVERS=required, but {why}; run ./x setup test");
+    println!("skipped: {why}");
+}

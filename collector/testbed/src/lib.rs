@@ -23,7 +23,7 @@ pub mod brokers;
 pub mod mongodb;
 
 pub use compiled::{WITHOUT_C, compile, compile_go};
-pub use installed::{find, missing, missing_modules, python};
+pub use installed::{find, missing, missing_modules, python, skip};
 pub use place::Place;
 pub use program::Program;
 pub use scene::{Scene, Wire};

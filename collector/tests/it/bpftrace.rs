@@ -281,6 +281,35 @@ async fn a_program_that_ends_leaves_its_rows_and_can_run_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn one_that_cannot_run_again_leaves_the_rows_of_the_one_that_ended() {
+    let _alone = alone().await;
+    if !can_run() {
+        return;
+    }
+    let scene = Scene::new(Mode::Full);
+    let built = Built::with(&[]);
+    let mut program = scene.start(&built);
+    let path = built.path().display().to_string();
+    let text = format!("uprobe:{path}:handle {{ printf(\"n:%d\", arg0); exit(); }}");
+    scene.tracer.upsert(tracepoint("calls", &text)).unwrap();
+    program.call("handle", 1);
+    let ended = || scene.tracer.statuses()[0].state == TraceState::Terminated;
+    wait_until("the end of the program", ended);
+    let wrong = format!("uprobe:{path}:no_function {{ printf(\"n:%d\", arg0); }}");
+    scene.tracer.upsert(tracepoint("calls", &wrong)).unwrap_err();
+    assert_eq!(scene.cells("calls", 1), [["0"]]);
+    let states: Vec<_> = scene.tracer.statuses().iter().map(|status| status.state).collect();
+    assert_eq!(states, [TraceState::Terminated, TraceState::Failed]);
+    // One that runs takes its place.
+    let again = format!("uprobe:{path}:handle {{ printf(\"m:%d\", arg0 + 7); }}");
+    scene.tracer.upsert(tracepoint("calls", &again)).unwrap();
+    program.call("handle", 1);
+    assert_eq!(scene.cells("calls", 1), [["7"]]);
+    assert_eq!(scene.tracer.tables().len(), 1);
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_program_ends_when_other_processes_are_to_be_watched() {
     let _alone = alone().await;
     if !can_run() {

@@ -20,7 +20,7 @@ use super::kernel::{alone, check_pairs, config, may_load};
 use super::memory::Memory;
 use super::mmsg::{address_of, name_of};
 use super::place::{Place, Program, are_installed};
-use super::tls::count;
+use super::tls_scene::count;
 use super::watch::seen_while;
 
 /// A server and a client of our own, not told anything yet.
@@ -51,7 +51,7 @@ async fn all_seen_while(config: Config, act: impl FnOnce()) -> (Arc<Memory>, Sta
 const FUNCTIONS: &str = "/sys/kernel/tracing/available_filter_functions";
 
 /// Whether this kernel has what `hooks` need; says so where not.
-fn has(hooks: Hooks) -> bool {
+pub(crate) fn has(hooks: Hooks) -> bool {
     match hooks {
         Hooks::SysExit => true,
         Hooks::SocketLength => {

@@ -3,6 +3,7 @@
 use std::ops::Deref;
 use std::process::{Command, ExitStatus};
 
+pub(crate) use undine_testbed::skip;
 use undine_testbed::{Server, missing, missing_modules, python};
 
 /// A cgroup and a network of a test's own, for real servers and their clients.
@@ -117,14 +118,6 @@ pub(crate) fn happen_to_be_installed(programs: &[&str]) -> bool {
         println!("skipped: {missing:?} are not installed");
     }
     missing.is_empty()
-}
-
-/// Says why a test cannot be run, or fails where it must.
-pub(crate) fn skip(why: &str) {
-    #[expect(clippy::disallowed_methods, reason = "tests have no configuration")]
-    let required = std::env::var("UNDINE_TEST_SERVERS").is_ok_and(|value| value == "required");
-    assert!(!required, "UNDINE_TEST_SERVERS=required, but {why}; run ./x setup test");
-    println!("skipped: {why}");
 }
 
 /// A Python that can import all modules; says where there is none.

@@ -1,14 +1,15 @@
 //! A program that the kernel refuses costs its own feature and nothing else.
 //!
 //! Each program in turn is broken in the object, so that the kernel itself refuses it, and a small
-//! load shows what is missing.
+//! load shows what is missing. Here are those that always run and those that see the bytes of sockets;
+//! the others, which run where something asks for them, are in [`super::refusals_on_demand`].
 
 use std::process::Command;
 
-use undine_collector::kernel::{BuildError, Outcome, probe_report};
-use undine_collector::{BuildError as CollectorError, Config, Object, SourceConfig, Target};
+use undine_collector::kernel::{BuildError, Outcome, ProbeReport, probe_report};
+use undine_collector::{BuildError as CollectorError, Config, Hooks, Object, SourceConfig, Target};
 
-use super::hooks::observed;
+use super::hooks::{has, observed};
 use super::kernel::{alone, config, may_load};
 use super::memory::Memory;
 use super::place::{Place, Program};
@@ -44,7 +45,7 @@ fn break_program(elf: &mut [u8], program: &str) {
 }
 
 /// The programs, of which the kernel refuses `broken`.
-fn object_without(broken: &[&str]) -> Object {
+pub(super) fn object_without(broken: &[&str]) -> Object {
     let mut elf = Object::Fitting.bytes().into_owned();
     for program in broken {
         break_program(&mut elf, program);
@@ -185,11 +186,7 @@ async fn a_refused_program_costs_its_own_feature_only() {
     }
     let (_, seen) = seen_without(&[]).await;
     assert_eq!(seen, EVERYTHING());
-    let running: Vec<_> = probe_report()
-        .unwrap()
-        .into_iter()
-        .filter(|report| matches!(report.outcome, Outcome::Attached | Outcome::Standby))
-        .collect();
+    let running = accepted(Scene::Always);
     assert!(running.len() >= 6, "{running:?}");
     for report in &running {
         let (memory, seen) = seen_without(&[report.probe]).await;
@@ -199,18 +196,85 @@ async fn a_refused_program_costs_its_own_feature_only() {
         // Where a hook on sockets is refused, the next rung is tried, which may be too.
         let own = |row: &&Vec<String>| row[1] != "0" && !row[0].starts_with("fexit:");
         let refused: Vec<_> = said.iter().filter(own).collect();
-        if report.outcome == Outcome::Standby {
-            assert_eq!(refused, Vec::<&Vec<String>>::new(), "what is not needed is not loaded");
-            continue;
-        }
         assert_eq!(refused.len(), 1, "{said:?}");
-        assert_eq!(refused[0][0], report.attach_point);
-        assert_eq!(refused[0][1], "12");
-        assert!(refused[0][2].contains("undine doctor"), "{said:?}");
-        // Where a program begins with a call, what it calls is missed first.
-        let whys = ["unknown opcode ff", "number of funcs in func_info"];
-        assert!(whys.iter().any(|why| refused[0][2].contains(why)), "{said:?}");
+        check_refusal(refused[0], report);
     }
+}
+
+/// Checks what `probe_status` says of a program that the kernel refused: its place, its status and why.
+pub(super) fn check_refusal(row: &[String], report: &ProbeReport) {
+    assert_eq!(row[0], report.attach_point);
+    assert_eq!(row[1], "12");
+    assert!(row[2].contains("undine doctor"), "{row:?}");
+    assert!(is_broken(&row[2]), "{row:?}");
+}
+
+/// Whether the kernel says that the first instruction makes no sense.
+fn is_broken(why: &str) -> bool {
+    // Where a program begins with a call, what it calls is missed first.
+    ["unknown opcode ff", "number of funcs in func_info"].iter().any(|known| why.contains(known))
+}
+
+/// Where it is seen what a program is for; each belongs to one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Scene {
+    /// It always runs.
+    Always,
+    /// It runs where something asks for it: a TLS library, a profile, a traced function.
+    OnDemand,
+    /// It sees the bytes of sockets, if it is chosen.
+    Chosen,
+}
+
+impl Scene {
+    fn of(report: &ProbeReport) -> Self {
+        let chosen = [Hooks::SysExit, Hooks::SocketFunctions];
+        match report.attach_point.split_once(':') {
+            _ if chosen.iter().any(|hooks| hooks.include(report.probe)) => Self::Chosen,
+            Some(("raw_tracepoint", _)) => Self::Always,
+            Some(("uprobe" | "perf_event", _)) => Self::OnDemand,
+            _ => panic!("no scene shows what {report:?} is for"),
+        }
+    }
+}
+
+/// The programs of a scene that this kernel takes.
+pub(super) fn accepted(scene: Scene) -> Vec<ProbeReport> {
+    let mut reports = probe_report().unwrap();
+    reports.retain(|report| {
+        Scene::of(report) == scene && matches!(report.outcome, Outcome::Attached | Outcome::Standby)
+    });
+    reports
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_a_chosen_hook_is_refused_nothing_runs_and_its_refusal_is_told() {
+    let _alone = alone().await;
+    if !may_load() {
+        return;
+    }
+    let place = Place::new("undine-refusals");
+    let parent = start_parent();
+    let mut refused = 0;
+    for hooks in [Hooks::SysExit, Hooks::SocketFunctions].into_iter().filter(|hooks| has(*hooks)) {
+        // Also those that this kernel takes and Undine would not use.
+        let all = probe_report().unwrap();
+        for report in all.iter().filter(|report| hooks.include(report.probe)) {
+            let mut config = configuration(&place, &parent, &[report.probe]);
+            let SourceConfig::Kernel { hooks: wanted, .. } = &mut config.source else { panic!() };
+            *wanted = Some(hooks);
+            let error = config.build(std::sync::Arc::new(Memory::default())).unwrap_err();
+            let CollectorError::Kernel(BuildError::NoHooks(reports)) = &error else {
+                panic!("{error:?}");
+            };
+            let own = reports.iter().find(|own| own.probe == report.probe).unwrap();
+            let Outcome::Refused(why) = &own.outcome else { panic!("{own:?}") };
+            assert!(is_broken(why), "{own:?}");
+            println!("without {}: {error}", report.probe);
+            refused += 1;
+        }
+    }
+    assert!(refused >= 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,206 +1,22 @@
 //! What programs say inside TLS, against the servers' own records.
-//!
-//! The programs map private copies of the TLS libraries, so that no other program of this machine
-//! can meet a probe.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io::Write;
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::Arc;
 
-use tempfile::TempDir;
-use undine_collector::{Cgroup, Config, Hooks, Placing, SourceConfig, Stats, Tls};
 use undine_testbed::mariadb::{self, Mariadb};
-use undine_testbed::nginx::{self, Nginx};
 use undine_testbed::postgres::Postgres;
-use undine_testbed::{Server, Wire, redis};
+use undine_testbed::{Server, redis};
 
-use super::kernel::{alone, config, may_load};
+use super::kernel::alone;
 use super::memory::Memory;
-use super::place::{Place, are_installed, skip, succeed, wait_until};
+use super::place::{skip, succeed, wait_until};
 use super::postgres::{logged, programs};
-use super::watch::{running_while, seen_while};
-
-/// Every test has a network of its own, so it may have any port.
-pub(crate) const PORT: &str = "8443";
-/// More than any of these tests has in the ring at a time.
-pub(crate) const RING_BYTES: u32 = 32 << 20;
-
-/// A place, private libraries, a key and its certificate.
-pub(crate) struct Scene {
-    pub(crate) place: Place,
-    folder: TempDir,
-}
-
-impl Scene {
-    pub(crate) fn new(name: &str) -> Self {
-        let scene = Self { place: Place::new(name), folder: tempfile::tempdir().unwrap() };
-        scene.bed().prepare().unwrap();
-        scene
-    }
-
-    /// As servers of the test bed want it.
-    pub(crate) fn bed(&self) -> undine_testbed::Scene<'_> {
-        let folder = self.folder.path();
-        undine_testbed::Scene { place: &self.place, folder, wire: Wire::Tls }
-    }
-
-    pub(crate) fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    pub(crate) fn text(&self, name: &str) -> String {
-        self.path(name).display().to_string()
-    }
-
-    /// A command whose libraries are the private ones.
-    pub(crate) fn command(&self, program: &str) -> Command {
-        self.bed().command(program)
-    }
-
-    /// Runs a command to its successful end.
-    pub(crate) fn run(&self, program: &str, args: &[&str]) -> String {
-        self.bed().run(program, args).unwrap()
-    }
-
-    /// Starts a server of the test's own, which is told where its certificate and its key are, where
-    /// it is to log and at which port to listen, and waits until it does.
-    pub(crate) fn serve(&self, command: &mut Command) -> Server {
-        let bed = self.bed();
-        command.args([bed.certificate(), bed.key(), self.text("access"), PORT.to_owned()]);
-        self.place.serve(command, PORT.parse().unwrap())
-    }
-
-    /// What such a server says that it was asked, and how often: it logs a request before it answers.
-    pub(crate) fn access_log(&self) -> BTreeMap<String, usize> {
-        count_lines(&fs::read_to_string(self.path("access")).unwrap())
-    }
-
-    /// Starts nginx with TLS.
-    pub(crate) fn nginx(&self) -> Nginx {
-        self.nginx_in(&self.place.cgroup)
-    }
-
-    /// As [`Self::nginx`], in another cgroup.
-    pub(crate) fn nginx_in(&self, cgroup: &Cgroup) -> Nginx {
-        let (bed, folder) = (self.bed(), self.folder.path());
-        let http = format!(
-            "server {{
-               listen 127.0.0.1:{PORT} ssl http2;
-               ssl_certificate {certificate}; ssl_certificate_key {key};
-               root {folder}/files;
-               location /of/ {{ return 200 'you asked for $request_uri'; }}
-               location /gone {{ return 410 'gone'; }}
-             }}",
-            folder = folder.display(),
-            certificate = bed.certificate(),
-            key = bed.key(),
-        );
-        fs::create_dir(self.path("files")).unwrap();
-        for bytes in [0_usize, 20_000, 400_000] {
-            let file = self.path("files").join(format!("{bytes}"));
-            fs::write(file, "0123456789".repeat(bytes / 10)).unwrap();
-        }
-        let log = Some("$request_method $request_uri $status $body_bytes_sent");
-        let config = nginx::Config { port: PORT.parse().unwrap(), workers: 2, log, http: &http };
-        Nginx::start(bed.command_in(cgroup, "nginx"), bed.place, folder, config).unwrap()
-    }
-
-    pub(crate) fn url(path: &str) -> String {
-        format!("https://127.0.0.1:{PORT}{path}")
-    }
-
-    /// A collector that reads TLS here, through certain hooks.
-    fn config(&self, wanted: Option<Hooks>, ring_bytes: u32) -> Config {
-        let mut config = config(&self.place.cgroup, ring_bytes, None);
-        if let SourceConfig::Kernel { tls, hooks, .. } = &mut config.source {
-            (*tls, *hooks) = (Tls::Read(Placing::Best), wanted);
-        }
-        config
-    }
-
-    /// Builds a collector that reads TLS and runs `act` while it does.
-    pub(crate) async fn watch<T>(
-        &self,
-        ring_bytes: u32,
-        act: impl FnOnce(&Self, &Memory) -> T,
-    ) -> (Arc<Memory>, Stats, T) {
-        self.watch_through(None, ring_bytes, act).await
-    }
-
-    /// As [`Self::watch`], through certain hooks.
-    pub(crate) async fn watch_through<T>(
-        &self,
-        wanted: Option<Hooks>,
-        ring_bytes: u32,
-        act: impl FnOnce(&Self, &Memory) -> T,
-    ) -> (Arc<Memory>, Stats, T) {
-        let config = self.config(wanted, ring_bytes);
-        let (memory, stats, said) = seen_while(config, |memory| act(self, memory)).await;
-        for row in memory.rows("probe_status", &["source_connector", "tracepoint", "error", "info"])
-        {
-            if row[0] == "tls" {
-                println!("{row:?}");
-            }
-        }
-        println!("{stats:?}");
-        (memory, stats, said)
-    }
-}
-
-pub(crate) fn count_lines(text: &str) -> BTreeMap<String, usize> {
-    count(text.lines().map(str::to_owned))
-}
-
-pub(crate) fn count(texts: impl Iterator<Item = String>) -> BTreeMap<String, usize> {
-    let mut counted = BTreeMap::new();
-    for text in texts {
-        *counted.entry(text).or_default() += 1;
-    }
-    counted
-}
-
-/// Rows of HTTP as the server's log has them, after checking what all have in common.
-pub(crate) fn http_rows(memory: &Memory) -> BTreeMap<String, usize> {
-    http_rows_of("2", &["0"], memory)
-}
-
-/// As [`http_rows`], of one end and some qualities.
-pub(crate) fn http_rows_of(
-    role: &str,
-    qualities: &[&str],
-    memory: &Memory,
-) -> BTreeMap<String, usize> {
-    let columns = [
-        "encrypted",
-        "trace_role",
-        "quality",
-        "req_method",
-        "req_path",
-        "resp_status",
-        "resp_body_size",
-    ];
-    let rows = memory.rows("http_events", &columns);
-    count(rows.iter().map(|row| {
-        assert_eq!(row[..2], ["true", role], "{row:?}");
-        assert!(qualities.contains(&row[2].as_str()), "{row:?}");
-        row[3..].join(" ")
-    }))
-}
-
-pub(crate) fn check_nothing_is_lost(memory: &Memory, stats: &Stats) {
-    assert_eq!((stats.kernel.dropped, stats.missing_rows.max), (0, 0), "{stats:?}");
-    assert_eq!(stats.pipeline.tls_unbound, 0, "{stats:?}");
-    let lost = memory.rows("data_loss", &["reason", "rows_max", "bytes", "detail"]);
-    assert_eq!(lost, Vec::<Vec<String>>::new());
-}
-
-/// The programs that all tests here need.
-pub(crate) fn can_run(programs: &[&str]) -> bool {
-    may_load() && are_installed(&["openssl", "nsenter"]) && are_installed(programs)
-}
+use super::tls_scene::{
+    PORT, RING_BYTES, Scene, can_run, check_nothing_is_lost, count, count_lines, http_rows,
+    wait_for_probe,
+};
+use super::watch::running_while;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_request_that_nginx_logged_is_a_row_also_inside_tls() {
@@ -334,24 +150,6 @@ async fn what_pythons_ssl_module_says_is_read_at_both_ends() {
     assert_eq!((stats.kernel.dropped, stats.missing_rows.max), (0, 0), "{stats:?}");
 }
 
-/// Waits until a private library or program is probed.
-pub(crate) fn wait_for_probe(memory: &Memory, name: &str) {
-    wait_until(&format!("{name} to be probed"), || {
-        let probes = memory.rows("probe_status", &["source_connector", "tracepoint", "error"]);
-        probes.iter().any(|row| row[0] == "tls" && row[1].ends_with(name) && row[2].is_empty())
-    });
-}
-
-/// Starts a program, waits until `name` of it is probed, and lets it do what it is for, which it
-/// begins when it has read a line. Waits for its successful end.
-pub(crate) fn run_probed(command: &mut Command, memory: &Memory, name: &str) {
-    let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
-    wait_for_probe(memory, name);
-    child.stdin.take().unwrap().write_all(b"\n").unwrap();
-    let status = child.wait().unwrap();
-    assert!(status.success(), "{command:?} ended with {status}");
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_redis_that_starts_later_is_read_to_the_last_command() {
     let _alone = alone().await;
@@ -471,7 +269,7 @@ async fn tls_that_was_under_way_is_joined() {
             after
         })
         .await;
-    let rows = http_rows_at_either_end(&memory);
+    let rows = served_rows(&memory);
     let truth = nginx.stop().unwrap().lines().count();
     println!("{before} {after} {truth} requests, {rows} rows, {:?}", stats.missing_rows);
     assert!(rows > 0 && rows <= truth - before, "{rows} rows of {truth} - {before}");
@@ -506,57 +304,18 @@ async fn gnutls_is_read_at_the_clients_end() {
         })
         .await;
     assert_eq!(http_rows(&memory), count_lines(&nginx.stop().unwrap()));
-    // Its rows are those of the server's end, which reads OpenSSL.
-    assert!(stats.pipeline.rows_of_other_end >= 11, "{stats:?}");
+    // Those are of the server's end, where OpenSSL is read. Beside the handshakes, which anyone can read,
+    // GnuTLS gives those again that were asked when it was probed.
+    assert!(stats.pipeline.rows_of_other_end >= 11 + stats.rows.tls_events, "{stats:?}");
     assert_eq!((stats.kernel.dropped, stats.missing_rows.max), (0, 0), "{stats:?}");
 }
 
 /// How many rows there are, after checking that each is right.
-fn http_rows_at_either_end(memory: &Memory) -> usize {
+fn served_rows(memory: &Memory) -> usize {
     let columns = ["encrypted", "trace_role", "req_path", "resp_status", "resp_body_size"];
     let rows = memory.rows("http_events", &columns);
     for row in &rows {
         assert_eq!(row[..], ["true", "2", "/of/much", "200", "22"], "{row:?}");
     }
     rows.len()
-}
-
-/// Nanoseconds that nginx' workers have run.
-fn cpu_ns(nginx: &Nginx) -> u64 {
-    let id = nginx.id();
-    let workers = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap();
-    let ran = |pid| fs::read_to_string(format!("/proc/{pid}/schedstat")).unwrap();
-    workers
-        .split_whitespace()
-        .map(|pid| ran(pid).split(' ').next().unwrap().parse::<u64>().unwrap())
-        .sum()
-}
-
-/// What a request costs nginx with and without capture, taken in turns.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "a measurement"]
-async fn what_reading_tls_costs_a_request() {
-    let _alone = alone().await;
-    if !can_run(&["nginx", "h2load"]) {
-        return;
-    }
-    let scene = Scene::new("undine-tls-cost");
-    let nginx = scene.nginx();
-    let load = |scene: &Scene| {
-        let before = cpu_ns(&nginx);
-        scene.run("h2load", &["--h1", "-n", "8000", "-c", "8", "-t", "1", &Scene::url("/of/much")]);
-        (cpu_ns(&nginx) - before) / 8000
-    };
-    let least = |scene: &Scene| (0..4).map(|_| load(scene)).min().unwrap();
-    for _ in 0..4 {
-        let without = least(&scene);
-        let (memory, stats, with) = scene.watch(RING_BYTES, |scene, _| least(scene)).await;
-        println!("{without} ns without, {with} ns with, {} dropped", stats.kernel.dropped);
-        let columns = ["source_connector", "tracepoint", "status", "info"];
-        for row in memory.rows("probe_status", &columns) {
-            if row[0] != "tls" && ["tls_", "sock_"].iter().any(|part| row[1].contains(part)) {
-                println!("{row:?}");
-            }
-        }
-    }
 }

@@ -13,7 +13,7 @@
    hangs   of a client only: it is closed when the request is sent, the first one after another, and
            the call never returns; says so
 
-   With GNUTLS it uses GnuTLS and not OpenSSL. Both are declared here, so that their headers are not
+   With GNUTLS it uses GnuTLS and not OpenSSL; with SEND2 or RANGE too, others of its functions. Both are declared here, so that their headers are not
    needed. */
 #include <arpa/inet.h>
 #include <pthread.h>
@@ -124,12 +124,31 @@ static void *handshake(void) {
   return session;
 }
 
+#ifdef SEND2
+ssize_t gnutls_record_send2(void *, const void *, size_t, size_t, unsigned);
+#elif defined RANGE
+ssize_t gnutls_record_send_range(void *, const void *, size_t, const size_t *);
+#endif
+ssize_t gnutls_record_recv_seq(void *, void *, size_t, unsigned char *);
+
 static long tls_write(void *session, const char *bytes, size_t len) {
+#ifdef SEND2
+  return gnutls_record_send2(session, bytes, len, 0, 0);
+#elif defined RANGE
+  size_t range[] = {len, len};
+  return gnutls_record_send_range(session, bytes, len, range);
+#else
   return gnutls_record_send(session, bytes, len);
+#endif
 }
 
 static long tls_read(void *session, char *bytes, size_t len) {
+#if defined SEND2 || defined RANGE
+  unsigned char sequence[8];
+  return gnutls_record_recv_seq(session, bytes, len, sequence);
+#else
   return gnutls_record_recv(session, bytes, len);
+#endif
 }
 
 static void tls_free(void *session) { gnutls_deinit(session); }

@@ -6,7 +6,8 @@ use undine_collector::Cgroup;
 use undine_testbed::compile;
 
 use super::kernel::alone;
-use super::tls::{
+use super::place::skip;
+use super::tls_scene::{
     PORT, RING_BYTES, Scene, can_run, check_nothing_is_lost, http_rows_of, run_probed,
 };
 
@@ -17,13 +18,26 @@ struct Library {
     flags: &'static [&'static str],
 }
 
-const LIBRARIES: [Library; 2] = [
+const GNUTLS: &str = "libgnutls.so.30";
+
+const LIBRARIES: [Library; 4] = [
     Library {
         name: "openssl",
         file: "libssl.so.3",
         flags: &["-l:libssl.so.3", "-l:libcrypto.so.3"],
     },
-    Library { name: "gnutls", file: "libgnutls.so.30", flags: &["-DGNUTLS", "-l:libgnutls.so.30"] },
+    Library { name: "gnutls", file: GNUTLS, flags: &["-DGNUTLS", "-l:libgnutls.so.30"] },
+    // The functions beside the usual ones.
+    Library {
+        name: "gnutls-send2",
+        file: GNUTLS,
+        flags: &["-DGNUTLS", "-DSEND2", "-l:libgnutls.so.30"],
+    },
+    Library {
+        name: "gnutls-range",
+        file: GNUTLS,
+        flags: &["-DGNUTLS", "-DRANGE", "-l:libgnutls.so.30"],
+    },
 ];
 
 /// Requests of a client, each on a connection of its own.
@@ -32,7 +46,7 @@ const REQUESTS: usize = 10;
 /// Builds the program, or says why not.
 fn build(scene: &Scene, library: &Library) -> Option<String> {
     if !scene.path("lib").join(library.file).exists() {
-        println!("skipped: {} is not installed", library.file);
+        skip(&format!("{} is not installed", library.file));
         return None;
     }
     let mut flags = vec!["-pthread", "-Wl,--no-as-needed"];

@@ -6,12 +6,12 @@ use undine_testbed::compile_go;
 
 use super::kernel::alone;
 use super::place::wait_until;
-use super::tls::{
+use super::tls_scene::{
     PORT, RING_BYTES, Scene, can_run, check_nothing_is_lost, http_rows, run_probed, wait_for_probe,
 };
 
 /// Serves HTTP/1.1 and HTTP/2, writes what it answered to a file, and answers `/of/N` with N bytes.
-const SERVER: &str = r#"
+pub(crate) const SERVER: &str = r#"
 package main
 
 import (
@@ -98,7 +98,7 @@ func main() {
 "#;
 
 /// Builds a program in the scene.
-fn build(scene: &Scene, name: &str, source: &str, flags: &[&str]) -> String {
+pub(crate) fn build(scene: &Scene, name: &str, source: &str, flags: &[&str]) -> String {
     compile_go(source, flags, &scene.path(name)).unwrap();
     scene.text(name)
 }

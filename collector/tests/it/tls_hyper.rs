@@ -23,7 +23,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::kernel::alone;
 use super::place::Program;
-use super::tls::{PORT, RING_BYTES, Scene, can_run, check_nothing_is_lost, http_rows};
+use super::tls_scene::{PORT, RING_BYTES, Scene, can_run, check_nothing_is_lost, http_rows};
 
 /// The test binary's private copy, so that no other test meets a probe.
 const NAME: &str = "hyper-program";

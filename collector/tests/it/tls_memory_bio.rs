@@ -3,7 +3,7 @@
 use undine_collector::Cgroup;
 
 use super::kernel::alone;
-use super::tls::{
+use super::tls_scene::{
     PORT, RING_BYTES, Scene, can_run, check_nothing_is_lost, count_lines, http_rows, http_rows_of,
     run_probed,
 };

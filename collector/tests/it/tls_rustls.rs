@@ -16,7 +16,7 @@ use undine_collector::Cgroup;
 
 use super::kernel::alone;
 use super::place::{Program, succeed, wait_until};
-use super::tls::{
+use super::tls_scene::{
     PORT, RING_BYTES, Scene, can_run, check_nothing_is_lost, count_lines, http_rows, http_rows_of,
     wait_for_probe,
 };
@@ -221,7 +221,7 @@ fn start(scene: &Scene, cgroup: Option<&Cgroup>) -> Program {
     Program::start_test(command, "it::tls_rustls::program")
 }
 
-fn start_server(scene: &Scene) -> Program {
+pub(crate) fn start_server(scene: &Scene) -> Program {
     let mut server = start(scene, None);
     let (bed, log) = (scene.bed(), scene.text("access"));
     server.tell(&format!("serve {} {} {log}", bed.certificate(), bed.key()));

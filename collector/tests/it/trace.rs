@@ -58,7 +58,7 @@ impl Running {
         Upid::new(1, self.0.id(), start.parse().unwrap())
     }
 
-    fn target(&self) -> TraceTarget {
+    pub(super) fn target(&self) -> TraceTarget {
         TraceTarget::Process(self.upid())
     }
 }
@@ -68,7 +68,7 @@ pub(super) struct Scene {
     pub(super) cgroup: Cgroup,
     pub(super) handle: Handle,
     pub(super) tracer: Arc<dyn Tracer>,
-    memory: Arc<Memory>,
+    pub(super) memory: Arc<Memory>,
     shutdown: CancellationToken,
     running: JoinSet<Result<(), undine_collector::RunError>>,
 }
@@ -114,11 +114,11 @@ impl Scene {
     }
 }
 
-fn argument(column: &str, expression: &str) -> TraceOutput {
+pub(super) fn argument(column: &str, expression: &str) -> TraceOutput {
     TraceOutput { column: column.to_owned(), value: TraceValue::Argument(expression.to_owned()) }
 }
 
-fn returned(column: &str, expression: &str) -> TraceOutput {
+pub(super) fn returned(column: &str, expression: &str) -> TraceOutput {
     TraceOutput { column: column.to_owned(), value: TraceValue::Returned(expression.to_owned()) }
 }
 
@@ -126,7 +126,11 @@ fn latency(column: &str) -> TraceOutput {
     TraceOutput { column: column.to_owned(), value: TraceValue::Latency }
 }
 
-fn tracepoint(target: TraceTarget, function: &str, outputs: Vec<TraceOutput>) -> Tracepoint {
+pub(super) fn tracepoint(
+    target: TraceTarget,
+    function: &str,
+    outputs: Vec<TraceOutput>,
+) -> Tracepoint {
     Tracepoint {
         name: function.to_owned(),
         table: format!("{function}_calls"),
@@ -289,6 +293,43 @@ async fn a_tracepoint_ends_with_its_time_and_its_table_with_it() {
         let told = rows.iter().filter(|row| row[0] == "dynamic_trace");
         told.filter(|row| row[1].contains("terminated")).count() == 2
     });
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_waits_while_the_kernel_takes_probes_away() {
+    let _alone = alone().await;
+    if !can_run() {
+        return;
+    }
+    let scene = Scene::new(Mode::Full);
+    let built = Built::with(&["-g"]);
+    let mut program = scene.start(&built);
+    let numbered = |at: usize, ttl| Tracepoint {
+        name: format!("t{at}"),
+        table: format!("t{at}"),
+        ttl,
+        ..tracepoint(program.target(), "handle", vec![argument("number", "number")])
+    };
+    for at in 0..10 {
+        scene.tracer.upsert(numbered(at, Duration::from_mins(1))).unwrap();
+    }
+    // At once, so that they end at once.
+    for at in 1..10 {
+        scene.tracer.upsert(numbered(at, Duration::from_secs(1))).unwrap();
+    }
+    let removes = || {
+        let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
+        let mut names =
+            tasks.filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok());
+        names.any(|name| name == "undine-untrace\n")
+    };
+    // They are gone for everyone before the kernel is done with them, which takes it a second.
+    wait_until("the end of the tracepoints", || scene.tracer.tables().len() == 1);
+    assert!(removes());
+    program.call("handle", 3);
+    assert_eq!(scene.rows("t0").await.len(), 3);
+    wait_until("the end of their probes", || !removes());
     scene.end().await;
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use undine_ebpf::{PLAINTEXT, load::TlsKey};
 use undine_testbed::{
-    Place, Scene, Server, WITHOUT_C, Wire, compile, compile_go, missing, wait_until,
+    Place, Scene, Server, WITHOUT_C, Wire, compile, compile_go, missing, skip, wait_until,
 };
 
 use super::super::{ConnectionState, programs::Plain};
@@ -87,7 +87,7 @@ impl Stage {
     ) -> Option<Self> {
         let missing = missing(&[&["cc", "openssl", "nsenter", "unshare"][..], programs].concat());
         if !missing.is_empty() {
-            println!("skipped: {missing:?} not installed");
+            skip(&format!("{missing:?} are not installed"));
             return None;
         }
         let places = ["undine-test-killed", "undine-test-killed-peer"];
@@ -106,8 +106,8 @@ impl Stage {
         let config = Config { tls: Tls::Read(Placing::Best), ..only(targets, None, 1 << 20) };
         let kernel = config.build().unwrap();
         let probed = scene.path(probed);
-        let library = Library::read(&probed, Placing::Best).unwrap().unwrap();
-        assert_eq!(kernel.control().probe_tls(&probed, &library), Outcome::Attached);
+        let mut library = Library::read(&probed, Placing::Best).unwrap().unwrap();
+        assert_eq!(kernel.control().probe_tls(&probed, &mut library), Outcome::Attached);
 
         let mut client = scene.command(&args[0]);
         client.args(&args[1..]).arg(PORT.to_string());

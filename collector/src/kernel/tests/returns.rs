@@ -69,8 +69,8 @@ fn what_a_probe_costs_on_a_push_and_on_a_return() {
     let targets = vec![Target::Cgroup(cgroup.path().to_path_buf())];
     let config = Config { tls: Tls::Read(Placing::Best), ..only(targets, None, 1 << 20) };
     let kernel = config.build().unwrap();
-    let library = Library { go_returns, ..Library::default() };
-    assert_eq!(kernel.control().probe_tls(&program, &library), Outcome::Attached);
+    let mut library = Library { go_returns, ..Library::default() };
+    assert_eq!(kernel.control().probe_tls(&program, &mut library), Outcome::Attached);
     let output = Command::new(&program).stdin(Stdio::null()).output().unwrap();
     print!("{}", String::from_utf8_lossy(&output.stdout));
     assert!(output.status.success());

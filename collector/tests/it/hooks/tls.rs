@@ -10,7 +10,9 @@ use undine_collector::kernel::{Outcome, ProbeReport, probe_report};
 use super::has;
 use crate::it::kernel::{alone, may_load};
 use crate::it::place::are_installed;
-use crate::it::tls::{PORT, RING_BYTES, Scene, check_nothing_is_lost, count_lines, http_rows};
+use crate::it::tls_scene::{
+    PORT, RING_BYTES, Scene, check_nothing_is_lost, count_lines, http_rows,
+};
 
 /// Connections to nginx, and requests on each.
 const LOAD: (usize, usize) = (5, 20);
