@@ -10,7 +10,7 @@ use anyhow::{Result, ensure};
 use crate::report::Report;
 use crate::truth::{self, Conversations, Latency, Resolution};
 use crate::watch::Watch;
-use undine_testbed::mariadb::{self, LOGGED, Mariadb, NUMBERED, numbered_queries, trimmed};
+use undine_testbed::mariadb::{self, Failing, LOGGED, Mariadb, NUMBERED, numbered_queries, trimmed};
 use undine_testbed::{Scene, Wire, succeed};
 
 /// In which the server says how long statements took.
@@ -90,9 +90,9 @@ fn start(scene: Scene<'_>) -> Result<Mariadb<'_>> {
 }
 
 fn load(server: &Mariadb<'_>, requests: u32) -> Result<Conversations> {
-    server.send(1, STATEMENTS)?;
+    server.send(1, STATEMENTS, Failing::Some)?;
     let each = requests / 2 / NUMBERING_CLIENTS;
-    server.send(NUMBERING_CLIENTS, &numbered_queries(each))?;
+    server.send(NUMBERING_CLIENTS, &numbered_queries(each), Failing::None)?;
     succeed(&mut server.sysbench("oltp_read_write", &["prepare"]))?;
     // A transaction has some twenty statements.
     let events = format!("--events={}", (requests / 2 / 20).max(1));
