@@ -123,12 +123,22 @@ pub(crate) fn happen_to_be_installed(programs: &[&str]) -> bool {
 pub(crate) fn skip(why: &str) {
     #[expect(clippy::disallowed_methods, reason = "tests have no configuration")]
     let required = std::env::var("UNDINE_TEST_SERVERS").is_ok_and(|value| value == "required");
-    assert!(!required, "UNDINE_TEST_SERVERS=required, but {why}; run ./x setup test");
+    assert!(!required, "UNDINE_TEST_SERVERS=required, but {why}; run ./x test");
     println!("skipped: {why}");
 }
 
-/// A Python that can import all modules; says where there is none.
+/// A Python that can import all modules, as CI has one; says where there is none. Where
+/// `UNDINE_TEST_SERVERS` is `required`, that is a failure.
 pub(crate) fn python_with(modules: &[&str]) -> Option<String> {
+    let missing = missing_modules(modules);
+    if !missing.is_empty() {
+        skip(&format!("{} lacks {missing:?}, and UNDINE_TEST_PYTHON names no other", python()));
+    }
+    missing.is_empty().then(python)
+}
+
+/// A Python that can import all modules, of which CI has none; says where there is none.
+pub(crate) fn python_that_happens_to_have(modules: &[&str]) -> Option<String> {
     let missing = missing_modules(modules);
     if !missing.is_empty() {
         println!("skipped: {} lacks {missing:?}", python());
