@@ -16,13 +16,15 @@ mod redis;
 mod dns;
 mod nats;
 mod kafka;
-mod counted;
+mod mongodb;
+mod amqp;
+mod cql;
 
 use anyhow::{Context, Result, bail};
 
 use crate::report::Report;
 use crate::require_scope;
-use undine_testbed::{Place, Wire, brokers, mariadb, missing, missing_modules, mongodb, postgres};
+use undine_testbed::{Place, Wire, brokers, mariadb, missing, missing_modules, postgres};
 
 pub(crate) use http1::wrong_pairs;
 
@@ -42,17 +44,29 @@ static SUBJECTS: [Subject; 17] = [
     Subject { name: "http2s", lacks: http2s_lacks, run: http2s },
     Subject { name: "grpc", lacks: || missing_modules(&grpc::MODULES), run: grpc::run },
     Subject { name: "mysql", lacks: mysql_lacks, run: |n, to| mysql::run(Wire::Plain, n, to) },
-    Subject { name: "mysql-tls", lacks: mysql_lacks, run: |n, to| mysql::run(Wire::Tls, n, to) },
+    Subject {
+        name: "mysql-tls",
+        lacks: || tls_lacks(mysql_lacks, mysql::MODULE),
+        run: |n, to| mysql::run(Wire::Tls, n, to),
+    },
     Subject { name: "pgsql", lacks: pgsql_lacks, run: |n, to| pgsql::run(Wire::Plain, n, to) },
-    Subject { name: "pgsql-tls", lacks: pgsql_lacks, run: |n, to| pgsql::run(Wire::Tls, n, to) },
+    Subject {
+        name: "pgsql-tls",
+        lacks: || tls_lacks(pgsql_lacks, pgsql::MODULE),
+        run: |n, to| pgsql::run(Wire::Tls, n, to),
+    },
     Subject { name: "redis", lacks: redis_lacks, run: |n, to| redis::run(Wire::Plain, n, to) },
-    Subject { name: "redis-tls", lacks: redis_lacks, run: |n, to| redis::run(Wire::Tls, n, to) },
+    Subject {
+        name: "redis-tls",
+        lacks: || tls_lacks(redis_lacks, redis::MODULE),
+        run: |n, to| redis::run(Wire::Tls, n, to),
+    },
     Subject { name: "dns", lacks: || missing(&dns::PROGRAMS), run: dns::run },
     Subject { name: "nats", lacks: || missing(&nats::PROGRAMS), run: nats::run },
     Subject { name: "kafka", lacks: || missing_modules(&kafka::MODULES), run: kafka::run },
-    Subject { name: "mongodb", lacks: mongodb_lacks, run: counted::mongodb::run },
-    Subject { name: "amqp", lacks: amqp_lacks, run: counted::amqp::run },
-    Subject { name: "cql", lacks: cql_lacks, run: counted::cql::run },
+    Subject { name: "mongodb", lacks: mongodb_lacks, run: mongodb::run },
+    Subject { name: "amqp", lacks: amqp_lacks, run: amqp::run },
+    Subject { name: "cql", lacks: cql_lacks, run: cql::run },
 ];
 
 /// What makes the certificates of those that can talk inside TLS.
@@ -98,6 +112,11 @@ fn redis_lacks() -> Vec<String> {
     missing(&[&redis::PROGRAMS[..], &OPENSSL].concat())
 }
 
+/// What one inside TLS lacks, whose client is also one of Python's.
+fn tls_lacks(plain: fn() -> Vec<String>, module: &str) -> Vec<String> {
+    [plain(), missing_modules(&[module])].concat()
+}
+
 /// The name that stands for all protocols whose programs are installed.
 pub(crate) const ALL: &str = "all";
 
@@ -110,16 +129,16 @@ fn pgsql_lacks() -> Vec<String> {
 }
 
 fn mongodb_lacks() -> Vec<String> {
-    let modules = missing_modules(&counted::mongodb::MODULES);
-    [missing(&[mongodb::PROGRAM]), modules].concat()
+    let modules = missing_modules(&mongodb::MODULES);
+    [missing(&[undine_testbed::mongodb::PROGRAM]), modules].concat()
 }
 
 fn cql_lacks() -> Vec<String> {
-    [missing(&counted::cql::PROGRAMS), missing_modules(&counted::cql::MODULES)].concat()
+    [missing(&cql::PROGRAMS), missing_modules(&cql::MODULES)].concat()
 }
 
 fn amqp_lacks() -> Vec<String> {
-    [missing(&[brokers::RABBITMQ]), missing_modules(&counted::amqp::MODULES)].concat()
+    [missing(&[brokers::RABBITMQ]), missing_modules(&amqp::MODULES)].concat()
 }
 
 /// Puts the protocols to the test that `names` lists with commas between them, or all whose programs

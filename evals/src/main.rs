@@ -20,6 +20,7 @@ mod profile;
 mod query;
 mod random;
 mod report;
+mod resident;
 mod scripts;
 mod stage;
 mod talker;
@@ -152,6 +153,12 @@ enum Command {
         #[arg(long, default_value_t = 200)]
         rate: u32,
     },
+    /// What the appliance keeps resident, rows apart, while it watches servers with all its sources.
+    Resident {
+        /// Seconds of load.
+        #[arg(long, default_value_t = 30)]
+        seconds: u32,
+    },
     /// A loaded store is killed at random moments: what was acknowledged is there, nothing twice.
     Crash {
         /// How often it is killed.
@@ -225,6 +232,7 @@ fn main() -> Result<ExitCode> {
         }
         Command::Latency { seconds } => latency::run(seconds)?,
         Command::Memory { hours, rate } => memory::run(hours, rate)?,
+        Command::Resident { seconds } => resident::run(seconds)?,
         Command::Scripts { folder } => scripts::run(folder.as_deref())?,
     };
     say(&if cli.json { serde_json::to_string(&report)? } else { report.table() });
@@ -243,6 +251,7 @@ longrange a year of summaries: questions over all of it with cold caches, bytes 
 ingest    rows a second and core: to memory with the log, to Parquet, all the way; peers beside it
 latency   questions while rows come, are sealed and merged, beside those of a store at rest
 memory    a day of rows in simulated time: the process stays within the store's budget
+resident  all sources on, servers under load: what the process keeps beside rows in memory
 crash     a loaded store is killed: acknowledged rows are there, none twice, losses reported
 scripts   every PxL script in a folder runs, and what it exports arrives";
 

@@ -79,8 +79,14 @@ pub(crate) fn run(hours: u32, rate: u32) -> Result<Report> {
 
 /// Memory of this process that is not swapped out.
 fn resident_bytes() -> Result<u64> {
-    let status = fs::read_to_string("/proc/self/status")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    memory_of("self", "VmRSS:")
+}
+
+/// What the kernel says of a process's memory under `name`, in bytes.
+pub(crate) fn memory_of(process: &str, name: &str) -> Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{process}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix(name));
     let kib = line.and_then(|line| line.split_ascii_whitespace().next());
-    Ok(kib.context("/proc/self/status says nothing of VmRSS")?.parse::<u64>()? * 1024)
+    let kib = kib.with_context(|| format!("/proc/{process}/status says nothing of {name}"))?;
+    Ok(kib.parse::<u64>()? * 1024)
 }

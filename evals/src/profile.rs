@@ -16,7 +16,7 @@ use crate::stage;
 use crate::watch::{Watch, Watched};
 use undine_testbed::Program;
 use undine_testbed::spin::{
-    self, FRAME_POINTERS, FUNCTIONS, NO_FRAME_POINTERS, SHARE_ERROR_MAX, Shares,
+    self, FRAME_POINTERS, FUNCTIONS, Finding, NO_FRAME_POINTERS, Shares, Stacks, share,
 };
 
 /// How a compiler keeps track of frames.
@@ -32,9 +32,6 @@ const CASES: [Case; 2] = [
 /// Ten times what is usual, so that a few seconds give enough samples; no divisor of anything that
 /// the program does.
 const FREQUENCY_HZ: u32 = 499;
-/// The share of the samples that the CPU time calls for that must be there: a clock that several
-/// programs share may take one a little later or not at all.
-const SAMPLES_SHARE_MIN: f64 = 0.9;
 /// The share of the stacks that must reach the outermost function.
 const WHOLE_SHARE_MIN: f64 = 0.95;
 
@@ -45,9 +42,6 @@ df.pid = px.upid_to_pid(df.upid)
 df = df.groupby(['pid', 'stack_trace']).agg(samples=('count', px.sum))
 px.display(df)
 ";
-
-/// Samples by stack.
-type Stacks = BTreeMap<String, u64>;
 
 pub(crate) fn run(seconds: u32) -> Result<Report> {
     require_scope()?;
@@ -105,41 +99,20 @@ fn ask(watched: &Watched<'_>) -> Result<BTreeMap<i64, Stacks>> {
 }
 
 fn judge(name: &str, stacks: &Stacks, truth: Shares, report: &mut Report) {
-    let samples = exact(stacks.values().sum());
-    let share = |function: &str| {
-        let with = stacks.iter().filter(|(stack, _)| stack.split(';').any(|it| it == function));
-        exact(with.map(|(_, count)| count).sum()) / samples
-    };
-    let expected = truth.cpu_seconds * f64::from(FREQUENCY_HZ);
-    report.figure(format!("{name}_samples"), samples);
-    report.figure(format!("{name}_samples_share"), samples / expected);
-    report.check(
-        format!("{name}: samples of what the CPU time calls for"),
-        format!("{samples:.0} of {expected:.0}"),
-        format!(">= {:.0} %", SAMPLES_SHARE_MIN * 100.0),
-        samples >= SAMPLES_SHARE_MIN * expected,
-    );
+    report.count(format!("{name}_samples"), stacks.values().sum());
     for (function, truth) in FUNCTIONS.iter().zip(truth.of) {
-        let seen = share(function);
+        let seen = share(stacks, function);
         report.figure(format!("{name}_{function}_share"), seen);
         report.figure(format!("{name}_{function}_share_error"), (seen - truth).abs());
-        report.check(
-            format!("{name}: share of {function}"),
-            format!("{:.2} %", seen * 100.0),
-            format!("{:.2} % +- {:.0}", truth * 100.0, SHARE_ERROR_MAX * 100.0),
-            (seen - truth).abs() <= SHARE_ERROR_MAX,
-        );
     }
-    let whole = share("main");
+    for Finding { what, seen, wanted, is_right } in truth.judge(stacks, FREQUENCY_HZ) {
+        report.check(format!("{name}: {what}"), seen, wanted, is_right);
+    }
+    let whole = share(stacks, "main");
     report.check(
         format!("{name}: stacks that reach main"),
         format!("{:.1} %", whole * 100.0),
         format!(">= {:.0} %", WHOLE_SHARE_MIN * 100.0),
         whole >= WHOLE_SHARE_MIN,
     );
-}
-
-#[expect(clippy::cast_precision_loss, reason = "some thousand samples")]
-fn exact(count: u64) -> f64 {
-    count as f64
 }

@@ -7,6 +7,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use anyhow::Context as _;
+use serde_json::Value;
+
 use crate::report::Report;
 use crate::watch::Seen;
 
@@ -101,6 +104,16 @@ impl Conversations {
         });
         Self(all.into_iter().enumerate().map(|(at, said)| (format!("{at:06}"), said)).collect())
     }
+}
+
+/// A JSON text, or nothing, in a form that does not depend on the order of names.
+pub(crate) fn canonical(text: &str) -> anyhow::Result<String> {
+    if text.is_empty() {
+        return Ok(Value::Null.to_string());
+    }
+    let mut value: Value = serde_json::from_str(text).with_context(|| format!("JSON {text}"))?;
+    value.sort_all_objects();
+    Ok(value.to_string())
 }
 
 /// How exact a record's latencies are by themselves.

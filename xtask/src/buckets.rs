@@ -1,10 +1,10 @@
 //! Runs the store's tests against servers of buckets: those that keep their promises, and those that do not.
 
-use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::python::environment;
 use crate::shell::{cargo, command, is_installed, root, run};
 use crate::steps::Outcome;
 
@@ -33,7 +33,7 @@ pub(crate) fn check() -> Result<Outcome> {
         .stdout(Stdio::null())
         .spawn()
         .context("cannot start npm")?;
-    let from_pypi = install_from_pypi(&dir.join("moto"), &FROM_PYPI);
+    let from_pypi = environment(&dir.join("moto"), &FROM_PYPI);
     let from_npm = npm.wait_with_output()?;
     from_pypi?;
     ensure!(from_npm.status.success(), "npm cannot install {FROM_NPM:?}");
@@ -49,8 +49,8 @@ pub(crate) fn check_fleet() -> Result<Outcome> {
     }
     let dir = root().join("target/bucket-test");
     std::fs::create_dir_all(&dir)?;
-    install_from_pypi(&dir.join("moto"), &FROM_PYPI)?;
-    install_from_pypi(&dir.join("engines"), &ENGINES)?;
+    environment(&dir.join("moto"), &FROM_PYPI)?;
+    environment(&dir.join("engines"), &ENGINES)?;
     run_tests(&["it::servers::other_engines"])
 }
 
@@ -70,11 +70,4 @@ fn run_tests(names: &[&str]) -> Result<Outcome> {
     let tests = ["test", "--release", "--locked", "--workspace", "--test", "it", "--"];
     let ignored = ["--ignored", "--test-threads=2"];
     run(cargo(&tests).args(ignored).args(names)).map(|()| Outcome::Passed)
-}
-
-/// An environment of Python's with these packages.
-fn install_from_pypi(python: &Path, packages: &[&str]) -> Result<()> {
-    run(command("python3", &["-m", "venv"]).arg(python))?;
-    let mut pip = Command::new(python.join("bin/pip"));
-    run(pip.args(["install", "--quiet", "--disable-pip-version-check"]).args(packages))
 }

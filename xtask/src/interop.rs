@@ -2,7 +2,8 @@
 
 use anyhow::Result;
 
-use crate::shell::{cargo, command, is_installed, root, run};
+use crate::python::environment;
+use crate::shell::{cargo, is_installed, root, run};
 use crate::steps::Outcome;
 
 /// A module of Python and the package that brings it.
@@ -16,11 +17,8 @@ pub(crate) fn check() -> Result<Outcome> {
     if !is_installed("python3") {
         return Ok(Outcome::Skipped("python3 is not installed".to_owned()));
     }
-    let folder = root().join("target/interop-test");
-    run(command("python3", &["-m", "venv"]).arg(&folder))?;
-    let python = folder.join("bin/python");
-    let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"];
-    run(command(&python.to_string_lossy(), &pip).args(ENGINES.iter().map(|(_, package)| package)))?;
+    let packages: Vec<_> = ENGINES.iter().map(|(_, package)| *package).collect();
+    let python = environment(&root().join("target/interop-test"), &packages)?;
     let modules: Vec<_> = ENGINES.iter().map(|(module, _)| *module).collect();
     let tests = ["test", "--release", "--locked", "--workspace", "--test", "it", "--", "interop::"];
     run(cargo(&tests)

@@ -21,7 +21,7 @@ use anyhow::{Result, bail, ensure};
 use crate::shell::{is_installed, root, say};
 use crate::steps::Outcome;
 use machine::Acceleration;
-use package::{KERNELS, Kernel};
+use package::{KERNELS, Kernel, SYS_EXIT};
 use report::Report;
 
 /// What must be installed, with the package that Debian has it in.
@@ -45,22 +45,37 @@ pub(crate) enum Profile {
 #[derive(Clone, Copy)]
 pub(crate) struct Chosen<'a> {
     pub(crate) profile: Profile,
-    /// Only tests whose name has this in it; `None` for all that belong here.
-    pub(crate) only: Option<&'a str>,
+    /// Only tests whose name has one of these in it; all that belong here where there are none.
+    pub(crate) only: &'a [&'a str],
+    /// Of which ways to see the bytes of sockets something must have been captured.
+    pub(crate) rungs: Rungs,
+}
+
+/// Ways to see the bytes of sockets.
+#[derive(Clone, Copy)]
+pub(crate) enum Rungs {
+    /// All that the kernel has.
+    OfKernel,
+    /// The one that every kernel has.
+    Last,
+    /// None, since the tests are those that somebody asked for.
+    None,
 }
 
 /// Runs the tests on the kernels called `args`, or on all; `--debug` takes the debug build, and
 /// `--only=WORD` only tests whose name has the word in it.
 pub(crate) fn run(args: &[String]) -> Result<()> {
     let (flags, names): (Vec<_>, Vec<_>) = args.iter().partition(|arg| arg.starts_with("--"));
-    let mut tests = Chosen { profile: Profile::Release, only: None };
+    let (mut profile, mut only) = (Profile::Release, Vec::new());
     for flag in flags {
         match flag.split_once('=') {
-            None if flag == "--debug" => tests.profile = Profile::Debug,
-            Some(("--only", word)) => tests.only = Some(word),
+            None if flag == "--debug" => profile = Profile::Debug,
+            Some(("--only", word)) => only.push(word),
             _ => bail!("there are the options --debug and --only=WORD, and no {flag}"),
         }
     }
+    let rungs = if only.is_empty() { Rungs::OfKernel } else { Rungs::None };
+    let tests = Chosen { profile, only: &only, rungs };
     let all = || KERNELS.iter().map(|kernel| kernel.name).collect::<Vec<_>>().join(", ");
     if let Some(unknown) = names.iter().find(|name| Kernel::called(name).is_none()) {
         bail!("there is no kernel '{unknown}' here; there are {}", all());
@@ -79,9 +94,14 @@ pub(crate) fn check(kernel: &str) -> Result<Outcome> {
     if let Some(lacking) = lacking() {
         return Ok(Outcome::Skipped(lacking));
     }
-    // Every program, once: to verify the one at the end of system calls takes an emulated processor half a
-    // minute, and each further test does so again. All of them are `check_all`'s.
-    let tests = Chosen { profile: Profile::Release, only: Some("every_probe") };
+    // Every program, once, and what the last way captures: to verify its program takes an emulated processor half
+    // a minute, and each further test does so again. All of them are `check_all`'s.
+    let only = [
+        "every_probe",
+        "every_request_to_nginx_is_a_row_through_the_end",
+        "every_message_of_a_call_is_seen_through_the_end",
+    ];
+    let tests = Chosen { profile: Profile::Release, only: &only, rungs: Rungs::Last };
     matrix(KERNELS.iter().filter(|known| known.name == kernel), tests)?;
     Ok(Outcome::Passed)
 }
@@ -108,22 +128,29 @@ fn matrix<'a>(kernels: impl Iterator<Item = &'a Kernel>, tests: Chosen<'_>) -> R
     std::fs::create_dir_all(&folder)?;
     let initramfs = initramfs::build(&folder, tests)?;
     let mut acceleration = Acceleration::best();
-    let mut reports = Vec::new();
+    let (mut reports, mut failed) = (Vec::new(), Vec::new());
     for kernel in kernels {
         let image = package::image(kernel, &folder)?;
         say(format!("booting Linux {}", kernel.name));
         let start = Instant::now();
         let lines = machine::run(&image, &initramfs, &mut acceleration)?;
-        let report = Report::of(kernel.name, &lines, start.elapsed());
+        let report = Report::of(&lines, start.elapsed());
+        let rungs: &[&str] = match tests.rungs {
+            Rungs::OfKernel => kernel.rungs,
+            Rungs::Last => &[SYS_EXIT],
+            Rungs::None => &[],
+        };
+        let lacking = report.lacks(rungs);
         if !report.passed() {
             lines.iter().for_each(say);
+            failed.push(format!("tests failed on Linux {}", kernel.name));
+        } else if !lacking.is_empty() {
+            failed.push(format!("Linux {} captured no {}", kernel.name, lacking.join(", no ")));
         }
         reports.push(report);
     }
     ensure!(!reports.is_empty(), "no kernel was chosen");
     say(report::table(&reports));
-    let failed: Vec<_> =
-        reports.iter().filter(|report| !report.passed()).map(Report::kernel).collect();
-    ensure!(failed.is_empty(), "tests failed on {}", failed.join(", "));
+    ensure!(failed.is_empty(), "{}", failed.join("; "));
     Ok(())
 }

@@ -8,6 +8,7 @@ mod deny;
 mod fuzz;
 mod interop;
 mod kernels;
+mod python;
 mod shell;
 mod steps;
 mod ui;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 
 use crate::shell::{self, built, cargo, is_installed, say};
-use crate::{bpf, buckets, deny, fuzz, interop, kernels, ui};
+use crate::{bpf, buckets, deny, fuzz, interop, kernels, python, ui};
 
 /// How a step ended without failing.
 pub(crate) enum Outcome {
@@ -27,10 +27,10 @@ pub(crate) fn test() -> Vec<Step> {
         Step { name: "deny", minutes_max: 1, check: || deny::check().map(passed) },
         Step { name: "object", minutes_max: 1, check: || bpf::check().map(passed) },
         Step { name: "build", minutes_max: 30, check: build },
-        Step { name: "tests", minutes_max: 7, check: tests },
-        Step { name: "kernels", minutes_max: 2, check: || kernels::check("5.10") },
+        Step { name: "tests", minutes_max: 8, check: tests },
+        Step { name: "kernels", minutes_max: 3, check: || kernels::check("5.10") },
         Step { name: "clippy", minutes_max: 6, check: clippy },
-        Step { name: "capture", minutes_max: 2, check: capture },
+        Step { name: "capture", minutes_max: 3, check: capture },
         Step { name: "loss", minutes_max: 1, check: || eval(&["loss"]) },
         Step { name: "exact", minutes_max: 1, check: exact },
         Step { name: "tiers", minutes_max: 4, check: || eval(&["tiers"]) },
@@ -50,12 +50,13 @@ pub(crate) fn full() -> Vec<Step> {
         Step { name: "kernel-matrix", minutes_max: 15, check: || kernels::check_all() },
         Step { name: "demo-control", minutes_max: 5, check: demo_control },
         Step { name: "fuzz", minutes_max: 60, check: fuzz::step },
-        Step { name: "capture-all", minutes_max: 15, check: || eval(&["capture"]) },
+        Step { name: "capture-all", minutes_max: 15, check: || captured(&[]) },
         Step { name: "buckets-fleet", minutes_max: 10, check: buckets::check_fleet },
         Step { name: "buckets-refused", minutes_max: 60, check: buckets::check_refused },
         Step { name: "model", minutes_max: 15, check: model },
         Step { name: "crash-50", minutes_max: 5, check: || eval(&["crash", "--rounds", "50"]) },
         Step { name: "overhead", minutes_max: 10, check: || eval(&["overhead"]) },
+        Step { name: "resident", minutes_max: 3, check: || eval(&["resident"]) },
         Step { name: "benches", minutes_max: 20, check: benches },
     ]
 }
@@ -132,7 +133,9 @@ fn build() -> Result<Outcome> {
 
 fn tests() -> Result<Outcome> {
     let mut tests = cargo(&["test", "--release", "--locked", "--workspace"]);
-    // `x` has installed every server that the tests start, so none may be skipped for want of it.
+    // `x` has installed every server that the tests start and that Debian has, so none may be skipped for want
+    // of it, and none of the peers.
+    let tests = python::with_peers(&mut tests)?;
     shell::run(tests.env("UNDINE_TEST_SERVERS", "required")).map(passed)
 }
 
@@ -146,11 +149,18 @@ fn clippy() -> Result<Outcome> {
     shell::run(&mut cargo(&args)).map(passed)
 }
 
-/// Of every protocol whose server `x` installs, so few requests that two cores are done in time.
+/// The protocols of which CI has servers and clients, plain and inside TLS; all but CQL.
+const PROTOCOLS: &str = "http1,http2,grpc,mysql,pgsql,redis,dns,nats,kafka,mongodb,amqp,\
+                         https,http2s,mysql-tls,pgsql-tls,redis-tls";
+
+/// So few requests of each protocol that two cores are done in time.
 fn capture() -> Result<Outcome> {
-    let plain = "http1,http2,mysql,pgsql,redis,dns,nats";
-    let tls = "https,http2s,mysql-tls,pgsql-tls,redis-tls";
-    eval(&["capture", "--protocol", &format!("{plain},{tls}"), "--requests", "2000"])
+    captured(&["--requests", "2000"])
+}
+
+fn captured(args: &[&str]) -> Result<Outcome> {
+    let args = [&["capture", "--protocol", PROTOCOLS], args].concat();
+    shell::run(python::with_peers(&mut built("evals", &args)?)?).map(passed)
 }
 
 /// Bytes by every call that moves any, and shares of the CPU's time.

@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::{Child, Command, Stdio};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::scene::Scene;
 use crate::server::{Server, succeed};
@@ -13,7 +13,8 @@ use crate::wait::wait_until;
 pub const PROGRAMS: [&str; 6] =
     ["mariadbd", "mariadb-install-db", "mariadb", "mariadb-admin", "sysbench", "nsenter"];
 
-const PORT: &str = "13306";
+/// Where it listens.
+pub const PORT: &str = "13306";
 /// What MariaDB's own clients have to be told.
 const CLIENT: [&str; 5] = ["--no-defaults", "-h127.0.0.1", "-P", PORT, "-uroot"];
 /// What the general log calls the commands that it logs, with their command bytes.
@@ -26,6 +27,15 @@ pub const LOGGED: [(&str, &str); 7] = [
     ("Execute", "23"),
     ("Close stmt", "25"),
 ];
+
+/// Which of the statements that are sent the server is to refuse.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failing {
+    /// None.
+    None,
+    /// Some; the others are sent all the same.
+    Some,
+}
 
 /// A server that runs.
 #[derive(Debug)]
@@ -83,17 +93,21 @@ impl<'s> Mariadb<'s> {
     }
 
     /// Sends statements through `mariadb`, on so many connections at a time.
-    pub fn send(&self, connections: u32, sql: &str) -> Result<()> {
+    pub fn send(&self, connections: u32, sql: &str, failing: Failing) -> Result<()> {
         let file = self.scene.path("statements.sql");
         fs::write(&file, sql)?;
         let mut running: Vec<Child> = Vec::new();
         for _ in 0..connections {
-            let mut client = self.client("mariadb", &["--force", "--max-allowed-packet=64M", "it"]);
-            client.stdin(fs::File::open(&file)?).stdout(Stdio::null()).stderr(Stdio::null());
+            let mut client = self.client("mariadb", &["--max-allowed-packet=64M", "it"]);
+            client.stdin(fs::File::open(&file)?).stdout(Stdio::null());
+            if failing == Failing::Some {
+                client.arg("--force").stderr(Stdio::null());
+            }
             running.push(client.spawn()?);
         }
         for mut client in running {
-            client.wait()?;
+            let status = client.wait()?;
+            ensure!(failing == Failing::Some || status.success(), "mariadb ended with {status}");
         }
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! A PostgreSQL server, its programs, and its log of one JSON object in each line.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -94,8 +95,17 @@ impl<'s> Postgres<'s> {
 
     /// One of its clients, in another cgroup and the same network.
     pub fn client_in(&self, cgroup: &Cgroup, program: &str) -> Command {
-        let mut command = self.scene.command_in(cgroup, self.programs.join(program));
-        command.args(["-h", "127.0.0.1", "-U", "me"]);
+        self.told(self.scene.command_in(cgroup, self.programs.join(program)))
+    }
+
+    /// A client that is none of its programs and finds it by libpq's variables.
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        self.told(self.scene.command(program))
+    }
+
+    /// Tells a client where it is.
+    fn told(&self, mut command: Command) -> Command {
+        command.env("PGHOST", "127.0.0.1").env("PGUSER", "me");
         command.env("PGPASSWORD", PASSWORD).env("PGDATABASE", "postgres");
         if self.scene.is_tls() {
             command.env("PGSSLMODE", "require");

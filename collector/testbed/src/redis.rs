@@ -7,7 +7,8 @@ use anyhow::{Context, Result};
 use crate::scene::{Scene, Wire};
 use crate::server::Server;
 
-const PORT: u16 = 16379;
+/// Where it listens.
+pub const PORT: u16 = 16379;
 
 /// Starts one with more arguments and waits until it listens.
 pub fn start(scene: &Scene<'_>, args: &[&str]) -> Result<Server> {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use undine_testbed::brokers::{self, RABBITMQ, RABBITMQ_PORT};
 
 use super::kernel::{alone, may_load};
-use super::place::{happen_to_be_installed, python_with};
+use super::place::{are_installed, python_with};
 use super::watch::watched;
 
 const CLIENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/amqp.py");
@@ -14,7 +14,7 @@ const CLIENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/amqp.py");
 async fn every_method_of_an_amqp_client_and_its_server_is_a_row() {
     let _alone = alone().await;
     let Some(python) = python_with(&["pika"]) else { return };
-    if !may_load() || !happen_to_be_installed(&[RABBITMQ]) {
+    if !may_load() || !are_installed(&[RABBITMQ]) {
         return;
     }
     let dir = tempfile::tempdir().unwrap();

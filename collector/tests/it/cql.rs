@@ -3,7 +3,7 @@
 use undine_testbed::Program;
 
 use super::kernel::{alone, may_load};
-use super::place::{happen_to_be_installed, python_with};
+use super::place::{happen_to_be_installed, python_that_happens_to_have};
 use super::watch::watched;
 
 /// What the Python driver does: 200 inserts of a prepared statement, many of them at once.
@@ -36,7 +36,7 @@ cluster.shutdown()
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_driver_asks_are_rows() {
     let _alone = alone().await;
-    let Some(python) = python_with(&["cassandra"]) else { return };
+    let Some(python) = python_that_happens_to_have(&["cassandra"]) else { return };
     if !may_load() || !happen_to_be_installed(&["cqlsrv"]) {
         return;
     }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::process::Stdio;
 use std::sync::Arc;
 
 use undine_collector::collector::Stats;
@@ -11,9 +12,9 @@ use undine_testbed::dnsmasq::{self, Dnsmasq, READY};
 
 use super::kernel::{alone, config, may_load};
 use super::memory::Memory;
-use super::place::{Place, are_installed};
+use super::place::{Place, Program, are_installed, wait_until};
 use super::replay::replay;
-use super::watch::running_while;
+use super::watch::{running_while, seen_while};
 
 /// How often each question was asked.
 type Questions = BTreeMap<(String, String), u64>;
@@ -28,6 +29,9 @@ const COLUMNS: [&str; 8] = [
     "remote_port",
     "quality",
 ];
+
+/// What `quality` says of a query without a response.
+const UNANSWERED: &str = "4";
 
 /// The queries that a server logged.
 fn logged(log: &str) -> Questions {
@@ -289,4 +293,47 @@ async fn what_a_small_ring_loses_is_within_the_bounds() {
         let address = if row[2] == "AAAA" { "fd00::7" } else { "10." };
         assert_eq!(row[4].contains(address), exists, "{row:?}");
     }
+}
+
+/// Says `ready` once it holds the port of DNS, reads what it is asked, and never answers.
+const MUTE: &str = "
+import socket
+server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+server.bind(('127.0.0.1', 53))
+print('ready', flush=True)
+while True:
+    server.recv(4096)
+";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_query_that_nobody_answers_is_a_row_at_both_ends_while_its_client_still_waits() {
+    let _alone = alone().await;
+    if !may_load() || !are_installed(&["dig", "python3"]) {
+        return;
+    }
+    let place = Place::new("undine-dns-mute");
+    let _server = Program::start(place.command("python3").args(["-c", MUTE]));
+    let config = config(&place.cgroup, 4 << 20, None);
+    let (memory, stats, is_waiting) = seen_while(config, |memory| {
+        let mut dig = place.command("dig");
+        dig.args(["@127.0.0.1", "+tries=1", "+time=60", "nobody.test", "A"]);
+        let mut dig = dig.stdout(Stdio::null()).spawn().unwrap();
+        wait_until("both ends' rows", || memory.rows("dns_events", &["rcode"]).len() == 2);
+        let is_waiting = dig.try_wait().unwrap().is_none();
+        dig.kill().unwrap();
+        dig.wait().unwrap();
+        is_waiting
+    })
+    .await;
+    assert!(is_waiting, "rows came of the client's end, not of the time that it had waited");
+    let columns = [COLUMNS.as_slice(), &["latency"]].concat();
+    let mut rows = memory.rows("dns_events", &columns);
+    rows.sort();
+    let row = |role, address, port| {
+        let row = [role, "nobody.test", "A", "-1", "{}", address, port, UNANSWERED, "0"];
+        row.map(str::to_owned).to_vec()
+    };
+    // A server learns who its clients are when it answers them.
+    assert_eq!(rows, [row("1", "127.0.0.1", "53"), row("2", "-", "0")]);
+    assert_eq!((stats.kernel.dropped, stats.missing_rows.max), (0, 0), "{stats:?}");
 }

@@ -6,7 +6,7 @@ use undine_testbed::Server;
 
 use super::kernel::{alone, may_load};
 use super::memory::Memory;
-use super::place::{Place, happen_to_be_installed, python_with};
+use super::place::{Place, happen_to_be_installed, python_that_happens_to_have, python_with};
 use super::watch::watched;
 
 const PORT: &str = "19092";
@@ -86,7 +86,7 @@ fn bodies(memory: &Memory, api_key: i64) -> Vec<(serde_json::Value, serde_json::
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_client_sends_to_a_broker_are_rows() {
     let _alone = alone().await;
-    let Some(python) = python_with(&["kafka"]) else { return };
+    let Some(python) = python_that_happens_to_have(&["kafka"]) else { return };
     if !may_load() || !happen_to_be_installed(&["tansu"]) {
         return;
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use undine_testbed::mongodb;
 
 use super::kernel::{alone, may_load};
-use super::place::{happen_to_be_installed, python_with};
+use super::place::{are_installed, python_with};
 use super::watch::watched;
 
 const CLIENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/mongo.py");
@@ -14,7 +14,7 @@ const CLIENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/mongo.py");
 async fn every_command_of_a_mongodb_client_is_a_row_with_its_status() {
     let _alone = alone().await;
     let Some(python) = python_with(&["pymongo"]) else { return };
-    if !may_load() || !happen_to_be_installed(&[mongodb::PROGRAM]) {
+    if !may_load() || !are_installed(&[mongodb::PROGRAM]) {
         return;
     }
     let dir = tempfile::tempdir().unwrap();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tempfile::TempDir;
 use undine_collector::Collector;
-use undine_testbed::mariadb::{self, LOGGED, Mariadb, NUMBERED, numbered_queries};
+use undine_testbed::mariadb::{self, Failing, LOGGED, Mariadb, NUMBERED, numbered_queries};
 use undine_testbed::{Program, Scene, Server, Wire};
 
 use super::kernel::{alone, config, may_load};
@@ -135,11 +135,11 @@ async fn every_statement_in_the_servers_log_is_a_row_of_either_end() {
     let (memory, collector) = watch(&server, 64 << 20);
     let (stats, ()) = running_while(collector, || {
         server.create_database().unwrap();
-        server.send(1, STATEMENTS).unwrap();
+        server.send(1, STATEMENTS, Failing::Some).unwrap();
         let load = format!("load data local infile '{}' into table t", file.display());
         succeed(&mut server.client("mariadb", &["--local-infile=1", "it", "-e", &load]));
         succeed(&mut server.client("mariadb-admin", &["ping", "status"]));
-        server.send(8, &numbered_queries(300)).unwrap();
+        server.send(8, &numbered_queries(300), Failing::None).unwrap();
         succeed(&mut server.sysbench("oltp_read_write", &["prepare"]));
         let load = ["--threads=4", "--events=200", "--time=60", "run"];
         succeed(&mut server.sysbench("oltp_read_write", &load));
@@ -196,7 +196,7 @@ async fn a_small_ring_loses_statements_within_bounds_and_never_pairs_wrong() {
     server.forget().unwrap();
     let (memory, collector) = watch(&server, 64 * 1024);
     // Nobody reads yet, so the ring fills.
-    let load = || server.send(8, &numbered_queries(1000)).unwrap();
+    let load = || server.send(8, &numbered_queries(1000), Failing::None).unwrap();
     load();
     let (stats, ()) = running_while(collector, load).await;
     assert!(stats.kernel.dropped > 0);

@@ -1,6 +1,6 @@
 //! CPU profiles of programs whose use of the CPU is known.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -10,9 +10,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use undine_collector::{Cgroup, Stats, profiler};
 use undine_testbed::Program;
-use undine_testbed::spin::{
-    self, FRAME_POINTERS, FUNCTIONS, NO_FRAME_POINTERS, SHARE_ERROR_MAX, Shares,
-};
+use undine_testbed::spin::{self, FRAME_POINTERS, NO_FRAME_POINTERS, Shares, Stacks};
 
 use super::kernel::{alone, config, may_load};
 use super::memory::Memory;
@@ -53,20 +51,17 @@ impl Profile {
     }
 
     /// Samples of a process by stack.
-    fn of(&self, pid: u32) -> BTreeMap<&str, u64> {
-        let mut stacks = BTreeMap::new();
+    fn of(&self, pid: u32) -> Stacks {
+        let mut stacks = Stacks::new();
         for (_, stack, count) in self.rows.iter().filter(|row| row.0 == pid) {
-            *stacks.entry(stack.as_str()).or_default() += count;
+            *stacks.entry(stack.clone()).or_default() += count;
         }
         stacks
     }
 
     /// The share of a process's samples in which a frame is called `name`.
     fn share(&self, pid: u32, name: &str) -> f64 {
-        let stacks = self.of(pid);
-        let with = stacks.iter().filter(|(stack, _)| stack.split(';').any(|frame| frame == name));
-        let with: u64 = with.map(|(_, count)| count).sum();
-        exact(with) / exact(self.samples(pid))
+        spin::share(&self.of(pid), name)
     }
 
     fn check_sums(&self) {
@@ -135,12 +130,9 @@ fn finish(program: Program) -> (u32, String) {
 
 fn check_shares(profile: &Profile, pid: u32, said: &str) {
     let truth = Shares::read(said).unwrap();
-    let seen = FUNCTIONS.map(|name| profile.share(pid, name));
-    println!("{} samples; {seen:.4?} of {truth:.4?}", profile.samples(pid));
-    let needed = truth.cpu_seconds * f64::from(FREQUENCY_HZ) * 0.9;
-    assert!(exact(profile.samples(pid)) > needed, "{} samples", profile.samples(pid));
-    for ((name, seen), truth) in FUNCTIONS.iter().zip(seen).zip(truth.of) {
-        assert!((seen - truth).abs() < SHARE_ERROR_MAX, "{name}: {seen} instead of {truth}");
+    for finding in truth.judge(&profile.of(pid), FREQUENCY_HZ) {
+        println!("{finding:?}");
+        assert!(finding.is_right, "{finding:?}");
     }
 }
 

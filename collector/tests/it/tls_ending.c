@@ -13,8 +13,8 @@
    hangs   of a client only: it is closed when the request is sent, the first one after another, and
            the call never returns; says so
 
-   With GNUTLS it uses GnuTLS and not OpenSSL; with SEND2 or RANGE too, others of its functions. Both are declared here, so that their headers are not
-   needed. */
+   With GNUTLS it uses GnuTLS and not OpenSSL; with SEND2 or RANGE too, others of its functions. Both
+   libraries are declared here, so that their headers are not needed. */
 #include <arpa/inet.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -113,10 +113,17 @@ static void prepare(const char *certificate, const char *key) {
   if (key && gnutls_certificate_set_x509_key_file(credentials, certificate, key, 1)) exit(3);
 }
 
+/* Ranges of lengths are only taken where a length can be hidden, in TLS 1.2 with CBC alone. */
+#ifdef RANGE
+#define PRIORITY "NORMAL:-VERS-ALL:+VERS-TLS1.2:-CIPHER-ALL:+AES-128-CBC"
+#else
+#define PRIORITY "NORMAL:-VERS-ALL:+VERS-TLS1.2"
+#endif
+
 static void *handshake(void) {
   void *session;
   if (gnutls_init(&session, is_server ? 1 : 2)) exit(4);
-  gnutls_priority_set_direct(session, "NORMAL:-VERS-ALL:+VERS-TLS1.2", NULL);
+  if (gnutls_priority_set_direct(session, PRIORITY, NULL)) exit(11);
   gnutls_credentials_set(session, 1, credentials);
   gnutls_transport_set_push_function(session, push);
   gnutls_transport_set_pull_function(session, pull);

@@ -10,9 +10,14 @@ use anyhow::{Result, ensure};
 use crate::report::Report;
 use crate::truth::{self, Conversations, Latency, Resolution};
 use crate::watch::Watch;
-use undine_testbed::mariadb::{self, LOGGED, Mariadb, NUMBERED, numbered_queries, trimmed};
-use undine_testbed::{Scene, Wire, succeed};
+use undine_testbed::mariadb::{
+    self, Failing, LOGGED, Mariadb, NUMBERED, numbered_queries, trimmed,
+};
+use undine_testbed::{Scene, Wire, python, succeed};
 
+/// What asks inside TLS too.
+pub(super) const MODULE: &str = "pymysql";
+const CLIENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/clients/mysql_tls.py");
 /// In which the server says how long statements took.
 const SLOW_LOG: &str = "slow.log";
 /// More than any statement of the load has.
@@ -90,14 +95,17 @@ fn start(scene: Scene<'_>) -> Result<Mariadb<'_>> {
 }
 
 fn load(server: &Mariadb<'_>, requests: u32) -> Result<Conversations> {
-    server.send(1, STATEMENTS)?;
+    server.send(1, STATEMENTS, Failing::Some)?;
     let each = requests / 2 / NUMBERING_CLIENTS;
-    server.send(NUMBERING_CLIENTS, &numbered_queries(each))?;
+    server.send(NUMBERING_CLIENTS, &numbered_queries(each), Failing::None)?;
     succeed(&mut server.sysbench("oltp_read_write", &["prepare"]))?;
     // A transaction has some twenty statements.
     let events = format!("--events={}", (requests / 2 / 20).max(1));
     let args = ["--threads=4", "--time=60", &events, "run"];
     succeed(&mut server.sysbench("oltp_read_write", &args))?;
+    if server.scene.is_tls() {
+        server.scene.run(&python(), &[CLIENT, mariadb::PORT, &requests.to_string()])?;
+    }
     let general = server.log()?;
     let slow_log = fs::read(server.scene.path(SLOW_LOG))?;
     logged(&general, slow(&String::from_utf8_lossy(&slow_log)))

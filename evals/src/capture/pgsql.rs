@@ -11,10 +11,13 @@ use crate::report::Report;
 use crate::truth::{self, Conversations, Latency, Resolution};
 use crate::watch::Watch;
 use undine_testbed::postgres::{self, PASSWORD, Postgres, VERSIONS};
-use undine_testbed::{Scene, Wire, succeed};
+use undine_testbed::{Scene, Wire, python, succeed};
 
 /// The programs that are needed.
 pub(super) const PROGRAMS: [&str; 3] = ["postgres", "psql", "pgbench"];
+/// What asks inside TLS too.
+pub(super) const MODULE: &str = "psycopg";
+const CLIENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/clients/pgsql_tls.py");
 /// What a session does once, beside what `pgbench` does: each is sent as one query.
 const STATEMENTS: [&str; 11] = [
     "CREATE TABLE people (id int PRIMARY KEY, name text)",
@@ -72,6 +75,10 @@ fn load(server: Postgres<'_>, requests: u32) -> Result<Conversations> {
     for mode in ["simple", "extended", "prepared"] {
         let args = ["-n", "-c", "4", "-t", &transactions, "-M", mode];
         succeed(server.client("pgbench").args(args))?;
+    }
+    if server.scene.is_tls() {
+        let mut psycopg = server.command(python());
+        succeed(psycopg.args([CLIENT, &requests.to_string()]))?;
     }
     logged(&server.stop()?)
 }

@@ -11,9 +11,12 @@ use anyhow::{Context, Result, ensure};
 use crate::report::Report;
 use crate::truth::{self, Conversations, Latency, Resolution};
 use crate::watch::Watch;
-use undine_testbed::{Scene, Server, Wire, redis, wait_until};
+use undine_testbed::{Scene, Server, Wire, python, redis, wait_until};
 
 pub(super) const PROGRAMS: [&str; 3] = ["redis-server", "redis-cli", "redis-benchmark"];
+/// What asks inside TLS too.
+pub(super) const MODULE: &str = "redis";
+const CLIENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/clients/redis_tls.py");
 
 /// The last command, by which the monitor's output is known to be whole.
 const END: &str = "end-of-record";
@@ -80,6 +83,9 @@ impl<'a> Redis<'a> {
         let load = [redis::client(self.scene.wire), &load].concat();
         let (run, socket) = (|program, args: &[&str]| self.scene.run(program, args), &*self.socket);
         run("redis-benchmark", &[&load[..], &["set,get,incr,lpush,mset"]].concat())?;
+        if self.scene.is_tls() {
+            self.scene.run(&python(), &[CLIENT, &redis::PORT.to_string(), &number])?;
+        }
         let slow = run("redis-cli", &["-s", socket, "--json", "slowlog", "get", "-1"])?;
         run("redis-benchmark", &[&load[..], &["set,get", "-P", "16"]].concat())?;
         run("redis-cli", &["-s", socket, "echo", END])?;

@@ -44,8 +44,9 @@ pub(crate) fn build(folder: &Path, chosen: Chosen<'_>) -> Result<PathBuf> {
         let place = Path::new("tests").join(name.trim_end_matches('-'));
         run(Command::new("strip").arg("-o").arg(root.join(&place)).arg(program))?;
         add_libraries(&root, program)?;
-        let filter = chosen.only.unwrap_or(filter);
-        let options = format!("--test-threads=1 --show-output '{filter}'");
+        let all = std::slice::from_ref(&filter);
+        let filters = if chosen.only.is_empty() { all } else { chosen.only }.join("' '");
+        let options = format!("--test-threads=1 --show-output '{filters}'");
         script += &format!("/{} {options} 2>&1\n", place.display());
     }
     script += &format!("echo {DONE}\npoweroff -f\n");

@@ -11,11 +11,21 @@ use crate::shell::{run, say};
 /// A kernel, by the first two numbers of its version.
 pub(crate) struct Kernel {
     pub(crate) name: &'static str,
+    /// The ways to see the bytes of sockets that it has, as the collector calls them.
+    pub(crate) rungs: &'static [&'static str],
 }
 
+const TRACEPOINTS: &str = "tracepoints of sockets";
+const FUNCTIONS: &str = "functions of sockets";
+/// The way that every kernel has.
+pub(crate) const SYS_EXIT: &str = "the end of system calls";
+
 /// The oldest that the programs support, the one before the tracepoints of 6.3, and one after.
-pub(crate) const KERNELS: [Kernel; 3] =
-    [Kernel { name: "5.10" }, Kernel { name: "6.1" }, Kernel { name: "6.12" }];
+pub(crate) const KERNELS: [Kernel; 3] = [
+    Kernel { name: "5.10", rungs: &[FUNCTIONS, SYS_EXIT] },
+    Kernel { name: "6.1", rungs: &[FUNCTIONS, SYS_EXIT] },
+    Kernel { name: "6.12", rungs: &[TRACEPOINTS, FUNCTIONS, SYS_EXIT] },
+];
 
 /// Where Debian keeps them: security updates of two releases, whose lists are short.
 const SUITES: [&str; 2] = ["bullseye-security", "bookworm-security"];

@@ -1,0 +1,44 @@
+//! Environments of Python's, below `target`, with packages from its index in the versions whose behaviour is
+//! known.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::Result;
+
+use crate::shell::{command, root, run};
+
+/// Servers and clients of protocols of which Debian has none that serve: gRPC, librdkafka with its mock broker,
+/// SecantusDB for MongoDB's protocol with the usual driver, clients of RabbitMQ, PostgreSQL, MySQL and Redis.
+const PEERS: [&str; 8] = [
+    "grpcio==1.85.1",
+    "confluent-kafka==2.16.1",
+    "SecantusDB==0.7.0b3",
+    "pymongo==4.20.0",
+    "pika==1.4.4",
+    "psycopg==3.3.9",
+    "PyMySQL==1.2.4",
+    "redis==8.1.0",
+];
+
+/// Makes an environment in `folder` with these packages, or adds those that it lacks; its interpreter.
+pub(crate) fn environment(folder: &Path, packages: &[&str]) -> Result<PathBuf> {
+    let python = folder.join("bin/python");
+    if !python.exists() {
+        run(command("python3", &["-m", "venv"]).arg(folder))?;
+    }
+    let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"];
+    run(command(&python.to_string_lossy(), &pip).args(packages))?;
+    Ok(python)
+}
+
+/// Lets `command` find the peers of protocols, after installing those that are missing.
+pub(crate) fn with_peers(command: &mut Command) -> Result<&mut Command> {
+    let folder = root().join("target/capture-test");
+    let python = environment(&folder, &PEERS)?;
+    // After everything else: Python is to be the machine's wherever it is not asked for by name.
+    #[expect(clippy::disallowed_methods, reason = "the search path is where programs are")]
+    let path = std::env::var("PATH").unwrap_or_default();
+    let path = format!("{path}:{}", folder.join("bin").display());
+    Ok(command.env("UNDINE_TEST_PYTHON", python).env("PATH", path))
+}
