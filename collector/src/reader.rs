@@ -192,6 +192,8 @@ impl Reader {
                 self.flush();
             }
         };
+        // What came up since it was done last is told too.
+        self.keep_house();
         if let Some(finder) = self.finder.take() {
             finder.stop();
         }
