@@ -2,15 +2,15 @@
 
     amqp.py PORT MESSAGES
 
-Several clients talk at a time, each on a connection of its own. Each line is the port of the connection, the
-channel, who began (`client` where it is a pair), the methods' ids and arguments as rows show them, and how
-many nanoseconds an answer took.
+Several clients talk at a time, each a process of its own with one connection, so that none waits for another.
+Each line is the port of the connection, the channel, who began (`client` where it is a pair), the methods' ids
+and arguments as rows show them, and how many nanoseconds an answer took.
 """
 
 import json
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 
 import pika
 from pika import exceptions, spec
@@ -195,7 +195,7 @@ def talk(number):
     return client.record
 
 
-with ThreadPoolExecutor(CLIENTS) as clients:
+with ProcessPoolExecutor(CLIENTS) as clients:
     for record in clients.map(talk, range(CLIENTS)):
         for entry in record:
             print(json.dumps(entry))

@@ -2,15 +2,16 @@
 
     mongodb.py PORT COMMANDS
 
-Several clients talk at a time, each on a connection of its own. Each line is the number of the client, the
-command's name, the request and the reply with their values as rows show them, the status, and how many
-nanoseconds the driver says it took. What wants no reply has neither reply nor status nor time.
+Several clients talk at a time, each a process of its own with one connection, so that none waits for another.
+Each line is the number of the client, the command's name, the request and the reply with their values as rows
+show them, the status, and how many nanoseconds the driver says it took. What wants no reply has neither reply
+nor status nor time.
 """
 
 import datetime
 import json
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 
 import bson
 import pymongo
@@ -104,7 +105,7 @@ def talk(number):
     return listener.record
 
 
-with ThreadPoolExecutor(CLIENTS) as clients:
+with ProcessPoolExecutor(CLIENTS) as clients:
     for record in clients.map(talk, range(CLIENTS)):
         for entry in record:
             print(json.dumps(entry))

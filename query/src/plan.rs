@@ -4,6 +4,7 @@
 //! relation reads is computed once and kept in memory for the run; chains of filters and maps are
 //! planned into each of their readers. Very deep chains are cut the same way.
 
+pub(crate) mod aggregation;
 mod losses;
 mod lower;
 mod scan;
@@ -68,7 +69,7 @@ pub(crate) struct Origin {
 }
 
 impl Origin {
-    fn add(&mut self, other: &Self) {
+    pub(crate) fn add(&mut self, other: &Self) {
         for note in &other.notes {
             self.note(note.clone());
         }

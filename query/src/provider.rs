@@ -106,6 +106,11 @@ impl Rows {
         Read { hot_rows: hot, raw_rows: raw, span: None }
     }
 
+    /// Of which table they are.
+    pub(crate) fn table(&self) -> &'static TableDef {
+        self.table
+    }
+
     /// What scans of it read, kept up to date.
     pub(crate) fn reads(&self) -> Arc<Mutex<Read>> {
         Arc::clone(&self.read)
@@ -344,7 +349,7 @@ fn bytes(expr: &Expr) -> Option<Expr> {
 }
 
 /// The range that `filter` allows, if it is a bound of `time_` and nothing else.
-fn time_bound(filter: &Expr) -> Option<Span> {
+pub(crate) fn time_bound(filter: &Expr) -> Option<Span> {
     let Expr::BinaryExpr(BinaryExpr { left, op, right }) = filter else { return None };
     let time = |expr: &Expr| matches!(expr, Expr::Column(column) if column.name == "time_");
     let constant = |expr: &Expr| match expr {

@@ -17,7 +17,7 @@ use datafusion::common::{Result, ScalarValue, exec_err};
 use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
 use datafusion::logical_expr::{
     Accumulator, AggregateUDF, AggregateUDFImpl, ColumnarValue, EmitTo, Expr, GroupsAccumulator,
-    ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, TypeSignature, Volatility,
+    ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, TypeSignature, Volatility, lit,
 };
 
 use crate::histogram::{Histogram, encode_lists};
@@ -48,6 +48,16 @@ pub(crate) fn merged(sketches: Expr) -> Expr {
     aggregate(Form::BytesToJson).call(vec![sketches])
 }
 
+/// All sketches together, as bytes.
+pub(crate) fn merged_sketch(sketches: Expr) -> Expr {
+    aggregate(Form::BytesToBytes).call(vec![sketches])
+}
+
+/// The number below which a share of a sketch's numbers lies.
+pub(crate) fn quantile_of(sketch: Expr, share: f64) -> Expr {
+    share_of().call(vec![sketch, lit(share)])
+}
+
 /// The sketch that a summary holds in two lists, as bytes.
 pub(crate) fn packed(keys: Expr, counts: Expr) -> Expr {
     pack().call(vec![keys, counts])
@@ -60,8 +70,12 @@ pub(crate) fn aggregates() -> [AggregateUDF; 4] {
 
 /// The other functions of sketches that SQL may call by name.
 pub(crate) fn scalars() -> [ScalarUDF; 2] {
+    [pack(), share_of()]
+}
+
+fn share_of() -> ScalarUDF {
     let exact = Signature::exact(vec![DataType::Binary, DataType::Float64], Volatility::Immutable);
-    [pack(), ScalarUDF::new_from_impl(QuantileOf { signature: exact })]
+    ScalarUDF::new_from_impl(QuantileOf { signature: exact })
 }
 
 fn aggregate(form: Form) -> AggregateUDF {

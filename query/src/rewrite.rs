@@ -17,7 +17,7 @@
 //! A column that has a template, such as `req_path`, is replaced by it, unless it is compared with what is
 //! no template. Everything here is done on relations, before there is a plan.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use undine_schema::path_template::template;
@@ -61,34 +61,6 @@ pub(crate) enum State {
     Value(Typed),
     /// The measure whose sketch it is.
     Sketch(&'static str),
-}
-
-impl Summarised {
-    /// The columns of a summary that it reads: a smaller summary that has them all answers as well.
-    pub(crate) fn state_columns(&self) -> BTreeSet<String> {
-        let mut columns = BTreeSet::new();
-        let dimensions = self.predicates.iter().chain(self.keys.iter().map(|(_, key)| key));
-        dimensions.for_each(|expr| columns_of(&on_states(expr), &mut columns));
-        for state in self.values.iter().flat_map(|value| &value.states) {
-            match state {
-                State::Value(expr) => columns_of(expr, &mut columns),
-                State::Sketch(measure) => {
-                    columns.insert(format!("{measure}_sketch_keys"));
-                }
-            }
-        }
-        columns
-    }
-}
-
-fn columns_of(expr: &Typed, columns: &mut BTreeSet<String>) {
-    match &expr.kind {
-        TypedKind::Column(name) => {
-            columns.insert(name.to_string());
-        }
-        TypedKind::Const(_) => {}
-        TypedKind::Call { args, .. } => args.iter().for_each(|arg| columns_of(arg, columns)),
-    }
 }
 
 /// What an aggregate is put together from; each part of a union is the same part of the whole.

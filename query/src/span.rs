@@ -21,6 +21,11 @@ impl Span {
         Self { from: self.from.min(other.from), until: self.until.max(other.until) }
     }
 
+    /// Whether it is said where it begins.
+    pub(crate) fn has_start(self) -> bool {
+        self.from > i64::MIN
+    }
+
     pub(crate) fn has(self, time: i64) -> bool {
         (self.from..self.until).contains(&time)
     }

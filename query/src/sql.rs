@@ -1,7 +1,11 @@
 //! SQL over the same tables, read-only: every column by its name, context included; rows in memory
 //! and on disk. Summaries are there as tables of states: `http_events__10s`, the smaller ones as
 //! `http_events__10s_service`; single rows that stand for many are in `http_events__exemplars`.
-//! Beside the engine's own functions there are `bin(time_, width)` and those of [`quantiles`].
+//! Aggregates that reach further back than rows are computed from these, see [`summaries`]. Beside the
+//! engine's own functions there are `bin(time_, width)` and those of [`quantiles`].
+
+mod on_states;
+mod summaries;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -19,7 +23,8 @@ use datafusion::logical_expr::{
     ColumnarValue, Expr, LogicalPlan, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
     Volatility,
 };
-use datafusion::prelude::SessionContext;
+use datafusion::physical_plan::execute_stream;
+use datafusion::prelude::{DataFrame, SessionContext};
 use futures::TryStreamExt;
 use undine_schema::{TableDef, TimeNs, tables};
 use undine_store::TierView;
@@ -27,36 +32,51 @@ use undine_store::TierView;
 use crate::answer::{Note, ResultTable, SourceUse, Tier};
 use crate::engine::{Engine, Error, is_partial};
 use crate::functions::operators::bins;
-use crate::plan::{Fault, Moment, Planner, has_older, horizon};
+use crate::plan::{Fault, Moment, Origin, Planner, has_older, horizon};
 use crate::provider::Read;
 use crate::quantiles;
 use crate::span::Span;
+use summaries::{Summarised, from_summaries};
 
 impl Engine {
-    /// Answers one SQL query over the rows that are kept; anything but reading is refused. The
-    /// answer of `EXPLAIN` also says which parts of the store are read.
+    /// Answers one SQL query over what is kept; anything but reading is refused. The answer of `EXPLAIN`
+    /// also says which parts of the store are read.
     ///
     /// # Errors
     /// See [`Error`].
     pub async fn sql(&self, query: &str) -> Result<ResultTable, Error> {
+        self.sql_timed(query, false).await
+    }
+
+    /// As [`sql`](Self::sql); an answer over fewer rows than the query asks for by a bound of `time_` is an
+    /// error.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn sql_strictly(&self, query: &str) -> Result<ResultTable, Error> {
+        self.sql_timed(query, true).await
+    }
+
+    async fn sql_timed(&self, query: &str, strict: bool) -> Result<ResultTable, Error> {
         let timeout = self.config().timeout;
-        match tokio::time::timeout(timeout, self.sql_untimed(query)).await {
+        match tokio::time::timeout(timeout, self.sql_untimed(query, strict)).await {
             Ok(result) => result,
             Err(_elapsed) => Err(Error::Timeout(timeout)),
         }
     }
 
-    async fn sql_untimed(&self, query: &str) -> Result<ResultTable, Error> {
+    async fn sql_untimed(&self, query: &str, strict: bool) -> Result<ResultTable, Error> {
         if query.len() > self.config().script_bytes_max {
             let limit = self.config().script_bytes_max;
             return Err(Error::Sql(format!("it has more than {limit} bytes")));
         }
         let context = self.session();
         let now = self.config().clock.now().get();
-        let moment = Moment { now, since: now, strict: false };
+        let moment = Moment { now, since: now, strict };
         // The planner's session is another one, or the two would keep each other alive.
         let planner = Mutex::new(self.plain_planner(self.session(), moment));
-        let tables = Arc::new(Tables { planner, asked: Mutex::default() });
+        let tables =
+            Arc::new(Tables { planner, asked: Mutex::default(), summarised: Mutex::default() });
         register(&context, &tables).map_err(|error| self.run_error(error.into()))?;
         let options = SQLOptions::new()
             .with_allow_ddl(false)
@@ -67,6 +87,7 @@ impl Engine {
         let estimates = estimates(frame.logical_plan());
         let is_explained =
             matches!(frame.logical_plan(), LogicalPlan::Explain(_) | LogicalPlan::Analyze(_));
+        let frame = tables.from_summaries(frame).map_err(wrong)?;
         let rows_max = self.config().rows_max;
         let frame = if is_explained {
             frame
@@ -75,7 +96,13 @@ impl Engine {
         };
         let schema = Arc::clone(frame.schema().inner());
         let failed = |error: DataFusionError| self.run_error(error.into());
-        let mut stream = frame.execute_stream().await.map_err(failed)?;
+        let task = Arc::new(frame.task_ctx());
+        let physical = frame.create_physical_plan().await.map_err(failed)?;
+        if strict && let Some(missed) = tables.reads(now).1.into_iter().find(is_short) {
+            let help = "ask for a later start, or run without strict";
+            return Err(Error::Sql(format!("{missed}; {help}")));
+        }
+        let mut stream = execute_stream(physical, task).map_err(failed)?;
         let (mut batches, mut room, mut is_cut) = (Vec::new(), rows_max, false);
         while let Some(batch) = stream.try_next().await.map_err(failed)? {
             let kept = batch.slice(0, batch.num_rows().min(room));
@@ -123,6 +150,8 @@ fn register(context: &SessionContext, tables: &Arc<Tables>) -> PlanResult<()> {
 struct Tables {
     planner: Mutex<Planner>,
     asked: Mutex<Vec<Asked>>,
+    /// What is read of summaries without being asked for by name.
+    summarised: Mutex<Summarised>,
 }
 
 /// A table that a query names.
@@ -161,10 +190,21 @@ impl Tables {
         Ok(Some(provider))
     }
 
+    /// The query, with summaries in place of rows that are gone.
+    fn from_summaries(&self, frame: DataFrame) -> PlanResult<DataFrame> {
+        let (state, plan) = frame.into_parts();
+        let plan = state.analyzer().execute_and_check(plan, state.config_options(), |_, _| {})?;
+        let mut planner = self.planner.lock().unwrap_or_else(PoisonError::into_inner);
+        let (plan, summarised) = from_summaries(plan, &mut planner, &state)?;
+        *self.summarised.lock().unwrap_or_else(PoisonError::into_inner) = summarised;
+        Ok(DataFrame::new(state, plan))
+    }
+
     /// Where the query reads, once it is planned, and what to know about that.
     fn reads(&self, now: i64) -> (Vec<SourceUse>, Vec<Note>) {
         let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
-        let (mut sources, mut notes) = (Vec::new(), Vec::new());
+        let summarised = self.summarised.lock().unwrap_or_else(PoisonError::into_inner);
+        let Origin { mut notes, mut sources } = summarised.origin.clone();
         let until = |until: i64| TimeNs::new(if until == i64::MAX { now } else { until });
         for asked in asked.iter() {
             match &asked.of {
@@ -186,10 +226,7 @@ impl Tables {
                             table: table.name,
                             asked: (span.from > i64::MIN).then(|| TimeNs::new(span.from)),
                             from: TimeNs::new(horizon),
-                            reason: format!(
-                                "SQL reads rows; older windows are in {}__…",
-                                table.name
-                            ),
+                            reason: summarised.why(table.name),
                         });
                     }
                 }
@@ -269,6 +306,11 @@ impl SchemaProvider for Tables {
     fn table_exist(&self, name: &str) -> bool {
         matches!(self.find(name), Ok(Some(_)))
     }
+}
+
+/// Whether an answer is over fewer rows than were asked for by a bound.
+fn is_short(note: &Note) -> bool {
+    matches!(note, Note::Clipped { asked: Some(_), .. })
 }
 
 /// Whether anything in the plan estimates.

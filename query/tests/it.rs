@@ -10,6 +10,7 @@ mod it {
     mod tiers;
     mod reach;
     mod scripts;
+    mod sql_summaries;
     mod upstream_names;
     mod trace;
 }

@@ -183,7 +183,7 @@ impl Inner {
             }
         }
         if outcome.is_ok() {
-            pressing.is_sealed();
+            pressing.settle();
         }
         let settled = sealer.settle();
         drop(sealer);
@@ -254,7 +254,7 @@ impl<'a> Pressing<'a> {
         Self { store, bytes: std::mem::take(&mut store.hot.lock().unsealed_bytes) }
     }
 
-    fn is_sealed(mut self) {
+    fn settle(mut self) {
         self.bytes = 0;
     }
 }

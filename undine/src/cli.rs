@@ -164,6 +164,9 @@ pub(crate) struct Run {
 pub(crate) struct Query {
     /// The statement, or `-` to read it from standard input.
     pub(crate) sql: String,
+    /// Refuse to answer where a part of the range can only be answered in part.
+    #[arg(long)]
+    pub(crate) strict: bool,
     #[command(flatten)]
     pub(crate) appliance: Appliance,
 }

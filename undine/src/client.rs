@@ -53,7 +53,7 @@ pub(crate) async fn run(args: Run) -> Result<()> {
 /// As [`run`].
 pub(crate) async fn query(args: Query) -> Result<()> {
     let sql = if args.sql == "-" { standard_input()? } else { args.sql };
-    ask(&args.appliance, "sql", &json!({ "sql": sql }), None).await
+    ask(&args.appliance, "sql", &json!({ "sql": sql, "strict": args.strict }), None).await
 }
 
 /// Shows one of the lists that the appliance keeps.

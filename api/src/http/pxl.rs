@@ -88,6 +88,7 @@ impl Argument {
 #[serde(deny_unknown_fields)]
 struct SqlBody {
     sql: String,
+    strict: Option<bool>,
 }
 
 /// What is wrong with a script.
@@ -155,17 +156,20 @@ pub(crate) async fn sql(
     let format = Format::choose(parameters.format.as_deref(), request.headers())?;
     let headers = request.headers().clone();
     let text = body(&shared, request).await?;
-    let sql = match kind_of(&headers)? {
-        BodyKind::Text => text,
-        BodyKind::Json => parse::<SqlBody>(&text)?.sql,
+    let SqlBody { sql, strict } = match kind_of(&headers)? {
+        BodyKind::Text => SqlBody { sql: text, strict: None },
+        BodyKind::Json => parse(&text)?,
     };
+    let strict = parameters.strict.or(strict).unwrap_or(false);
     if sql.trim().is_empty() {
         return Err(Problem::bad_request("no_sql", "the body holds no SQL")
             .hint("send the statement as text/plain, or {\"sql\": …} as application/json"));
     }
     let permit = shared.admit().await?;
     let began = tokio::time::Instant::now();
-    let answer = shared.engine.sql(&sql).await.map_err(refused)?;
+    let engine = &shared.engine;
+    let answer = if strict { engine.sql_strictly(&sql).await } else { engine.sql(&sql).await };
+    let answer = answer.map_err(refused)?;
     drop(permit);
     let asked = Asked { format, table: parameters.table, rows_max: parameters.limit };
     answer::respond(&shared, vec![answer], Vec::new(), asked, began.elapsed()).await

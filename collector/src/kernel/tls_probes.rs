@@ -93,7 +93,9 @@ impl TlsProbes {
     pub(super) fn probe(&mut self, ebpf: &mut Ebpf, path: &Path, library: &mut Library) -> Outcome {
         let is_wanted = |family: &Family| library.has(*family) && !self.loaded.contains(family);
         let lacking: Vec<_> = Family::ALL.into_iter().filter(is_wanted).collect();
-        lacking.iter().for_each(|family| library.leave_out(*family));
+        for family in &lacking {
+            library.leave_out(*family);
+        }
         if let Some(family) = lacking.first()
             && !Family::ALL.into_iter().any(|family| library.has(family))
         {

@@ -50,7 +50,7 @@ const SERVER: &str = "SSL_is_server";
 /// Libraries that the same kernel programs read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
-    /// OpenSSL, BoringSSL and GnuTLS.
+    /// OpenSSL, `BoringSSL` and `GnuTLS`.
     C,
     /// Go's `crypto/tls`.
     Go,
@@ -210,7 +210,9 @@ impl Library {
                 &mut [&mut self.rustls_sends, &mut self.rustls_receives, &mut self.rustls_carries]
             }
         };
-        sites.iter_mut().for_each(|sites| sites.clear());
+        for sites in sites {
+            sites.clear();
+        }
         self.manners.retain(|function, _| Family::of(function) != family);
     }
 

@@ -91,7 +91,7 @@ impl Tracing {
         let generation = control.plan_trace(place, &plan).map_err(refused)?;
         // There before the first call, and locked by nobody while the kernel probes the functions:
         // whoever reads the ring wants it for each call.
-        let replaced = self.place(
+        let replaced = Self::place(
             &mut self.state(),
             slot,
             wanted,
@@ -134,7 +134,7 @@ impl Tracing {
         match state.slot_for(wanted) {
             Ok(slot) => {
                 let probe = Probe::Program { running, scope };
-                let replaced = self.place(&mut state, slot, wanted, status, probe);
+                let replaced = Self::place(&mut state, slot, wanted, status, probe);
                 self.runs(&mut state, slot, wanted.ttl);
                 self.retire(&mut state, slot, replaced, "it was deployed again");
                 Ok(())
@@ -149,7 +149,6 @@ impl Tracing {
 
     /// Puts what is being deployed into a slot; gives what was there.
     fn place(
-        &self,
         state: &mut State,
         slot: usize,
         wanted: &Tracepoint,

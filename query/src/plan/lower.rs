@@ -11,13 +11,15 @@ use datafusion::functions_aggregate::expr_fn::{count, first_value, max, min, sum
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, cast, lit};
 use undine_schema::PxlType;
 
+use super::aggregation::{Aggregation, Both, Merge, Part, Value};
+use super::aggregation::{argument, merged_part, sketch_of};
 use super::{Fault, Origin, Planned, Planner, bare};
 use crate::expr::{Typed, TypedKind};
 use crate::functions::{clusters, udf};
 use crate::listing;
 use crate::quantiles;
 use crate::relation::{AggregateKind, Aggregated, Join, JoinKind, Op, Relation, Side};
-use crate::rewrite::{self, NeedsRows, Part, parts};
+use crate::rewrite::{self, NeedsRows, State, Summarised, on_states, parts};
 use crate::scalar::Const;
 
 impl Planner {
@@ -80,7 +82,8 @@ impl Planner {
         let mut reason = None;
         match rewrite::summarised(relation) {
             Ok(summarised) => {
-                if let Some(planned) = self.lower_states(relation, &summarised)? {
+                let aggregation = self.aggregation(summarised, relation);
+                if let Some(planned) = self.lower_states(&aggregation)? {
                     return Ok(planned);
                 }
             }
@@ -94,19 +97,72 @@ impl Planner {
         for (index, value) in values.iter().enumerate() {
             let column = input.all_columns().find(|column| column.name == value.arg);
             let pxl_type = column.map_or(PxlType::Int64, |column| column.pxl_type);
-            let mut names = Vec::new();
+            let mut whole = Vec::new();
             for (at, part) in parts(value.kind).iter().enumerate() {
                 let name = format!("a{index}_{at}");
                 accumulated.push(over_rows(*part, bare(&value.arg), pxl_type).alias(&name));
-                names.push(name);
+                whole.push(bare(&name));
             }
-            finished.push(finish(value.kind, pxl_type, &names).alias(&*value.name));
+            finished.push(finish(value.kind, pxl_type, &whole).alias(&*value.name));
         }
         let plan = LogicalPlanBuilder::from(plan)
             .aggregate(group, accumulated)?
             .project(finished)?
             .build()?;
         Ok(Planned { plan, origin })
+    }
+
+    /// The aggregate `relation`, which is `summarised` in the words of scripts.
+    fn aggregation(&self, summarised: Summarised, relation: &Relation) -> Aggregation {
+        let both =
+            |typed: &Typed| Both { rows: self.expr(typed), states: self.expr(&on_states(typed)) };
+        let Summarised { scan, predicates, keys, values, bins, templated } = summarised;
+        let keys = keys.iter().map(|(name, key)| (name.to_string(), both(key)));
+        let values = values.into_iter().enumerate().map(|(index, value)| {
+            let (kind, pxl_type) = (value.aggregated.kind, value.arg.pxl_type);
+            let parts: Vec<_> = parts(kind)
+                .iter()
+                .zip(&value.states)
+                .map(|(part, state)| self.part(*part, state, argument(index), pxl_type))
+                .collect();
+            let merged: Vec<_> = (0..parts.len()).map(|at| merged_part(index, at)).collect();
+            Value {
+                name: value.aggregated.name.to_string(),
+                arg: self.expr(&value.arg),
+                parts,
+                finished: finish(kind, pxl_type, &merged),
+            }
+        });
+        Aggregation {
+            table: scan.table,
+            asked: Self::asked(&scan),
+            range: relation.range,
+            predicates: predicates.iter().map(both).collect(),
+            keys: keys.collect(),
+            values: values.collect(),
+            bins,
+            templated,
+        }
+    }
+
+    fn part(&self, part: rewrite::Part, state: &State, arg: Expr, pxl_type: PxlType) -> Part {
+        let of_rows = match part {
+            rewrite::Part::Sketch => quantiles::sketch(cast(arg, DataType::Float64)),
+            other => over_rows(other, arg, pxl_type),
+        };
+        let of_states = match state {
+            State::Value(typed) => cast(self.expr(typed), typed.pxl_type.arrow()),
+            State::Sketch(measure) => sketch_of(measure),
+        };
+        let merge = match part {
+            rewrite::Part::Rows | rewrite::Part::Sum => Merge::Sum,
+            rewrite::Part::Min => Merge::Min,
+            rewrite::Part::Max => Merge::Max,
+            rewrite::Part::Sketch => Merge::Quantiles,
+            // No summary keeps paths, which `rewrite` says before.
+            rewrite::Part::Any | rewrite::Part::PathClusters => Merge::First,
+        };
+        Part { of_rows, of_states, merge }
     }
 
     fn lower_join(&mut self, join: &Join, reason: Option<&str>) -> Result<Planned, Fault> {
@@ -214,23 +270,23 @@ impl Planner {
 }
 
 /// What one part of an aggregate is over rows.
-pub(super) fn over_rows(part: Part, arg: Expr, pxl_type: PxlType) -> Expr {
+fn over_rows(part: rewrite::Part, arg: Expr, pxl_type: PxlType) -> Expr {
     match part {
-        Part::Rows => count(lit(1_i64)),
-        Part::Sum if pxl_type == PxlType::Boolean => sum(cast(arg, DataType::Int64)),
-        Part::Sum => sum(arg),
-        Part::Min => min(arg),
-        Part::Max => max(arg),
-        Part::Any => first_value(arg, Vec::new()),
-        Part::Sketch if pxl_type == PxlType::Int64 => quantiles::quantiles(arg),
-        Part::Sketch => quantiles::quantiles(cast(arg, DataType::Float64)),
-        Part::PathClusters => clusters::fitted(arg),
+        rewrite::Part::Rows => count(lit(1_i64)),
+        rewrite::Part::Sum if pxl_type == PxlType::Boolean => sum(cast(arg, DataType::Int64)),
+        rewrite::Part::Sum => sum(arg),
+        rewrite::Part::Min => min(arg),
+        rewrite::Part::Max => max(arg),
+        rewrite::Part::Any => first_value(arg, Vec::new()),
+        rewrite::Part::Sketch if pxl_type == PxlType::Int64 => quantiles::quantiles(arg),
+        rewrite::Part::Sketch => quantiles::quantiles(cast(arg, DataType::Float64)),
+        rewrite::Part::PathClusters => clusters::fitted(arg),
     }
 }
 
 /// The aggregate from its parts; `pxl_type` is that of the argument.
-pub(super) fn finish(kind: AggregateKind, pxl_type: PxlType, parts: &[String]) -> Expr {
-    let part = |at: usize| bare(parts.get(at).map_or("", |name| name));
+fn finish(kind: AggregateKind, pxl_type: PxlType, parts: &[Expr]) -> Expr {
+    let part = |at: usize| parts[at].clone();
     match kind {
         AggregateKind::Sum if pxl_type == PxlType::Float64 => or_const(part(0), &Const::Float(0.0)),
         AggregateKind::Count | AggregateKind::Sum => or_const(part(0), &Const::Int(0)),

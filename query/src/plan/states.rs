@@ -10,24 +10,18 @@
 //! The range is cut into pieces at edges of windows, each read from one tier: days from days, what
 //! is left of a day at both ends from hours.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::datatypes::DataType;
 use datafusion::common::DataFusionError;
-use datafusion::functions_aggregate::expr_fn::{first_value, max, min, sum};
-use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, cast};
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
 use undine_schema::{Seq, TimeNs};
 use undine_store::{Snapshot, TierView};
 
-use super::lower::{finish, over_rows};
+use super::aggregation::Aggregation;
 use super::scan::{horizon, on_disk, within};
 use super::{Fault, Origin, Planned, Planner, bare};
 use crate::answer::{Note, SourceUse, Tier};
-use crate::diagnostics::{Diagnostic, Range};
-use crate::quantiles;
-use crate::relation::Relation;
-use crate::rewrite::{Part, State, Summarised, on_states, parts};
+use crate::diagnostics::Diagnostic;
 use crate::segments::segments_in;
 use crate::span::Span;
 use crate::time_text::{show, show_width};
@@ -47,39 +41,37 @@ struct Piece<'a> {
 
 impl Planner {
     /// The aggregate over summaries; none where all rows that it asks for are in memory.
-    pub(super) fn lower_states(
+    pub(crate) fn lower_states(
         &mut self,
-        relation: &Arc<Relation>,
-        summarised: &Summarised,
+        aggregation: &Aggregation,
     ) -> Result<Option<Planned>, Fault> {
-        let table = summarised.scan.table;
+        let Aggregation { table, asked, .. } = *aggregation;
         let snapshot = self.snapshot(table);
-        let asked = Self::asked(&summarised.scan);
         if asked.from >= snapshot.hot_complete_from.get() || snapshot.tiers.is_empty() {
             return Ok(None);
         }
-        let tiers = fine_enough(&snapshot, asked, summarised);
-        if let Some(further) = reaching_further(&snapshot, asked, summarised, &tiers) {
+        let tiers = fine_enough(&snapshot, asked, aggregation);
+        if let Some(further) = reaching_further(&snapshot, asked, aggregation, &tiers) {
             if asked.from >= horizon(&snapshot) {
                 // Single rows know every bin.
                 return Ok(None);
             }
-            return Err(too_fine(&snapshot, &tiers, further, summarised, relation.range));
+            return Err(too_fine(&snapshot, &tiers, further, aggregation));
         }
         let Some(at) = self.finest(&tiers, asked) else { return Ok(None) };
         let span = widened(asked, tiers[at].width);
         let mut origin = Origin::default();
-        self.note_states(&mut origin, tiers[at], asked, span, summarised, relation.range)?;
+        self.note_states(&mut origin, tiers[at], span, aggregation)?;
         let pieces = pieces(span, &tiers[at..]);
         let mut states = Vec::new();
         for piece in &pieces {
-            states.push(self.states_of(*piece, summarised, &mut origin)?);
+            states.push(self.states_of(*piece, aggregation, &mut origin)?);
         }
         for (above, span) in unsealed(&pieces) {
             let rows = self.hot(table, &snapshot, above, span, &mut origin)?;
-            states.push(self.states_of_rows(rows, summarised)?);
+            states.push(Self::states_of_rows(rows, aggregation)?);
         }
-        let plan = merged(states, summarised)?;
+        let plan = merged(states, aggregation)?;
         Ok(Some(Planned { plan, origin }))
     }
 
@@ -107,18 +99,16 @@ impl Planner {
         &self,
         origin: &mut Origin,
         tier: &TierView,
-        asked: Span,
         span: Span,
-        summarised: &Summarised,
-        range: Range,
+        aggregation: &Aggregation,
     ) -> Result<(), Fault> {
-        let table = summarised.scan.table.name;
+        let table = aggregation.table.name;
         let complete = tier.complete_from;
         if span.from < complete.get() && complete > TimeNs::ZERO {
-            if self.strict && summarised.scan.start.is_some() {
+            if self.strict && aggregation.asked.has_start() {
                 let message = format!("`{table}` is kept since {} only", show(complete.get()));
                 return Err(Fault::Script(
-                    Diagnostic::new(range, message, "reaches further back")
+                    Diagnostic::new(aggregation.range, message, "reaches further back")
                         .help("ask for a later start, or run without strict"),
                 ));
             }
@@ -126,11 +116,11 @@ impl Planner {
             origin.note(Note::SummariesStart { table, width_ns, from: complete });
         }
         let (from, until) = self.shown(span);
-        if asked != span || summarised.scan.start.is_some() {
+        if aggregation.asked != span || aggregation.asked.has_start() {
             let width_ns = width_ns(tier);
             origin.note(Note::Widened { table, from, until, width_ns });
         }
-        for (column, template) in &summarised.templated {
+        for (column, template) in &aggregation.templated {
             origin.note(Note::Templated { table, column, template });
         }
         Ok(())
@@ -140,10 +130,10 @@ impl Planner {
     fn states_of(
         &mut self,
         Piece { tier, span }: Piece<'_>,
-        summarised: &Summarised,
+        aggregation: &Aggregation,
         origin: &mut Origin,
     ) -> Result<LogicalPlan, Fault> {
-        let table = summarised.scan.table;
+        let table = aggregation.table;
         let (files, rows) = self.files_of(tier, span)?;
         origin.sources.push(SourceUse {
             table: table.name,
@@ -163,56 +153,20 @@ impl Planner {
         let columns: Vec<Expr> = dimensions.chain(others).collect();
         let mut plan =
             self.scan_of(files)?.filter(within("window_start", span))?.project(columns)?;
-        for predicate in &summarised.predicates {
-            plan = plan.filter(self.expr(&on_states(predicate)))?;
+        for predicate in &aggregation.predicates {
+            plan = plan.filter(predicate.states.clone())?;
         }
-        let mut exprs = Vec::new();
-        for (index, (_, key)) in summarised.keys.iter().enumerate() {
-            exprs.push(self.expr(&on_states(key)).alias(format!("k{index}")));
-        }
-        for (index, value) in summarised.values.iter().enumerate() {
-            for (at, state) in value.states.iter().enumerate() {
-                let expr = match state {
-                    State::Value(typed) => cast(self.expr(typed), typed.pxl_type.arrow()),
-                    State::Sketch(measure) => quantiles::packed(
-                        bare(&format!("{measure}_sketch_keys")),
-                        bare(&format!("{measure}_sketch_counts")),
-                    ),
-                };
-                exprs.push(expr.alias(format!("s{index}_{at}")));
-            }
-        }
-        Ok(plan.project(exprs)?.build()?)
+        Ok(plan.project(aggregation.columns_of_states())?.build()?)
     }
 
     /// Rows, aggregated to the same columns.
-    fn states_of_rows(
-        &self,
-        rows: LogicalPlan,
-        summarised: &Summarised,
-    ) -> Result<LogicalPlan, Fault> {
+    fn states_of_rows(rows: LogicalPlan, aggregation: &Aggregation) -> Result<LogicalPlan, Fault> {
         let mut plan = LogicalPlanBuilder::from(rows);
-        for predicate in &summarised.predicates {
-            plan = plan.filter(self.expr(predicate))?;
+        for predicate in &aggregation.predicates {
+            plan = plan.filter(predicate.rows.clone())?;
         }
-        let keys = summarised.keys.iter().enumerate();
-        let keys = keys.map(|(index, (_, key))| self.expr(key).alias(format!("k{index}")));
-        let args = summarised.values.iter().enumerate();
-        let args = args.map(|(index, value)| self.expr(&value.arg).alias(format!("v{index}")));
-        plan = plan.project(keys.chain(args).collect::<Vec<_>>())?;
-        let mut accumulated = Vec::new();
-        for (index, value) in summarised.values.iter().enumerate() {
-            let arg = bare(&format!("v{index}"));
-            for (at, part) in parts(value.aggregated.kind).iter().enumerate() {
-                let state = match part {
-                    Part::Sketch => quantiles::sketch(cast(arg.clone(), DataType::Float64)),
-                    other => over_rows(*other, arg.clone(), value.arg.pxl_type),
-                };
-                accumulated.push(state.alias(format!("s{index}_{at}")));
-            }
-        }
-        let group: Vec<Expr> = key_columns(summarised).collect();
-        Ok(plan.aggregate(group, accumulated)?.build()?)
+        plan = plan.project(aggregation.columns_of_rows())?;
+        Ok(plan.aggregate(aggregation.key_columns(), aggregation.parts_of_rows())?.build()?)
     }
 }
 
@@ -226,35 +180,34 @@ fn too_fine(
     snapshot: &Snapshot,
     fitting: &[&TierView],
     further: &TierView,
-    summarised: &Summarised,
-    range: Range,
+    aggregation: &Aggregation,
 ) -> Fault {
     let width = width_ns(further);
-    let wrong = summarised.bins.iter().find(|bin| *bin % width != 0).copied().unwrap_or(0);
+    let wrong = aggregation.bins.iter().find(|bin| *bin % width != 0).copied().unwrap_or(0);
     let better = (wrong / width + 1) * width;
     let message = format!(
         "bins of {} do not fit the summaries of {} that reach back so far, whose windows are {}",
         show_width(wrong),
-        summarised.scan.table.name,
+        aggregation.table.name,
         show_width(width)
     );
     let finer = fitting.iter().map(|tier| tier.complete_from.get()).min();
     let since = horizon(snapshot).min(finer.unwrap_or(i64::MAX));
     let help = format!(
-        "use `px.bin(df.time_, {better})` ({}), or start at {} or later, since when finer ones or \
-         single rows are kept",
+        "use bins of {better} ns ({}), or start at {} or later, since when finer ones or single rows \
+         are kept",
         show_width(better),
         show(since)
     );
-    Fault::Script(Diagnostic::new(range, message, "binned this finely").help(help))
+    Fault::Script(Diagnostic::new(aggregation.range, message, "binned this finely").help(help))
 }
 
 /// The summaries that have every column that the aggregate takes.
 fn with_columns<'a>(
     snapshot: &'a Snapshot,
-    summarised: &Summarised,
+    aggregation: &Aggregation,
 ) -> impl Iterator<Item = &'a TierView> {
-    let columns = summarised.state_columns();
+    let columns = aggregation.state_columns();
     let has_all = move |tier: &&TierView| {
         width_ns(tier) > 0 && columns.iter().all(|name| tier.schema.field_with_name(name).is_ok())
     };
@@ -266,10 +219,10 @@ fn with_columns<'a>(
 fn fine_enough<'a>(
     snapshot: &'a Snapshot,
     asked: Span,
-    summarised: &Summarised,
+    aggregation: &Aggregation,
 ) -> Vec<&'a TierView> {
-    let fits = |tier: &&TierView| summarised.bins.iter().all(|bin| bin % width_ns(tier) == 0);
-    let mut tiers: Vec<_> = with_columns(snapshot, summarised).filter(fits).collect();
+    let fits = |tier: &&TierView| aggregation.bins.iter().all(|bin| bin % width_ns(tier) == 0);
+    let mut tiers: Vec<_> = with_columns(snapshot, aggregation).filter(fits).collect();
     tiers.sort_by_cached_key(|tier| {
         let back_to = tier.complete_from.get().max(asked.from);
         (tier.width, back_to, bytes_in(tier, widened(asked, tier.width)))
@@ -283,15 +236,15 @@ fn fine_enough<'a>(
 fn reaching_further<'a>(
     snapshot: &'a Snapshot,
     asked: Span,
-    summarised: &Summarised,
+    aggregation: &Aggregation,
     fitting: &[&TierView],
 ) -> Option<&'a TierView> {
     let back_to = |tier: &TierView| tier.complete_from.get().max(asked.from);
     let reached = fitting.iter().map(|tier| back_to(tier)).min();
-    if reached.is_some() && summarised.scan.start.is_none() {
+    if reached.is_some() && !aggregation.asked.has_start() {
         return None;
     }
-    let further = with_columns(snapshot, summarised)
+    let further = with_columns(snapshot, aggregation)
         .filter(|tier| reached.is_none_or(|reached| back_to(tier) < reached));
     further.min_by_key(|tier| (back_to(tier), tier.width))
 }
@@ -341,48 +294,15 @@ fn bytes_in(tier: &TierView, span: Span) -> u64 {
     segments_in(tier, span).iter().map(|segment| segment.bytes).sum()
 }
 
-fn key_columns(summarised: &Summarised) -> impl Iterator<Item = Expr> {
-    (0..summarised.keys.len()).map(|index| bare(&format!("k{index}")))
-}
-
 /// States of all pieces, merged by key and finished.
-fn merged(pieces: Vec<LogicalPlan>, summarised: &Summarised) -> Result<LogicalPlan, Fault> {
-    let mut merges = Vec::new();
-    let mut finished = Vec::new();
-    for (index, (name, _)) in summarised.keys.iter().enumerate() {
-        finished.push(bare(&format!("k{index}")).alias(&**name));
-    }
-    for (index, value) in summarised.values.iter().enumerate() {
-        let mut names = Vec::new();
-        for (at, part) in parts(value.aggregated.kind).iter().enumerate() {
-            let state = bare(&format!("s{index}_{at}"));
-            let merged = match part {
-                Part::Rows | Part::Sum => sum(state),
-                Part::Min => min(state),
-                Part::Max => max(state),
-                Part::Any => first_value(state, Vec::new()),
-                Part::Sketch => quantiles::merged(state),
-                // No summary keeps paths; `rewrite` says so before.
-                Part::PathClusters => {
-                    let message = "clusters of paths were asked of summaries".to_owned();
-                    return Err(DataFusionError::Internal(message).into());
-                }
-            };
-            let name = format!("m{index}_{at}");
-            merges.push(merged.alias(&name));
-            names.push(name);
-        }
-        let kind = value.aggregated.kind;
-        finished.push(finish(kind, value.arg.pxl_type, &names).alias(&*value.aggregated.name));
-    }
-    let group: Vec<Expr> = key_columns(summarised).collect();
+fn merged(pieces: Vec<LogicalPlan>, aggregation: &Aggregation) -> Result<LogicalPlan, Fault> {
     let mut pieces = pieces.into_iter();
     let Some(first) = pieces.next() else {
         return Err(DataFusionError::Internal("a range has no pieces".to_owned()).into());
     };
     let all = pieces.try_fold(LogicalPlanBuilder::from(first), LogicalPlanBuilder::union)?;
-    let plan = all.aggregate(group, merges)?.project(finished)?.build()?;
-    Ok(plan)
+    let merged = all.aggregate(aggregation.key_columns(), aggregation.merged_parts())?;
+    Ok(merged.project(aggregation.finished())?.build()?)
 }
 
 /// The range, widened to whole windows.
@@ -418,6 +338,8 @@ fn narrowed(span: Span, tier: &TierView) -> Span {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use object_store::memory::InMemory;
     use object_store::path::Path;
     use undine_schema::Cube;
