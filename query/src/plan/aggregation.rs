@@ -26,8 +26,8 @@ pub(crate) struct Aggregation {
     pub(crate) table: &'static TableDef,
     /// The times of the rows that it is about.
     pub(crate) asked: Span,
-    /// Where it stands in a script.
-    pub(crate) range: Range,
+    /// Where it stands in a script; that of a statement of SQL has no place.
+    pub(crate) range: Option<Range>,
     pub(crate) predicates: Vec<Both>,
     /// What rows are grouped by, with the names of the answer's columns.
     pub(crate) keys: Vec<(String, Both)>,

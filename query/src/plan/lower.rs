@@ -136,7 +136,7 @@ impl Planner {
         Aggregation {
             table: scan.table,
             asked: Self::asked(&scan),
-            range: relation.range,
+            range: Some(relation.range),
             predicates: predicates.iter().map(both).collect(),
             keys: keys.collect(),
             values: values.collect(),

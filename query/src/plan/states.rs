@@ -108,8 +108,12 @@ impl Planner {
             if self.strict && aggregation.asked.has_start() {
                 let message = format!("`{table}` is kept since {} only", show(complete.get()));
                 return Err(Fault::Script(
-                    Diagnostic::new(aggregation.range, message, "reaches further back")
-                        .help("ask for a later start, or run without strict"),
+                    Diagnostic::new(
+                        aggregation.range.unwrap_or_default(),
+                        message,
+                        "reaches further back",
+                    )
+                    .help("ask for a later start, or run without strict"),
                 ));
             }
             let width_ns = width_ns(tier);
@@ -193,13 +197,15 @@ fn too_fine(
     );
     let finer = fitting.iter().map(|tier| tier.complete_from.get()).min();
     let since = horizon(snapshot).min(finer.unwrap_or(i64::MAX));
+    let time = if aggregation.range.is_some() { "px.bin(df.time_" } else { "bin(time_" };
     let help = format!(
-        "use bins of {better} ns ({}), or start at {} or later, since when finer ones or single rows \
+        "use `{time}, {better})` ({}), or start at {} or later, since when finer ones or single rows \
          are kept",
         show_width(better),
         show(since)
     );
-    Fault::Script(Diagnostic::new(aggregation.range, message, "binned this finely").help(help))
+    let range = aggregation.range.unwrap_or_default();
+    Fault::Script(Diagnostic::new(range, message, "binned this finely").help(help))
 }
 
 /// The summaries that have every column that the aggregate takes.

@@ -20,7 +20,7 @@ use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use undine_schema::TableDef;
 
 use super::on_states::{OnStates, Why};
-use crate::diagnostics::{Diagnostic, Range};
+use crate::diagnostics::Diagnostic;
 use crate::plan::aggregation::{Aggregation, Value};
 use crate::plan::{Fault, Origin, Planner, bare, has_older, horizon};
 use crate::provider::{Rows, time_bound};
@@ -153,8 +153,7 @@ fn aggregation(
         bins.dedup();
         templated.sort_unstable();
         templated.dedup();
-        let range = Range::default();
-        Ok(Aggregation { table, asked, range, predicates, keys, values, bins, templated })
+        Ok(Aggregation { table, asked, range: None, predicates, keys, values, bins, templated })
     };
     Ok(translated())
 }
