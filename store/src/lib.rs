@@ -76,7 +76,7 @@ pub use retention::Retention;
 pub use seal::{SealError, SealReport};
 pub use snapshot::{Segment, Snapshot, TierView};
 pub use spool::{BucketStats, UploadError, UploadReport};
-pub use state::{cube_schema, raw_schema, summary_schema};
+pub use state::{cube_schema, exemplar_schema, raw_schema, summary_schema};
 pub use stats::{Stats, TableStats, Upkeep};
 pub use store::Store;
 pub use tidy::TidyReport;

@@ -29,7 +29,7 @@ use crate::recover::{Found, Missing, report, wait_synced};
 use crate::retention;
 use crate::seal::{Holds, Sealer, TableTiers, Tier};
 use crate::spool::{Spool, read_mark};
-use crate::state::{cube_schema, raw_schema};
+use crate::state::{cube_schema, exemplar_schema, raw_schema};
 use crate::stats::Recovered;
 use crate::store::{Inner, Store};
 
@@ -252,7 +252,8 @@ impl Config {
                 let dir = root.sub(&prefix);
                 let schema = match holds {
                     Holds::States(cube) => cube_schema(table, cube),
-                    Holds::Exemplars | Holds::Rows => raw_schema(table),
+                    Holds::Exemplars => exemplar_schema(table),
+                    Holds::Rows => raw_schema(table),
                 };
                 let app_id = format!("undine/{}/{tier}/{}", table.name, self.node);
                 let log = DeltaLog::open(dir, app_id, &schema)?;
