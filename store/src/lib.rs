@@ -38,6 +38,7 @@ mod log;
 mod seal;
 mod tidy;
 mod background;
+mod io_budget;
 mod state;
 mod evolve;
 mod retention;

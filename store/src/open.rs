@@ -22,6 +22,7 @@ use crate::durable;
 use crate::folder::folder_of;
 use crate::hot_budget::{self, limits_of};
 use crate::hot_tables::{Changes, HotTables};
+use crate::io_budget::IoBudget;
 use crate::lives::Lives;
 use crate::log::{Log, Options, replay};
 use crate::loss::{Loss, Reason};
@@ -141,8 +142,10 @@ impl Config {
             drop(changes);
             hot.announce(number, seqs.last);
         }
+        let io_budget = IoBudget::new(self.merge_bytes_per_second_max);
         let inner = Inner {
             config: self,
+            io_budget,
             hot,
             log,
             lives,
