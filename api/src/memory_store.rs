@@ -126,8 +126,9 @@ impl Append for MemoryStore {
     }
 }
 
+#[async_trait::async_trait]
 impl Feed for MemoryStore {
-    fn read(
+    async fn read(
         &self,
         table: &'static TableDef,
         cursor: Seq,

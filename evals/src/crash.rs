@@ -42,6 +42,7 @@ fn config(dir: &Path) -> Config {
         commit_interval: Duration::from_millis(2),
         raw_for: Some(Duration::from_hours(24)),
         segments_max: 4,
+        merge_bytes_per_second_max: None,
         deleted_files_for: Duration::from_millis(200),
         on_damage: OnDamage::Refuse,
         ..stage::store_config(dir, 256 << 20)

@@ -65,6 +65,7 @@ fn open(dir: &Path, clock: &Arc<ManualClock>) -> Result<Store> {
         raw_for: Some(Duration::from_hours(24 * 365 * 100)),
         groups_per_window_max: 1_000_000,
         segments_max: 16,
+        merge_bytes_per_second_max: None,
         deleted_files_for: Duration::ZERO,
         clock: Arc::<ManualClock>::clone(clock),
         ..stage::store_config(dir, HOT_BYTES_MAX)

@@ -65,6 +65,8 @@ pub(crate) fn run(hours: u32, rate: u32) -> Result<Report> {
     report.count("segments", about.segments);
     report.figure("segment_bytes_a_row", ratio(about.segment_bytes, about.appended_rows));
     report.count("hot_mib_at_most", hot_most >> 20);
+    // Also while rows were made, sealed and merged, before memory was given back.
+    report.count("resident_mib_peak", memory_of("self", "VmHWM:")? >> 20);
     report.figure("seconds", start.elapsed().as_secs_f64());
     let budget = (HOT_BYTES_MAX + LOG_QUEUE_BYTES_MAX) as u64;
     let grown = ratio(most.saturating_sub(before), budget);

@@ -38,6 +38,7 @@ pub(crate) fn store_config(dir: &Path, hot_bytes_max: usize) -> undine_store::Co
         retention: Vec::new(),
         groups_per_window_max: 10_000,
         segments_max: 64,
+        merge_bytes_per_second_max: None,
         deleted_files_for: Duration::from_hours(24),
         bucket: None,
         on_damage: undine_store::OnDamage::SetAside,

@@ -118,7 +118,7 @@ impl Watch {
         shutdown.cancel();
         let ended = runtime.block_on(capture.join_next()).context("the collector was not run")?;
         ended.context("the collector's task panicked")??;
-        let seen = Seen { stats: stats?, tables: read_all(&running.store)? };
+        let seen = Seen { stats: stats?, tables: read_all(&runtime, &running.store)? };
         runtime.block_on(running.close());
         Ok((seen, said?))
     }
@@ -193,14 +193,14 @@ impl Seen {
     }
 }
 
-fn read_all(store: &Store) -> Result<Vec<(&'static str, Vec<RecordBatch>)>> {
+fn read_all(runtime: &Runtime, store: &Store) -> Result<Vec<(&'static str, Vec<RecordBatch>)>> {
     tables::ALL
         .iter()
         .map(|table| {
             let mut batches = Vec::new();
             let mut cursor = Seq::ZERO;
             loop {
-                let progress = store.read(table, cursor, READ_ROWS)?;
+                let progress = runtime.block_on(store.read(table, cursor, READ_ROWS))?;
                 let missed = progress.missed_rows;
                 ensure!(missed == 0, "{missed} rows of {} were evicted", table.name);
                 if progress.slices.is_empty() {

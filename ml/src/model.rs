@@ -300,7 +300,7 @@ impl Model {
         let newest = *self.feed.newest(&HTTP_EVENTS)?.borrow();
         let latest = now.saturating_add(self.settings.window);
         while self.cursor < newest {
-            let progress = self.feed.read(&HTTP_EVENTS, self.cursor, CHUNK_ROWS_MAX)?;
+            let progress = self.feed.read(&HTTP_EVENTS, self.cursor, CHUNK_ROWS_MAX).await?;
             if progress.missed_rows > 0 {
                 self.miss(now, "evicted", progress.missed_rows);
                 add(&self.stats.rows_missed, progress.missed_rows);

@@ -206,6 +206,7 @@ mod tests {
             last_time: time,
             first_window: time,
             last_window: time,
+            places: None,
         }
     }
 

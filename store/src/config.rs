@@ -45,6 +45,9 @@ pub struct Config {
     pub groups_per_window_max: usize,
     /// Segments of one tier before they are merged into one.
     pub segments_max: usize,
+    /// Bytes a second that merges of segments may read and write, together; `None` sets no limit.
+    /// Seals, which memory waits for, have none.
+    pub merge_bytes_per_second_max: Option<u64>,
     /// How long files stay after no version refers to them any more.
     pub deleted_files_for: Duration,
     /// Where segments go to from the local disk; `None` keeps them there.

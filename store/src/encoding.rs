@@ -78,6 +78,7 @@ mod tests {
     use parquet::arrow::ArrowWriter;
     use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
     use undine_schema::tables::{HTTP_EVENTS, HttpEvent, HttpEvents};
+    use undine_schema::{Seq, SeqRange, Slice};
     use undine_schema::{TimeNs, Upid};
 
     use super::*;
@@ -129,6 +130,10 @@ mod tests {
         rows.finish()
     }
 
+    fn placed(rows: RecordBatch) -> Slice {
+        Slice { seqs: SeqRange::new(Seq::from_raw(1), rows.num_rows()), rows }
+    }
+
     fn written(rows: &RecordBatch, properties: WriterProperties) -> Vec<u8> {
         let mut writer = ArrowWriter::try_new(Vec::new(), rows.schema(), Some(properties)).unwrap();
         writer.write(rows).unwrap();
@@ -137,7 +142,7 @@ mod tests {
 
     #[test]
     fn filters_are_there_where_one_value_is_looked_for_and_every_page_has_statistics() {
-        let rows = raw_rows(&HTTP_EVENTS, &[requests(1000)]).unwrap();
+        let rows = raw_rows(&HTTP_EVENTS, &[placed(requests(1000))]).unwrap();
         let file = bytes::Bytes::from(parquet(&rows).unwrap());
         let options = parquet::arrow::arrow_reader::ArrowReaderOptions::new()
             .with_page_index_policy(parquet::file::metadata::PageIndexPolicy::Required);
@@ -161,7 +166,7 @@ mod tests {
         const ROWS: u32 = 500_000;
         let requests = requests(ROWS);
         let started = Instant::now();
-        let sorted = raw_rows(&HTTP_EVENTS, &[requests]).unwrap();
+        let sorted = raw_rows(&HTTP_EVENTS, &[placed(requests)]).unwrap();
         println!("sorting by service and time: {:?}", started.elapsed());
         let rows = by_time(&sorted).unwrap();
         let dictionaries = || {

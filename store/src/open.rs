@@ -22,6 +22,7 @@ use crate::durable;
 use crate::folder::folder_of;
 use crate::hot_budget::{self, limits_of};
 use crate::hot_tables::{Changes, HotTables};
+use crate::io_budget::IoBudget;
 use crate::lives::Lives;
 use crate::log::{Log, Options, replay};
 use crate::loss::{Loss, Reason};
@@ -29,7 +30,7 @@ use crate::recover::{Found, Missing, report, wait_synced};
 use crate::retention;
 use crate::seal::{Holds, Sealer, TableTiers, Tier};
 use crate::spool::{Spool, read_mark};
-use crate::state::{cube_schema, raw_schema};
+use crate::state::{cube_schema, exemplar_schema, raw_schema};
 use crate::stats::Recovered;
 use crate::store::{Inner, Store};
 
@@ -141,8 +142,10 @@ impl Config {
             drop(changes);
             hot.announce(number, seqs.last);
         }
+        let io_budget = IoBudget::new(self.merge_bytes_per_second_max);
         let inner = Inner {
             config: self,
+            io_budget,
             hot,
             log,
             lives,
@@ -252,7 +255,8 @@ impl Config {
                 let dir = root.sub(&prefix);
                 let schema = match holds {
                     Holds::States(cube) => cube_schema(table, cube),
-                    Holds::Exemplars | Holds::Rows => raw_schema(table),
+                    Holds::Exemplars => exemplar_schema(table),
+                    Holds::Rows => raw_schema(table),
                 };
                 let app_id = format!("undine/{}/{tier}/{}", table.name, self.node);
                 let log = DeltaLog::open(dir, app_id, &schema)?;

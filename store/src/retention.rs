@@ -211,8 +211,8 @@ fn versions_since(
 mod tests {
     use arrow::array::AsArray;
     use arrow::datatypes::Int64Type;
-    use undine_schema::Upid;
     use undine_schema::tables::{PROCESSES, ProcessVersion, Processes};
+    use undine_schema::{Seq, SeqRange, Slice, Upid};
 
     use super::*;
     use crate::state::raw_rows;
@@ -239,7 +239,9 @@ mod tests {
         version(3, 12, 0);
         version(3, 150, 149);
         version(4, 101, 0);
-        let rows = raw_rows(&PROCESSES, &[builder.finish()]).unwrap();
+        let rows = builder.finish();
+        let seqs = SeqRange::new(Seq::from_raw(1), rows.num_rows());
+        let rows = raw_rows(&PROCESSES, &[Slice { seqs, rows }]).unwrap();
         let kept = versions_since(&PROCESSES, &rows, TimeNs::new(100)).unwrap();
         let times = kept["time_"].as_primitive::<Int64Type>().values().to_vec();
         assert_eq!(times, [12, 20, 101, 150]);

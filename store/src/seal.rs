@@ -17,7 +17,7 @@ use arrow::error::ArrowError;
 use object_store::ObjectStore;
 use object_store::path::Path;
 use parquet::errors::ParquetError;
-use undine_schema::{AppendError, Cube, Incarnation, Seq, TableDef, TableKind, TimeNs};
+use undine_schema::{AppendError, Cube, Incarnation, Seq, Slice, TableDef, TableKind, TimeNs};
 
 use crate::delta::{Change, DeltaError, DeltaLog, FileStats};
 use crate::folder::{EXEMPLARS, tier_name};
@@ -26,7 +26,7 @@ use crate::loss::{Loss, Reason};
 use crate::retention::Limits;
 use crate::segment_file::{self, Encoded};
 use crate::snapshot::{Segment, TierView};
-use crate::state::{Finished, States, by_time, exemplars, raw_rows};
+use crate::state::{Finished, States, by_time, exemplar_rows, exemplars, raw_rows};
 use crate::store::Inner;
 
 /// Commits of one table that wait for the disk at once.
@@ -228,7 +228,7 @@ impl Inner {
             self.note_stop(table, &stop);
         }
         let mut report = sealed?;
-        report.rows = slices(&view, before, upto).map(|rows| rows.num_rows() as u64).sum();
+        report.rows = slices(&view, before, upto).map(|slice| slice.seqs.rows()).sum();
         let cold = tiers.cold(&sealer.objects);
         self.hot.publish_cold(number, cold, upto);
         Ok(report)
@@ -363,12 +363,13 @@ impl Sources<'_> {
         if let Some((_, finer)) = of_same_rows(&cube).or(smallest) {
             states.add_states(&finer.states)?;
         } else if self.table.kind == TableKind::Counter {
-            let rows: Vec<_> = slices(self.view, from, self.plan.upto).collect();
+            let slices = slices(self.view, from, self.plan.upto);
+            let rows: Vec<_> = slices.map(|slice| slice.rows).collect();
             let rows = concat_batches(&self.table.arrow_schema(), &rows)?;
             states.add_rows(&by_time(&rows)?)?;
         } else {
-            for rows in slices(self.view, from, self.plan.upto) {
-                states.add_rows(&rows)?;
+            for slice in slices(self.view, from, self.plan.upto) {
+                states.add_rows(&slice.rows)?;
             }
         }
         let finished = states.finish()?;
@@ -378,18 +379,18 @@ impl Sources<'_> {
 
     fn exemplars(&self, from: Seq, width: Duration) -> Result<Option<RecordBatch>, ArrowError> {
         let mut chosen = Vec::new();
-        for rows in slices(self.view, from, self.plan.upto) {
-            chosen.push(exemplars(self.table, width, &rows)?);
+        for slice in slices(self.view, from, self.plan.upto) {
+            chosen.push(exemplars(self.table, width, &slice.rows)?);
         }
         if chosen.is_empty() {
             return Ok(None);
         }
         let chosen = concat_batches(&self.table.arrow_schema(), &chosen)?;
-        raw_rows(self.table, &[exemplars(self.table, width, &chosen)?]).map(Some)
+        exemplar_rows(self.table, &exemplars(self.table, width, &chosen)?).map(Some)
     }
 
     fn rows(&self, from: Seq) -> Result<Option<RecordBatch>, ArrowError> {
-        let rows: Vec<_> = slices(self.view, from, self.plan.upto).collect();
+        let rows: Vec<Slice> = slices(self.view, from, self.plan.upto).collect();
         if rows.is_empty() { Ok(None) } else { raw_rows(self.table, &rows).map(Some) }
     }
 }
@@ -441,6 +442,7 @@ impl Tier {
             last_time: file.last_time,
             first_window: file.first_window,
             last_window: file.last_window,
+            places: file.places,
         }
     }
 }
@@ -455,9 +457,9 @@ impl SealReport {
 }
 
 /// The hot rows after `from` and up to `upto`.
-fn slices(view: &View, from: Seq, upto: Seq) -> impl Iterator<Item = RecordBatch> {
+fn slices(view: &View, from: Seq, upto: Seq) -> impl Iterator<Item = Slice> {
     let chunks = view.hot.after(from).take_while(move |chunk| chunk.seqs.first <= upto);
-    chunks.filter_map(move |chunk| Some(chunk.between(from, upto)?.rows))
+    chunks.filter_map(move |chunk| chunk.between(from, upto))
 }
 
 fn folded_loss(table: &'static str, rows: u64) -> Option<Loss> {

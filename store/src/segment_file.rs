@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{AsArray, RecordBatch};
+use arrow::array::{AsArray, Int64Array, RecordBatch};
 use arrow::compute::{cast, max, min};
 use arrow::datatypes::{Int64Type, Schema};
 use bytes::Bytes;
@@ -10,13 +10,14 @@ use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::arrow::arrow_writer::compute_leaves;
 use parquet::errors::ParquetError;
-use undine_schema::TimeNs;
+use undine_schema::{Seq, TimeNs};
 
 use crate::backend::Folder;
 use crate::delta::FileStats;
 use crate::dictionary_chunk::chunk;
 use crate::encoding::{ROW_GROUP_ROWS_MAX, ZSTD_LEVEL, properties};
 use crate::numbered_texts::plain_type;
+use crate::state::SEQ;
 
 /// A file that is not written yet.
 #[derive(Debug)]
@@ -111,5 +112,13 @@ fn stats_of(name: String, bytes: u64, rows: &RecordBatch) -> FileStats {
         last_time: most(["last_time", "time_"]),
         first_window: least(["window_start", "time_"]),
         last_window: most(["window_start", "time_"]),
+        places: column(SEQ).and_then(places),
     }
+}
+
+/// The least and the greatest of the places that are known.
+fn places(seqs: &Int64Array) -> Option<(Seq, Seq)> {
+    let known = || seqs.values().iter().filter(|&&seq| seq != 0);
+    let seq = |raw: &i64| Seq::from_raw(raw.cast_unsigned());
+    known().min().map(seq).zip(known().max().map(seq))
 }

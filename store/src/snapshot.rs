@@ -101,4 +101,7 @@ pub struct Segment {
     pub first_window: TimeNs,
     /// Start of its last window; for raw rows as `last_time`.
     pub last_window: TimeNs,
+    /// Least and greatest place of a row in the table's sequence, with rows of other segments between
+    /// them perhaps. Nothing where it holds no rows, and where a version that kept no places wrote them.
+    pub places: Option<(Seq, Seq)>,
 }

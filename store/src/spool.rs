@@ -355,6 +355,7 @@ impl From<&Segment> for FileStats {
             last_time: segment.last_time,
             first_window: segment.first_window,
             last_window: segment.last_window,
+            places: segment.places,
         }
     }
 }

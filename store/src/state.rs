@@ -23,7 +23,7 @@ use arrow::datatypes::{
 };
 use arrow::error::ArrowError;
 use arrow::row::{RowConverter, Rows, SortField};
-use undine_schema::{ColumnDef, Cube, TableDef, TableKind};
+use undine_schema::{ColumnDef, Cube, Slice, TableDef, TableKind};
 
 use self::alike::Alike;
 use self::measure::MeasureStates;
@@ -60,8 +60,19 @@ pub fn cube_schema(table: &TableDef, cube: Cube) -> SchemaRef {
     Arc::new(Schema::new(fields))
 }
 
-/// Schema of a table's raw segments: its columns, and `time` as a timestamp after them.
+/// The column of raw segments that says where in the table's sequence a row stands.
+pub(crate) const SEQ: &str = "seq";
+
+/// Schema of a table's raw segments: as [`exemplar_schema`], and `seq`, each row's place in the table's
+/// sequence (0 where a version that did not keep it wrote the row).
 pub fn raw_schema(table: &TableDef) -> SchemaRef {
+    let mut fields = exemplar_schema(table).fields().to_vec();
+    fields.push(Arc::new(Field::new(SEQ, DataType::Int64, false)));
+    Arc::new(Schema::new(fields))
+}
+
+/// Schema of segments of exemplars: the table's columns, and `time` as a timestamp after them.
+pub fn exemplar_schema(table: &TableDef) -> SchemaRef {
     let mut fields: Vec<_> = table
         .columns
         .iter()
@@ -311,9 +322,25 @@ fn dimension_columns(
 
 /// Rows of the table as [`raw_schema`] keeps them, in the order of segments. Texts and ids of which few
 /// are different are dictionaries.
-pub(crate) fn raw_rows(
+pub(crate) fn raw_rows(table: &TableDef, slices: &[Slice]) -> Result<RecordBatch, ArrowError> {
+    let batches: Vec<_> = slices.iter().map(|slice| slice.rows.clone()).collect();
+    let places = slices.iter().flat_map(|slice| slice.seqs.first.raw()..=slice.seqs.last.raw());
+    let places: Int64Array = places.map(u64::cast_signed).collect();
+    as_kept(table, &batches, Some(Arc::new(places)))
+}
+
+/// The same of chosen rows, as [`exemplar_schema`] keeps them.
+pub(crate) fn exemplar_rows(
+    table: &TableDef,
+    chosen: &RecordBatch,
+) -> Result<RecordBatch, ArrowError> {
+    as_kept(table, std::slice::from_ref(chosen), None)
+}
+
+fn as_kept(
     table: &TableDef,
     batches: &[RecordBatch],
+    places: Option<ArrayRef>,
 ) -> Result<RecordBatch, ArrowError> {
     let columns = (0..table.columns.len()).map(|at| {
         let parts: Vec<_> = batches.iter().map(|rows| rows.column(at).as_ref()).collect();
@@ -321,13 +348,14 @@ pub(crate) fn raw_rows(
     });
     let columns = columns.collect::<Result<Vec<_>, _>>()?;
     let names = table.columns.iter().map(|column| column.name);
-    let rows = RecordBatch::try_from_iter(names.zip(columns))?;
+    let places = places.map(|places| (SEQ, places));
+    let rows = RecordBatch::try_from_iter(names.zip(columns).chain(places))?;
     let rows = in_order(table, &rows)?;
     let mut columns = Vec::with_capacity(rows.num_columns() + 1);
     for column in rows.columns() {
         columns.push(cast(column, &on_disk(column.data_type()))?);
     }
-    columns.push(micros(&columns[0]));
+    columns.insert(table.columns.len(), micros(&columns[0]));
     let fields = raw_schema(table);
     let fields = fields.fields().iter().zip(&columns);
     let fields = fields

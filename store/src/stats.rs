@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{MutexGuard, PoisonError};
+use std::time::Duration;
 
 use undine_schema::Seq;
 
@@ -56,6 +57,10 @@ pub struct Upkeep {
     pub expired_rows: u64,
     /// Files that were deleted.
     pub deleted_files: u64,
+    /// Bytes that merges of segments read and wrote.
+    pub merge_io_bytes: u64,
+    /// How long they waited for [`Config::merge_bytes_per_second_max`](crate::Config).
+    pub merge_io_waited: Duration,
 }
 
 impl Upkeep {
@@ -165,9 +170,15 @@ impl Inner {
             refused_frames: changes.refused_frames,
             repeated_frames: changes.repeated_frames,
             stopped: self.stops().clone(),
-            upkeep: *self.upkeep.lock().unwrap_or_else(PoisonError::into_inner),
+            upkeep: self.upkeep(),
             bucket,
         }
+    }
+
+    fn upkeep(&self) -> Upkeep {
+        let done = *self.upkeep.lock().unwrap_or_else(PoisonError::into_inner);
+        let used = self.io_budget.used();
+        Upkeep { merge_io_bytes: used.bytes, merge_io_waited: used.waited, ..done }
     }
 
     /// Notes what was done in the background.

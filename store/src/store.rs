@@ -19,6 +19,7 @@ use crate::background::{self, Priority};
 use crate::config::Config;
 use crate::hot::{HotList, Measured};
 use crate::hot_tables::{Changes, Coming, HotTables, Room};
+use crate::io_budget::IoBudget;
 use crate::lives::Lives;
 use crate::log::{Content, Entry, EntryPart, Log};
 use crate::loss::{self, Loss, Reason, rows_of};
@@ -52,6 +53,8 @@ pub(crate) struct Inner {
     pub(crate) sealer: Mutex<Sealer>,
     /// Held for as long as tidying takes; before the sealer's.
     pub(crate) tidier: Mutex<()>,
+    /// What merges of segments may read and write.
+    pub(crate) io_budget: IoBudget,
     /// What goes to a bucket, where there is one.
     pub(crate) spool: Option<Spool>,
     /// Tables that are not written any more, and why.
@@ -152,6 +155,7 @@ impl Store {
             }
         }
         self.inner.hot.lock().stopping = true;
+        self.inner.io_budget.end();
         let reported = self.inner.report_evictions();
         if let Err(error) = reported.and(self.inner.log.sync().await) {
             tracing::error!(%error, cause = %Causes(&error), "the log is not synced at the end");

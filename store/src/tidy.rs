@@ -19,6 +19,7 @@ use undine_schema::{TableDef, TableKind, TimeNs};
 use crate::backend::Folder;
 use crate::delta::{Change, FileStats};
 use crate::evolve::evolve;
+use crate::io_budget::IoBudget;
 use crate::seal::{Holds, SealError, Sealer, Tier};
 use crate::segment_file;
 use crate::state::{States, by_first_time, exemplars, in_order, int64};
@@ -112,7 +113,7 @@ impl Inner {
             if self.hot.lock().stopping {
                 break;
             }
-            let written = merge.write()?;
+            let written = merge.write(&self.io_budget)?;
             let mut sealer = self.sealer();
             let (_, tier) = sealer.tier(at);
             report.merged_segments += tier.replace(&merge, written, now)?;
@@ -248,12 +249,13 @@ impl Tier {
 
 impl Merge {
     /// The segments that take the place of its files, on the disk and in no version yet.
-    fn write(&self) -> Result<Vec<FileStats>, SealError> {
+    fn write(&self, budget: &IoBudget) -> Result<Vec<FileStats>, SealError> {
         let table = self.table.name;
         let segment = |source| SealError::Segment { table, source };
         let wrong = |source| SealError::Summary { table, source };
         let mut batches = Vec::new();
         for file in &self.files {
+            budget.spend(file.bytes);
             for batch in segment_file::read(&self.dir, &file.name).map_err(segment)? {
                 batches.push(evolve(&batch, &self.schema).map_err(wrong)?);
             }
@@ -261,7 +263,11 @@ impl Merge {
         let rows = concat_batches(&self.schema, &batches).map_err(wrong)?;
         let parts = self.merged(&rows).and_then(|merged| self.by_bucket(merged));
         let parts = parts.map_err(wrong)?;
-        let written = parts.iter().map(|part| segment_file::write(&self.dir, part));
+        let written = parts.iter().map(|part| {
+            let file = segment_file::encode(part)?;
+            budget.spend(file.stats.bytes);
+            file.write(&self.dir)
+        });
         let written: Vec<_> = written.collect::<Result<_, _>>().map_err(segment)?;
         if self.holds != Holds::Exemplars {
             let count = |files: &[FileStats]| files.iter().map(|f| f.source_rows).sum::<u64>();
@@ -329,6 +335,7 @@ mod tests {
 
     use crate::config::Config;
     use crate::fixture::{NOTES, clock, config, integers, notes};
+    use crate::io_budget::IoBudget;
 
     #[test]
     fn what_is_sealed_while_a_merge_is_at_work_stays_and_so_does_what_was_merged() {
@@ -345,7 +352,7 @@ mod tests {
         let at = (store.inner.hot.number_of(NOTES.name).unwrap(), 0);
         let merges = store.inner.sealer().tier(at).1.merges(&NOTES, 1);
         assert_eq!(merges.len(), 1);
-        let written = merges[0].write().unwrap();
+        let written = merges[0].write(&IoBudget::new(None)).unwrap();
         seal(&[4, 5]);
         let replaced = store.inner.sealer().tier(at).1.replace(&merges[0], written, now).unwrap();
         store.inner.publish_tiers(&store.inner.sealer(), at.0);
@@ -375,5 +382,6 @@ mod tests {
         let upkeep = store.stats().upkeep;
         assert_eq!((upkeep.seals, upkeep.failed_seals, upkeep.failed_tidies), (3, 0, 0));
         assert_eq!(upkeep.merged_segments, tidied.merged_segments);
+        assert!(upkeep.merge_io_bytes > 0 && upkeep.merge_io_waited.is_zero());
     }
 }

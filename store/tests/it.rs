@@ -5,6 +5,7 @@ mod it {
     mod bucket;
     mod crash;
     mod faulty;
+    mod feed;
     mod fixture;
     mod fleet;
     mod inspect;

@@ -81,7 +81,7 @@ impl Follower {
         if room == 0 {
             return Ok(Step::Nothing);
         }
-        let progress = self.feed.read(&INCIDENTS, self.state.cursor(), room)?;
+        let progress = self.feed.read(&INCIDENTS, self.state.cursor(), room).await?;
         if progress.cursor == self.state.cursor() {
             return Ok(Step::Nothing);
         }

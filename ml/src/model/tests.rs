@@ -62,8 +62,9 @@ impl Memory {
     }
 }
 
+#[async_trait::async_trait]
 impl Feed for Memory {
-    fn read(
+    async fn read(
         &self,
         _: &'static TableDef,
         cursor: Seq,

@@ -368,6 +368,7 @@ mod tests {
             last_time: TimeNs::new((day + 1) * DAY - 1),
             first_window: TimeNs::new(day * DAY),
             last_window: TimeNs::new((day + 1) * DAY - width),
+            places: None,
         };
         TierView {
             width: Duration::from_nanos(width.cast_unsigned()),

@@ -68,6 +68,7 @@ fn config(dir: &Path, clock: &Arc<ManualClock>) -> undine_store::Config {
         retention: Vec::new(),
         groups_per_window_max: 1000,
         segments_max: 100,
+        merge_bytes_per_second_max: None,
         deleted_files_for: Duration::from_hours(1),
         bucket: None,
         on_damage: undine_store::OnDamage::SetAside,

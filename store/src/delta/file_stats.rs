@@ -3,7 +3,7 @@
 //! Readers prune by `stats`; what else a snapshot needs to know stands in `tags`.
 
 use serde_json::{Value, json};
-use undine_schema::TimeNs;
+use undine_schema::{Seq, TimeNs};
 
 /// A file of the present version.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,6 +16,8 @@ pub(crate) struct FileStats {
     pub(crate) last_time: TimeNs,
     pub(crate) first_window: TimeNs,
     pub(crate) last_window: TimeNs,
+    /// Of raw rows, the least and the greatest place.
+    pub(crate) places: Option<(Seq, Seq)>,
 }
 
 impl FileStats {
@@ -29,6 +31,17 @@ impl FileStats {
             let least = json!({"window_start": windows.0, "first_time": first});
             (least, json!({"window_start": windows.1, "last_time": last}))
         };
+        let mut tags = json!({
+            "sourceRows": self.source_rows.to_string(),
+            "firstTime": first.to_string(),
+            "lastTime": last.to_string(),
+            "firstWindow": windows.0.to_string(),
+            "lastWindow": windows.1.to_string(),
+        });
+        if let Some((first, last)) = self.places {
+            tags["firstSeq"] = first.raw().to_string().into();
+            tags["lastSeq"] = last.raw().to_string().into();
+        }
         let stats = json!({"numRecords": self.rows, "minValues": least, "maxValues": most});
         json!({"add": {
             "path": self.name,
@@ -37,13 +50,7 @@ impl FileStats {
             "modificationTime": now_ms,
             "dataChange": data_change,
             "stats": stats.to_string(),
-            "tags": {
-                "sourceRows": self.source_rows.to_string(),
-                "firstTime": first.to_string(),
-                "lastTime": last.to_string(),
-                "firstWindow": windows.0.to_string(),
-                "lastWindow": windows.1.to_string(),
-            },
+            "tags": tags,
         }})
     }
 
@@ -57,6 +64,8 @@ impl FileStats {
             value.ok_or_else(|| format!("file {name} has no tag {tag}"))
         };
         let time = |name: &str| tag(name).map(TimeNs::new);
+        // A version that kept no places wrote none.
+        let seq = |name: &str| tag(name).ok().map(|raw| Seq::from_raw(raw.cast_unsigned()));
         Ok(Self {
             bytes: add["size"].as_u64().ok_or("an added file has no size")?,
             rows: stats["numRecords"].as_u64().ok_or("an added file has no numRecords")?,
@@ -65,6 +74,7 @@ impl FileStats {
             last_time: time("lastTime")?,
             first_window: time("firstWindow")?,
             last_window: time("lastWindow")?,
+            places: seq("firstSeq").zip(seq("lastSeq")),
             name,
         })
     }

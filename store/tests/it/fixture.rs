@@ -73,6 +73,7 @@ pub(crate) fn config(dir: &Path, clock: Arc<ManualClock>) -> Config {
         retention: Vec::new(),
         groups_per_window_max: 1000,
         segments_max: 3,
+        merge_bytes_per_second_max: None,
         deleted_files_for: Duration::from_mins(1),
         bucket: None,
         on_damage: OnDamage::SetAside,

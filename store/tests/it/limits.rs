@@ -34,7 +34,7 @@ fn captured_rows_above_the_budget_are_evicted_and_counted_to_the_row() {
     assert_eq!(table.hot_rows + table.evicted_rows, 30);
     let lost = lost_places(dir.path(), &store, &REQUESTS);
     assert_eq!(lost.len() as u64, table.evicted_rows);
-    let progress = store.read(&REQUESTS, Seq::ZERO, 100).unwrap();
+    let progress = runtime.block_on(store.read(&REQUESTS, Seq::ZERO, 100)).unwrap();
     assert_eq!(progress.missed_rows, table.evicted_rows);
 }
 

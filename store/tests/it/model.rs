@@ -33,6 +33,8 @@ enum Step {
     Seal,
     MergeHot,
     Tidy,
+    /// A slow follower reads so many times so many rows.
+    Follow(usize, usize),
     Wait(u64),
     Restart,
     Crash,
@@ -53,7 +55,8 @@ fn step() -> impl Strategy<Value = Step> {
         }),
         3 => Just(Step::Seal),
         2 => Just(Step::MergeHot),
-        1 => Just(Step::Tidy),
+        2 => Just(Step::Tidy),
+        2 => (1..4_usize, 1..40_usize).prop_map(|(reads, rows)| Step::Follow(reads, rows)),
         1 => (1..100_u64).prop_map(Step::Wait),
         // Raw rows are kept for an hour.
         1 => (3_600..3_700_u64).prop_map(Step::Wait),
@@ -75,8 +78,9 @@ struct World {
     forgotten_notes: BTreeSet<Seq>,
     /// Rows that went with a process, as they were to.
     forgotten: BTreeSet<Seq>,
-    cursor: Seq,
-    seen_or_missed: u64,
+    /// One that reads after every step, and one that comes when it comes.
+    prompt: Seq,
+    slow: Seq,
     next_note: i64,
     /// The last request that was acknowledged: its rows, its key, and when.
     acknowledged: Option<(Vec<Part>, RetryKey, TimeNs)>,
@@ -96,8 +100,8 @@ impl World {
             notes: BTreeMap::new(),
             forgotten: BTreeSet::new(),
             forgotten_notes: BTreeSet::new(),
-            cursor: Seq::ZERO,
-            seen_or_missed: 0,
+            prompt: Seq::ZERO,
+            slow: Seq::ZERO,
             next_note: 0,
             acknowledged: None,
             keys: 0,
@@ -128,6 +132,12 @@ impl World {
             Step::MergeHot => self.runtime.block_on(self.store().merge_hot()).unwrap(),
             Step::Tidy => {
                 self.runtime.block_on(self.store().tidy()).unwrap();
+            }
+            Step::Follow(reads, rows_max) => {
+                let gone = self.gone();
+                for _ in 0..*reads {
+                    self.slow = self.read_on(self.slow, *rows_max, &gone);
+                }
             }
             Step::Wait(seconds) => self.clock.advance(SECOND * u32::try_from(*seconds).unwrap()),
             Step::Restart => {
@@ -273,29 +283,56 @@ impl World {
         assert_eq!(integers(&dir, &store.snapshot(&NOTES), "id"), ids, "notes");
         let stats = store.stats();
         assert!(stats.hot_bytes <= 1 << 21, "{stats:?}");
-        self.follow(&store);
-    }
-
-    fn follow(&mut self, store: &Store) {
+        let gone = self.gone();
         loop {
-            let progress = store.read(&REQUESTS, self.cursor, 7).unwrap();
-            let mut next = None;
-            for slice in &progress.slices {
-                assert!(slice.seqs.first > self.cursor, "no row is given twice");
-                assert!(
-                    next.is_none_or(|next| next == slice.seqs.first),
-                    "slices follow each other"
-                );
-                next = Some(Seq::from_raw(slice.seqs.last.raw() + 1));
-                self.seen_or_missed += slice.seqs.rows();
-            }
-            self.seen_or_missed += progress.missed_rows;
-            if progress.cursor == self.cursor {
+            let cursor = self.read_on(self.prompt, 7, &gone);
+            if cursor == self.prompt {
                 break;
             }
-            self.cursor = progress.cursor;
+            self.prompt = cursor;
         }
-        assert_eq!(self.seen_or_missed, self.rows.len() as u64, "each row is seen or missed");
+        let newest = self.rows.last_key_value().map(|(&seq, _)| seq);
+        assert!(newest.is_none_or(|newest| newest <= self.prompt), "everything is read");
+    }
+
+    /// Places whose rows are in no file and not in memory, each for a reason.
+    fn gone(&self) -> BTreeSet<Seq> {
+        let raw = self.store().snapshot(&REQUESTS).raw.unwrap();
+        let expired = self.rows.iter().filter(|(_, (row, _))| row.time < raw.complete_from.get());
+        let mut gone = lost_places(self.dir.path(), self.store(), &REQUESTS);
+        gone.extend(expired.map(|(&seq, _)| seq));
+        gone.extend(&self.forgotten);
+        gone
+    }
+
+    /// Reads on from `cursor`: each row after it as it was appended, in order, or missed and `gone`.
+    fn read_on(&self, cursor: Seq, rows_max: usize, gone: &BTreeSet<Seq>) -> Seq {
+        let read = self.store().read(&REQUESTS, cursor, rows_max);
+        let progress = self.runtime.block_on(read).unwrap();
+        let mut given = BTreeSet::new();
+        let mut after: Option<Seq> = None;
+        for slice in &progress.slices {
+            assert!(slice.seqs.first > cursor, "no row is given twice");
+            let first = slice.seqs.first;
+            let follows = |after: Seq| after == first || after.incarnation() < first.incarnation();
+            assert!(after.is_none_or(follows), "slices follow each other");
+            after = Some(Seq::from_raw(slice.seqs.last.raw() + 1));
+            assert_eq!(slice.rows.schema(), REQUESTS.arrow_schema());
+            assert_eq!(slice.rows.num_rows() as u64, slice.seqs.rows());
+            for (seq, row) in (slice.seqs.first.raw()..).zip(0..slice.rows.num_rows()) {
+                let (expected, _) = &self.rows[&Seq::from_raw(seq)];
+                let of = requests(std::slice::from_ref(expected));
+                assert_eq!(slice.rows.slice(row, 1), of, "the row that was appended");
+                given.insert(Seq::from_raw(seq));
+            }
+        }
+        assert!(given.len() <= rows_max);
+        assert!(progress.cursor >= cursor);
+        let passed = self.rows.keys().filter(|&&seq| cursor < seq && seq <= progress.cursor);
+        let missed: Vec<_> = passed.filter(|seq| !given.contains(seq)).collect();
+        assert!(missed.iter().all(|seq| gone.contains(seq)), "{missed:?} are told as missed");
+        assert_eq!(missed.len() as u64, progress.missed_rows, "each row is seen or missed");
+        progress.cursor
     }
 }
 

@@ -352,9 +352,10 @@ fn a_follower_and_a_reader_lose_no_row_while_seals_and_evictions_overlap() {
             }
         });
         let follower = scope.spawn(|| {
+            let runtime = runtime();
             let (mut cursor, mut next, mut missed) = (Seq::ZERO, 0, 0);
             while next + missed < total {
-                let progress = store.read(&REQUESTS, cursor, 50).unwrap();
+                let progress = runtime.block_on(store.read(&REQUESTS, cursor, 50)).unwrap();
                 missed += i64::try_from(progress.missed_rows).unwrap();
                 for slice in &progress.slices {
                     for &value in slice.rows["size"].as_primitive::<Int64Type>().values() {

@@ -54,6 +54,7 @@ pub(super) fn store(
     clock: &Arc<dyn Clock>,
 ) -> Result<undine_store::Config> {
     let raw_for = Some(config.store.raw_for).filter(|keep| !keep.is_zero());
+    let merge_rate = Some(config.store.merge_rate_max.as_usize() as u64).filter(|&rate| rate > 0);
     Ok(undine_store::Config {
         dir: config.data_dir.clone(),
         node: node.to_owned(),
@@ -70,6 +71,7 @@ pub(super) fn store(
         retention: config.store.retention.iter().map(retention).collect(),
         groups_per_window_max: 10_000,
         segments_max: 64,
+        merge_bytes_per_second_max: merge_rate,
         deleted_files_for: Duration::from_hours(24),
         bucket: bucket(&config.store)?,
         on_damage: if config.store.strict { OnDamage::Refuse } else { OnDamage::SetAside },

@@ -121,7 +121,7 @@ impl ApplianceStatus {
         metrics
     }
 
-    fn upkeep_metrics(upkeep: &undine_store::Upkeep) -> [Metric; 6] {
+    fn upkeep_metrics(upkeep: &undine_store::Upkeep) -> [Metric; 8] {
         [
             Metric::counter("undine_store_seals_total", "Seals of all tables.", upkeep.seals),
             Metric::counter(
@@ -148,6 +148,16 @@ impl ApplianceStatus {
                 "undine_store_deleted_files_total",
                 "Files that no version needed any more.",
                 upkeep.deleted_files,
+            ),
+            Metric::counter(
+                "undine_store_merge_io_bytes_total",
+                "Bytes that merges of segments read and wrote.",
+                upkeep.merge_io_bytes,
+            ),
+            Metric::counter(
+                "undine_store_merge_io_waited_milliseconds_total",
+                "How long merges waited for store.merge_rate_max.",
+                u64::try_from(upkeep.merge_io_waited.as_millis()).unwrap_or(u64::MAX),
             ),
         ]
     }

@@ -109,6 +109,8 @@ pub(crate) struct Store {
     pub(crate) raw_for: Duration,
     #[serde(default)]
     pub(crate) retention: Vec<Retention>,
+    /// Bytes a second; zero for no limit.
+    pub(crate) merge_rate_max: ByteSize,
     /// Empty for none.
     pub(crate) bucket: String,
     #[serde(deserialize_with = "duration")]

@@ -132,8 +132,8 @@ pub(crate) async fn requests(engine: &Engine) -> Result<Counted> {
 }
 
 /// Changes of incidents after `cursor`, which moves on.
-pub(crate) fn incidents(store: &Store, cursor: &mut Seq) -> Result<Vec<Incident>> {
-    let progress = store.read(&INCIDENTS, *cursor, ROWS_MAX)?;
+pub(crate) async fn incidents(store: &Store, cursor: &mut Seq) -> Result<Vec<Incident>> {
+    let progress = store.read(&INCIDENTS, *cursor, ROWS_MAX).await?;
     *cursor = progress.cursor;
     let mut incidents = Vec::new();
     for slice in &progress.slices {
@@ -150,9 +150,18 @@ pub(crate) fn incidents(store: &Store, cursor: &mut Seq) -> Result<Vec<Incident>
 }
 
 /// At least and at most how many rows of `http_events` are missing.
-pub(crate) fn missing_rows(store: &Store) -> Result<(u64, u64)> {
+pub(crate) async fn missing_rows(store: &Store) -> Result<(u64, u64)> {
     let mut bounds = (0, 0);
-    for slice in store.read(&DATA_LOSS, Seq::ZERO, ROWS_MAX)?.slices {
+    let (mut cursor, mut slices) = (Seq::ZERO, Vec::new());
+    loop {
+        let progress = store.read(&DATA_LOSS, cursor, ROWS_MAX).await?;
+        if progress.cursor == cursor {
+            break;
+        }
+        cursor = progress.cursor;
+        slices.extend(progress.slices);
+    }
+    for slice in slices {
         for row in 0..slice.rows.num_rows() {
             if text(&slice.rows, "source_table", row)? == "http_events" {
                 bounds.0 += u64::try_from(number(&slice.rows, "rows_min", row)?).unwrap_or(0);

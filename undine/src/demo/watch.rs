@@ -110,7 +110,7 @@ impl Watch<'_> {
             }
             let now = self.began.elapsed();
             self.act(schedule, now)?;
-            self.look(now)?;
+            self.look(now).await?;
             if now >= next_line {
                 next_line += Duration::from_secs(10);
                 self.status_line(now).await?;
@@ -139,12 +139,13 @@ impl Watch<'_> {
         Ok(())
     }
 
-    fn look(&mut self, now: Duration) -> Result<()> {
+    async fn look(&mut self, now: Duration) -> Result<()> {
         if self.story.first_row.is_none() && self.handles.table("http_events").appended_rows > 0 {
             self.story.first_row = Some(now);
             say(format!("{:>5.1}s   first row", now.as_secs_f64()));
         }
-        for incident in script::incidents(&self.handles.store, &mut self.story.incident_cursor)? {
+        let cursor = &mut self.story.incident_cursor;
+        for incident in script::incidents(&self.handles.store, cursor).await? {
             say(format!(
                 "{:>5.1}s   incident {}: {}",
                 now.as_secs_f64(),
@@ -190,7 +191,7 @@ impl Watch<'_> {
             .as_ref()
             .filter(|_| counted.used_summaries)
             .map(|sent| counted.by_service == *sent);
-        let missing = script::missing_rows(&self.handles.store)?;
+        let missing = script::missing_rows(&self.handles.store).await?;
         let received = self.receiver.record();
         let rows = self.handles.table("http_events");
         let recovered = story.lifted.filter(|_| !story.interrupted);
