@@ -27,6 +27,7 @@ mod talker;
 mod tiers;
 mod truth;
 mod watch;
+mod year;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -125,6 +126,12 @@ enum Command {
         /// Requests of an endpoint in such an hour.
         #[arg(long, default_value_t = 4)]
         requests: u32,
+    },
+    /// A day of requests with the default settings, and what a year of such days takes on disk.
+    Year {
+        /// Requests a second.
+        #[arg(long, default_value_t = 1000)]
+        rate: u32,
     },
     /// Rows a second and core: to memory with the log, to Parquet, all the way; peers beside it.
     Ingest {
@@ -227,6 +234,7 @@ fn main() -> Result<ExitCode> {
         Command::Longrange { days, services, endpoints, hours, requests } => {
             longrange::run(longrange::Options { days, services, endpoints, hours, requests })?
         }
+        Command::Year { rate } => year::run(rate)?,
         Command::Ingest { rows, rounds, without_peers } => {
             ingest::run(rows, rounds, !without_peers)?
         }
@@ -248,6 +256,7 @@ overhead  watched and unwatched windows in turn: what it costs the server, other
 tiers     one answer before, during and after sealing, after a restart, and all through a month
 query     six questions over one hour of requests, in memory and on Parquet, beside other engines
 longrange a year of summaries: questions over all of it with cold caches, bytes of each tier
+year      a day of requests with the default settings, and what a year of such days takes on disk
 ingest    rows a second and core: to memory with the log, to Parquet, all the way; peers beside it
 latency   questions while rows come, are sealed and merged, beside those of a store at rest
 memory    a day of rows in simulated time: the process stays within the store's budget

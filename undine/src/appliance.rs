@@ -30,7 +30,9 @@ use undine_store::{Store, TableStats};
 use crate::config::RawConfig;
 use status::ApplianceStatus;
 
-pub use settings::{bare_collector, cgroup_source, engine, export_sink, question};
+pub use settings::{
+    bare_collector, cgroup_source, engine, export_sink, question, store_by_default,
+};
 pub use spare_memory::give_back_memory;
 
 /// How long all components together may take to stop.

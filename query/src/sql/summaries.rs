@@ -198,20 +198,21 @@ impl Chain {
 
     /// `expr`, which is about columns of `schema`, about the table's own; none if it is too large.
     fn put_in(&self, expr: Expr, schema: &DFSchema) -> PlanResult<Option<Expr>> {
-        let replaced = expr.transform_down(|node| match &node {
-            Expr::Column(column) => match self.columns.get(schema.index_of_column(column)?) {
-                Some(own) => Ok(Transformed::new(own.clone(), true, TreeNodeRecursion::Jump)),
-                None => Ok(Transformed::no(node)),
-            },
-            Expr::Alias(_) => Ok(Transformed::yes(node.unalias_nested().data)),
-            _ => Ok(Transformed::no(node)),
+        // From the leaves up: what was put in is not looked at again.
+        let replaced = expr.transform_up(|node| match node {
+            Expr::Column(column) => {
+                let own = self.columns.get(schema.index_of_column(&column)?).cloned();
+                Ok(Transformed::yes(own.unwrap_or(Expr::Column(column))))
+            }
+            Expr::Alias(alias) => Ok(Transformed::yes(*alias.expr)),
+            other => Ok(Transformed::no(other)),
         })?;
         let mut nodes = 0;
         replaced.data.apply(|_| {
             nodes += 1;
             Ok(TreeNodeRecursion::Continue)
         })?;
-        Ok(Some(replaced.data.unalias()).filter(|_| nodes <= INLINED_NODES_MAX))
+        Ok(Some(replaced.data).filter(|_| nodes <= INLINED_NODES_MAX))
     }
 
     /// The times that the predicates allow, and what else they ask for.

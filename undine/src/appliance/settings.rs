@@ -131,6 +131,15 @@ pub(super) fn query(
     }
 }
 
+/// A store in `dir` with the default settings.
+///
+/// # Errors
+/// Where the defaults cannot be used.
+pub fn store_by_default(dir: &Path, clock: &Arc<dyn Clock>) -> Result<undine_store::Config> {
+    let config = config::load(None, Vec::new())?;
+    Ok(undine_store::Config { dir: dir.to_owned(), ..store(&config, "node", clock)? })
+}
+
 /// An engine over `store` with the default limits.
 ///
 /// # Errors
