@@ -7,7 +7,7 @@
 //! ```
 //!
 //! A plaintext is a connection beside the one that carries it. What comes of it before that one is
-//! known waits in [`Unbound`].
+//! known waits in [`Unbound`]; where it does not become known, its rows say so and have no addresses.
 //!
 //! **One row per request.** Where both ends of a connection are observed, the server's rows are
 //! kept and the client's are not. By the time a client has its response the server has read the
@@ -120,7 +120,8 @@ pub struct PipelineCounts {
     pub processes_ended: u64,
     /// Calls of TLS libraries among the operations.
     pub tls_operations: u64,
-    /// Plaintexts of which it did not become known in time what carries them.
+    /// Plaintexts of which it did not become known in time what carries them, so that their rows have
+    /// no addresses.
     pub tls_unbound: u64,
 }
 
@@ -310,7 +311,9 @@ impl Pipeline {
         if self.evicted.remove(&id) {
             return;
         }
-        let Some(conn) = self.tracker.get_mut(id) else { return };
+        let Some(conn) = self.tracker.get_mut(id) else {
+            return self.unbound.close(id, at, totals);
+        };
         conn.closing = Some(*totals);
         if conn.is_complete() {
             self.finish(id, at);

@@ -40,6 +40,7 @@ mod it {
     mod tls_memory_bio;
     mod tls_rustls;
     mod tls_scene;
+    mod tls_unbound;
     mod trace;
     mod watch;
 }

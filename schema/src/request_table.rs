@@ -130,7 +130,8 @@ macro_rules! request_table {
                 /// What is known to be wrong with the row, a sum of: 1 bytes of its bodies were not
                 /// captured, 2 the connection was joined midway, 4 the connection, an HTTP/2
                 /// stream by a reset, or the wait for it ended before the response did, 8 headers
-                /// are not known and shown as `?`.
+                /// are not known and shown as `?`, 16 it is not known which connection carries what was
+                /// said inside TLS, so there are no addresses, and no beginning that was seen.
                 quality: Int [context],
             }
         }

@@ -62,6 +62,9 @@ pub struct Connection {
     pub gap_queued: bool,
     /// The connection that carries it, where it is a plaintext and that is known.
     pub carrier: Option<u64>,
+    /// Whether it is a plaintext of which that did not become known in time: it has no ends, and its
+    /// rows say so.
+    pub is_unbound: bool,
     /// What is spoken in the plaintext that it carries, and which end this is of that.
     pub carries: Option<(ProtocolCode, Role)>,
     /// Its row in `conn_stats`, and the bytes that it has there already.
@@ -96,6 +99,7 @@ impl Connection {
             attributed_bytes: 0,
             gap_queued: false,
             carrier: None,
+            is_unbound: false,
             carries: None,
             account: None,
             beginning: Beginning::Untold,

@@ -89,7 +89,7 @@ impl Pipeline {
             }
         }
         match conn.keeper {
-            Keeper::This if conn.ends.is_some() => {
+            Keeper::This if conn.ends.is_some() || conn.is_unbound => {
                 for finished in done.drain(..) {
                     self.rows.finished(&finished, conn, &mut self.processes, &self.origin);
                     self.out.recycle(finished);
@@ -132,7 +132,7 @@ impl Pipeline {
         if conn.waiting.is_empty() {
             return;
         }
-        if conn.ends.is_none() {
+        if conn.ends.is_none() && !conn.is_unbound {
             let rows = conn.waiting.len() as u64;
             for finished in conn.waiting.drain(..) {
                 self.out.recycle(finished);

@@ -21,10 +21,7 @@ impl Pipeline {
             self.counts.tls_operations += u64::from(!event.is_continued());
             if self.tracker.get(id).is_none() && !self.evicted.contains(&id) {
                 self.unbound.hold(event, flow, payload);
-                while self.unbound.is_full() {
-                    let oldest = self.unbound.give_up(None);
-                    self.went_unbound(oldest.unwrap_or_default());
-                }
+                self.bound_waiting();
                 return;
             }
         }

@@ -4,7 +4,7 @@ mod upgrades;
 
 use std::collections::HashMap;
 
-use arrow::array::{Array, Int64Array, StringArray};
+use arrow::array::{Array, BooleanArray, Int64Array, StringArray};
 use proptest::prelude::*;
 use undine_ebpf::{Direction, EGRESS, Header, Kind, ProcessInfo};
 
@@ -164,6 +164,8 @@ impl Machine {
                     let array = batch.column_by_name(column).unwrap().as_any();
                     if let Some(texts) = array.downcast_ref::<StringArray>() {
                         texts.value(row).to_owned()
+                    } else if let Some(flags) = array.downcast_ref::<BooleanArray>() {
+                        flags.value(row).to_string()
                     } else {
                         array.downcast_ref::<Int64Array>().unwrap().value(row).to_string()
                     }

@@ -16,6 +16,8 @@ pub const QUALITY_MIDSTREAM: u8 = 2;
 pub const QUALITY_ENDED_BY_CLOSE: u8 = 4;
 /// Quality bit: headers are not known, because what they refer to was not captured.
 pub const QUALITY_HEADERS_INCOMPLETE: u8 = 8;
+/// Quality bit: it is not known which connection carries this plaintext.
+pub const QUALITY_UNBOUND: u8 = 16;
 
 /// Most finished exchanges that are kept for reuse.
 const POOLED_EXCHANGES_MAX: usize = 256;

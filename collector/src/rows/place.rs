@@ -9,6 +9,7 @@ use crate::conn_tracker::{Connection, Ends};
 use crate::endpoints::Role;
 use crate::event::ProcessKey;
 use crate::process::Processes;
+use crate::protocol::output::QUALITY_UNBOUND;
 
 /// Where a request was served.
 pub(super) struct Place<'a> {
@@ -25,6 +26,7 @@ pub(super) struct Place<'a> {
     pub(super) container: &'a str,
     pub(super) remote_pod: &'a str,
     pub(super) encrypted: bool,
+    pub(super) is_unbound: bool,
 }
 
 impl<'a> Place<'a> {
@@ -37,7 +39,7 @@ impl<'a> Place<'a> {
     ) -> Self {
         let (role, ends) = (conn.role(), conn.ends.as_ref());
         let place = Self::at(role, ends, conn.peer_process, process, processes, origin);
-        Self { encrypted: conn.is_plaintext(), ..place }
+        Self { encrypted: conn.is_plaintext(), is_unbound: conn.is_unbound, ..place }
     }
 
     /// The place of a request of `process` between `ends`.
@@ -51,7 +53,8 @@ impl<'a> Place<'a> {
     ) -> Self {
         let local_port = ends.map_or(0, |ends| ends.tuple.local_port);
         let remote_port = ends.map_or(0, |ends| ends.tuple.remote_port);
-        let service = processes.service(process, (role == Role::Server).then_some(local_port));
+        let service = processes
+            .service(process, (role == Role::Server && ends.is_some()).then_some(local_port));
         let remote_service = peer_process
             .map(|peer| processes.service(peer, (role == Role::Client).then_some(remote_port)));
         let known = processes.get(process);
@@ -70,7 +73,13 @@ impl<'a> Place<'a> {
             container: known.map_or("", |known| known.place.container_name()),
             remote_pod: peer.map_or("", |peer| &peer.place.pod_uid),
             encrypted: false,
+            is_unbound: false,
         }
+    }
+
+    /// What is known to be wrong with a row of a request that is of `quality`.
+    pub(super) fn quality(&self, quality: u8) -> i64 {
+        i64::from(if self.is_unbound { quality | QUALITY_UNBOUND } else { quality })
     }
 
     /// The wall-clock time of a monotonic one.

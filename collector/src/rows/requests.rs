@@ -97,7 +97,7 @@ impl Rows {
             resp_body_size: signed(response.size),
             latency: signed(responded_at.saturating_sub(requested_at)),
             req_path_template: template,
-            quality: i64::from(exchange.quality),
+            quality: place.quality(exchange.quality),
         }));
     }
 
@@ -115,7 +115,7 @@ impl Rows {
             req_size: signed(command.request_size),
             resp_size: signed(command.response_size),
             failed: i64::from(command.status == mysql::Status::Err),
-            quality: i64::from(timed.quality),
+            quality: place.quality(timed.quality),
         }));
     }
 
@@ -133,7 +133,7 @@ impl Rows {
             query_name: &lookup.name,
             query_type: &lookup.kind,
             rcode: i64::from(lookup.rcode),
-            quality: i64::from(timed.quality),
+            quality: place.quality(timed.quality),
         }));
     }
 
@@ -153,7 +153,7 @@ impl Rows {
             req_size: signed(request.request_size),
             resp_size: signed(request.response_size),
             failed: i64::from(request.failed),
-            quality: i64::from(timed.quality),
+            quality: place.quality(timed.quality),
         }));
     }
 
@@ -170,7 +170,7 @@ impl Rows {
             req_size: signed(command.args_size),
             resp_size: signed(command.reply_size),
             failed: i64::from(command.failed()),
-            quality: i64::from(timed.quality),
+            quality: place.quality(timed.quality),
         }));
     }
 
@@ -188,7 +188,7 @@ impl Rows {
             req_size: signed(command.size),
             resp_size: signed(command.answer_size),
             failed: i64::from(command.failed()),
-            quality: i64::from(timed.quality),
+            quality: place.quality(timed.quality),
         }));
     }
 
@@ -206,7 +206,7 @@ impl Rows {
             req_size: signed(command.request_size),
             resp_size: signed(command.reply_size),
             failed: i64::from(command.failed()),
-            quality: i64::from(timed.quality),
+            quality: place.quality(timed.quality),
         }));
     }
 
@@ -230,7 +230,7 @@ impl Rows {
             req_size: signed(request.size),
             resp_size: signed(response.size),
             failed: i64::from(*failed),
-            quality: i64::from(timed.quality),
+            quality: place.quality(timed.quality),
         }));
     }
 
@@ -248,7 +248,7 @@ impl Rows {
             req_size: signed(request.request_size),
             resp_size: signed(request.response_size),
             failed: i64::from(request.failed()),
-            quality: i64::from(timed.quality | request.quality()),
+            quality: place.quality(timed.quality | request.quality()),
         }));
     }
 
@@ -267,7 +267,7 @@ impl Rows {
             req_size: signed(request.request_size),
             resp_size: signed(request.response_size),
             failed: i64::from(request.failed),
-            quality: i64::from(timed.quality | request.quality()),
+            quality: place.quality(timed.quality | request.quality()),
         }));
     }
 
@@ -282,7 +282,7 @@ impl Rows {
             req_size: signed(exchange.request_size),
             resp_size: signed(exchange.response_size),
             failed: i64::from(exchange.failed()),
-            quality: i64::from(timed.quality),
+            quality: place.quality(timed.quality),
         }));
     }
 
@@ -304,7 +304,7 @@ impl Rows {
             req_size: signed(handshake.request_size),
             resp_size: signed(handshake.response_size),
             failed: i64::from(handshake.outcome == tls::Outcome::Refused),
-            quality: i64::from(timed.quality),
+            quality: place.quality(timed.quality),
         }));
     }
 }

@@ -1,11 +1,12 @@
 //! What came of plaintexts before it was known which connection carries them.
 //!
 //! A library need not touch the socket in the call that moves plaintext: it may have read ahead, or
-//! the program may move the ciphertext itself. So messages wait here, within bounds.
+//! the program may move the ciphertext itself. So messages wait here, within bounds, and after that
+//! are read without knowing it.
 
 use std::collections::{HashMap, VecDeque};
 
-use undine_ebpf::Header;
+use undine_ebpf::{ConnTotals, Header};
 
 use crate::event::{Body, Event, Flow};
 
@@ -34,10 +35,19 @@ impl Held {
     }
 }
 
+/// What waits of a plaintext.
+#[derive(Debug, Default)]
+pub struct Waiting {
+    /// Its data messages, in the order in which they came.
+    pub held: Vec<Held>,
+    /// When it ended and with which totals, where it has.
+    pub closed: Option<(u64, ConnTotals)>,
+}
+
 /// Messages of plaintexts that wait, by the plaintext's number.
 #[derive(Debug, Default)]
 pub struct Unbound {
-    held: HashMap<u64, Vec<Held>>,
+    waiting: HashMap<u64, Waiting>,
     /// When each plaintext began to wait; one that was taken since is still in it.
     since: VecDeque<(u64, u64)>,
     bytes: usize,
@@ -49,11 +59,18 @@ impl Unbound {
         let header = event.header;
         let held = Held { header, flow, payload: payload.to_vec() };
         self.bytes += held.bytes();
-        let of_plaintext = self.held.entry(header.conn).or_default();
+        let of_plaintext = &mut self.waiting.entry(header.conn).or_default().held;
         if of_plaintext.is_empty() {
             self.since.push_back((header.time_mono_ns, header.conn));
         }
         of_plaintext.push(held);
+    }
+
+    /// Lets the end of plaintext `id` wait, if anything of it does.
+    pub fn close(&mut self, id: u64, at: u64, totals: &ConnTotals) {
+        if let Some(waiting) = self.waiting.get_mut(&id) {
+            waiting.closed = Some((at, *totals));
+        }
     }
 
     /// Whether more wait than may.
@@ -61,18 +78,18 @@ impl Unbound {
         self.bytes > UNBOUND_BYTES_MAX
     }
 
-    /// Takes all messages of plaintext `id`.
-    pub fn take(&mut self, id: u64) -> Vec<Held> {
-        let held = self.held.remove(&id).unwrap_or_default();
-        self.bytes -= held.iter().map(Held::bytes).sum::<usize>();
-        held
+    /// Takes all that waits of plaintext `id`.
+    pub fn take(&mut self, id: u64) -> Waiting {
+        let waiting = self.waiting.remove(&id).unwrap_or_default();
+        self.bytes -= waiting.held.iter().map(Held::bytes).sum::<usize>();
+        waiting
     }
 
-    /// Takes the messages of the plaintext that has waited longest, or only where it has waited
-    /// too long at `now`.
-    pub fn give_up(&mut self, now: Option<u64>) -> Option<Vec<Held>> {
+    /// Takes the plaintext that has waited longest, or only where it has waited too long at `now`,
+    /// with its number.
+    pub fn give_up(&mut self, now: Option<u64>) -> Option<(u64, Waiting)> {
         while let Some(&(at, id)) = self.since.front() {
-            if !self.held.contains_key(&id) {
+            if !self.waiting.contains_key(&id) {
                 self.since.pop_front();
                 continue;
             }
@@ -80,7 +97,7 @@ impl Unbound {
                 return None;
             }
             self.since.pop_front();
-            return Some(self.take(id));
+            return Some((id, self.take(id)));
         }
         None
     }
@@ -103,12 +120,26 @@ mod tests {
         hold(&mut unbound, 1, 5, b"a");
         hold(&mut unbound, 2, 6, b"x");
         hold(&mut unbound, 1, 7, b"b");
-        let times = |held: &[Held]| held.iter().map(|h| h.header.time_mono_ns).collect::<Vec<_>>();
-        assert_eq!(times(&unbound.take(PLAINTEXT | 1)), [5, 7]);
-        assert!(unbound.take(PLAINTEXT | 1).is_empty());
+        let times = |waiting: Waiting| {
+            waiting.held.iter().map(|held| held.header.time_mono_ns).collect::<Vec<_>>()
+        };
+        assert_eq!(times(unbound.take(PLAINTEXT | 1)), [5, 7]);
+        assert!(unbound.take(PLAINTEXT | 1).held.is_empty());
         assert!(unbound.give_up(Some(6 + UNBOUND_NS_MAX - 1)).is_none());
-        assert_eq!(times(&unbound.give_up(Some(6 + UNBOUND_NS_MAX)).unwrap()), [6]);
+        let (id, waiting) = unbound.give_up(Some(6 + UNBOUND_NS_MAX)).unwrap();
+        assert_eq!((id, times(waiting)), (PLAINTEXT | 2, vec![6]));
         assert_eq!(unbound.bytes, 0);
+    }
+
+    #[test]
+    fn an_end_waits_only_with_what_ended() {
+        let mut unbound = Unbound::default();
+        unbound.close(PLAINTEXT | 1, 4, &ConnTotals::default());
+        hold(&mut unbound, 1, 5, b"a");
+        assert!(unbound.take(PLAINTEXT | 1).closed.is_none());
+        hold(&mut unbound, 1, 6, b"b");
+        unbound.close(PLAINTEXT | 1, 7, &ConnTotals::default());
+        assert_eq!(unbound.take(PLAINTEXT | 1).closed.map(|(at, _)| at), Some(7));
     }
 
     #[test]
@@ -119,7 +150,7 @@ mod tests {
         assert!(!unbound.is_full());
         hold(&mut unbound, 2, 2, &large);
         assert!(unbound.is_full());
-        assert_eq!(unbound.give_up(None).unwrap()[0].header.time_mono_ns, 1);
+        assert_eq!(unbound.give_up(None).unwrap().0, PLAINTEXT | 1);
         assert!(!unbound.is_full());
     }
 }

@@ -1,6 +1,7 @@
 //! What goes over TLS: a plaintext beside the connection that carries it.
 
 use super::*;
+use crate::tls::unbound::UNBOUND_NS_MAX;
 use undine_ebpf::{FLAG_ELIDED, PLAINTEXT, TlsInfo};
 
 const HANDSHAKE: &str = "\u{16}\u{3}\u{1}hello";
@@ -69,16 +70,54 @@ fn what_is_sent_from_another_place_of_memory_goes_on_with_the_plaintext() {
     assert_eq!(machine.pipeline.missing_rows(), RowBounds::default());
 }
 
+/// Who was asked what, as rows say it of what was said inside TLS.
+const UNBOUND_COLUMNS: [&str; 7] =
+    ["trace_role", "remote_addr", "remote_port", "local_addr", "encrypted", "quality", "req_path"];
+const UNBOUND_ROW: &str = "2 - 0 - true 16 /users/7?x=1";
+
 #[test]
-fn a_plaintext_that_nothing_carries_is_counted_and_has_no_rows() {
+fn a_plaintext_that_nothing_carries_has_rows_that_say_so() {
     let mut machine = Machine::new();
     machine.serve(INSIDE, REQUEST, RESPONSE);
     machine.serve(INSIDE, REQUEST, RESPONSE);
-    machine.drain();
-    machine.drain();
-    assert_eq!(machine.pipeline.row_counts().http_events, 0);
+    machine.close(INSIDE, 2);
+    assert!(machine.rows("http_events", &UNBOUND_COLUMNS).is_empty());
+    machine.now += UNBOUND_NS_MAX;
+    machine.server(1);
+    assert_eq!(machine.rows("http_events", &UNBOUND_COLUMNS), [UNBOUND_ROW; 2]);
     assert_eq!(machine.pipeline.counts().tls_unbound, 1);
-    assert_eq!(machine.pipeline.missing_rows().max, 2);
+    assert_eq!(machine.pipeline.missing_rows(), RowBounds::default());
+    machine.now += CLOSING_NS_MAX;
+    machine.server(2);
+    assert_eq!(machine.pipeline.counts().connections, 2, "it has ended");
+    machine.drain();
+    assert!(!machine.tables.contains_key("data_loss"));
+    assert!(machine.rows("conn_stats", &["ssl"]).iter().all(|ssl| ssl == "false"));
+}
+
+#[test]
+fn what_is_bound_too_late_stays_as_it_was() {
+    let mut machine = Machine::new();
+    machine.secured_server();
+    machine.serve(INSIDE, REQUEST, RESPONSE);
+    machine.data(INSIDE, 2, Flow::Ingress, REQUEST, false);
+    machine.now += UNBOUND_NS_MAX;
+    machine.pipeline.advance(machine.now);
+    machine.bind(1);
+    machine.data(INSIDE, 2, Flow::Egress, RESPONSE, false);
+    machine.drain();
+    assert_eq!(machine.rows("http_events", &UNBOUND_COLUMNS), [UNBOUND_ROW; 2]);
+    assert_eq!(machine.rows("conn_stats", &["protocol", "ssl"]), ["1 true"]);
+    assert_eq!(machine.pipeline.missing_rows(), RowBounds::default());
+}
+
+#[test]
+fn of_a_plaintext_that_nothing_carries_no_row_is_made_up() {
+    let mut machine = Machine::new();
+    machine.serve(INSIDE, "neither a request", "nor an answer");
+    machine.drain();
+    assert_eq!(machine.pipeline.counts().tls_unbound, 1);
+    assert_eq!(machine.tables.keys().filter(|table| table.ends_with("_events")).count(), 0);
 }
 
 #[test]
