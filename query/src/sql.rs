@@ -87,7 +87,7 @@ impl Engine {
         let estimates = estimates(frame.logical_plan());
         let is_explained =
             matches!(frame.logical_plan(), LogicalPlan::Explain(_) | LogicalPlan::Analyze(_));
-        let frame = tables.from_summaries(frame).map_err(wrong)?;
+        let frame = tables.take_summaries(frame).map_err(wrong)?;
         let rows_max = self.config().rows_max;
         let frame = if is_explained {
             frame
@@ -191,7 +191,7 @@ impl Tables {
     }
 
     /// The query, with summaries in place of rows that are gone.
-    fn from_summaries(&self, frame: DataFrame) -> PlanResult<DataFrame> {
+    fn take_summaries(&self, frame: DataFrame) -> PlanResult<DataFrame> {
         let (state, plan) = frame.into_parts();
         let plan = state.analyzer().execute_and_check(plan, state.config_options(), |_, _| {})?;
         let mut planner = self.planner.lock().unwrap_or_else(PoisonError::into_inner);

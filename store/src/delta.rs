@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use arrow::datatypes::{DataType, Schema};
 use serde_json::{Value, json};
+use undine_schema::path_template::TEMPLATE_VERSION;
 use undine_schema::{Incarnation, Seq, TimeNs};
 
 pub(crate) use self::file_stats::FileStats;
@@ -379,6 +380,15 @@ impl DeltaLog {
         Err(stop.into())
     }
 
+    /// What readers of the table's files may need to know beside their columns.
+    fn configuration(&self) -> Value {
+        if self.schema.contains("_path_template\"") {
+            json!({"undine.pathTemplateVersion": TEMPLATE_VERSION.to_string()})
+        } else {
+            json!({})
+        }
+    }
+
     fn actions(&self, change: &Change, id: &str, now: TimeNs) -> String {
         let now_ms = now.get() / 1_000_000;
         let mut actions = vec![json!({"commitInfo": {
@@ -392,14 +402,17 @@ impl DeltaLog {
         if self.state.next_version == 0 {
             actions.push(json!({"protocol": PROTOCOL.action()}));
         }
-        if self.state.schema() != Some(&self.schema) {
+        let configuration = self.configuration();
+        if !self.state.is_described_by(&self.schema, &configuration) {
+            let id = self.state.meta_data.as_ref().and_then(|before| before["id"].as_str());
+            let id = id.map_or_else(|| uuid(ulid::Ulid::generate().0), str::to_owned);
             actions.push(json!({"metaData": {
-                "id": uuid(ulid::Ulid::generate().0),
+                "id": id,
                 "name": self.app_id,
                 "format": {"provider": "parquet", "options": {}},
                 "schemaString": self.schema,
                 "partitionColumns": [],
-                "configuration": {},
+                "configuration": configuration,
                 "createdTime": now_ms,
             }}));
         }
@@ -550,8 +563,11 @@ impl Author {
 }
 
 impl State {
-    fn schema(&self) -> Option<&str> {
-        self.meta_data.as_ref()?["schemaString"].as_str()
+    /// Whether the last `metaData` says so.
+    fn is_described_by(&self, schema: &str, configuration: &Value) -> bool {
+        self.meta_data.as_ref().is_some_and(|said| {
+            said["schemaString"] == schema && said["configuration"] == *configuration
+        })
     }
 
     /// The actions that give this state, for a checkpoint.
@@ -740,6 +756,41 @@ mod tests {
             assert_eq!(log.state.next_version, 4);
             assert_eq!(log.last_epoch(), 1);
         }
+    }
+
+    #[test]
+    fn the_rule_of_path_templates_is_told_once_and_a_table_keeps_its_id() {
+        let dir = tempfile::tempdir().unwrap();
+        write(&mut begun(dir.path(), 1), 7, "a").unwrap();
+        let fields = ["time_", "req_path_template"];
+        let fields = fields.map(|name| Field::new(name, DataType::Utf8, false));
+        let schema = Schema::new(fields.to_vec());
+        for epoch in 2..5 {
+            let app_id = "undine/t/raw/n".to_owned();
+            let mut log = DeltaLog::open(dir.path().to_owned(), app_id, &schema).unwrap();
+            log.begin(epoch, Seq::ZERO, None, TimeNs::ZERO).unwrap();
+            for n in 0..10 {
+                let seq = u64::from(epoch) * 100 + n;
+                write(&mut log, seq, &seq.to_string()).unwrap();
+            }
+        }
+        let commits = std::fs::read_dir(dir.path().join("_delta_log")).unwrap();
+        let texts = commits
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| path.extension().is_some_and(|it| it == "json"))
+            .map(|path| std::fs::read_to_string(path).unwrap());
+        let texts: Vec<String> = texts.collect();
+        let actions = texts.iter().flat_map(|text| text.lines());
+        let actions = actions.map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let mut said: Vec<_> = actions
+            .filter_map(|action| action.get("metaData").cloned())
+            .map(|said| (said["id"].clone(), said["configuration"].to_string()))
+            .collect();
+        said.sort_by_key(|(_, configuration)| configuration.len());
+        let rule = format!(r#"{{"undine.pathTemplateVersion":"{TEMPLATE_VERSION}"}}"#);
+        assert_eq!(said.len(), 2, "{said:?}");
+        assert_eq!((&*said[0].1, &*said[1].1), ("{}", &*rule));
+        assert_eq!(said[0].0, said[1].0);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use anyhow::Result;
 use crate::shell::{command, root, run};
 
 /// Servers and clients of protocols of which Debian has none that serve: gRPC, librdkafka with its mock broker,
-/// SecantusDB for MongoDB's protocol with the usual driver, clients of RabbitMQ, PostgreSQL, MySQL and Redis.
+/// `SecantusDB` for what `MongoDB` speaks with the usual driver, clients of `RabbitMQ`, `PostgreSQL`, MySQL and Redis.
 const PEERS: [&str; 8] = [
     "grpcio==1.85.1",
     "confluent-kafka==2.16.1",

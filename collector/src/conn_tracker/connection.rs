@@ -30,6 +30,7 @@ pub enum Keeper {
 }
 
 /// A connection.
+#[expect(clippy::struct_excessive_bools, reason = "facts of their own, in any combination")]
 #[derive(Debug)]
 pub struct Connection {
     /// Its number in messages.

@@ -42,6 +42,7 @@ pub fn missing_modules(modules: &[&str]) -> Vec<String> {
 ///
 /// # Panics
 /// There.
+#[expect(clippy::print_stdout, reason = "who reads a test's output is to see it")]
 pub fn skip(why: &str) {
     #[expect(clippy::disallowed_methods, reason = "tests have no configuration")]
     let required = std::env::var("UNDINE_TEST_SERVERS").is_ok_and(|value| value == "required");

@@ -174,11 +174,11 @@ async fn a_refused_program_that_runs_on_demand_costs_its_own_feature_only() {
         return;
     }
     let mut stage = Stage::set();
-    let (memory, seen) = stage.seen_without(&[]).await;
+    let (memory, seen) = Box::pin(stage.seen_without(&[])).await;
     assert_eq!(seen, EVERYTHING);
     assert_eq!(refused(&memory), BTreeSet::new());
     for report in &accepted(Of::OnDemand) {
-        let (memory, seen) = stage.seen_without(&[report.probe]).await;
+        let (memory, seen) = Box::pin(stage.seen_without(&[report.probe])).await;
         println!("without {}: {seen:?}", report.probe);
         let (left, unread) = Seen::left_without(report.probe);
         assert_eq!(seen, left, "without {}", report.probe);

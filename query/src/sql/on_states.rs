@@ -29,7 +29,7 @@ pub(super) struct OnStates {
 }
 
 /// A value before it is known where it stands: its argument over rows, its parts, how it is finished.
-struct Parts {
+struct Nameless {
     arg: Expr,
     parts: Vec<Part>,
     finished: Expr,
@@ -155,7 +155,7 @@ impl OnStates {
             return Err(self.not_kept(&format!("what `{}` of distinct values needs", call.func)));
         }
         let filter = params.filter.as_deref().map(|filter| self.dimensional(filter)).transpose()?;
-        let Parts { arg, parts, finished } = self.parts(call, index)?;
+        let Nameless { arg, parts, finished } = self.parts(call, index)?;
         let only = |condition: Option<Expr>, expr: Expr| match condition {
             Some(condition) => when(condition, expr).end(),
             None => Ok(expr),
@@ -170,7 +170,7 @@ impl OnStates {
         Ok(Value { name, arg, parts: parts.collect::<Result<_, Why>>()?, finished })
     }
 
-    fn parts(&mut self, call: &AggregateFunction, index: usize) -> Result<Parts, Why> {
+    fn parts(&mut self, call: &AggregateFunction, index: usize) -> Result<Nameless, Why> {
         let (name, args) = (call.func.name(), call.params.args.as_slice());
         let whole = |at: usize| merged_part(index, at);
         let arg = || argument(index);
@@ -212,7 +212,7 @@ impl OnStates {
             }
             _ => return Err(self.not_kept(&format!("what `{name}` needs"))),
         };
-        Ok(Parts { arg: args[0].clone(), parts, finished })
+        Ok(Nameless { arg: args[0].clone(), parts, finished })
     }
 
     /// The share of numbers below a quantile that is asked for in ascending order.
