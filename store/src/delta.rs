@@ -774,11 +774,11 @@ mod tests {
                 write(&mut log, seq, &seq.to_string()).unwrap();
             }
         }
-        let commits = std::fs::read_dir(dir.path().join("_delta_log")).unwrap();
+        let commits = fs::read_dir(dir.path().join("_delta_log")).unwrap();
         let texts = commits
             .map(|entry| entry.unwrap().path())
             .filter(|path| path.extension().is_some_and(|it| it == "json"))
-            .map(|path| std::fs::read_to_string(path).unwrap());
+            .map(|path| fs::read_to_string(path).unwrap());
         let texts: Vec<String> = texts.collect();
         let actions = texts.iter().flat_map(|text| text.lines());
         let actions = actions.map(|line| serde_json::from_str::<Value>(line).unwrap());
