@@ -2,7 +2,7 @@
 
     mongodb.py PORT COMMANDS
 
-Several clients talk at a time, each a process of its own with one connection, so that none waits for another.
+Several clients talk one after another, each on a connection of its own, so that none waits for another.
 Each line is the number of the client, the command's name, the request and the reply with their values as rows
 show them, the status, and how many nanoseconds the driver says it took. What wants no reply has neither reply
 nor status nor time.
@@ -11,7 +11,6 @@ nor status nor time.
 import datetime
 import json
 import sys
-from concurrent.futures import ProcessPoolExecutor
 
 import bson
 import pymongo
@@ -105,7 +104,6 @@ def talk(number):
     return listener.record
 
 
-with ProcessPoolExecutor(CLIENTS) as clients:
-    for record in clients.map(talk, range(CLIENTS)):
-        for entry in record:
-            print(json.dumps(entry))
+for client in range(CLIENTS):
+    for entry in talk(client):
+        print(json.dumps(entry))
