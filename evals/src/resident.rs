@@ -36,8 +36,9 @@ pub(crate) fn run(seconds: u32) -> Result<Report> {
         find(program).with_context(|| format!("{program} is not installed"))?;
     }
     let mut report = Report::new("resident");
-    let idle = Appliance::start("[capture]\nenabled = false\n")?;
-    let idle = idle.most_while(|| Ok(()), Duration::from_secs(5))?;
+    // It ends before the other begins.
+    let idle = Appliance::start("[capture]\nenabled = false\n")?
+        .most_while(|| Ok(()), Duration::from_secs(5))?;
     report.count("idle_resident_mib_at_most", idle.resident >> 20);
     let most = under_load(seconds, &mut report)?;
     report.count("resident_mib_at_most", most.resident >> 20);
