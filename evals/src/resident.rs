@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
+use crate::client::FILE_SIZES;
 use crate::memory::memory_of;
 use crate::nginx::{ADDRESS, AccessLog, Nginx, Sendfile, Serving};
 use crate::report::Report;
@@ -91,9 +92,10 @@ fn under_load(seconds: u32, report: &mut Report) -> Result<Most> {
 
 /// What a client of nginx asks for.
 fn asked(wire: Wire) -> Vec<String> {
+    let path = format!("/file/{}", FILE_SIZES[2]);
     match wire {
-        Wire::Plain => vec!["--h1".to_owned(), format!("http://{ADDRESS}/file/1024")],
-        Wire::Tls => vec![format!("https://{ADDRESS}/file/1024")],
+        Wire::Plain => vec!["--h1".to_owned(), format!("http://{ADDRESS}{path}")],
+        Wire::Tls => vec![format!("https://{ADDRESS}{path}")],
     }
 }
 
