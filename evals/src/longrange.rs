@@ -137,24 +137,7 @@ fn requests(options: Options, hour: i64, random: &mut Random) -> Vec<arrow::arra
             for _ in 0..options.requests {
                 let time = hour + random.below(HOUR as u64).cast_signed();
                 let median_ln = 14.0 + f64::from(u32::try_from(number).unwrap_or(0)) / 10.0;
-                #[expect(clippy::cast_possible_truncation, reason = "far below 2^63")]
-                let latency = (median_ln + 0.9 * random.normal()).exp() as i64;
-                builder.push(&HttpEvent {
-                    time_: TimeNs::new(time),
-                    upid: Upid::new(1, 100, 7),
-                    remote_addr: "10.0.0.2",
-                    local_addr: "10.0.0.1",
-                    trace_role: 2,
-                    req_method: "GET",
-                    req_path: path,
-                    req_path_template: path,
-                    resp_status: if random.below(100) == 0 { 500 } else { 200 },
-                    resp_body_size: random.below(10_000).cast_signed(),
-                    latency,
-                    service,
-                    node: "evals",
-                    ..HttpEvent::default()
-                });
+                push_request(&mut builder, time, service, path, median_ln, random);
                 if builder.len() == BATCH_ROWS {
                     batches.push(builder.finish());
                 }
@@ -165,6 +148,35 @@ fn requests(options: Options, hour: i64, random: &mut Random) -> Vec<arrow::arra
         batches.push(builder.finish());
     }
     batches
+}
+
+/// A request whose latency is of a log-normal distribution around `median_ln`; one of a hundred fails.
+pub(crate) fn push_request(
+    builder: &mut HttpEvents,
+    time: i64,
+    service: &str,
+    path: &str,
+    median_ln: f64,
+    random: &mut Random,
+) {
+    #[expect(clippy::cast_possible_truncation, reason = "far below 2^63")]
+    let latency = (median_ln + 0.9 * random.normal()).exp() as i64;
+    builder.push(&HttpEvent {
+        time_: TimeNs::new(time),
+        upid: Upid::new(1, 100, 7),
+        remote_addr: "10.0.0.2",
+        local_addr: "10.0.0.1",
+        trace_role: 2,
+        req_method: "GET",
+        req_path: path,
+        req_path_template: path,
+        resp_status: if random.below(100) == 0 { 500 } else { 200 },
+        resp_body_size: random.below(10_000).cast_signed(),
+        latency,
+        service,
+        node: "evals",
+        ..HttpEvent::default()
+    });
 }
 
 async fn ask(

@@ -142,6 +142,7 @@ impl Appliance {
             let mut most = Most::default();
             while began.elapsed() < least || !acting.is_finished() {
                 self.look(&mut most)?;
+                // The period of the samples: nothing is waited for here.
                 std::thread::sleep(LOOK);
             }
             acting.join().map_err(|_panic| anyhow::anyhow!("the load panicked"))??;

@@ -10,10 +10,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use undine::appliance::store_by_default;
 use undine_query::Tier;
-use undine_schema::tables::{HTTP_EVENTS, HttpEvent, HttpEvents};
-use undine_schema::{Append, Clock, Durability, Frame, ManualClock, TimeNs, Upid};
+use undine_schema::tables::{HTTP_EVENTS, HttpEvents};
+use undine_schema::{Append, Clock, Durability, Frame, ManualClock, TimeNs};
 use undine_store::{Config, Retention, Store, TierView};
 
+use crate::longrange::push_request;
 use crate::random::Random;
 use crate::report::Report;
 
@@ -27,6 +28,8 @@ const ENDPOINTS: u64 = 200;
 /// As tidying does in life, which is what makes few files of many.
 const TIDIED_EVERY_MINUTES: i64 = 30;
 const BATCH_ROWS: usize = 64 * 1024;
+/// The logarithm of the median latency in nanoseconds, which is about a millisecond.
+const MEDIAN_LN: f64 = 14.0;
 
 /// A day of `rate` requests a second.
 pub(crate) fn run(rate: u32) -> Result<Report> {
@@ -59,25 +62,9 @@ async fn live(store: &Store, clock: &ManualClock, rate: u32) -> Result<()> {
         let rows = i64::from(rate) * 60;
         let mut builder = HttpEvents::new(BATCH_ROWS);
         for number in 0..rows {
-            #[expect(clippy::cast_possible_truncation, reason = "far below 2^63")]
-            let latency = (14.0 + 0.9 * random.normal()).exp() as i64;
             let (service, path) = (any(&services, &mut random), any(&paths, &mut random));
-            builder.push(&HttpEvent {
-                time_: TimeNs::new(from + number * MINUTE / rows),
-                upid: Upid::new(1, 100, 7),
-                remote_addr: "10.0.0.2",
-                local_addr: "10.0.0.1",
-                trace_role: 2,
-                req_method: "GET",
-                req_path: path,
-                req_path_template: path,
-                resp_status: if random.below(100) == 0 { 500 } else { 200 },
-                resp_body_size: random.below(10_000).cast_signed(),
-                latency,
-                service,
-                node: "node",
-                ..HttpEvent::default()
-            });
+            let time = from + number * MINUTE / rows;
+            push_request(&mut builder, time, service, path, MEDIAN_LN, &mut random);
         }
         // The clock is never behind a row.
         clock.set(TimeNs::new(from + MINUTE));

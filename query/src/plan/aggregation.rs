@@ -135,11 +135,11 @@ impl Aggregation {
     pub(super) fn columns_of_states(&self) -> Vec<Expr> {
         let keys = self.keys.iter().enumerate();
         let keys = keys.map(|(index, (_, key))| key.states.clone().alias(format!("k{index}")));
-        keys.chain(self.named_parts(|part| part.of_states.clone(), "s")).collect()
+        keys.chain(self.named_parts(|part| part.of_states.clone())).collect()
     }
 
     pub(super) fn parts_of_rows(&self) -> Vec<Expr> {
-        self.named_parts(|part| part.of_rows.clone(), "s").collect()
+        self.named_parts(|part| part.of_rows.clone()).collect()
     }
 
     pub(super) fn merged_parts(&self) -> Vec<Expr> {
@@ -160,11 +160,12 @@ impl Aggregation {
         keys.chain(values).collect()
     }
 
-    fn named_parts(&self, of: impl Fn(&Part) -> Expr, letter: &str) -> impl Iterator<Item = Expr> {
+    /// What `of` makes of each part, by the part's name.
+    fn named_parts(&self, of: impl Fn(&Part) -> Expr) -> impl Iterator<Item = Expr> {
         let values = self.values.iter().enumerate();
         let parts = values.flat_map(|(index, value)| {
             value.parts.iter().enumerate().map(move |(at, part)| (index, at, part))
         });
-        parts.map(move |(index, at, part)| of(part).alias(format!("{letter}{index}_{at}")))
+        parts.map(move |(index, at, part)| of(part).alias(format!("s{index}_{at}")))
     }
 }
