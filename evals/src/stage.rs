@@ -26,6 +26,7 @@ pub(crate) fn store_config(dir: &Path, hot_bytes_max: usize) -> undine_store::Co
         dir: dir.to_path_buf(),
         node: "evals".to_owned(),
         tables: tables::ALL.to_vec(),
+        followed: vec![&tables::HTTP_EVENTS, &tables::INCIDENTS],
         hot_bytes_max,
         hot_budgets: Vec::new(),
         hot_pinned_bytes_max: 64 << 20,

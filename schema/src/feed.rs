@@ -50,7 +50,7 @@ pub enum FeedError {
 #[async_trait]
 pub trait Feed: Send + Sync + std::fmt::Debug {
     /// Rows after `cursor`, at most about `rows_max`, without waiting for any to come. Those that have
-    /// left memory are read from where they are kept.
+    /// left memory are read from where they are kept with their places, and are missed otherwise.
     ///
     /// # Errors
     /// When the table is not kept, and when files cannot be read for now: the cursor stays good.

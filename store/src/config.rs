@@ -19,6 +19,10 @@ pub struct Config {
     pub node: String,
     /// The tables that are kept, usually [`undine_schema::tables::ALL`]. `data_loss` is kept always.
     pub tables: Vec<&'static TableDef>,
+    /// Those of them that followers read by cursor also after rows have left memory. Their raw segments
+    /// keep the place of each row, which takes up to two bytes; of other tables followers get what is
+    /// in memory.
+    pub followed: Vec<&'static TableDef>,
     /// Bytes of rows that stay in memory over all tables, at least 1 MiB.
     pub hot_bytes_max: usize,
     /// What single tables may take of it; tables that are not named share what is left.

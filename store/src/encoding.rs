@@ -142,7 +142,7 @@ mod tests {
 
     #[test]
     fn filters_are_there_where_one_value_is_looked_for_and_every_page_has_statistics() {
-        let rows = raw_rows(&HTTP_EVENTS, &[placed(requests(1000))]).unwrap();
+        let rows = raw_rows(&HTTP_EVENTS, &[placed(requests(1000))], true).unwrap();
         let file = bytes::Bytes::from(parquet(&rows).unwrap());
         let options = parquet::arrow::arrow_reader::ArrowReaderOptions::new()
             .with_page_index_policy(parquet::file::metadata::PageIndexPolicy::Required);
@@ -166,7 +166,7 @@ mod tests {
         const ROWS: u32 = 500_000;
         let requests = requests(ROWS);
         let started = Instant::now();
-        let sorted = raw_rows(&HTTP_EVENTS, &[placed(requests)]).unwrap();
+        let sorted = raw_rows(&HTTP_EVENTS, &[placed(requests)], true).unwrap();
         println!("sorting by service and time: {:?}", started.elapsed());
         let rows = by_time(&sorted).unwrap();
         let dictionaries = || {

@@ -241,7 +241,7 @@ mod tests {
         version(4, 101, 0);
         let rows = builder.finish();
         let seqs = SeqRange::new(Seq::from_raw(1), rows.num_rows());
-        let rows = raw_rows(&PROCESSES, &[Slice { seqs, rows }]).unwrap();
+        let rows = raw_rows(&PROCESSES, &[Slice { seqs, rows }], false).unwrap();
         let kept = versions_since(&PROCESSES, &rows, TimeNs::new(100)).unwrap();
         let times = kept["time_"].as_primitive::<Int64Type>().values().to_vec();
         assert_eq!(times, [12, 20, 101, 150]);

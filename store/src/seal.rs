@@ -159,6 +159,8 @@ struct Plan {
     upto: Seq,
     now: TimeNs,
     groups_per_window_max: usize,
+    /// Whether raw rows keep their places.
+    followed: bool,
 }
 
 impl Inner {
@@ -221,6 +223,7 @@ impl Inner {
             upto,
             now: self.config.clock.now(),
             groups_per_window_max: self.config.groups_per_window_max,
+            followed: self.config.followed.contains(&tiers.table),
         };
         let sealed = tiers.seal(&view, plan);
         let stopped = tiers.tiers.iter().find_map(|tier| tier.log.stopped());
@@ -391,7 +394,8 @@ impl Sources<'_> {
 
     fn rows(&self, from: Seq) -> Result<Option<RecordBatch>, ArrowError> {
         let rows: Vec<Slice> = slices(self.view, from, self.plan.upto).collect();
-        if rows.is_empty() { Ok(None) } else { raw_rows(self.table, &rows).map(Some) }
+        let placed = self.plan.followed;
+        if rows.is_empty() { Ok(None) } else { raw_rows(self.table, &rows, placed).map(Some) }
     }
 }
 

@@ -64,7 +64,7 @@ pub fn cube_schema(table: &TableDef, cube: Cube) -> SchemaRef {
 pub(crate) const SEQ: &str = "seq";
 
 /// Schema of a table's raw segments: as [`exemplar_schema`], and `seq`, each row's place in the table's
-/// sequence (0 where a version that did not keep it wrote the row).
+/// sequence (0 where the table is not followed, or a version that did not keep it wrote the row).
 pub fn raw_schema(table: &TableDef) -> SchemaRef {
     let mut fields = exemplar_schema(table).fields().to_vec();
     fields.push(Arc::new(Field::new(SEQ, DataType::Int64, false)));
@@ -320,12 +320,17 @@ fn dimension_columns(
     dimensions.iter().map(as_kept).collect()
 }
 
-/// Rows of the table as [`raw_schema`] keeps them, in the order of segments. Texts and ids of which few
-/// are different are dictionaries.
-pub(crate) fn raw_rows(table: &TableDef, slices: &[Slice]) -> Result<RecordBatch, ArrowError> {
+/// Rows of the table as [`raw_schema`] keeps them, in the order of segments, with their places if
+/// `placed`. Texts and ids of which few are different are dictionaries.
+pub(crate) fn raw_rows(
+    table: &TableDef,
+    slices: &[Slice],
+    placed: bool,
+) -> Result<RecordBatch, ArrowError> {
     let batches: Vec<_> = slices.iter().map(|slice| slice.rows.clone()).collect();
     let places = slices.iter().flat_map(|slice| slice.seqs.first.raw()..=slice.seqs.last.raw());
-    let places: Int64Array = places.map(u64::cast_signed).collect();
+    let places = places.map(|place| if placed { place.cast_signed() } else { 0 });
+    let places = Int64Array::from_iter_values(places);
     as_kept(table, &batches, Some(Arc::new(places)))
 }
 

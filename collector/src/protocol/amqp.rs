@@ -4,18 +4,21 @@
 //! the server that asks. Where a channel or connection is closed instead, that is the answer. All
 //! other methods (publish, deliver, acknowledge, …) are rows of their own: a client's with the
 //! columns of a request, a server's with those of a response. Messages are counted and skipped by
-//! their known length, frame by frame: where one operation is longer than the kernel captures, the
-//! heads of the frames in its rest are missing, which is a gap. Heartbeats are no rows. Credentials
-//! are never kept, nor are tables.
+//! their known length, frame by frame. Where one operation is longer than the kernel captures, heads
+//! of frames are missing: those of one message are foreseen, since senders fill each frame but the last,
+//! and what follows has to be a frame; others are a gap. Heartbeats are no rows. Credentials are never
+//! kept, nor are tables.
 
 mod frame;
+mod message;
 mod method;
 
 use super::dialogue::{Call, Calls, Dialect, Side, Step, Timed};
 use super::gap::Cause;
 use super::output::Finished;
 use super::{Probe, ProtocolCode};
-use frame::{CONTENT_HEAD_BYTES, END, GREETING, HEAD_BYTES, Head, Kind};
+use frame::{CONTENT_HEAD_BYTES, END, GREETING, HEAD_BYTES, Head, Kind, frame_bytes};
+use message::Message;
 use method::{Arguments, Method, Part};
 use serde_json::Value;
 
@@ -75,18 +78,6 @@ impl Call for Exchange {
     }
 }
 
-/// A message that is on its way on a channel.
-#[derive(Debug)]
-struct Message {
-    channel: u16,
-    /// Of the exchange that it belongs to.
-    key: u64,
-    /// Of the method before it.
-    arguments: Arguments,
-    /// Bytes that are still to come, once that is known.
-    left: Option<u64>,
-}
-
 /// What comes next from a side.
 #[derive(Clone, Copy, Debug, Default)]
 enum Expect {
@@ -96,6 +87,8 @@ enum Expect {
     Rest(Head, u64),
     /// Whatever follows a message's frame.
     End(Head),
+    /// Whatever follows the frames of the only message on its way, which have so many bytes.
+    Foreseen(u64),
 }
 
 /// A connection to an AMQP server.
@@ -103,6 +96,10 @@ enum Expect {
 pub struct Amqp {
     expect: [Expect; 2],
     messages: [Vec<Message>; 2],
+    /// Bytes that were taken for frames of a message and are not followed by a frame yet.
+    foreseen: [u64; 2],
+    /// Most bytes of a message in a frame, as the two ends agreed.
+    part_max: Option<u32>,
     /// Some of what was sent is not known.
     had_gap: bool,
 }
@@ -115,6 +112,11 @@ impl Dialect for Amqp {
     fn take(&mut self, side: Side, bytes: &[u8], calls: &mut Calls<Exchange>) -> Step {
         match std::mem::take(&mut self.expect[side as usize]) {
             Expect::Frame => self.frame(side, bytes, calls),
+            Expect::Foreseen(frames_bytes) => {
+                self.finish_foreseen(side, frames_bytes, calls);
+                calls.begin_message();
+                self.frame(side, bytes, calls)
+            }
             Expect::Rest(head, rest) => {
                 self.expect[side as usize] = Expect::End(head);
                 Step::Skip(rest)
@@ -143,7 +145,32 @@ impl Dialect for Amqp {
     }
 
     fn forget_messages(&mut self) {
-        *self = Self { had_gap: true, ..Self::default() };
+        *self = Self { had_gap: true, part_max: self.part_max, ..Self::default() };
+    }
+
+    fn undecided_requests(&self) -> u64 {
+        self.foreseen.iter().sum::<u64>() / REQUEST_BYTES_MIN
+    }
+
+    fn give_up_rest(&mut self, side: Side, calls: &mut Calls<Exchange>) -> u64 {
+        // The frames of several messages may mix.
+        let [message] = self.messages[side as usize].as_slice() else { return 0 };
+        match self.expect[side as usize] {
+            Expect::Frame => {}
+            Expect::End(head) if head.channel == message.channel => {
+                if !self.content_done(side, head, calls) {
+                    return 0;
+                }
+                self.expect[side as usize] = Expect::Frame;
+            }
+            Expect::End(_) | Expect::Rest(..) | Expect::Foreseen(_) => return 0,
+        }
+        let message = self.messages[side as usize].first();
+        let ahead = message.and_then(|message| message.frames_ahead(self.part_max)).unwrap_or(0);
+        if ahead > 0 {
+            self.expect[side as usize] = Expect::Foreseen(ahead);
+        }
+        ahead
     }
 }
 
@@ -156,6 +183,7 @@ impl Amqp {
             return if bytes.len() < whole { Step::Need(whole) } else { Step::Took(whole) };
         }
         let Some(head) = Head::read(*head) else { return Step::Bad(Cause::ParseError) };
+        self.foreseen[side as usize] = 0;
         let end = HEAD_BYTES + usize::try_from(head.bytes).unwrap_or(usize::MAX);
         let wanted = match head.kind {
             Kind::Method | Kind::Heartbeat => end + 1,
@@ -204,6 +232,10 @@ impl Amqp {
             size: frame_bytes(head),
         };
         let channel = head.channel;
+        if (method.class, method.id) == method::TUNE_OK {
+            let frame_max = arguments.get("frame_max").and_then(Value::as_u64).unwrap_or(0);
+            self.part_max = frame::part_max(frame_max);
+        }
         match method.part {
             Part::Asks | Part::Closes => {
                 let is_error = is_error(&arguments);
@@ -298,7 +330,7 @@ impl Amqp {
         if !is_free || messages.len() >= MESSAGES_MAX {
             return Err(Cause::ParseError);
         }
-        messages.push(Message { channel, key, arguments, left: None });
+        messages.push(Message::new(channel, key, arguments));
         Ok(())
     }
 
@@ -333,10 +365,7 @@ impl Amqp {
     /// A frame of a message is over; false where it was longer than the message.
     fn content_done(&mut self, side: Side, head: Head, calls: &mut Calls<Exchange>) -> bool {
         let Some(message) = self.message(side, head.channel) else { return true };
-        let (Some(left), key) = (message.left, message.key) else { return false };
-        let part = if head.kind == Kind::Body { u64::from(head.bytes) } else { 0 };
-        let Some(left) = left.checked_sub(part) else { return false };
-        message.left = Some(left);
+        let (Some(left), key) = (message.take(head), message.key) else { return false };
         if let Some(call) = calls.keyed(key) {
             carrier(call, side).size += frame_bytes(head);
         }
@@ -345,6 +374,16 @@ impl Amqp {
             calls.finish_keyed(key);
         }
         true
+    }
+
+    /// The only message on its way has ended, after so many bytes of frames that were not read.
+    fn finish_foreseen(&mut self, side: Side, bytes: u64, calls: &mut Calls<Exchange>) {
+        self.foreseen[side as usize] = bytes;
+        let Some(message) = self.messages[side as usize].pop() else { return };
+        if let Some(call) = calls.keyed(message.key) {
+            carrier(call, side).size += bytes;
+        }
+        calls.finish_keyed(message.key);
     }
 
     fn message(&mut self, side: Side, channel: u16) -> Option<&mut Message> {
@@ -358,11 +397,6 @@ const fn carrier(call: &mut Exchange, side: Side) -> &mut Half {
         Side::Client => &mut call.request,
         Side::Server => &mut call.response,
     }
-}
-
-/// Bytes of a frame with its head and end.
-const fn frame_bytes(head: Head) -> u64 {
-    HEAD_BYTES as u64 + head.bytes as u64 + 1
 }
 
 /// The key of what a side waits for on a channel.

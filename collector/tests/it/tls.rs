@@ -1,9 +1,11 @@
 //! What programs say inside TLS, against the servers' own records.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::process::Command;
 use std::sync::Arc;
 
+use undine_collector::Cgroup;
 use undine_testbed::mariadb::{self, Mariadb};
 use undine_testbed::postgres::Postgres;
 use undine_testbed::{Server, redis};
@@ -53,6 +55,41 @@ async fn every_request_that_nginx_logged_is_a_row_also_inside_tls() {
     let wire = memory.rows("conn_stats", &["trace_role", "protocol", "ssl", "conn_open"]);
     let wire: Vec<_> = wire.iter().filter(served).collect();
     assert!(!wire.is_empty() && wire.iter().all(|row| row[2] == "true"), "{wire:?}");
+}
+
+/// Mounts a container's file system over an image, and runs nginx with the libraries in it.
+const IN_A_CONTAINER: &str = r#"
+mount -t tmpfs none "$2" && mkdir "$2/upper" "$2/work" "$2/root" &&
+mount -t overlay none -o lowerdir="$1",upperdir="$2/upper",workdir="$2/work" "$2/root" &&
+export LD_LIBRARY_PATH="$2/root" && shift 2 && exec nginx "$@"
+"#;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_library_in_a_containers_overlay_is_read() {
+    let _alone = alone().await;
+    if !can_run(&["nginx", "curl", "unshare"]) {
+        return;
+    }
+    let scene = Scene::new("undine-tls-overlay");
+    let elsewhere = Cgroup::create("undine-tls-overlay-client").unwrap();
+    let (image, mounted) = (scene.path("image"), scene.path("container"));
+    fs::create_dir(&mounted).unwrap();
+    // So that nothing else maps these files.
+    succeed(Command::new("cp").arg("-r").arg(scene.path("lib")).arg(&image));
+    let mut container = scene.place.command("unshare");
+    container.args(["--mount", "sh", "-c", IN_A_CONTAINER, "sh"]).args([&image, &mounted]);
+    let nginx = scene.nginx_by(container, PORT);
+    let (memory, stats, ()) = scene
+        .watch(RING_BYTES, |scene, _| {
+            let mut curl = scene.bed().command_in(&elsewhere, "curl");
+            curl.args(["-sk", "--http1.1", &Scene::url("/of/[1-20]")]);
+            succeed(&mut curl);
+        })
+        .await;
+    let rows = http_rows(&memory);
+    assert_eq!(rows, count_lines(&nginx.stop().unwrap()));
+    assert_eq!(rows.values().sum::<usize>(), 20);
+    check_nothing_is_lost(&memory, &stats);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -85,6 +85,11 @@ impl Scene {
 
     /// As [`Self::nginx`], in a cgroup and at a port.
     pub(crate) fn nginx_at(&self, cgroup: &Cgroup, port: &str) -> Nginx {
+        self.nginx_by(self.bed().command_in(cgroup, "nginx"), port)
+    }
+
+    /// As [`Self::nginx`], started by a command, at a port.
+    pub(crate) fn nginx_by(&self, command: Command, port: &str) -> Nginx {
         let (bed, folder) = (self.bed(), self.folder.path());
         let http = format!(
             "server {{
@@ -105,7 +110,7 @@ impl Scene {
         }
         let log = Some("$request_method $request_uri $status $body_bytes_sent");
         let config = nginx::Config { port: port.parse().unwrap(), workers: 2, log, http: &http };
-        Nginx::start(bed.command_in(cgroup, "nginx"), bed.place, folder, config).unwrap()
+        Nginx::start(command, bed.place, folder, config).unwrap()
     }
 
     pub(crate) fn url(path: &str) -> String {

@@ -11,7 +11,7 @@
 
 use std::collections::BTreeSet;
 
-use datafusion::functions_aggregate::expr_fn::{first_value, max, min, sum};
+use datafusion::functions_aggregate::expr_fn::{count_distinct, first_value, max, min, sum};
 use datafusion::logical_expr::Expr;
 use undine_schema::TableDef;
 
@@ -59,7 +59,7 @@ pub(crate) struct Value {
 /// What a value is put together from; each part of a union is the same part of the whole.
 #[derive(Debug)]
 pub(crate) struct Part {
-    /// An aggregate over rows.
+    /// An aggregate over rows; of [`Merge::CountDistinct`], what rows are grouped by as well.
     pub(crate) of_rows: Expr,
     /// What a state contributes.
     pub(crate) of_states: Expr,
@@ -73,6 +73,8 @@ pub(crate) enum Merge {
     Min,
     Max,
     First,
+    /// Values to how many are different.
+    CountDistinct,
     /// Sketches to one.
     Sketch,
     /// Sketches to their quantiles as JSON.
@@ -86,6 +88,7 @@ impl Merge {
             Self::Min => min(part),
             Self::Max => max(part),
             Self::First => first_value(part, Vec::new()),
+            Self::CountDistinct => count_distinct(part),
             Self::Sketch => quantiles::merged_sketch(part),
             Self::Quantiles => quantiles::merged(part),
         }
@@ -135,21 +138,31 @@ impl Aggregation {
     pub(super) fn columns_of_states(&self) -> Vec<Expr> {
         let keys = self.keys.iter().enumerate();
         let keys = keys.map(|(index, (_, key))| key.states.clone().alias(format!("k{index}")));
-        keys.chain(self.named_parts(|part| part.of_states.clone())).collect()
+        keys.chain(self.named_parts(|_| true, |part| part.of_states.clone())).collect()
     }
 
+    /// What rows are grouped by: the keys, and values of which is counted how many are different.
+    pub(super) fn groups_of_rows(&self) -> Vec<Expr> {
+        let values = self.named_parts(Part::is_group, |part| part.of_rows.clone());
+        self.key_columns().into_iter().chain(values).collect()
+    }
+
+    /// The aggregates over each of these groups.
     pub(super) fn parts_of_rows(&self) -> Vec<Expr> {
-        self.named_parts(|part| part.of_rows.clone()).collect()
+        self.named_parts(|part| !part.is_group(), |part| part.of_rows.clone()).collect()
+    }
+
+    /// Keys and parts, in the order of [`columns_of_states`](Self::columns_of_states).
+    pub(super) fn key_and_part_columns(&self) -> Vec<Expr> {
+        let parts = self.part_names().map(|(name, _)| bare(&name));
+        self.key_columns().into_iter().chain(parts).collect()
     }
 
     pub(super) fn merged_parts(&self) -> Vec<Expr> {
-        let parts = self.values.iter().enumerate().flat_map(|(index, value)| {
-            value.parts.iter().enumerate().map(move |(at, part)| {
-                let name = format!("s{index}_{at}");
-                part.merge.of(bare(&name)).alias(format!("m{index}_{at}"))
-            })
-        });
-        parts.collect()
+        let merged = |(name, part): (String, &Part)| {
+            part.merge.of(bare(&name)).alias(name.replacen('s', "m", 1))
+        };
+        self.part_names().map(merged).collect()
     }
 
     /// The answer's columns.
@@ -160,12 +173,26 @@ impl Aggregation {
         keys.chain(values).collect()
     }
 
-    /// What `of` makes of each part, by the part's name.
-    fn named_parts(&self, of: impl Fn(&Part) -> Expr) -> impl Iterator<Item = Expr> {
-        let values = self.values.iter().enumerate();
-        let parts = values.flat_map(|(index, value)| {
-            value.parts.iter().enumerate().map(move |(at, part)| (index, at, part))
-        });
-        parts.map(move |(index, at, part)| of(part).alias(format!("s{index}_{at}")))
+    /// What `of` makes of the parts that `is_wanted`, by their names.
+    fn named_parts(
+        &self,
+        is_wanted: impl Fn(&Part) -> bool,
+        of: impl Fn(&Part) -> Expr,
+    ) -> impl Iterator<Item = Expr> {
+        let wanted = self.part_names().filter(move |(_, part)| is_wanted(part));
+        wanted.map(move |(name, part)| of(part).alias(name))
+    }
+
+    fn part_names(&self) -> impl Iterator<Item = (String, &Part)> {
+        self.values.iter().enumerate().flat_map(|(index, value)| {
+            value.parts.iter().enumerate().map(move |(at, part)| (format!("s{index}_{at}"), part))
+        })
+    }
+}
+
+impl Part {
+    /// Whether it is a value that rows are grouped by.
+    fn is_group(&self) -> bool {
+        self.merge == Merge::CountDistinct
     }
 }

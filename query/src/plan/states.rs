@@ -170,7 +170,8 @@ impl Planner {
             plan = plan.filter(predicate.rows.clone())?;
         }
         plan = plan.project(aggregation.columns_of_rows())?;
-        Ok(plan.aggregate(aggregation.key_columns(), aggregation.parts_of_rows())?.build()?)
+        plan = plan.aggregate(aggregation.groups_of_rows(), aggregation.parts_of_rows())?;
+        Ok(plan.project(aggregation.key_and_part_columns())?.build()?)
     }
 }
 

@@ -56,6 +56,7 @@ fn config(dir: &Path, clock: &Arc<ManualClock>) -> undine_store::Config {
         dir: dir.to_owned(),
         node: "node-1".to_owned(),
         tables: ALL.to_vec(),
+        followed: Vec::new(),
         hot_bytes_max: 4 << 20,
         hot_budgets: Vec::new(),
         hot_pinned_bytes_max: 64 << 20,

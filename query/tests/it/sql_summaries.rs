@@ -37,7 +37,7 @@ fn reason(answer: &ResultTable) -> Option<&str> {
 }
 
 /// What an aggregate can ask of a table whose dimensions and measures are kept.
-const KEPT: [&str; 22] = [
+const KEPT: [&str; 25] = [
     "SELECT count(*) AS n FROM http_events",
     "SELECT service, count(*) AS n, sum(latency) AS s, avg(latency) AS m FROM http_events GROUP BY service",
     "SELECT min(latency), max(latency), min(time_), max(time_) FROM http_events",
@@ -61,6 +61,11 @@ const KEPT: [&str; 22] = [
     "SELECT max(n) AS most FROM (SELECT service, count(*) AS n FROM http_events GROUP BY service) AS per",
     "SELECT a.service, a.n, b.m FROM (SELECT service, count(*) AS n FROM http_events GROUP BY service) AS a \
      JOIN (SELECT service, max(latency) AS m FROM http_events GROUP BY service) AS b ON a.service = b.service",
+    "SELECT service, count(DISTINCT req_method) AS m, count(*) AS n, quantiles(latency) AS q, count(DISTINCT resp_status / 100) AS c \
+     FROM http_events GROUP BY service",
+    "SELECT count(DISTINCT service) FILTER (WHERE resp_status >= 500) AS failing, count(DISTINCT service) FILTER (WHERE service = 'none') AS none \
+     FROM http_events",
+    "SELECT bin(time_, 60000000000) AS t, count(DISTINCT service) AS n FROM http_events GROUP BY t",
     "SELECT (SELECT count(*) FROM http_events) AS n, (SELECT max(latency) FROM http_events) AS m",
 ];
 
@@ -106,7 +111,8 @@ async fn what_summaries_do_not_keep_is_asked_of_rows_and_told_with_its_reason() 
     let [_, after] = before_and_after().await;
     for (sql, why) in [
         ("SELECT remote_port, count(*) FROM http_events GROUP BY 1", "remote_port row by row"),
-        ("SELECT count(DISTINCT service) FROM http_events", "distinct values"),
+        ("SELECT count(DISTINCT remote_port) FROM http_events", "remote_port row by row"),
+        ("SELECT sum(DISTINCT resp_status) FROM http_events", "distinct values"),
         ("SELECT count(*) FROM http_events WHERE latency > 5000000", "latency row by row"),
         ("SELECT sum(latency * resp_body_size) FROM http_events", "the sum of `"),
         ("SELECT stddev(latency) FROM http_events", "what `stddev` needs"),

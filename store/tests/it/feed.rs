@@ -87,3 +87,19 @@ fn rows_of_a_segment_that_is_gone_or_damaged_are_missed_at_their_place() {
         assert_eq!(missed, [0, 2], "{damage:?}");
     }
 }
+
+#[test]
+fn a_table_that_is_not_followed_is_read_from_memory_only() {
+    let (dir, clock, runtime) = (TempDir::new().unwrap(), clock(), runtime());
+    let config = || Config { followed: Vec::new(), ..config(dir.path(), Arc::clone(&clock)) };
+    let store = config().build().unwrap();
+    store.append(Frame::committed(&NOTES, notes(&[0, 1, 2], clock.now().get()))).unwrap();
+    runtime.block_on(store.seal()).unwrap();
+    assert_eq!(follow(&runtime, &store, 2), (vec![0, 1, 2], vec![0, 0]));
+    drop(store);
+    let store = config().build().unwrap();
+    store.append(Frame::captured(&NOTES, notes(&[3], clock.now().get()))).unwrap();
+    let raw = store.snapshot(&NOTES).raw.unwrap();
+    assert!(raw.segments.iter().all(|segment| segment.places.is_none()), "places take room");
+    assert_eq!(follow(&runtime, &store, 2), (vec![3], vec![3]));
+}

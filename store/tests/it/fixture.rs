@@ -61,6 +61,7 @@ pub(crate) fn config(dir: &Path, clock: Arc<ManualClock>) -> Config {
         dir: dir.to_owned(),
         node: "node-1".to_owned(),
         tables: vec![&REQUESTS, &NOTES],
+        followed: vec![&REQUESTS, &NOTES],
         hot_bytes_max: 64 << 20,
         hot_budgets: Vec::new(),
         hot_pinned_bytes_max: 64 << 20,

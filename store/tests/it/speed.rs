@@ -47,6 +47,7 @@ fn what_an_append_a_seal_and_a_restart_cost() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let config = || Config {
         tables: undine_schema::tables::ALL.to_vec(),
+        followed: Vec::new(),
         hot_bytes_max: 2 << 30,
         log_queue_bytes_max: 1 << 30,
         raw_for: None,

@@ -59,6 +59,8 @@ pub(super) fn store(
         dir: config.data_dir.clone(),
         node: node.to_owned(),
         tables: tables::ALL.to_vec(),
+        // The model's requests, and what is sent to webhooks.
+        followed: vec![&tables::HTTP_EVENTS, &tables::INCIDENTS],
         hot_bytes_max: config.store.hot_size_max.as_usize(),
         hot_budgets: config.store.hot_tables.iter().map(hot_budget).collect(),
         hot_pinned_bytes_max: config.store.hot_pinned_size_max.as_usize(),

@@ -276,6 +276,7 @@ fn store(dir: &std::path::Path, clock: &Arc<dyn Clock>) -> Store {
         dir: dir.to_owned(),
         node: "test".to_owned(),
         tables: undine_schema::tables::ALL.to_vec(),
+        followed: vec![&INCIDENTS],
         hot_bytes_max: 16 << 20,
         hot_budgets: Vec::new(),
         hot_pinned_bytes_max: 64 << 20,

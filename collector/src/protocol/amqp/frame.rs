@@ -54,6 +54,22 @@ impl Head {
     }
 }
 
+/// Bytes of a frame with its head and end.
+pub(super) const fn frame_bytes(head: Head) -> u64 {
+    HEAD_BYTES as u64 + head.bytes as u64 + 1
+}
+
+/// Most bytes of a payload in frames of at most `frame_max` bytes, where 0 sets no limit; none where no
+/// payload fits.
+pub(super) fn part_max(frame_max: u64) -> Option<u32> {
+    match frame_max {
+        0 => Some(CONTENT_BYTES_MAX),
+        _ => {
+            u32::try_from(frame_max.checked_sub(HEAD_BYTES as u64 + 1)?).ok().filter(|max| *max > 0)
+        }
+    }
+}
+
 /// What a look at a frame says.
 enum Look {
     /// It is one of a side, or of either, and ends here.

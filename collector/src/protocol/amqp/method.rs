@@ -67,6 +67,8 @@ pub(super) struct Method {
     arguments: &'static [Argument],
 }
 
+/// With it a client says how long frames may be.
+pub(super) const TUNE_OK: (u16, u16) = (10, 31);
 /// The flag of methods that need not be answered.
 const NO_WAIT: &str = "no_wait";
 const CLOSE: &[Argument] =

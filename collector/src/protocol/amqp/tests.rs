@@ -200,6 +200,66 @@ fn a_hole_in_a_message_costs_nothing() {
     check_any_split::<Amqp>(&[client(&whole), server(declare_ok(1, "q"))], show);
 }
 
+/// What is heard of a message of 30 bytes in frames of 8, and a method after it, where bytes between two
+/// places are not captured; `ends_agreed` on that length.
+fn with_a_hole(from: usize, until: usize, ends_agreed: bool) -> Vec<String> {
+    let tune = [[0, 0].as_slice(), &[0, 0, 0, 16], &[0, 0]].concat();
+    let whole = [publish(1, "k"), message(1, &[b'x'; 30], 8), declare(1, "q", 0)].concat();
+    let sent = [
+        server(if ends_agreed { method(0, 10, 30, &tune) } else { Vec::new() }),
+        client(if ends_agreed { method(0, 10, 31, &tune) } else { Vec::new() }),
+        client(&whole[..from]),
+        Sent::Hole(Side::Client, u64::try_from(until - from).unwrap()),
+        client(&whole[until..]),
+        server(declare_ok(1, "q")),
+    ];
+    let rows = hear::<Amqp>(&sent, show);
+    rows[usize::from(ends_agreed)..].to_vec()
+}
+
+#[test]
+fn heads_of_a_messages_frames_are_foreseen() {
+    let published = publish(1, "k").len();
+    let body = published + message(1, b"", 8).len();
+    let end = published + message(1, &[b'x'; 30], 8).len();
+    let rows = [
+        r#"1: 60.40 {"exchange":"logs","routing_key":"k","body_size":30} -> 0.0  q0"#,
+        r#"1: 50.10 {"queue":"q"} -> 50.11 {"queue":"q","message_count":3,"consumer_count":1} q0"#,
+    ];
+    for until in [body + 30, end - 12, end - 1, end] {
+        for from in [body + 7, body + 10, body + 16, body + 20] {
+            assert_eq!(with_a_hole(from, until, false), rows, "{from} {until}");
+        }
+        // No frame of the message was seen, so it has to be known how long they are.
+        for from in [body - 2, body, body + 3] {
+            assert_eq!(with_a_hole(from, until, true), rows, "{from} {until}");
+            assert_ne!(with_a_hole(from, until, false), rows, "{from} {until}");
+        }
+    }
+    for until in [end + 1, end + 30] {
+        assert!(with_a_hole(body + 10, until, true)[0].starts_with("lost 1..="), "{until}");
+    }
+}
+
+#[test]
+fn what_follows_on_foreseen_frames_and_is_none_is_a_gap_that_counts_them() {
+    // What is hidden is another channel's message, so the last frame is not where it is expected.
+    let hidden = [publish(2, "k"), message(2, b"", 20)].concat();
+    let last = frame(3, 1, &[b'x'; 20]);
+    let heard = hear::<Amqp>(
+        &[
+            client(
+                [publish(1, "k"), message(1, &[b'x'; 120], 20)[..34 + 28 * 2].to_vec()].concat(),
+            ),
+            Sent::Hole(Side::Client, hidden.len() as u64),
+            client(last.repeat(4)),
+        ],
+        show,
+    );
+    let expected = expect![[r#""#]];
+    expected.assert_eq(&heard.join("\n"));
+}
+
 #[test]
 fn after_a_gap_either_side_takes_up_again_at_a_method() {
     let sent = [
