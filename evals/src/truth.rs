@@ -85,6 +85,17 @@ impl Conversations {
         self.0.entry(name.to_owned()).or_default().push(Exchange { what, latency });
     }
 
+    /// Removes the last exchanges of each connection while `is_it`; how many they were.
+    pub(crate) fn pop_while(&mut self, mut is_it: impl FnMut(&Exchange) -> bool) -> u64 {
+        let mut popped = 0;
+        for conversation in self.0.values_mut() {
+            while conversation.pop_if(|last| is_it(last)).is_some() {
+                popped += 1;
+            }
+        }
+        popped
+    }
+
     /// How many exchanges there are.
     pub(crate) fn len(&self) -> usize {
         self.0.values().map(Vec::len).sum()

@@ -45,7 +45,7 @@ pub(super) fn run(requests: u32, report: &mut Report) -> Result<()> {
     let place = Place::new("undine-evals")?;
     let (seen, log) = Watch::roomy()
         .during(&place.cgroup, || place.run(&python(), &[CLIENT, &requests.to_string()]))?;
-    let truth = logged(&log)?;
+    let (truth, mut unheard) = logged(&log)?;
     let mut rows = Conversations::default();
     let columns = [
         "remote_port",
@@ -61,21 +61,39 @@ pub(super) fn run(requests: u32, report: &mut Report) -> Result<()> {
         seen.rows("kafka_events.beta", columns)?
     {
         ensure!(role == "2", "a row of role {role}");
+        let request = format!("{client} {api} {sent}");
         if quality.parse::<u64>()? & UNANSWERED != 0 {
-            // librdkafka does not tell of what it was never answered.
+            unheard.remove(&request);
             continue;
         }
         let latency = Some(Latency::Server(Duration::from_nanos(latency.parse()?)));
-        rows.push(&port, format!("{client} {api} {sent} {received}"), latency);
+        rows.push(&port, format!("{request} {received}"), latency);
     }
+    let late = rows.pop_while(|last| {
+        last.what.rsplit_once(' ').is_some_and(|(request, _)| unheard.remove(request))
+    });
+    report.count("kafka_answers_after_the_end", late);
     truth::compare(report, "kafka", &truth.nameless(), &rows.nameless(), RESOLUTION);
     truth::nothing_lost(report, "kafka", &seen)
+}
+
+/// Requests that librdkafka sent and does not tell to be answered, as often: they were not, or it ended
+/// meanwhile.
+#[derive(Default)]
+struct Unheard(BTreeMap<String, u64>);
+
+impl Unheard {
+    /// Whether there was one.
+    fn remove(&mut self, request: &str) -> bool {
+        let left = self.0.get_mut(request).filter(|left| **left > 0);
+        left.map(|left| *left -= 1).is_some()
+    }
 }
 
 /// Requests that were answered on each connection, in the order of the answers, from lines as
 /// `…|CLIENT#producer-N| [thrd:NAME]: BROKER: Sent ProduceRequest (v10, 126 bytes @ 0, CorrId 4)` and
 /// `… Received ProduceResponse (v10, 52 bytes, CorrId 4, rtt 0.07ms)`.
-fn logged(log: &str) -> Result<Conversations> {
+fn logged(log: &str) -> Result<(Conversations, Unheard)> {
     let mut truth = Conversations::default();
     let mut sent: BTreeMap<(String, String), u64> = BTreeMap::new();
     for line in log.lines() {
@@ -112,5 +130,9 @@ fn logged(log: &str) -> Result<Conversations> {
         let received = bytes + RESPONSE_HEAD_BYTES;
         truth.push(connection, format!("{what} {request} {received}"), Some(Latency::Client(took)));
     }
-    Ok(truth)
+    let mut unheard = Unheard::default();
+    for ((_, what), bytes) in sent {
+        *unheard.0.entry(format!("{what} {bytes}")).or_default() += 1;
+    }
+    Ok((truth, unheard))
 }
