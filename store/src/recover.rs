@@ -149,10 +149,11 @@ impl Found {
                 table.chunks.insert(seqs.first, chunk);
             }
             Content::Memory | Content::Lost => table.settled.push(seqs),
-            Content::Evicted => match table.evicted.last_mut() {
-                Some(last) if last.last.raw() + 1 == seqs.first.raw() => last.last = seqs.last,
-                _ => table.evicted.push(seqs),
-            },
+            Content::Evicted => {
+                if !table.evicted.last_mut().is_some_and(|last| last.extend(seqs)) {
+                    table.evicted.push(seqs);
+                }
+            }
         }
         Ok(())
     }
@@ -219,9 +220,8 @@ impl FoundTable {
     /// Places above the tiers that were given out, and about which the log says nothing.
     fn missing(&self, lives: &Lives) -> Vec<(Reason, SeqRange)> {
         let known = self.chunks.values().map(|chunk| chunk.seqs);
-        let known: Vec<_> =
-            known.chain(self.settled.iter().chain(&self.evicted).copied()).collect();
-        let known = join(&known);
+        let known = known.chain(self.settled.iter().chain(&self.evicted).copied());
+        let known = SeqRange::join(known.collect());
         let mut missing = Vec::new();
         for (&life, counters) in lives.ended.range(self.sealed_to.incarnation().get()..) {
             let Some(&end) = counters.get(self.def.name) else { continue };
@@ -355,22 +355,6 @@ pub(crate) fn report(
     let (durability, retry_key) = (Durability::Commit, None);
     log.push(Entry { at: now, durability, retry_key, parts, bytes: 0 });
     Some(rows)
-}
-
-/// Neighbouring places as one range.
-pub(crate) fn join(places: &[SeqRange]) -> Vec<SeqRange> {
-    let mut sorted = places.to_vec();
-    sorted.sort_unstable_by_key(|seqs| seqs.first);
-    let mut joined: Vec<SeqRange> = Vec::new();
-    for seqs in sorted {
-        match joined.last_mut() {
-            Some(last) if Seq::from_raw(last.last.raw() + 1) >= seqs.first => {
-                last.last = last.last.max(seqs.last);
-            }
-            _ => joined.push(seqs),
-        }
-    }
-    joined
 }
 
 pub(crate) fn wait_synced(log: &Log) -> io::Result<()> {
