@@ -4,9 +4,8 @@
 //! the crash, where it stood at the end of a life or where the log is torn, and to a damaged log
 //! anywhere else. A marker in the log settles it once it is reported.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -145,7 +144,7 @@ impl Found {
                     ));
                 }
                 self.order += 1;
-                let chunk = Measured::new(table.def, rows).place(seqs, commit, self.order);
+                let chunk = Measured::new(rows).place(seqs, commit, self.order);
                 table.chunks.insert(seqs.first, chunk);
             }
             Content::Memory | Content::Lost => table.settled.push(seqs),
@@ -303,28 +302,13 @@ impl FoundTable {
 }
 
 impl Sealer {
-    /// Puts the names of all catalogs on the disk, once in a life and before anything is deleted on
-    /// their word: what a killed life left may still be with the kernel alone.
+    /// Puts the names of all catalogs on the disk, once in a life and before anything is deleted.
     pub(crate) fn settle(&mut self) -> io::Result<()> {
-        /// Folders above a tier's files: node, tier, table, all tables, the store.
-        const LEVELS: usize = 5;
-        if self.settled {
-            return Ok(());
+        if !self.settled {
+            let tiers = self.tables.iter().flat_map(|table| &table.tiers);
+            durable::settle(tiers.map(|tier| tier.log.dir().join("_delta_log")))?;
+            self.settled = true;
         }
-        let logs = || self.tables.iter().flat_map(|table| &table.tiers).map(|tier| &tier.log);
-        let mut dirs: BTreeSet<PathBuf> = BTreeSet::new();
-        for log in logs() {
-            let commits = log.dir().join("_delta_log");
-            dirs.extend(commits.ancestors().take(1 + LEVELS).map(Path::to_owned));
-        }
-        for dir in &dirs {
-            match durable::sync_dir(dir) {
-                // A tier that has never had a row has no folder yet.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                synced => synced?,
-            }
-        }
-        self.settled = true;
         Ok(())
     }
 }
