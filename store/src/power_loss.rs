@@ -178,11 +178,11 @@ fn totals(dir: &Path, snapshot: &Snapshot, tier: &TierView) -> (i64, i64) {
 
 /// Opens a store on a state of the disk and compares what it holds, and what it makes of it, with what
 /// is known.
-fn check(tree: &Tree, clock: &ManualClock, known: &Known, runtime: &Runtime) -> Result<(), String> {
+fn check(tree: &Tree, known: &Known) -> Result<(), String> {
     let dir = memory_dir();
     tree.write(dir.path());
+    let (clock, runtime) = (Arc::new(ManualClock::new(LATER)), &runtime());
     verify(dir.path(), runtime).map_err(|problem| format!("as it is left: {problem}"))?;
-    let clock = Arc::new(ManualClock::new(clock.now()));
     let config = Config { segments_max: 1, ..config(dir.path(), Arc::clone(&clock)) };
     let store = config.build().map_err(|error| format!("the store does not open: {error}"))?;
     let ids = ids_in(dir.path(), &store)?;

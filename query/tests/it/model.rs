@@ -87,6 +87,9 @@ impl Row {
     }
 }
 
+/// The answer's rows as text, of the rows in its range.
+type Oracle = fn(&[Row]) -> String;
+
 /// What was answered, and from where.
 #[derive(Debug, Default)]
 struct Seen {
@@ -247,7 +250,6 @@ impl World {
         let groups = "df = df.groupby(['service', 'resp_status']).agg(n=('latency', px.count), \
                       s=('latency', px.sum), lo=('latency', px.min), hi=('latency', px.max))";
         let rows = "df = df[['time_', 'service', 'resp_status', 'latency']]";
-        type Oracle = fn(&[Row]) -> String;
         for (body, oracle) in [(groups, groups_of as Oracle), (rows, lines_of)] {
             let answer = self.answer(&script(body));
             self.compare(body, &asked, &answer, &kept, oracle, seen);
@@ -267,7 +269,7 @@ impl World {
         asked: &std::ops::Range<i64>,
         answer: &ResultTable,
         kept: &[Row],
-        oracle: impl Fn(&[Row]) -> String,
+        oracle: Oracle,
         seen: &mut Seen,
     ) {
         let mut range = asked.clone();

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use arrow::datatypes::{DataType, Field, Schema};
-use undine_schema::{Seq, TimeNs};
+use undine_schema::Seq;
 
 use super::disk_states::Tree;
 use super::{ACKED, Known, LATE, LONG_AGO, cut_everywhere, id_of, memory_dir};

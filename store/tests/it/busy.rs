@@ -186,7 +186,7 @@ fn a_server_that_is_busy_costs_retries_and_no_row() {
     );
     assert!(child.status.success() && said.contains("1 passed"), "{said}");
     let attempts = server.files.attempts.lock().unwrap().clone();
-    let of = |table: &str| attempts.iter().filter(move |(key, _)| key.contains(table));
+    let of = |table: &'static str| attempts.iter().filter(move |(key, _)| key.contains(table));
     assert!(of("/requests/").count() > 12 && of("/notes.Beta/").count() == 3, "{attempts:?}");
     // A commit that was taken is put once more by the client, and by nobody else.
     assert!(of("/requests/").all(|(_, &attempts)| attempts == 2), "{attempts:?}");
