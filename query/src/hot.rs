@@ -246,7 +246,7 @@ fn batch(schema: &SchemaRef, columns: Vec<ArrayRef>, rows: usize) -> Result<Reco
 /// The hot rows above `above` whose time is in `span`.
 pub(crate) fn hot_parts(snapshot: &Snapshot, above: Seq, span: Span) -> Vec<HotPart> {
     let times = TimeNs::new(span.from)..TimeNs::new(span.until);
-    let wanted = Wanted { above, times, equal: &[] };
+    let wanted = Wanted { above, times };
     let mut parts = Vec::new();
     for slice in snapshot.hot_rows(&wanted) {
         HotPart::of_slice(slice).cut(span, &mut parts);

@@ -8,6 +8,7 @@ mod it {
     mod diagnostics;
     mod otel;
     mod tiers;
+    mod model;
     mod reach;
     mod scripts;
     mod sql_summaries;

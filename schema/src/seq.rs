@@ -87,6 +87,22 @@ impl SeqRange {
     pub fn rows(&self) -> u64 {
         self.last.0 - self.first.0 + 1
     }
+
+    /// Takes in `next` where it begins within this run or right behind it; says whether it did.
+    pub fn extend(&mut self, next: Self) -> bool {
+        let joins = self.first <= next.first && next.first.0 <= self.last.0.saturating_add(1);
+        if joins {
+            self.last = self.last.max(next.last);
+        }
+        joins
+    }
+
+    /// The same places in as few runs as hold them, in their order.
+    pub fn join(mut runs: Vec<Self>) -> Vec<Self> {
+        runs.sort_unstable_by_key(|run| run.first);
+        runs.dedup_by(|next, run| run.extend(*next));
+        runs
+    }
 }
 
 #[cfg(test)]
@@ -99,5 +115,20 @@ mod tests {
         let first_of_second = Seq::new(Incarnation::new(2), 1);
         assert!(last_of_first < first_of_second);
         assert_eq!(first_of_second.to_string(), "2.1");
+    }
+
+    #[test]
+    fn runs_that_touch_or_overlap_become_one_and_others_stay_apart() {
+        let life = |life, runs: &[(u64, u64)]| {
+            let place = |counter| Seq::new(Incarnation::new(life), counter);
+            let run = |&(first, last)| SeqRange { first: place(first), last: place(last) };
+            runs.iter().map(run).collect::<Vec<_>>()
+        };
+        let runs = life(1, &[(9, 9), (1, 3), (4, 5), (7, 8), (2, 2)]);
+        let joined = SeqRange::join([life(2, &[(1, 4)]), runs].concat());
+        assert_eq!(joined, [life(1, &[(1, 5), (7, 9)]), life(2, &[(1, 4)])].concat());
+        let (mut later, earlier) = (joined[1], joined[0]);
+        assert!(!later.extend(earlier), "a run that begins before this one is none of it");
+        assert_eq!(later, joined[1]);
     }
 }

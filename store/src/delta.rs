@@ -18,6 +18,8 @@ use serde_json::{Value, json};
 use undine_schema::path_template::TEMPLATE_VERSION;
 use undine_schema::{Incarnation, Seq, TimeNs};
 
+#[cfg(test)]
+pub(crate) use self::checkpoint::INTERVAL as CHECKPOINT_INTERVAL;
 pub(crate) use self::file_stats::FileStats;
 
 use self::checkpoint::Checkpoint;

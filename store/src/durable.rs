@@ -1,7 +1,8 @@
 //! Files that are there in full after a power loss, or not at all.
 
+use std::collections::BTreeSet;
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::disk::{self, File};
 
@@ -45,6 +46,25 @@ pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
+/// Puts the names of catalogs on the disk, before anything is deleted on their word: what a killed process
+/// left may still be with the kernel alone. `logs` are the folders of their commits.
+pub(crate) fn settle(logs: impl Iterator<Item = PathBuf>) -> io::Result<()> {
+    /// Folders above the commits of a tier: node, tier, table, all tables, the store.
+    const LEVELS: usize = 5;
+    let mut dirs: BTreeSet<PathBuf> = BTreeSet::new();
+    for log in logs {
+        dirs.extend(log.ancestors().take(1 + LEVELS).map(Path::to_owned));
+    }
+    for dir in &dirs {
+        match sync_dir(dir) {
+            // A tier that has never had a row has no folder yet.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            synced => synced?,
+        }
+    }
+    Ok(())
+}
+
 /// Removes what [`publish_new`] and [`replace`] left in a folder when they were killed.
 pub(crate) fn remove_unfinished(dir: &Path) -> io::Result<()> {
     for entry in std::fs::read_dir(dir)? {
@@ -77,7 +97,7 @@ fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.sync_all()
 }
 
-fn tmp_of(path: &Path) -> std::path::PathBuf {
+fn tmp_of(path: &Path) -> PathBuf {
     let mut name = std::ffi::OsString::from(".");
     name.push(path.file_name().unwrap_or_default());
     name.push(format!(".{}.tmp", ulid::Ulid::generate()));

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayData, RecordBatch, UInt64Array};
 use arrow::compute::{concat_batches, take_record_batch};
 use arrow::error::ArrowError;
-use undine_schema::{Seq, SeqRange, Slice, TableDef};
+use undine_schema::{Seq, SeqRange, Slice};
 
 use crate::hot_dictionary::Keys;
 use crate::hot_memory::Account;
@@ -53,13 +53,13 @@ pub(crate) struct Measured {
 
 impl Measured {
     /// A slice of something much larger is copied, so that it keeps no more than it shows.
-    pub(crate) fn new(table: &TableDef, rows: RecordBatch) -> Self {
+    pub(crate) fn new(rows: RecordBatch) -> Self {
         let Memory { held, shown } = memory_of(&rows);
         let copied = (held > PARENT_BYTES_MIN && held > 2 * shown).then(|| {
             let all = UInt64Array::from_iter_values(0..rows.num_rows() as u64);
             take_record_batch(&rows, &all).ok()
         });
-        let zones = Zones::of(table, &rows);
+        let zones = Zones::of(&rows);
         match copied.flatten() {
             Some(rows) => Self { bytes: memory_of(&rows).held, rows, zones },
             None => Self { bytes: held, rows, zones },
@@ -96,14 +96,14 @@ impl Chunk {
     /// The same chunk with its texts numbered.
     pub(crate) fn with_keys(&self, keys: Keys) -> Self {
         let bytes = self.bytes - self.keys_bytes() + keys.bytes();
-        let (rows, zones) = (Arc::clone(&self.rows), self.zones.clone());
-        Self { rows, bytes, zones, keys: Some(Arc::new(keys)), ..*self }
+        let rows = Arc::clone(&self.rows);
+        Self { rows, bytes, keys: Some(Arc::new(keys)), ..*self }
     }
 
     /// The same chunk, counted as held for as long as its rows are.
     pub(crate) fn leased(&self, account: &Arc<Account>) -> Self {
         let rows = account.lease((*self.rows).clone(), self.bytes - self.keys_bytes());
-        Self { rows: Arc::new(rows), zones: self.zones.clone(), keys: self.keys.clone(), ..*self }
+        Self { rows: Arc::new(rows), keys: self.keys.clone(), ..*self }
     }
 
     /// Its rows after `after` and up to `upto`.
@@ -268,13 +268,9 @@ impl HotList {
 }
 
 /// One chunk with the rows of neighbours.
-pub(crate) fn merge(
-    table: &TableDef,
-    run: &[Arc<Chunk>],
-    account: &Arc<Account>,
-) -> Result<Chunk, ArrowError> {
+pub(crate) fn merge(run: &[Arc<Chunk>], account: &Arc<Account>) -> Result<Chunk, ArrowError> {
     let (first, last) = (&run[0], &run[run.len() - 1]);
     let rows = concat_batches(&first.rows.schema(), run.iter().map(|chunk| &*chunk.rows))?;
     let seqs = SeqRange { first: first.seqs.first, last: last.seqs.last };
-    Ok(Measured::new(table, rows).leased(account).place(seqs, first.commit, first.order))
+    Ok(Measured::new(rows).leased(account).place(seqs, first.commit, first.order))
 }

@@ -103,12 +103,6 @@ impl Dictionaries {
         Some((Int32Array::new(numbers, None), Arc::clone(&dictionary.values)))
     }
 
-    /// Whether a row of a chunk may hold `text` in a column.
-    pub(crate) fn may_hold(&self, keys: &Keys, column: usize, text: &str) -> bool {
-        let Some((keys, dictionary)) = self.matching(keys, column) else { return true };
-        keys.distinct.is_none() || dictionary.rank_of(keys, text).is_some()
-    }
-
     /// Which of a chunk's rows hold `text` in a column; nothing where that is not known.
     pub(crate) fn holding(&self, keys: &Keys, column: usize, text: &str) -> Option<Holding> {
         let (of_column, dictionary) = self.matching(keys, column)?;
@@ -221,9 +215,6 @@ mod tests {
         assert_eq!(late.holding(&second, column("pod"), "one"), Some(Holding::All));
         assert_eq!(late.holding(&second, column("pod"), "two"), Some(Holding::Some(0..0)));
         assert_eq!(late.holding(&second, column("req_body"), ""), None, "nothing is known of it");
-        assert!(late.may_hold(&second, column("service"), "pay"));
-        assert!(!late.may_hold(&first, column("service"), "pay"));
-        assert!(late.may_hold(&first, column("req_body"), "/"), "nothing is known of it");
         assert!(first.columns.iter().all(|keys| {
             keys.column == column("service") || matches!(keys.numbers, Numbers::All(0))
         }));
@@ -270,7 +261,11 @@ mod tests {
         let later = numbering.keys_of(&many(half, 2 * half));
         let dictionaries = numbering.dictionaries();
         assert!(dictionaries.column(&few, column("service"), 1).is_none());
-        assert!(dictionaries.may_hold(&few, column("service"), "pay"), "nothing is known any more");
+        assert_eq!(
+            dictionaries.holding(&few, column("service"), "pay"),
+            None,
+            "nor is it known where"
+        );
         let texts = shown(&dictionaries, &later, "service", half);
         assert_eq!((texts.len(), texts[0].as_str()), (half, "service 8193"));
         assert_eq!(shown(&dictionaries, &few, "pod", 1), ["one"], "other columns stay");

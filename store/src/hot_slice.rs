@@ -11,25 +11,14 @@ use crate::hot_by_service::ByService;
 use crate::hot_dictionary::{Dictionaries, Holding};
 use crate::snapshot::Snapshot;
 
-/// Which hot rows a reader wants. What it says only leaves chunks out: a chunk that is given may
-/// hold other rows too, for the reader to filter.
+/// Which hot rows a reader wants.
 #[derive(Clone, Debug)]
-pub struct Wanted<'a> {
+pub struct Wanted {
     /// Rows above this place: exactly.
     pub above: Seq,
-    /// Rows whose time lies in it.
+    /// Rows whose time lies in it. This only leaves chunks out: a chunk that is given may hold other
+    /// rows too, for the reader to filter.
     pub times: Range<TimeNs>,
-    /// Rows that hold these values, all of them.
-    pub equal: &'a [(&'a str, Value<'a>)],
-}
-
-/// A value that a column is to hold.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Value<'a> {
-    /// A text.
-    Text(&'a str),
-    /// An integer.
-    Integer(i64),
 }
 
 /// Consecutive hot rows of one chunk, which it shares with the store.
@@ -73,11 +62,9 @@ impl Snapshot {
         self.dictionaries.has(column)
     }
 
-    /// The hot rows above a place, without the chunks whose bounds and dictionaries say that no row
-    /// of them is wanted.
-    pub fn hot_rows<'a>(&'a self, wanted: &'a Wanted<'a>) -> impl Iterator<Item = HotSlice> + 'a {
-        let matching = self.hot.iter().filter(|chunk| self.may_hold(chunk, wanted));
-        matching.filter_map(|chunk| {
+    /// The hot rows above a place, without the chunks whose bounds say that no row of them is wanted.
+    pub fn hot_rows<'a>(&'a self, wanted: &'a Wanted) -> impl Iterator<Item = HotSlice> + 'a {
+        self.hot.iter().filter(|chunk| wanted.may_be_in(chunk)).filter_map(|chunk| {
             let (seqs, range) = chunk.places_between(wanted.above, chunk.seqs.last)?;
             Some(HotSlice {
                 seqs,
@@ -87,23 +74,6 @@ impl Snapshot {
                 dictionaries: self.dictionaries.clone(),
             })
         })
-    }
-
-    fn may_hold(&self, chunk: &Chunk, wanted: &Wanted<'_>) -> bool {
-        let (zones, times) = (&chunk.zones, &wanted.times);
-        let in_time = zones.first_time < times.end && times.start <= zones.last_time;
-        let schema = chunk.rows().schema_ref();
-        in_time
-            && wanted.equal.iter().all(|&(name, value)| {
-                let Ok(column) = schema.index_of(name) else { return true };
-                match value {
-                    Value::Integer(value) => zones.may_hold(column, value),
-                    Value::Text(text) => chunk
-                        .keys
-                        .as_ref()
-                        .is_none_or(|keys| self.dictionaries.may_hold(keys, column, text)),
-                }
-            })
     }
 }
 
@@ -116,11 +86,6 @@ impl HotSlice {
     /// All rows of the chunk.
     pub fn chunk(&self) -> &Arc<RecordBatch> {
         self.chunk.rows()
-    }
-
-    /// Whether every row's time lies in `times`, so that no row needs a look at it.
-    pub fn is_within(&self, times: &Range<TimeNs>) -> bool {
-        times.contains(&self.times.0) && times.contains(&self.times.1)
     }
 
     /// A text that comes again and again as numbers into the table's dictionary: the number of each row
@@ -181,9 +146,13 @@ impl HotSlice {
     }
 }
 
-impl Wanted<'static> {
+impl Wanted {
     /// All rows above a place.
     pub fn above(above: Seq) -> Self {
-        Self { above, times: TimeNs::new(i64::MIN)..TimeNs::new(i64::MAX), equal: &[] }
+        Self { above, times: TimeNs::new(i64::MIN)..TimeNs::new(i64::MAX) }
+    }
+
+    fn may_be_in(&self, chunk: &Chunk) -> bool {
+        chunk.zones.first_time < self.times.end && self.times.start <= chunk.zones.last_time
     }
 }

@@ -189,8 +189,7 @@ impl HotTables {
 
     /// Measures rows that are to come to a table; they count as held from now on.
     pub(crate) fn measure(&self, table: usize, rows: RecordBatch) -> Measured {
-        let table = &self.tables[table];
-        Measured::new(table.def, rows).leased(&table.account)
+        Measured::new(rows).leased(&self.tables[table].account)
     }
 
     /// Bytes of rows that somebody holds and the ring does not, over all tables.
@@ -346,7 +345,7 @@ impl HotTables {
         let mut numbering = interleaving::lock(numbering);
         let bytes_max = (self.bytes_max / 64).min(8 * 1024 * 1024);
         for run in self.view(table).hot.mergeable(bytes_max) {
-            match merge(def, &run, account) {
+            match merge(&run, account) {
                 Ok(merged) => {
                     let keys = numbering.keys_of(merged.rows());
                     self.replace(table, &run, merged.with_keys(keys), &mut numbering);

@@ -1,8 +1,8 @@
 //! What a store's folder or bucket holds, read from outside: beside a running store, or where none runs.
 //!
-//! Nothing here shares code with what writes: the Delta logs are read by the protocol's rules, as
-//! any other engine would, so that `verify` is a second opinion. Reading changes nothing on the
-//! disk and takes no lock that would keep a store from starting.
+//! Nothing that reads here shares code with what writes: the Delta logs are read by the protocol's rules,
+//! as any other engine would, so that `verify` is a second opinion. Reading changes nothing on the
+//! disk and takes no lock that would keep a store from starting. A vacuum deletes as a store does.
 
 mod tables;
 mod catalog;

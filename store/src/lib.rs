@@ -72,7 +72,7 @@ pub use cache::CacheStats;
 pub use config::{BuildError, Config, OnDamage};
 pub use delta::DeltaError;
 pub use hot_budget::{Eviction, HotBudget};
-pub use hot_slice::{HotSlice, OfText, Stretch, Value, Wanted};
+pub use hot_slice::{HotSlice, OfText, Stretch, Wanted};
 pub use retention::Retention;
 pub use seal::{SealError, SealReport};
 pub use snapshot::{Segment, Snapshot, TierView};

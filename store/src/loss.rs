@@ -2,7 +2,7 @@
 
 use arrow::array::RecordBatch;
 use undine_schema::tables::{DataLoss, DataLosses};
-use undine_schema::{Seq, SeqRange, TimeNs, Upid};
+use undine_schema::{SeqRange, TimeNs, Upid};
 
 /// Why rows are missing, or not what they were.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,17 +55,14 @@ impl Loss {
 /// Neighbouring places as one range.
 pub(crate) fn together(mut gone: Vec<Gone>) -> Vec<Gone> {
     gone.sort_unstable_by_key(|gone| gone.seqs.first);
-    let mut joined: Vec<Gone> = Vec::new();
-    for Gone { seqs, times } in gone {
-        match joined.last_mut() {
-            Some(last) if Seq::from_raw(last.seqs.last.raw() + 1) >= seqs.first => {
-                last.seqs.last = last.seqs.last.max(seqs.last);
-                last.times = (last.times.0.min(times.0), last.times.1.max(times.1));
-            }
-            _ => joined.push(Gone { seqs, times }),
+    gone.dedup_by(|next, gone| {
+        let joins = gone.seqs.extend(next.seqs);
+        if joins {
+            gone.times = (gone.times.0.min(next.times.0), gone.times.1.max(next.times.1));
         }
-    }
-    joined
+        joins
+    });
+    gone
 }
 
 fn spelt(gone: &[Gone]) -> String {
@@ -116,7 +113,7 @@ impl Reason {
 mod tests {
     use arrow::array::AsArray;
     use arrow::datatypes::Int64Type;
-    use undine_schema::Incarnation;
+    use undine_schema::{Incarnation, Seq};
 
     use super::*;
 

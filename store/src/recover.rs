@@ -4,9 +4,8 @@
 //! the crash, where it stood at the end of a life or where the log is torn, and to a damaged log
 //! anywhere else. A marker in the log settles it once it is reported.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -145,14 +144,15 @@ impl Found {
                     ));
                 }
                 self.order += 1;
-                let chunk = Measured::new(table.def, rows).place(seqs, commit, self.order);
+                let chunk = Measured::new(rows).place(seqs, commit, self.order);
                 table.chunks.insert(seqs.first, chunk);
             }
             Content::Memory | Content::Lost => table.settled.push(seqs),
-            Content::Evicted => match table.evicted.last_mut() {
-                Some(last) if last.last.raw() + 1 == seqs.first.raw() => last.last = seqs.last,
-                _ => table.evicted.push(seqs),
-            },
+            Content::Evicted => {
+                if !table.evicted.last_mut().is_some_and(|last| last.extend(seqs)) {
+                    table.evicted.push(seqs);
+                }
+            }
         }
         Ok(())
     }
@@ -219,9 +219,8 @@ impl FoundTable {
     /// Places above the tiers that were given out, and about which the log says nothing.
     fn missing(&self, lives: &Lives) -> Vec<(Reason, SeqRange)> {
         let known = self.chunks.values().map(|chunk| chunk.seqs);
-        let known: Vec<_> =
-            known.chain(self.settled.iter().chain(&self.evicted).copied()).collect();
-        let known = join(&known);
+        let known = known.chain(self.settled.iter().chain(&self.evicted).copied());
+        let known = SeqRange::join(known.collect());
         let mut missing = Vec::new();
         for (&life, counters) in lives.ended.range(self.sealed_to.incarnation().get()..) {
             let Some(&end) = counters.get(self.def.name) else { continue };
@@ -303,28 +302,13 @@ impl FoundTable {
 }
 
 impl Sealer {
-    /// Puts the names of all catalogs on the disk, once in a life and before anything is deleted on
-    /// their word: what a killed life left may still be with the kernel alone.
+    /// Puts the names of all catalogs on the disk, once in a life and before anything is deleted.
     pub(crate) fn settle(&mut self) -> io::Result<()> {
-        /// Folders above a tier's files: node, tier, table, all tables, the store.
-        const LEVELS: usize = 5;
-        if self.settled {
-            return Ok(());
+        if !self.settled {
+            let tiers = self.tables.iter().flat_map(|table| &table.tiers);
+            durable::settle(tiers.map(|tier| tier.log.dir().join("_delta_log")))?;
+            self.settled = true;
         }
-        let logs = || self.tables.iter().flat_map(|table| &table.tiers).map(|tier| &tier.log);
-        let mut dirs: BTreeSet<PathBuf> = BTreeSet::new();
-        for log in logs() {
-            let commits = log.dir().join("_delta_log");
-            dirs.extend(commits.ancestors().take(1 + LEVELS).map(Path::to_owned));
-        }
-        for dir in &dirs {
-            match durable::sync_dir(dir) {
-                // A tier that has never had a row has no folder yet.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                synced => synced?,
-            }
-        }
-        self.settled = true;
         Ok(())
     }
 }
@@ -355,22 +339,6 @@ pub(crate) fn report(
     let (durability, retry_key) = (Durability::Commit, None);
     log.push(Entry { at: now, durability, retry_key, parts, bytes: 0 });
     Some(rows)
-}
-
-/// Neighbouring places as one range.
-pub(crate) fn join(places: &[SeqRange]) -> Vec<SeqRange> {
-    let mut sorted = places.to_vec();
-    sorted.sort_unstable_by_key(|seqs| seqs.first);
-    let mut joined: Vec<SeqRange> = Vec::new();
-    for seqs in sorted {
-        match joined.last_mut() {
-            Some(last) if Seq::from_raw(last.last.raw() + 1) >= seqs.first => {
-                last.last = last.last.max(seqs.last);
-            }
-            _ => joined.push(seqs),
-        }
-    }
-    joined
 }
 
 pub(crate) fn wait_synced(log: &Log) -> io::Result<()> {

@@ -4,20 +4,23 @@
 //! file is deleted later. So a reader never believes to have what is gone.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::array::{Array, BooleanArray, RecordBatch};
-use arrow::compute::{concat_batches, filter_record_batch};
+use arrow::compute::filter_record_batch;
+use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use arrow::row::{RowConverter, SortField};
 use undine_schema::{Life, TableDef, TableKind, TimeNs};
 
+use crate::backend::Folder;
 use crate::config::Config;
 use crate::delta::{Change, FileStats};
-use crate::evolve::evolve;
+use crate::io_budget::IoBudget;
 use crate::seal::{Holds, SealError, TableTiers, Tier};
-use crate::segment_file;
 use crate::state::int64;
+use crate::{segment_file, tidy};
 
 /// How often versions that nothing refers to are looked for.
 const VERSIONS_LOOKED_AT_EVERY: Duration = Duration::from_hours(1);
@@ -80,14 +83,15 @@ pub(crate) fn keep_versions(all: &mut [TableTiers]) {
 }
 
 impl Tier {
-    /// Takes away what is older than the tier keeps it, or too much. How many rows went.
+    /// Takes away what is older than the tier keeps it, or too much. How many rows went; none of what
+    /// has [`old_versions`](Self::old_versions).
     pub(crate) fn expire(
         &mut self,
         table: &'static TableDef,
         now: TimeNs,
     ) -> Result<u64, SealError> {
         if table.kind == TableKind::State {
-            return self.expire_versions(table, now);
+            return Ok(0);
         }
         let old = self.outlived(now);
         let Some(after) = old.iter().map(|file| self.end_of(file)).max() else { return Ok(0) };
@@ -129,51 +133,56 @@ impl Tier {
         }
     }
 
-    /// Takes away versions that were followed by others before the horizon, and those of what had
-    /// ended by then. What was in force at the horizon or later stays, however old it is, so the
-    /// tier stays complete for every time that a summary can still ask for.
-    fn expire_versions(&mut self, table: &'static TableDef, now: TimeNs) -> Result<u64, SealError> {
-        let Some(age_max) = self.limits.age_max else { return Ok(0) };
+    /// The segments with versions that were followed by others before the horizon, or of what had ended
+    /// by then. What was in force at the horizon or later stays, however old it is, so the tier stays
+    /// complete for every time that a summary can still ask for.
+    pub(crate) fn old_versions(
+        &mut self,
+        table: &'static TableDef,
+        now: TimeNs,
+    ) -> Option<OldVersions> {
+        let age_max = self.limits.age_max.filter(|_| table.kind == TableKind::State)?;
         let looked = self.limits.looked_at;
         if looked.is_some_and(|at| now.since(at) < VERSIONS_LOOKED_AT_EVERY) {
-            return Ok(0);
+            return None;
         }
         self.limits.looked_at = Some(now);
         let horizon = now.saturating_sub(age_max);
-        let old = self.log.files().iter().filter(|file| file.first_time < horizon);
-        let old: Vec<_> = old.cloned().collect();
-        if old.is_empty() {
-            return Ok(0);
+        let files = self.log.files().iter().filter(|file| file.first_time < horizon);
+        let files: Vec<_> = files.cloned().collect();
+        let (schema, dir) = (Arc::clone(&self.schema), self.log.dir().clone());
+        (!files.is_empty()).then_some(OldVersions { table, horizon, schema, dir, files })
+    }
+}
+
+/// Segments some of whose versions may go, and what has to be known of their tier while others seal it.
+pub(crate) struct OldVersions {
+    table: &'static TableDef,
+    horizon: TimeNs,
+    schema: SchemaRef,
+    dir: Folder,
+    pub(crate) files: Vec<FileStats>,
+}
+
+impl OldVersions {
+    /// The segments that take the place of its files, on the disk and in no version yet; nothing where
+    /// every version stays.
+    pub(crate) fn write(&self, budget: &IoBudget) -> Result<Option<Vec<FileStats>>, SealError> {
+        let table = self.table.name;
+        let rows = tidy::read(self.table, &self.dir, &self.files, &self.schema, budget)?;
+        let kept = versions_since(self.table, &rows, self.horizon)
+            .map_err(|source| SealError::Summary { table, source })?;
+        if kept.num_rows() == rows.num_rows() {
+            return Ok(None);
         }
-        let segment = |source| SealError::Segment { table: table.name, source };
-        let wrong = |source| SealError::Summary { table: table.name, source };
-        let mut batches = Vec::new();
-        for file in &old {
-            for batch in segment_file::read(self.log.dir(), &file.name).map_err(segment)? {
-                batches.push(evolve(&batch, &self.schema).map_err(wrong)?);
-            }
+        if kept.num_rows() == 0 {
+            return Ok(Some(Vec::new()));
         }
-        let rows = concat_batches(&self.schema, &batches).map_err(wrong)?;
-        let kept = versions_since(table, &rows, horizon).map_err(wrong)?;
-        let gone = (rows.num_rows() - kept.num_rows()) as u64;
-        if gone == 0 {
-            return Ok(0);
-        }
-        let add = if kept.num_rows() > 0 {
-            vec![segment_file::write(self.log.dir(), &kept).map_err(segment)?]
-        } else {
-            Vec::new()
-        };
-        let change = Change {
-            operation: "DELETE",
-            sealed_to: None,
-            complete_from: None,
-            add,
-            remove: old.iter().map(|file| file.name.clone()).collect(),
-        };
-        let catalog = |source| SealError::Catalog { table: table.name, source };
-        self.log.commit(&change, now).map_err(catalog)?;
-        Ok(gone)
+        let written = segment_file::encode(&kept).and_then(|file| {
+            budget.spend(file.stats.bytes);
+            file.write(&self.dir)
+        });
+        written.map(|file| Some(vec![file])).map_err(|source| SealError::Segment { table, source })
     }
 }
 
@@ -190,7 +199,7 @@ fn versions_since(
         ArrowError::SchemaError(format!("column {} of {} is missing", key.name, table.name))
     })?;
     let fields = vec![SortField::new(keys.data_type().clone())];
-    let keys = RowConverter::new(fields)?.convert_columns(&[std::sync::Arc::clone(keys)])?;
+    let keys = RowConverter::new(fields)?.convert_columns(&[Arc::clone(keys)])?;
     // Of each thing the last version at or before the horizon; of two at one time the later row.
     let mut in_force = HashMap::new();
     for (at, &time) in times.iter().enumerate().filter(|(_, time)| **time <= horizon.get()) {

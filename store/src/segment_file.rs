@@ -75,11 +75,6 @@ impl Encoded {
     }
 }
 
-/// Writes `rows` to a new file in `dir`; it is durable on return.
-pub(crate) fn write(dir: &Folder, rows: &RecordBatch) -> Result<FileStats, ParquetError> {
-    encode(rows)?.write(dir)
-}
-
 /// Reads a file of `dir` back.
 pub(crate) fn read(dir: &Folder, name: &str) -> Result<Vec<RecordBatch>, ParquetError> {
     decode(dir.get(name)?)

@@ -26,7 +26,7 @@ impl Inner {
             return Some(Snapshot::in_memory(HotList::default()));
         }
         let seqs = SeqRange::new(Seq::new(Incarnation::new(0), 1), rows.num_rows());
-        let chunk = Measured::new(table, rows).place(seqs, false, 0);
+        let chunk = Measured::new(rows).place(seqs, false, 0);
         Some(Snapshot::in_memory(HotList::from_iter([Arc::new(chunk)])))
     }
 

@@ -63,7 +63,7 @@ struct Merge {
 
 impl Inner {
     /// Merges small segments, lets raw rows expire and deletes files that nobody needs. Blocks, but
-    /// seals wait only for its commits: what is merged is read and written beside them.
+    /// seals wait only for its commits: what it reads and writes, it does beside them.
     pub(crate) fn tidy(&self) -> Result<TidyReport, SealError> {
         // Only the one who tidies takes files away, so those that are to be merged stay.
         let _alone = self.tidier.lock().unwrap_or_else(PoisonError::into_inner);
@@ -97,16 +97,34 @@ impl Inner {
         now: TimeNs,
         report: &mut TidyReport,
     ) -> Result<(), SealError> {
-        let merges = {
+        let old_versions = {
             let mut sealer = self.sealer();
             let (table, tier) = sealer.tier(at);
-            let Some(expired) = tier.expire_unless_stopped(table, now)? else { return Ok(()) };
-            let merges = tier.merges(table, self.config.segments_max);
+            if !tier.is_written(table)? {
+                return Ok(());
+            }
+            let expired = tier.expire(table, now)?;
+            let old_versions = tier.old_versions(table, now);
             report.expired_rows += expired;
             if expired > 0 {
                 self.publish_tiers(&sealer, at.0);
             }
-            merges
+            old_versions
+        };
+        if let Some(old) = old_versions
+            && let Some(written) = old.write(&self.io_budget)?
+        {
+            let mut sealer = self.sealer();
+            let (table, tier) = sealer.tier(at);
+            let gone = rows_of(&old.files) - rows_of(&written);
+            tier.replace(table, "DELETE", &old.files, written, now)?;
+            report.expired_rows += gone;
+            self.publish_tiers(&sealer, at.0);
+        }
+        let merges = {
+            let mut sealer = self.sealer();
+            let (table, tier) = sealer.tier(at);
+            tier.merges(table, self.config.segments_max)
         };
         for merge in merges {
             // Nobody waits for a merge to stop; it is chosen again at the next start.
@@ -115,8 +133,9 @@ impl Inner {
             }
             let written = merge.write(&self.io_budget)?;
             let mut sealer = self.sealer();
-            let (_, tier) = sealer.tier(at);
-            report.merged_segments += tier.replace(&merge, written, now)?;
+            let (table, tier) = sealer.tier(at);
+            tier.replace(table, "OPTIMIZE", &merge.files, written, now)?;
+            report.merged_segments += merge.files.len() as u64;
             self.publish_tiers(&sealer, at.0);
         }
         Ok(())
@@ -153,18 +172,14 @@ impl Sealer {
 }
 
 impl Tier {
-    /// How many rows expired; nothing where the tier has no log yet or another program writes it.
-    fn expire_unless_stopped(
-        &mut self,
-        table: &'static TableDef,
-        now: TimeNs,
-    ) -> Result<Option<u64>, SealError> {
+    /// Whether the tier has a log, as far as it got, that no other program writes.
+    fn is_written(&mut self, table: &'static TableDef) -> Result<bool, SealError> {
         if self.log.is_new() || self.log.stopped().is_some() {
-            return Ok(None);
+            return Ok(false);
         }
         let catalog = |source| SealError::Catalog { table: table.name, source };
         self.log.refresh().map_err(catalog)?;
-        self.expire(table, now).map(Some)
+        Ok(true)
     }
 
     /// The merges of small segments where there are too many.
@@ -181,23 +196,24 @@ impl Tier {
         self.mergeable(segments_max).into_iter().map(merge).collect()
     }
 
-    /// Commits what a merge has written in place of what it has read; how many segments that were.
+    /// Commits what was written in the place of segments, which was made of them.
     fn replace(
         &mut self,
-        merge: &Merge,
+        table: &'static TableDef,
+        operation: &'static str,
+        segments: &[FileStats],
         written: Vec<FileStats>,
         now: TimeNs,
-    ) -> Result<u64, SealError> {
+    ) -> Result<(), SealError> {
         let change = Change {
-            operation: "OPTIMIZE",
+            operation,
             sealed_to: None,
             complete_from: None,
             add: written,
-            remove: merge.files.iter().map(|file| file.name.clone()).collect(),
+            remove: segments.iter().map(|file| file.name.clone()).collect(),
         };
-        let catalog = |source| SealError::Catalog { table: merge.table.name, source };
-        self.log.commit(&change, now).map_err(catalog)?;
-        Ok(merge.files.len() as u64)
+        let catalog = |source| SealError::Catalog { table: table.name, source };
+        self.log.commit(&change, now).map_err(catalog)
     }
 
     /// Stretches of small segments that follow each other in time, none of which reaches over a
@@ -253,14 +269,7 @@ impl Merge {
         let table = self.table.name;
         let segment = |source| SealError::Segment { table, source };
         let wrong = |source| SealError::Summary { table, source };
-        let mut batches = Vec::new();
-        for file in &self.files {
-            budget.spend(file.bytes);
-            for batch in segment_file::read(&self.dir, &file.name).map_err(segment)? {
-                batches.push(evolve(&batch, &self.schema).map_err(wrong)?);
-            }
-        }
-        let rows = concat_batches(&self.schema, &batches).map_err(wrong)?;
+        let rows = read(self.table, &self.dir, &self.files, &self.schema, budget)?;
         let parts = self.merged(&rows).and_then(|merged| self.by_bucket(merged));
         let parts = parts.map_err(wrong)?;
         let written = parts.iter().map(|part| {
@@ -322,6 +331,31 @@ impl Merge {
     }
 }
 
+/// All rows of some segments, with the schema of today.
+pub(crate) fn read(
+    table: &TableDef,
+    dir: &Folder,
+    files: &[FileStats],
+    schema: &SchemaRef,
+    budget: &IoBudget,
+) -> Result<RecordBatch, SealError> {
+    let table = table.name;
+    let mut batches = Vec::new();
+    for file in files {
+        budget.spend(file.bytes);
+        let read = segment_file::read(dir, &file.name);
+        for batch in read.map_err(|source| SealError::Segment { table, source })? {
+            let batch = evolve(&batch, schema);
+            batches.push(batch.map_err(|source| SealError::Summary { table, source })?);
+        }
+    }
+    concat_batches(schema, &batches).map_err(|source| SealError::Summary { table, source })
+}
+
+fn rows_of(files: &[FileStats]) -> u64 {
+    files.iter().map(|file| file.rows).sum()
+}
+
 impl Bucket {
     const fn of(self, time: i64) -> i64 {
         time.div_euclid(self.0)
@@ -354,11 +388,14 @@ mod tests {
         assert_eq!(merges.len(), 1);
         let written = merges[0].write(&IoBudget::new(None)).unwrap();
         seal(&[4, 5]);
-        let replaced = store.inner.sealer().tier(at).1.replace(&merges[0], written, now).unwrap();
+        let merged = &merges[0].files;
+        let mut sealer = store.inner.sealer();
+        sealer.tier(at).1.replace(&NOTES, "OPTIMIZE", merged, written, now).unwrap();
+        drop(sealer);
         store.inner.publish_tiers(&store.inner.sealer(), at.0);
         let snapshot = store.snapshot(&NOTES);
         let segments = snapshot.raw.as_ref().unwrap().segments.len();
-        assert_eq!((replaced, segments), (2, 2), "one of the merge, one of the seal beside it");
+        assert_eq!((merged.len(), segments), (2, 2), "one of the merge, one of the seal beside it");
         assert_eq!(integers(dir.path(), &snapshot, "id"), [1, 2, 3, 4, 5]);
     }
 

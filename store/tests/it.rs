@@ -3,6 +3,7 @@
 #[cfg(test)]
 mod it {
     mod bucket;
+    mod busy;
     mod crash;
     mod faulty;
     mod feed;
@@ -16,5 +17,6 @@ mod it {
     mod publish;
     mod race;
     mod servers;
+    mod slow;
     mod speed;
 }

@@ -182,11 +182,13 @@ fn demo_control() -> Result<Outcome> {
     shell::run(&mut built("undine", &args)?).map(passed)
 }
 
-/// Random histories of a store, other ones each time.
+/// Random histories of a store and of queries, other ones each time.
 fn model() -> Result<Outcome> {
-    let test = "it::model::many_long_histories_of_a_store_give_the_answers_of_a_list_of_its_rows";
+    let store = "it::model::many_long_histories_of_a_store_give_the_answers_of_a_list_of_its_rows";
+    let queries =
+        "it::model::many_long_histories_of_a_store_give_queries_the_answers_of_a_list_of_its_rows";
     let args = ["test", "--release", "--locked", "--workspace", "--test", "it", "--"];
-    shell::run(cargo(&args).args(["--ignored", "--exact", test])).map(passed)
+    shell::run(cargo(&args).args(["--ignored", "--exact", store, queries])).map(passed)
 }
 
 fn benches() -> Result<Outcome> {

@@ -51,7 +51,7 @@ pub(crate) fn fixture_with_tracer(tracer: Option<Arc<dyn Tracer>>) -> Fixture {
     Fixture { store, engine, clock, _dir: dir }
 }
 
-fn config(dir: &Path, clock: &Arc<ManualClock>) -> undine_store::Config {
+pub(crate) fn config(dir: &Path, clock: &Arc<ManualClock>) -> undine_store::Config {
     undine_store::Config {
         dir: dir.to_owned(),
         node: "node-1".to_owned(),
@@ -77,7 +77,7 @@ fn config(dir: &Path, clock: &Arc<ManualClock>) -> undine_store::Config {
     }
 }
 
-fn engine(
+pub(crate) fn engine(
     store: &Store,
     clock: &Arc<ManualClock>,
     tracer: Option<Arc<dyn Tracer>>,
@@ -209,8 +209,7 @@ impl Fixture {
     }
 
     pub(crate) async fn run(&self, script: &str) -> Result<Answer, Error> {
-        let request = Request { script: script.to_owned(), ..Request::default() };
-        self.engine.run(request).await
+        run(&self.engine, script).await
     }
 
     /// The answer as text, each table with its rows sorted.
@@ -219,6 +218,11 @@ impl Fixture {
         let answer = answer.unwrap_or_else(|error| panic!("{script}\n{error}: {error:?}"));
         answer.tables.iter().map(|table| text(table, Order::Sorted)).collect()
     }
+}
+
+/// Runs a script.
+pub(crate) async fn run(engine: &Engine, script: &str) -> Result<Answer, Error> {
+    engine.run(Request { script: script.to_owned(), ..Request::default() }).await
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

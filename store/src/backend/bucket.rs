@@ -421,6 +421,7 @@ pub(super) async fn list_all(
 
 #[cfg(test)]
 #[path = "../../tests/it/faulty.rs"]
+#[expect(dead_code, reason = "the gate is for the tests that see the store from outside")]
 mod faulty;
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use crate::backend::Folder;
 use crate::segment_file;
 
 /// Commits between two checkpoints.
-pub(super) const INTERVAL: u64 = 100;
+pub(crate) const INTERVAL: u64 = 100;
 
 /// A version and the actions that give its state.
 pub(super) struct Checkpoint {

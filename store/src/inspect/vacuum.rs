@@ -1,13 +1,12 @@
 //! Deletes what no version needs, where no store runs that would do so itself.
 
+use std::io;
 use std::time::Duration;
 
-use object_store::ObjectStoreExt;
-use object_store::path::Path as ObjectPath;
 use undine_schema::TimeNs;
 
-use super::{Folder, InspectError, UnneededFile, object_error};
-use crate::open;
+use super::{Folder, InspectError, TierState, UnneededFile, io_error};
+use crate::{disk, durable, open};
 
 /// Whether to delete or only to say what would be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,25 +43,40 @@ impl Folder {
             Vacuum::DryRun => None,
         };
         let mut done = Vacuumed::default();
-        for tier in self.inspect().await?.tiers {
-            for file in &tier.unneeded {
-                if now.since(file.since) < grace {
-                    done.kept += 1;
-                    continue;
-                }
-                if vacuum == Vacuum::Delete {
-                    let parts = file.name.split('/');
-                    let path: ObjectPath =
-                        tier.prefix.parts().chain(parts.map(Into::into)).collect();
-                    match self.tables.objects.delete(&path).await {
-                        Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
-                        Err(error) => return Err(object_error("delete", path.as_ref())(error)),
-                    }
-                }
-                done.files.push((self.tables.place(&tier.prefix), file.clone()));
-            }
+        let tiers = self.inspect().await?.tiers;
+        for tier in &tiers {
+            let (old, young) =
+                tier.unneeded.iter().partition::<Vec<_>, _>(|file| now.since(file.since) >= grace);
+            let place = self.tables.place(&tier.prefix);
+            done.files.extend(old.into_iter().map(|file| (place.clone(), file.clone())));
+            done.kept += young.len() as u64;
+        }
+        if vacuum == Vacuum::Delete {
+            self.delete(&tiers, &done.files)?;
         }
         drop(lock);
         Ok(done)
+    }
+
+    /// Deletes files in the way of a store that runs: not before the catalogs that do not need them are
+    /// on the disk.
+    fn delete(
+        &self,
+        tiers: &[TierState],
+        files: &[(String, UnneededFile)],
+    ) -> Result<(), InspectError> {
+        let dirs = tiers.iter().map(|tier| self.dir.join(self.tables.place(&tier.prefix)));
+        durable::settle(dirs.map(|dir| dir.join("_delta_log")))
+            .map_err(io_error("sync the catalogs in", &self.dir))?;
+        for (tier, file) in files {
+            let path = self.dir.join(tier).join(&file.name);
+            match disk::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(io_error("delete", &path)(error));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 }

@@ -19,7 +19,6 @@ use super::{
 };
 use crate::folder::EXEMPLARS;
 use crate::log::examine;
-use crate::recover::join;
 use crate::sketch::Sketch;
 
 /// Bytes at the end of a file that are read first; a footer is rarely longer.
@@ -282,7 +281,7 @@ fn gaps(
         });
         let Some(sealed_to) = tiers.map(|tier| tier.sealed_to).min() else { continue };
         let mut after = sealed_to;
-        for seqs in join(&places) {
+        for seqs in SeqRange::join(places) {
             let same_life = seqs.first.incarnation() == after.incarnation();
             if same_life && seqs.first.counter() > after.counter() + 1 {
                 let first = Seq::from_raw(after.raw() + 1);

@@ -73,8 +73,15 @@ enum NameChange {
 
 type Names = BTreeMap<PathBuf, Node>;
 
-/// Which changes of names reach the disk, by their number.
-type Kept = Box<dyn Fn(usize) -> bool>;
+/// Which changes of names reach the disk, in their order.
+type Kept = Vec<bool>;
+/// What the disk has of some files, by their number.
+type Bytes = BTreeMap<usize, Vec<u8>>;
+
+/// Changes of names up to which every subset of them is a state.
+const NAMES_IN_EVERY_SUBSET_MAX: usize = 5;
+/// Files with unsynced bytes up to which every mix of their states is one.
+const FILES_IN_EVERY_MIX_MAX: usize = 2;
 
 /// A disk under a kernel.
 #[derive(Clone, Debug, Default)]
@@ -162,59 +169,106 @@ impl Disk {
         !self.pending.is_empty()
     }
 
+    /// More than can be lost in every way.
+    pub(super) fn has_many_unsynced_names(&self) -> bool {
+        self.pending.len() > NAMES_IN_EVERY_SUBSET_MAX
+    }
+
     /// What the kernel shows: what a killed process leaves.
     pub(super) fn shown(&self) -> Tree {
-        self.tree(|_| true, |inode| inode.shown.clone())
+        self.tree(&vec![true; self.pending.len()], &Bytes::new())
     }
 
     /// The states after a power loss, each with its name.
     pub(super) fn states(&self) -> Vec<(String, Tree)> {
-        let all = self.pending.len();
-        let mut names: Vec<(String, Kept)> = vec![
-            ("all names".to_owned(), Box::new(|_| true)),
-            ("no names".to_owned(), Box::new(|_| false)),
-        ];
-        for one in 0..all {
-            let change = &self.pending[one];
-            names.push((format!("only {change:?}"), Box::new(move |at| at == one)));
-            names.push((format!("all but {change:?}"), Box::new(move |at| at != one)));
-        }
+        let all = vec![true; self.pending.len()];
         let mut states = Vec::new();
-        for (name, kept) in &names {
-            let shown = self.tree(kept, |inode| inode.shown.clone());
-            let durable = self.tree(kept, |inode| inode.durable.clone());
-            states.push((format!("{name} and all bytes"), shown));
-            states.push((format!("{name} and no bytes"), durable));
+        for kept in self.names() {
+            let what = self.spelt(&kept);
+            states.push((format!("{what} and all bytes"), self.tree(&kept, &Bytes::new())));
+            states.push((format!("{what} and no bytes"), self.tree(&kept, &self.synced())));
         }
-        for (number, inode) in self.inodes.iter().enumerate() {
-            for (what, bytes) in inode.partly() {
-                let tree = self.tree(
-                    |_| true,
-                    |other| {
-                        if std::ptr::eq(other, inode) { bytes.clone() } else { other.shown.clone() }
-                    },
-                );
-                states.push((format!("file {number} {what}"), tree));
-            }
-        }
+        let mixes = self.mixes().into_iter();
+        states.extend(mixes.map(|(what, bytes)| (what, self.tree(&all, &bytes))));
         states
     }
 
     /// The states in which nothing, or one name that is not synced, has not reached the disk.
     pub(super) fn states_without(&self) -> Vec<(String, Tree)> {
-        let wanted = |(what, _): &(String, Tree)| {
-            (what.starts_with("all but") && what.ends_with("all bytes"))
-                || what.starts_with("no names")
-        };
-        self.states().into_iter().filter(wanted).collect()
+        let count = self.pending.len();
+        let none = vec![false; count];
+        let mut states =
+            vec![("no names and no bytes".to_owned(), self.tree(&none, &self.synced()))];
+        let one_less = (0..count).map(|one| (0..count).map(|at| at != one).collect::<Kept>());
+        for kept in one_less.chain([none]) {
+            states.push((self.spelt(&kept), self.tree(&kept, &Bytes::new())));
+        }
+        states
     }
 
-    fn tree(&self, kept: impl Fn(usize) -> bool, bytes: impl Fn(&Inode) -> Vec<u8>) -> Tree {
+    /// Which changes of names may be on the disk: every subset where they are few.
+    fn names(&self) -> Vec<Kept> {
+        let count = self.pending.len();
+        let those = |is_kept: &dyn Fn(usize) -> bool| (0..count).map(is_kept).collect::<Kept>();
+        if count <= NAMES_IN_EVERY_SUBSET_MAX {
+            return (0..1 << count).map(|bits: usize| those(&|at| bits >> at & 1 == 1)).collect();
+        }
+        let first = (0..=count).map(|first| those(&|at| at < first));
+        let one = (0..count).map(|one| those(&|at| at == one));
+        let all_but = (0..count).map(|one| those(&|at| at != one));
+        first.chain(one).chain(all_but).collect()
+    }
+
+    fn spelt(&self, kept: &Kept) -> String {
+        let changes = |is: bool| {
+            let changes = self.pending.iter().zip(kept).filter(move |(_, kept)| **kept == is);
+            changes.map(|(change, _)| change).collect::<Vec<_>>()
+        };
+        match (changes(true), changes(false)) {
+            (_, without) if without.is_empty() => "all names".to_owned(),
+            (with, _) if with.is_empty() => "no names".to_owned(),
+            (with, without) if with.len() < without.len() => format!("only {with:?}"),
+            (_, without) => format!("all but {without:?}"),
+        }
+    }
+
+    /// The files as they were when they were last synced.
+    fn synced(&self) -> Bytes {
+        let inodes = self.inodes.iter().enumerate();
+        inodes.map(|(number, inode)| (number, inode.durable.clone())).collect()
+    }
+
+    /// What the disk may have of the files that are not synced: every mix of their states where they are
+    /// few, and else each state of each file beside the whole others.
+    fn mixes(&self) -> Vec<(String, Bytes)> {
+        let files = self.inodes.iter().enumerate().filter(|&(number, inode)| {
+            let is_named = self.shown.values().any(|node| *node == Node::File(number));
+            is_named && inode.durable != inode.shown
+        });
+        let files: Vec<_> = files.map(|(number, inode)| (number, inode.states())).collect();
+        let whole = (String::from("all names"), Bytes::new());
+        let with = |(what, bytes): &(String, Bytes), number, states: &[(&str, Vec<u8>)]| {
+            let state = |(how, of_it): &(&str, Vec<u8>)| {
+                let mut bytes = bytes.clone();
+                bytes.insert(number, of_it.clone());
+                (format!("{what}, file {number} {how}"), bytes)
+            };
+            states.iter().map(state).collect::<Vec<_>>()
+        };
+        if files.len() > FILES_IN_EVERY_MIX_MAX {
+            let each = files.iter().flat_map(|(number, states)| with(&whole, *number, states));
+            return each.collect();
+        }
+        files.iter().fold(vec![whole], |mixes, (number, states)| {
+            mixes.iter().flat_map(|mix| with(mix, *number, states)).collect()
+        })
+    }
+
+    /// The disk with some names, and with all bytes of the files that `bytes` does not name.
+    fn tree(&self, kept: &Kept, bytes: &Bytes) -> Tree {
         let mut names = self.durable.clone();
-        for (at, change) in self.pending.iter().enumerate() {
-            if kept(at) {
-                change.apply(&mut names);
-            }
+        for (change, _) in self.pending.iter().zip(kept).filter(|(_, kept)| **kept) {
+            change.apply(&mut names);
         }
         let mut tree = Tree::default();
         // Names come after those of their folders; what is in a folder that is gone is gone.
@@ -228,7 +282,8 @@ impl Disk {
                     tree.dirs.insert(path);
                 }
                 Node::File(inode) => {
-                    tree.files.insert(path, bytes(&self.inodes[inode]));
+                    let of_it = bytes.get(&inode).unwrap_or(&self.inodes[inode].shown);
+                    tree.files.insert(path, of_it.clone());
                 }
             }
         }
@@ -237,21 +292,23 @@ impl Disk {
 }
 
 impl Inode {
-    /// Its states between nothing and all of what is not synced.
-    fn partly(&self) -> Vec<(&'static str, Vec<u8>)> {
+    /// What the disk may have of it: all, what was synced, and states between the two.
+    fn states(&self) -> Vec<(&'static str, Vec<u8>)> {
         let (durable, shown) = (self.durable.len(), self.shown.len());
+        let mut states = vec![("whole", self.shown.clone()), ("as synced", self.durable.clone())];
         if shown <= durable || !self.shown.starts_with(&self.durable) {
-            return Vec::new();
+            return states;
         }
         let mut zeros = self.durable.clone();
         zeros.resize(shown, 0);
         let mut hole = self.shown.clone();
         hole[durable..durable + (shown - durable) / 2].fill(0);
-        vec![
+        states.extend([
             ("with a hole", hole),
             ("half written", self.shown[..durable + (shown - durable) / 2].to_vec()),
             ("short of a byte", self.shown[..shown - 1].to_vec()),
             ("in zeros", zeros),
-        ]
+        ]);
+        states
     }
 }

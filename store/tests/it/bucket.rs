@@ -31,13 +31,13 @@ const NOTES_DIR: &str = "notes.Beta/raw/node-1";
 pub(crate) struct Node {
     pub(crate) dir: TempDir,
     name: &'static str,
-    clock: Arc<ManualClock>,
-    bucket: BucketConfig,
+    pub(crate) clock: Arc<ManualClock>,
+    pub(crate) bucket: BucketConfig,
     pub(crate) runtime: Runtime,
 }
 
 impl Node {
-    fn new(objects: Arc<dyn ObjectStore>) -> Self {
+    pub(crate) fn new(objects: Arc<dyn ObjectStore>) -> Self {
         Self::at(Arc::new(Bucket::over(URL, objects).unwrap()), "node-1")
     }
 
@@ -151,7 +151,7 @@ fn files_of(objects: &dyn ObjectStore, dir: &str) -> Vec<Key> {
 }
 
 /// The ids of all notes in a bucket, as another engine reads them, sorted.
-fn ids_in(objects: &dyn ObjectStore) -> Vec<i64> {
+pub(crate) fn ids_in(objects: &dyn ObjectStore) -> Vec<i64> {
     let mut ids = Vec::new();
     for file in files_of(objects, NOTES_DIR) {
         let bytes = async { objects.get(&file).await.unwrap().bytes().await.unwrap() };

@@ -1,4 +1,4 @@
-//! An object store in memory that fails when it is told to.
+//! An object store in memory that fails, or takes its time, when it is told to.
 
 use std::fmt;
 use std::ops::Range;
@@ -16,10 +16,13 @@ use object_store::{
     ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
     UploadPart,
 };
+use tokio::sync::watch;
 
 /// What goes wrong.
 #[derive(Debug, Default)]
 pub(crate) struct Faults {
+    /// Requests wait at it while it is shut, however long.
+    pub(crate) gate: Gate,
     /// Nothing answers.
     pub(crate) away: AtomicBool,
     /// Every so many puts are refused with 503; none for 0.
@@ -36,6 +39,34 @@ pub(crate) struct Faults {
     parts: AtomicU64,
 }
 
+/// Holds up requests until a test has seen what goes on meanwhile.
+#[derive(Debug, Default)]
+pub(crate) struct Gate {
+    shut: watch::Sender<bool>,
+    waiting: watch::Sender<usize>,
+}
+
+impl Gate {
+    pub(crate) fn shut(&self) {
+        self.shut.send_replace(true);
+    }
+
+    pub(crate) fn open(&self) {
+        self.shut.send_replace(false);
+    }
+
+    /// Waits until a request waits.
+    pub(crate) async fn holds_a_request(&self) {
+        self.waiting.subscribe().wait_for(|waiting| *waiting > 0).await.unwrap();
+    }
+
+    async fn pass(&self) {
+        self.waiting.send_modify(|waiting| *waiting += 1);
+        self.shut.subscribe().wait_for(|shut| !shut).await.unwrap();
+        self.waiting.send_modify(|waiting| *waiting -= 1);
+    }
+}
+
 /// See the module.
 #[derive(Debug, Default)]
 pub(crate) struct Faulty {
@@ -45,7 +76,13 @@ pub(crate) struct Faulty {
 }
 
 impl Faulty {
-    fn answer(&self) -> Result<()> {
+    async fn answer(&self) -> Result<()> {
+        self.faults.gate.pass().await;
+        self.answer_at_once()
+    }
+
+    /// Streams are not held up.
+    fn answer_at_once(&self) -> Result<()> {
         if self.faults.away.load(Ordering::SeqCst) { Err(lost("nothing answers")) } else { Ok(()) }
     }
 
@@ -74,7 +111,7 @@ impl ObjectStore for Faulty {
         payload: PutPayload,
         mut options: PutOptions,
     ) -> Result<PutResult> {
-        self.answer()?;
+        self.answer().await?;
         let refused = is_due(&self.faults.puts, &self.faults.refused_every);
         if refused {
             return Err(lost("503 slow down"));
@@ -96,18 +133,18 @@ impl ObjectStore for Faulty {
         location: &Path,
         options: PutMultipartOptions,
     ) -> Result<Box<dyn MultipartUpload>> {
-        self.answer()?;
+        self.answer().await?;
         let upload = self.inner.put_multipart_opts(location, options).await?;
         Ok(Box::new(Torn { upload, faults: Arc::clone(&self.faults) }))
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
-        self.answer()?;
+        self.answer().await?;
         self.inner.get_opts(location, options).await
     }
 
     async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
-        self.answer()?;
+        self.answer().await?;
         self.inner.get_ranges(location, ranges).await
     }
 
@@ -115,7 +152,7 @@ impl ObjectStore for Faulty {
         &self,
         locations: BoxStream<'static, Result<Path>>,
     ) -> BoxStream<'static, Result<Path>> {
-        match self.answer() {
+        match self.answer_at_once() {
             Ok(()) => self.inner.delete_stream(locations),
             Err(error) => futures::stream::once(async { Err(error) }).boxed(),
         }
@@ -123,7 +160,7 @@ impl ObjectStore for Faulty {
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
         let hidden = self.hidden();
-        match self.answer() {
+        match self.answer_at_once() {
             Ok(()) => self
                 .inner
                 .list(prefix)
@@ -137,7 +174,7 @@ impl ObjectStore for Faulty {
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
-        self.answer()?;
+        self.answer().await?;
         let mut listed = self.inner.list_with_delimiter(prefix).await?;
         let hidden = self.hidden();
         listed.objects.retain(|meta| !hidden.contains(&meta.location));
