@@ -9,6 +9,7 @@
 //! are never kept, nor are tables.
 
 mod frame;
+pub(super) mod mask;
 mod method;
 
 use super::dialogue::{Call, Calls, Dialect, Side, Step, Timed};

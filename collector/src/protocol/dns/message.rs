@@ -12,7 +12,7 @@ pub(super) const QUESTIONS_MAX: usize = 16;
 /// Most records that are read of a message, over all of its sections.
 pub(super) const RECORDS_MAX: usize = 512;
 /// The number of `OPT`, a record that is about the message.
-const OPT: u16 = 41;
+pub(super) const OPT: u16 = 41;
 
 /// The first bytes of a message.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
