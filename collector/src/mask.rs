@@ -58,7 +58,8 @@ impl Masking {
             Body::Datagram { flow, mut info, payload } => {
                 self.addresses.replace_in(&mut info);
                 let mut payload = payload.to_vec();
-                dns::mask::mask_message(&mut payload, &mut self.addresses);
+                let length = event.header.len as usize;
+                dns::mask::mask_message(&mut payload, length, &mut self.addresses);
                 self.put(event.header, Body::Datagram { flow, info, payload: &payload });
             }
             Body::Open(mut info) => {

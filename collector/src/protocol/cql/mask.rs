@@ -14,6 +14,9 @@ use crate::protocol::mask::{FILLER, Mask, Step, fill, sql};
 /// Most bytes of a body that are looked at; what follows them is content.
 const LOOKED_AT_MAX: usize = 1024;
 
+/// Longest value of an option that is kept.
+const VALUE_BYTES_MAX: usize = 8;
+
 /// Where a side is in its envelopes.
 #[derive(Debug, Default)]
 struct Inbound {
@@ -134,14 +137,15 @@ impl CqlMask {
                     let name = body.keep(length.into())?;
                     let is_known = OPTIONS.iter().any(|known| *name == *known.as_bytes());
                     compresses |= *name == *b"COMPRESSION";
-                    let is_kept = matches!(&*name, b"CQL_VERSION" | b"COMPRESSION");
+                    let has_known_value = matches!(&*name, b"CQL_VERSION" | b"COMPRESSION");
                     if !is_known {
                         // Names of options are in capitals.
                         name.fill(FILLER.to_ascii_uppercase());
                     }
                     let length = body.short()?;
                     let value = body.keep(length.into())?;
-                    if !is_kept {
+                    let is_word = value.iter().all(|b| b.is_ascii_alphanumeric() || *b == b'.');
+                    if !has_known_value || !is_word || value.len() > VALUE_BYTES_MAX {
                         fill(value);
                     }
                 }

@@ -16,27 +16,42 @@ impl Mask for DnsMask {
         let Some((length, rest)) = bytes.split_first_chunk_mut::<2>() else { return Step::Need(2) };
         let length = usize::from(u16::from_be_bytes(*length));
         let Some(message) = rest.get_mut(..length) else { return Step::Need(2 + length) };
-        mask_message(message, addresses);
-        Step::Took(2 + length)
+        match mask_message(message, length, addresses) {
+            Masked::Message => Step::Took(2 + length),
+            Masked::NoMessage => Step::Lost,
+        }
     }
 }
 
-/// Masks a message, of which the end may be missing.
-pub(crate) fn mask_message(message: &mut [u8], addresses: &mut Addresses) {
-    let Some(header) = Header::read(message) else { return fill(message) };
-    let mut reader = Masked { bytes: &mut *message, at: HEADER_BYTES };
-    reader.message(&header, addresses);
-    // What was not understood.
-    let at = reader.at.min(message.len());
-    fill(&mut message[at..]);
+/// What bytes were.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Masked {
+    /// A message, of which the structure is left.
+    Message,
+    /// None, so that nothing of them is left.
+    NoMessage,
 }
 
-struct Masked<'a> {
+/// Masks a message of `length` bytes, of which the end may be missing.
+pub(crate) fn mask_message(message: &mut [u8], length: usize, addresses: &mut Addresses) -> Masked {
+    let Some(header) = Header::read(message).filter(|header| header.is_plausible(length)) else {
+        fill(message);
+        return Masked::NoMessage;
+    };
+    let mut walk = Walk { bytes: &mut *message, at: HEADER_BYTES };
+    walk.message(&header, addresses);
+    // What was not understood.
+    let at = walk.at.min(message.len());
+    fill(&mut message[at..]);
+    Masked::Message
+}
+
+struct Walk<'a> {
     bytes: &'a mut [u8],
     at: usize,
 }
 
-impl Masked<'_> {
+impl Walk<'_> {
     fn message(&mut self, header: &Header, addresses: &mut Addresses) -> Option<()> {
         let [questions, records @ ..] = header.counts.map(usize::from);
         for _ in 0..questions {
@@ -115,7 +130,8 @@ mod tests {
             \0\0\x29\x04\xd0\x01\0\0\0\0\x02ab"
             .to_vec();
         let before = Message::read(&message, message.len()).unwrap();
-        mask_message(&mut message, &mut Addresses::default());
+        let length = message.len();
+        mask_message(&mut message, length, &mut Addresses::default());
         let after = Message::read(&message, message.len()).unwrap();
         assert_eq!(
             (after.header, after.rcode, after.is_whole),
@@ -136,7 +152,7 @@ mod tests {
         let whole = b"\0\x01\x01\0\0\x01\0\0\0\0\0\0\x06secret\x06secret\0\0\x01\0\x01secret";
         for cut in 0..=whole.len() {
             let mut message = whole[..cut].to_vec();
-            mask_message(&mut message, &mut Addresses::default());
+            mask_message(&mut message, whole.len(), &mut Addresses::default());
             assert!(!message.windows(3).any(|part| part == b"sec"), "cut at {cut}");
         }
     }

@@ -56,7 +56,7 @@ impl Header {
     }
 
     /// Whether a message of `len` bytes can begin with this.
-    fn is_plausible(&self, len: usize) -> bool {
+    pub(super) fn is_plausible(&self, len: usize) -> bool {
         let [questions, answers, authorities, additional] = self.counts.map(usize::from);
         let records = answers + authorities + additional;
         let least = HEADER_BYTES + questions * 5 + records * 11;

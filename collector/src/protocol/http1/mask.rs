@@ -6,10 +6,12 @@ use std::collections::VecDeque;
 use super::head::HEAD_BYTES_MAX;
 use crate::mask::Addresses;
 use crate::protocol::dialogue::Side;
-use crate::protocol::mask::{Mask, Step, fill, headers};
+use crate::protocol::mask::{Mask, Step, fill, fill_words, headers};
 
 /// Longest line that says how long a chunk is.
 const CHUNK_LINE_BYTES_MAX: usize = 4096;
+/// Where the status is in a line, if not behind further blanks.
+const STATUS_AT: usize = b"HTTP/1.1 ".len();
 /// Most requests that wait for their response.
 const REQUESTS_MAX: usize = 1024;
 
@@ -102,10 +104,11 @@ impl Http1Mask {
             let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
             let size = std::str::from_utf8(&line[..digits]).ok()?;
             let size = u64::from_str_radix(size, 16).ok()?;
-            if let Some(at) = line.iter().position(|byte| *byte == b';') {
-                let end = line.len() - usize::from(line.ends_with(b"\r"));
-                fill(&mut line[(at + 1).min(end)..end]);
-            }
+            // What a parser takes for one has nothing but an extension after its size.
+            let rest = line[digits..].trim_ascii_start().len();
+            let (end, extension) = (line.len() - rest, line.len());
+            let is_extension = line.get(end) == Some(&b';');
+            fill_words(&mut line[end + usize::from(is_extension)..extension]);
             Some(if size == 0 { At::Trailers } else { At::Chunk(size) })
         })
     }
@@ -206,18 +209,17 @@ fn mask_request_line(line: &mut [u8]) -> Option<Verb> {
 }
 
 fn mask_status_line(line: &mut [u8]) -> Option<u16> {
-    let line = without_return(line);
-    if !line.starts_with(b"HTTP/1.") {
+    let (version, rest) = without_return(line).split_at_mut_checked(STATUS_AT)?;
+    let blanks = rest.iter().take_while(|byte| **byte == b' ').count();
+    let (status, reason) = rest.get_mut(blanks..)?.split_at_mut_checked(3)?;
+    if !version.starts_with(b"HTTP/1.") || !version.ends_with(b" ") {
         return None;
     }
-    let at = line.iter().position(|byte| *byte == b' ')?;
-    let blanks = line[at..].iter().take_while(|byte| **byte == b' ').count();
-    let status = line.get(at + blanks..at + blanks + 3)?;
-    let status = std::str::from_utf8(status).ok()?.parse().ok()?;
-    if let Some(reason) = line.get_mut(at + blanks + 4..) {
-        fill(reason);
+    match reason {
+        [b' ', reason @ ..] => fill(reason),
+        reason => fill(reason),
     }
-    Some(status)
+    std::str::from_utf8(status).ok()?.parse().ok()
 }
 
 /// Masks headers and gives what they say of the body.

@@ -8,7 +8,7 @@
 
 use std::collections::VecDeque;
 
-use super::frame::{HEAD_BYTES, Head, Kind, PREFACE};
+use super::frame::{HEAD_BYTES, Head, Kind, PAYLOAD_BYTES_MAX, PREFACE};
 use super::hpack::{self, FIELDS_BYTES_MAX, TABLE_BYTES_MAX};
 use super::huffman;
 use crate::mask::Addresses;
@@ -54,6 +54,9 @@ impl Mask for Http2Mask {
         let Some(head) = bytes.get(..HEAD_BYTES).and_then(Head::parse) else {
             return Step::Need(HEAD_BYTES);
         };
+        if !head.is_valid(PAYLOAD_BYTES_MAX) {
+            return Step::Lost;
+        }
         let length = usize::try_from(head.length).unwrap_or(usize::MAX);
         let kept = match head.kind {
             Kind::Headers | Kind::PushPromise => return self.headers(side, bytes),

@@ -55,8 +55,8 @@ const NAMES: [&str; 34] = [
     "updates",
     "writeErrors",
 ];
-/// Names of elements whose numbers are kept.
-const NUMBERS: [&[u8]; 4] = [b"ok", b"code", b"n", b"nModified"];
+/// Elements of a reply whose values are kept.
+const STATUS: [&[u8]; 5] = [b"code", b"codeName", b"n", b"nModified", b"ok"];
 
 /// Masks a connection to a MongoDB server.
 #[derive(Debug, Default)]
@@ -98,14 +98,14 @@ fn mask_message(op: Op, side: Side, message: &mut Fields<'_>) -> Option<()> {
             fill(&mut name[..filled]);
             message.keep(8)?;
             while !message.0.is_empty() {
-                document(side, 0, message)?;
+                document(side, Depth::Top, message)?;
             }
             Some(())
         }
         Op::Reply => {
             message.keep(20)?;
             while !message.0.is_empty() {
-                document(side, 0, message)?;
+                document(side, Depth::Top, message)?;
             }
             Some(())
         }
@@ -126,7 +126,7 @@ fn mask_sections(side: Side, message: &mut Fields<'_>) -> Option<()> {
     message.long_le()?;
     while !message.0.is_empty() {
         match message.byte()? {
-            0 => document(side, 0, message)?,
+            0 => document(side, Depth::Top, message)?,
             1 => {
                 let length = usize::try_from(message.long_le()?).ok()?.checked_sub(4)?;
                 let length = length.min(message.0.len());
@@ -134,7 +134,7 @@ fn mask_sections(side: Side, message: &mut Fields<'_>) -> Option<()> {
                 mask_name(list.text());
                 while !list.0.is_empty() {
                     // No document of a list is a command.
-                    document(side, 1, &mut list)?;
+                    document(side, Depth::Inside(1), &mut list)?;
                 }
             }
             _ => return None,
@@ -143,42 +143,67 @@ fn mask_sections(side: Side, message: &mut Fields<'_>) -> Option<()> {
     Some(())
 }
 
+/// Where a document is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Depth {
+    /// It is a command or a reply.
+    Top,
+    /// It is inside others.
+    Inside(usize),
+    /// It is an array, whose elements are called by their numbers.
+    Array(usize),
+}
+
+impl Depth {
+    const fn number(self) -> usize {
+        match self {
+            Self::Top => 0,
+            Self::Inside(depth) | Self::Array(depth) => depth,
+        }
+    }
+}
+
 /// Masks a document, of which the end may be missing; what cannot be told apart is overwritten.
-fn document(side: Side, depth: usize, bytes: &mut Fields<'_>) -> Option<()> {
+fn document(side: Side, depth: Depth, bytes: &mut Fields<'_>) -> Option<()> {
     let length = usize::try_from(bytes.long_le()?).ok()?.checked_sub(4)?;
     let length = length.min(bytes.0.len());
     let mut elements = Fields(bytes.keep(length)?);
-    if depth < DEPTH_MAX {
+    if depth.number() < DEPTH_MAX {
         mask_elements(side, depth, &mut elements);
     }
     elements.fill_rest();
     Some(())
 }
 
-fn mask_elements(side: Side, depth: usize, elements: &mut Fields<'_>) -> Option<()> {
+fn mask_elements(side: Side, depth: Depth, elements: &mut Fields<'_>) -> Option<()> {
     let mut is_first = true;
+    let deeper = depth.number() + 1;
     loop {
         let kind = elements.byte()?;
         if kind == 0 {
             return Some(());
         }
         let name = elements.text();
-        let is_command = side == Side::Client && depth == 0 && std::mem::take(&mut is_first);
+        let is_command =
+            side == Side::Client && depth == Depth::Top && std::mem::take(&mut is_first);
+        let is_status = side == Side::Server && depth == Depth::Top && STATUS.contains(&&*name);
         let is_wrapped = *name == *b"$query";
-        let is_number = name.iter().all(u8::is_ascii_digit);
-        let (is_kept_number, is_code_name) = (NUMBERS.contains(&&*name), *name == *b"codeName");
-        if !(is_number || is_command && is_word(name)) {
+        let is_place = matches!(depth, Depth::Array(_)) && name.iter().all(u8::is_ascii_digit);
+        if !(is_place || is_command && is_word(name)) {
             mask_name(name);
         }
         match kind {
             // Numbers.
-            0x01 | 0x12 => number(8, is_kept_number, elements)?,
-            0x10 => number(4, is_kept_number, elements)?,
+            0x01 | 0x12 => number(8, is_status, elements)?,
+            0x10 => number(4, is_status, elements)?,
+            0x08 => number(1, is_status, elements)?,
             0x09 | 0x11 => number(8, false, elements)?,
             0x13 => number(16, false, elements)?,
             // Texts.
-            0x02 | 0x0d | 0x0e => text(is_code_name, elements)?,
-            0x03 | 0x04 => document(side, if is_wrapped { depth } else { depth + 1 }, elements)?,
+            0x02 | 0x0d | 0x0e => text(is_status, elements)?,
+            0x03 if is_wrapped => document(side, depth, elements)?,
+            0x03 => document(side, Depth::Inside(deeper), elements)?,
+            0x04 => document(side, Depth::Array(deeper), elements)?,
             // Binary data, after its length and kind.
             0x05 => {
                 let length = usize::try_from(elements.long_le()?).ok()?;
@@ -187,9 +212,6 @@ fn mask_elements(side: Side, depth: usize, elements: &mut Fields<'_>) -> Option<
             }
             0x06 | 0x0a | 0x7f | 0xff => {}
             0x07 => elements.fill(12)?,
-            0x08 => {
-                elements.byte()?;
-            }
             // A regular expression and its options.
             0x0b => {
                 fill(elements.text());

@@ -7,7 +7,7 @@
 use super::command::code;
 use super::handshake::{Capabilities, LOGIN_HEAD_BYTES};
 use super::packet::{CONTINUED_LENGTH, HEADER_BYTES, Header};
-use super::response::{EOF, EOF_BYTES, ERR, LOCAL_INFILE, OK};
+use super::response::{self, EOF, EOF_BYTES, ERR, LOCAL_INFILE, OK};
 use crate::mask::Addresses;
 use crate::protocol::dialogue::Side;
 use crate::protocol::mask::fields::Fields;
@@ -248,8 +248,14 @@ impl MysqlMask {
                 self.expect = Expect::File;
             }
             _ => {
-                let count = payload.keep(payload.0.len().min(10))?;
-                self.expect = columns_after(count);
+                let Some((columns, are_defined)) = response::columns(payload.0) else {
+                    // No parser reads on, either.
+                    self.phase = Phase::Over;
+                    return None;
+                };
+                payload.keep(payload.0.len())?;
+                self.expect =
+                    if are_defined { Expect::Columns(columns) } else { Expect::ColumnsEnd };
             }
         }
         Some(())
@@ -266,14 +272,6 @@ impl MysqlMask {
     fn end(&mut self, header: Header, payload: &mut Fields<'_>) -> Option<()> {
         self.expect = Expect::Result;
         mask_ending(header, payload)
-    }
-}
-
-/// Whether what follows a count of columns are their definitions, or rows at once.
-fn columns_after(count: &[u8]) -> Expect {
-    match super::response::columns(count) {
-        Some((columns, true)) => Expect::Columns(columns),
-        _ => Expect::ColumnsEnd,
     }
 }
 

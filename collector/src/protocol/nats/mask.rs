@@ -96,7 +96,7 @@ impl NatsMask {
         let (verb, rest) = line.split_at_mut(verb_end);
         match verb.to_ascii_uppercase().as_slice() {
             b"CONNECT" | b"INFO" => mask_options(rest),
-            b"PING" | b"PONG" | b"+OK" | b"" => {}
+            b"PING" | b"PONG" | b"+OK" | b"" => mask_words(rest, &[]),
             b"-ERR" if rest.trim_ascii() == NOT_FINAL => {}
             b"-ERR" => mask_words(rest, &[]),
             b"SUB" => mask_words(rest, &[Last(1)]),
@@ -165,7 +165,16 @@ fn mask_options(json: &mut [u8]) {
                 at = end;
             }
             b'0'..=b'9' => json[at] = b'1',
-            _ => {}
+            b'a'..=b'z' | b'A'..=b'Z' => {
+                let letters = json[at..].iter().take_while(|byte| byte.is_ascii_alphabetic());
+                let end = at + letters.count();
+                if !matches!(&json[at..end], b"true" | b"false" | b"null") {
+                    fill(&mut json[at..end]);
+                }
+                at = end - 1;
+            }
+            b'{' | b'}' | b'[' | b']' | b',' | b':' | b'-' | b'.' | b' ' | b'\t' | b'\r' => {}
+            _ => fill(&mut json[at..=at]),
         }
         at += 1;
     }

@@ -11,6 +11,8 @@ use crate::protocol::mask::{Mask, Step, fill, fill_between_zeros, sql};
 
 /// Longest message that is taken apart; of longer ones all but the head is content.
 const BODY_BYTES_MAX: u64 = 32 * 1024;
+/// Longest severity or code of an error.
+const WORD_BYTES_MAX: usize = 8;
 /// Bytes of a column's description after its name.
 const COLUMN_BYTES: usize = 18;
 
@@ -172,7 +174,8 @@ fn mask_answer(tag: u8, body: &mut Fields<'_>) -> Option<()> {
         b'E' | b'N' => {
             while let Some(field) = body.byte().filter(|field| *field != 0) {
                 let value = body.text();
-                let is_word = value.iter().all(u8::is_ascii_alphanumeric);
+                let is_word =
+                    value.len() <= WORD_BYTES_MAX && value.iter().all(u8::is_ascii_alphanumeric);
                 if !matches!(field, b'S' | b'V' | b'C') || !is_word {
                     fill(value);
                 }

@@ -26,6 +26,28 @@ const OF_CHANNELS: [&[u8]; 9] = [
 /// Lines of a server that are kept.
 const LINES: [&[u8]; 4] = [b"OK", b"PONG", b"QUEUED", b"RESET"];
 
+/// Codes of errors that are kept.
+const ERRORS: [&[u8]; 18] = [
+    b"ASK",
+    b"BUSY",
+    b"BUSYGROUP",
+    b"CLUSTERDOWN",
+    b"CROSSSLOT",
+    b"ERR",
+    b"EXECABORT",
+    b"LOADING",
+    b"MOVED",
+    b"NOAUTH",
+    b"NOGROUP",
+    b"NOPERM",
+    b"NOPROTO",
+    b"NOSCRIPT",
+    b"OOM",
+    b"READONLY",
+    b"WRONGPASS",
+    b"WRONGTYPE",
+];
+
 /// What comes next from a side.
 #[derive(Clone, Copy, Debug, Default)]
 enum Expect {
@@ -175,15 +197,17 @@ fn mask_inline(line: &mut [u8]) {
 /// A value in one line, after its mark.
 fn mask_simple(kind: u8, line: &mut [u8]) {
     match kind {
-        b'_' | b'#' => {}
+        b'_' | b'#' if matches!(&*line, b"" | b"t" | b"f") => {}
         b':' | b',' | b'(' => {
-            line.iter_mut().filter(|byte| byte.is_ascii_digit()).for_each(|byte| *byte = b'0');
+            for byte in line.iter_mut() {
+                *byte = if matches!(byte, b'-' | b'.') { *byte } else { b'0' };
+            }
         }
         b'+' if is_one_of(&LINES, line) => {}
         b'+' if is_monitored(line) => mask_monitored(line),
         b'-' => {
             let end = line.iter().take_while(|byte| byte.is_ascii_uppercase()).count();
-            let code = if end as u64 > WORD_BYTES_MAX { 0 } else { end };
+            let code = if is_one_of(&ERRORS, &line[..end]) { end } else { 0 };
             fill_words(&mut line[code..]);
         }
         _ => fill(line),
