@@ -21,7 +21,7 @@ use crate::pipeline::{Pipeline, PipelineCounts, Settings};
 use crate::process::{FactSource, Identity, Seen};
 use crate::profiler::{self, ProfileCounts, Profiler};
 use crate::reader::{Command, Reader, Source, TlsSource};
-use crate::recording::{Recorder, RecordingError, RecordingHeader, Replayer};
+use crate::recording::{self, Recorder, RecordingError, RecordingHeader, Replayer};
 use crate::redaction::Redaction;
 use crate::replay::{Pace, Replay};
 use crate::rows::RowCounts;
@@ -89,7 +89,7 @@ pub struct Config {
     /// How to profile what processes do with their CPU time, if at all; nothing is in a replay.
     pub profiler: Option<profiler::Config>,
     /// Where to record what is captured, if at all.
-    pub recording: Option<PathBuf>,
+    pub recording: Option<recording::Config>,
     /// Whether scripts may have bpftrace run programs that are limited to what is watched.
     pub programs: Programs,
     /// Where the time comes from.
@@ -230,9 +230,9 @@ impl Config {
         };
         let recorder = match self.recording {
             None => None,
-            Some(path) => {
+            Some(config) => {
                 let header = RecordingHeader { wall_minus_mono_ns: wall, node: self.node.clone() };
-                Some(Recorder::create(&path, &header)?)
+                Some(Recorder::create(&config, &header)?)
             }
         };
         let tracing = control.as_ref().map(|control| {

@@ -9,6 +9,7 @@ use undine_ebpf::{
 };
 
 pub use layout::DecodeError;
+pub(crate) use layout::leave_out_last;
 
 /// A process as messages name it: its pid and when it started, in nanoseconds since boot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]

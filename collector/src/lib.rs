@@ -36,6 +36,7 @@ mod stack_rows;
 pub mod profiler;
 pub mod trace;
 pub mod pipeline;
+mod mask;
 pub mod recording;
 pub mod replay;
 mod writer;

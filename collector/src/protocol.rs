@@ -20,6 +20,7 @@ mod json;
 pub mod kafka;
 mod line_end;
 mod marks;
+pub(crate) mod mask;
 pub mod mongo;
 pub mod mux;
 pub mod mysql;

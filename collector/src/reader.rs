@@ -209,6 +209,7 @@ impl Reader {
         }
         self.work.write_errors(self.clock.now(), true);
         self.flush();
+        self.work.tell_left_out();
         self.work.give_up();
         self.publish();
         result
@@ -620,6 +621,14 @@ impl Work {
         self.writer.give_up(&mut |refused| {
             pipeline.refused(refused.table, refused.reason, refused.rows);
         });
+    }
+
+    /// Says what the recording lacks.
+    fn tell_left_out(&self) {
+        let bytes = self.recorder.as_ref().map_or(0, Recorder::left_out_bytes);
+        if bytes > 0 {
+            tracing::warn!(bytes, "the recording leaves out what may be content for all it knows");
+        }
     }
 
     fn record(&mut self, act: impl FnOnce(&mut Recorder) -> Result<(), RecordingError>) {

@@ -4,8 +4,9 @@
 //! magic 8 │ format u32 │ abi u32 │ wall − mono i64 │ node length u32 │ node │ crc u32
 //! then entries: length u32 │ crc u32 │ kind u8 │ payload
 //! ```
-//! It holds what was captured as it was, before any redaction: passwords, bodies, command lines. So only
-//! the user as whom Undine runs may read the file.
+//! With [`Content::Full`] it holds what was captured as it was, before any redaction: passwords, bodies,
+//! command lines. With [`Content::Masked`] it holds how things were said, but not what: the same requests,
+//! sizes and times come of it. Either way only the user as whom Undine runs may read the file.
 //!
 //! All numbers are little endian; a checksum covers everything before it, or kind and payload. A
 //! file that was cut or damaged is read up to there, and the error names the offset.
@@ -20,6 +21,7 @@ use undine_ebpf::ABI_VERSION;
 
 use crate::event::ProcessKey;
 use crate::loss::KernelTotals;
+use crate::mask::Masking;
 use crate::process::Facts;
 
 const MAGIC: [u8; 8] = *b"UNDINE\x1aR";
@@ -35,7 +37,7 @@ const NODE_BYTES_MAX: usize = 1024;
 /// Rights to a recording.
 const PRIVATE: u32 = 0o600;
 
-const KIND_MESSAGE: u8 = 1;
+pub(crate) const KIND_MESSAGE: u8 = 1;
 const KIND_PROCESS: u8 = 2;
 const KIND_KERNEL: u8 = 3;
 
@@ -107,6 +109,40 @@ pub enum RecordingError {
     Write(#[source] std::io::Error),
 }
 
+/// What of the contents is recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Content {
+    /// All that the kernel sends.
+    Full,
+    /// Only the structure of what was said, so that the recording can be given away: every byte that may be
+    /// content is overwritten, addresses become others of the ranges for documentation, names of processes
+    /// and cgroups numbers; arguments and calls of traced functions are left out. A replay gives the same
+    /// requests with the same commands, statuses, sizes and times.
+    ///
+    /// What cannot be told apart is left out, so that requests may be missing in a replay: protocols that
+    /// are not known, what follows where bytes were not captured, messages of more than 128 KiB of which
+    /// all is needed, CQL's compressed segments. A compressed message of MongoDB is one of no known
+    /// command. Parameters of a statement, fields and headers that are not known lose their names too.
+    Masked,
+}
+
+/// Where to record, and what.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The file.
+    pub path: PathBuf,
+    /// What of the contents goes into it.
+    pub content: Content,
+}
+
+impl Config {
+    /// All that the kernel sends, in the file at `path`.
+    pub fn full(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into(), content: Content::Full }
+    }
+}
+
 /// What a recording says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecordingHeader {
@@ -140,14 +176,20 @@ pub struct Recorder {
     file: BufWriter<File>,
     bytes: u64,
     skipped: u64,
+    masking: Option<Box<Masking>>,
 }
 
+/// What a recording without contents says the node is called.
+const MASKED_NODE: &str = "node";
+
 impl Recorder {
-    /// Creates the file at `path`, or empties it, for its owner alone.
+    /// Creates the file, or empties it, for its owner alone.
     ///
     /// # Errors
     /// Where the disk does not let it.
-    pub fn create(path: &Path, header: &RecordingHeader) -> Result<Self, RecordingError> {
+    pub fn create(config: &Config, header: &RecordingHeader) -> Result<Self, RecordingError> {
+        let path = config.path.as_path();
+        let masking = (config.content == Content::Masked).then(Box::default);
         let file = create_private(path)
             .map_err(|source| RecordingError::Create { path: path.to_owned(), source })?;
         let mut bytes = Vec::new();
@@ -155,13 +197,14 @@ impl Recorder {
         bytes.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
         bytes.extend_from_slice(&ABI_VERSION.to_le_bytes());
         bytes.extend_from_slice(&header.wall_minus_mono_ns.to_le_bytes());
-        let node = &header.node.as_bytes()[..header.node.len().min(NODE_BYTES_MAX)];
+        let node = if masking.is_some() { MASKED_NODE } else { &header.node };
+        let node = &node.as_bytes()[..node.len().min(NODE_BYTES_MAX)];
         bytes.extend_from_slice(&length(node).to_le_bytes());
         bytes.extend_from_slice(node);
         bytes.extend_from_slice(&crc32fast::hash(&bytes).to_le_bytes());
         let mut file = BufWriter::with_capacity(1 << 20, file);
         file.write_all(&bytes).map_err(RecordingError::Write)?;
-        Ok(Self { file, bytes: bytes.len() as u64, skipped: 0 })
+        Ok(Self { file, bytes: bytes.len() as u64, skipped: 0, masking })
     }
 
     /// Adds a kernel message.
@@ -169,7 +212,9 @@ impl Recorder {
     /// # Errors
     /// Where the disk fails.
     pub fn message(&mut self, message: &[u8]) -> Result<(), RecordingError> {
-        self.entry(KIND_MESSAGE, message)
+        let Some(masking) = &mut self.masking else { return self.entry(KIND_MESSAGE, message) };
+        masking.message(message);
+        self.write_decided()
     }
 
     /// Adds what was found out about a process; before the first message of it.
@@ -177,10 +222,12 @@ impl Recorder {
     /// # Errors
     /// Where the disk fails.
     pub fn process(&mut self, key: ProcessKey, facts: &Facts) -> Result<(), RecordingError> {
-        let entry = ProcessEntry { tgid: key.tgid, start_ns: key.start_ns, facts: facts.clone() };
+        let facts =
+            self.masking.as_mut().map_or_else(|| facts.clone(), |masking| masking.facts(facts));
+        let entry = ProcessEntry { tgid: key.tgid, start_ns: key.start_ns, facts };
         let json = serde_json::to_vec(&entry)
             .map_err(|error| RecordingError::Write(std::io::Error::other(error)))?;
-        self.entry(KIND_PROCESS, &json)
+        self.other(KIND_PROCESS, json)
     }
 
     /// Adds the kernel's counters.
@@ -208,20 +255,47 @@ impl Recorder {
         ] {
             bytes.extend_from_slice(&value.to_le_bytes());
         }
-        self.entry(KIND_KERNEL, &bytes)
+        self.other(KIND_KERNEL, bytes)
     }
 
-    /// Hands everything to the disk.
+    /// Hands everything to the disk; of what is not decided yet to be no content, the bytes are left out.
     ///
     /// # Errors
     /// Where the disk fails.
     pub fn flush(&mut self) -> Result<(), RecordingError> {
+        if let Some(masking) = &mut self.masking {
+            masking.settle();
+        }
+        self.write_decided()?;
         self.file.flush().map_err(RecordingError::Write)
     }
 
     /// Entries that were not written because the recording is as large as it may be.
     pub const fn skipped(&self) -> u64 {
         self.skipped
+    }
+
+    /// Bytes that were left out because it was not known whether they are content; not those that never
+    /// were captured.
+    pub fn left_out_bytes(&self) -> u64 {
+        self.masking.as_ref().map_or(0, |masking| masking.left_out_bytes())
+    }
+
+    /// An entry without contents, in its turn.
+    fn other(&mut self, kind: u8, payload: Vec<u8>) -> Result<(), RecordingError> {
+        let Some(masking) = &mut self.masking else { return self.entry(kind, &payload) };
+        masking.other(kind, payload);
+        self.write_decided()
+    }
+
+    /// Writes what masking has decided about.
+    fn write_decided(&mut self) -> Result<(), RecordingError> {
+        while let Some((kind, payload)) =
+            self.masking.as_mut().and_then(|masking| masking.take_next())
+        {
+            self.entry(kind, &payload)?;
+        }
+        Ok(())
     }
 
     fn entry(&mut self, kind: u8, payload: &[u8]) -> Result<(), RecordingError> {
@@ -409,7 +483,7 @@ mod tests {
 
     fn write(path: &Path) {
         let header = RecordingHeader { wall_minus_mono_ns: -5, node: "knot".to_owned() };
-        let mut recorder = Recorder::create(path, &header).unwrap();
+        let mut recorder = Recorder::create(&Config::full(path), &header).unwrap();
         let facts = Facts { exe: "/bin/a".to_owned(), ..Facts::default() };
         recorder.process(ProcessKey { tgid: 1, start_ns: 2 }, &facts).unwrap();
         recorder.message(b"first").unwrap();
@@ -459,7 +533,7 @@ mod tests {
         write(&path);
         assert_eq!(mode(), 0o600);
         let other = RecordingHeader { wall_minus_mono_ns: 0, node: String::new() };
-        assert!(Recorder::create(Path::new("/dev/null"), &other).is_ok());
+        assert!(Recorder::create(&Config::full("/dev/null"), &other).is_ok());
         let null = std::fs::metadata("/dev/null").unwrap();
         assert_eq!(null.permissions().mode() & 0o777, 0o666);
     }

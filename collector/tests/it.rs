@@ -8,6 +8,7 @@ mod it {
     mod cql;
     mod dns;
     mod flavours;
+    mod golden;
     mod host;
     mod hooks;
     mod http2;

@@ -19,11 +19,15 @@ mod kafka;
 mod mongodb;
 mod amqp;
 mod cql;
+mod golden;
+
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
 use crate::report::Report;
 use crate::require_scope;
+use crate::watch::Watch;
 use undine_testbed::{Place, Wire, brokers, mariadb, missing, missing_modules, postgres};
 
 pub(crate) use http1::wrong_pairs;
@@ -33,33 +37,66 @@ struct Subject {
     name: &'static str,
     /// What it needs that may not be there; what of it is not.
     lacks: fn() -> Vec<String>,
-    /// Sends so many requests, or about as many, and judges what was seen.
-    run: fn(u32, &mut Report) -> Result<()>,
+    /// Lets programs talk, and judges what was seen.
+    run: fn(&Asked, &mut Report) -> Result<()>,
+}
+
+/// What programs are to do while they are watched.
+#[derive(Debug)]
+struct Asked {
+    /// How many requests they send, or about as many.
+    requests: u32,
+    /// Where what the kernel sends is recorded, if it is.
+    recordings: Option<PathBuf>,
+}
+
+impl Asked {
+    /// How programs are watched that talk over `wire`; `name` is what their recording is called.
+    fn watch(&self, name: &str, wire: Wire) -> Watch {
+        let path = |folder: &PathBuf| folder.join(format!("{name}.undine"));
+        Watch { recording: self.recordings.as_ref().map(path), ..Watch::over(wire) }
+    }
 }
 
 static SUBJECTS: [Subject; 17] = [
     Subject { name: "http1", lacks: || missing(&http1::PROGRAMS), run: http1::run },
     Subject { name: "https", lacks: https_lacks, run: https::run },
-    Subject { name: "http2", lacks: http2_lacks, run: |n, to| http2::run(Wire::Plain, n, to) },
+    Subject {
+        name: "http2",
+        lacks: http2_lacks,
+        run: |asked, to| http2::run(Wire::Plain, asked, to),
+    },
     Subject { name: "http2s", lacks: http2s_lacks, run: http2s },
     Subject { name: "grpc", lacks: || missing_modules(&grpc::MODULES), run: grpc::run },
-    Subject { name: "mysql", lacks: mysql_lacks, run: |n, to| mysql::run(Wire::Plain, n, to) },
+    Subject {
+        name: "mysql",
+        lacks: mysql_lacks,
+        run: |asked, to| mysql::run(Wire::Plain, asked, to),
+    },
     Subject {
         name: "mysql-tls",
         lacks: || tls_lacks(mysql_lacks, mysql::MODULE),
-        run: |n, to| mysql::run(Wire::Tls, n, to),
+        run: |asked, to| mysql::run(Wire::Tls, asked, to),
     },
-    Subject { name: "pgsql", lacks: pgsql_lacks, run: |n, to| pgsql::run(Wire::Plain, n, to) },
+    Subject {
+        name: "pgsql",
+        lacks: pgsql_lacks,
+        run: |asked, to| pgsql::run(Wire::Plain, asked, to),
+    },
     Subject {
         name: "pgsql-tls",
         lacks: || tls_lacks(pgsql_lacks, pgsql::MODULE),
-        run: |n, to| pgsql::run(Wire::Tls, n, to),
+        run: |asked, to| pgsql::run(Wire::Tls, asked, to),
     },
-    Subject { name: "redis", lacks: redis_lacks, run: |n, to| redis::run(Wire::Plain, n, to) },
+    Subject {
+        name: "redis",
+        lacks: redis_lacks,
+        run: |asked, to| redis::run(Wire::Plain, asked, to),
+    },
     Subject {
         name: "redis-tls",
         lacks: || tls_lacks(redis_lacks, redis::MODULE),
-        run: |n, to| redis::run(Wire::Tls, n, to),
+        run: |asked, to| redis::run(Wire::Tls, asked, to),
     },
     Subject { name: "dns", lacks: || missing(&dns::PROGRAMS), run: dns::run },
     Subject { name: "nats", lacks: || missing(&nats::PROGRAMS), run: nats::run },
@@ -87,9 +124,9 @@ fn subject(protocol: &str, wire: Wire) -> String {
     if wire == Wire::Tls { format!("{protocol}_tls") } else { protocol.to_owned() }
 }
 
-fn http2s(requests: u32, report: &mut Report) -> Result<()> {
-    http2::run(Wire::Tls, requests, report)?;
-    https::run_http2(requests, report)
+fn http2s(asked: &Asked, report: &mut Report) -> Result<()> {
+    http2::run(Wire::Tls, asked, report)?;
+    https::run_http2(asked, report)
 }
 
 fn https_lacks() -> Vec<String> {
@@ -142,21 +179,40 @@ fn amqp_lacks() -> Vec<String> {
 }
 
 /// Puts the protocols to the test that `names` lists with commas between them, or all whose programs
-/// are there.
-pub(crate) fn run(names: &str, requests: u32) -> Result<Report> {
+/// are there. With `record` little of it is kept in that folder.
+pub(crate) fn run(names: &str, requests: u32, record: Option<&Path>) -> Result<Report> {
     require_scope()?;
     let mut report = Report::new("capture");
+    let recordings = record.map(|_| tempfile::tempdir()).transpose()?;
+    let recordings = recordings.as_ref().map(tempfile::TempDir::path);
+    let asked = Asked { requests, recordings: recordings.map(Path::to_owned) };
     for subject in chosen(names)? {
         let lacks = (subject.lacks)();
         if lacks.is_empty() {
-            (subject.run)(requests, &mut report).with_context(|| subject.name)?;
+            (subject.run)(&asked, &mut report).with_context(|| subject.name)?;
         } else if names == ALL {
             report.skip(subject.name, format!("{} not installed", lacks.join(", ")));
         } else {
             bail!("{} needs {}; install it", subject.name, lacks.join(", "));
         }
     }
+    if let (Some(from), Some(to)) = (recordings, record) {
+        keep_all(from, to, &mut report)?;
+    }
     Ok(report)
+}
+
+/// Keeps little of each recording in `from` as a golden capture in `to`.
+fn keep_all(from: &Path, to: &Path, report: &mut Report) -> Result<()> {
+    std::fs::create_dir_all(to).with_context(|| format!("cannot make {}", to.display()))?;
+    let files = std::fs::read_dir(from)?.map(|file| Ok(file?.path()));
+    let mut files: Vec<_> = files.collect::<Result<_>>()?;
+    files.sort();
+    for file in &files {
+        let name = golden::name(file)?;
+        golden::keep(file, to, name, report).context(name.to_owned())?;
+    }
+    Ok(())
 }
 
 fn chosen(names: &str) -> Result<Vec<&'static Subject>> {

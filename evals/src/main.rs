@@ -57,6 +57,9 @@ enum Command {
         /// Requests of each protocol, or about as many.
         #[arg(long, default_value_t = 20_000)]
         requests: u32,
+        /// Keep a small recording of each protocol in this folder, with the rows that it gives.
+        #[arg(long, value_name = "FOLDER")]
+        record: Option<PathBuf>,
     },
     /// Every flavour of call that moves bytes, under each way to see them: bytes exact.
     Flavours,
@@ -205,7 +208,9 @@ fn main() -> Result<ExitCode> {
             client::run(&args)?;
             return Ok(ExitCode::SUCCESS);
         }
-        Command::Capture { protocol, requests } => capture::run(&protocol, requests)?,
+        Command::Capture { protocol, requests, record } => {
+            capture::run(&protocol, requests, record.as_deref())?
+        }
         Command::Flavours => flavours::run()?,
         Command::Profile { seconds } => profile::run(seconds)?,
         Command::Talker(args) => {

@@ -11,7 +11,9 @@ use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use undine::appliance::{bare_collector, cgroup_source};
-use undine_collector::{Cgroup, Handle, Hooks, Placing, SourceConfig, Stats, Tls, profiler};
+use undine_collector::{
+    Cgroup, Handle, Hooks, Placing, SourceConfig, Stats, Tls, profiler, recording,
+};
 use undine_schema::{Append, Feed, Seq, tables};
 use undine_store::Store;
 use undine_testbed::Wire;
@@ -76,7 +78,7 @@ impl Watch {
             body_bytes_max: self.text_bytes_max,
             flush_interval: self.flush_interval,
             profiler: self.profiler.clone(),
-            recording: self.recording.clone(),
+            recording: self.recording.clone().map(recording::Config::full),
             ..bare_collector(source)
         }
     }
@@ -99,29 +101,39 @@ impl Watch {
         unread: impl FnOnce() -> Result<()>,
         act: impl FnOnce(&Watched<'_>) -> Result<T>,
     ) -> Result<(Seen, T)> {
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-        let dir = tempfile::tempdir()?;
-        let running = {
-            let _entered = runtime.enter();
-            RunningStore::open(&dir.path().join("data"), HOT_BYTES_MAX)?
-        };
-        let append = gate(Arc::new(running.store.clone()));
-        let collector = self.config(cgroup).build(append)?;
-        let handle = collector.handle();
-        unread()?;
-        let shutdown = CancellationToken::new();
-        let mut capture = JoinSet::new();
-        capture.spawn_on(collector.run(shutdown.clone()), runtime.handle());
-        let watched = Watched { handle, runtime: &runtime, store: &running.store };
-        let said = act(&watched);
-        let stats = watched.drain();
-        shutdown.cancel();
-        let ended = runtime.block_on(capture.join_next()).context("the collector was not run")?;
-        ended.context("the collector's task panicked")??;
-        let seen = Seen { stats: stats?, tables: read_all(&runtime, &running.store)? };
-        runtime.block_on(running.close());
-        Ok((seen, said?))
+        observe(self.config(cgroup), gate, unread, act)
     }
+}
+
+/// Runs a collector of this configuration while `act` does something; see [`Watch::through`].
+pub(crate) fn observe<T>(
+    config: undine_collector::Config,
+    gate: impl FnOnce(Arc<dyn Append>) -> Arc<dyn Append>,
+    unread: impl FnOnce() -> Result<()>,
+    act: impl FnOnce(&Watched<'_>) -> Result<T>,
+) -> Result<(Seen, T)> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let dir = tempfile::tempdir()?;
+    let running = {
+        let _entered = runtime.enter();
+        RunningStore::open(&dir.path().join("data"), HOT_BYTES_MAX)?
+    };
+    let append = gate(Arc::new(running.store.clone()));
+    let collector = config.build(append)?;
+    let handle = collector.handle();
+    unread()?;
+    let shutdown = CancellationToken::new();
+    let mut capture = JoinSet::new();
+    capture.spawn_on(collector.run(shutdown.clone()), runtime.handle());
+    let watched = Watched { handle, runtime: &runtime, store: &running.store };
+    let said = act(&watched);
+    let stats = watched.drain();
+    shutdown.cancel();
+    let ended = runtime.block_on(capture.join_next()).context("the collector was not run")?;
+    ended.context("the collector's task panicked")??;
+    let seen = Seen { stats: stats?, tables: read_all(&runtime, &running.store)? };
+    runtime.block_on(running.close());
+    Ok((seen, said?))
 }
 
 /// A collector that runs.
@@ -147,6 +159,11 @@ pub(crate) struct Seen {
 }
 
 impl Seen {
+    /// Every table with its rows.
+    pub(crate) fn tables(&self) -> impl Iterator<Item = (&'static str, &[RecordBatch])> {
+        self.tables.iter().map(|(name, batches)| (*name, batches.as_slice()))
+    }
+
     /// Each row of a table as its values in `columns`, in the order in which they were written.
     pub(crate) fn rows<const N: usize>(
         &self,

@@ -74,6 +74,9 @@ pub(crate) struct Up {
     /// Record what the kernel sends to this file, to be replayed or to report a bug.
     #[arg(long, value_name = "FILE")]
     pub(crate) record: Option<PathBuf>,
+    /// What of the contents is recorded; masked unless the configuration says otherwise.
+    #[arg(long, value_enum, requires = "record")]
+    pub(crate) record_content: Option<RecordContent>,
     /// Replay such a file, in the time that it took, instead of capturing.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["target", "no_capture", "record"])]
     pub(crate) replay: Option<PathBuf>,
@@ -119,6 +122,25 @@ pub(crate) struct Appliance {
     /// How the answer is printed.
     #[arg(long, short, value_enum, default_value_t = Output::Table)]
     pub(crate) output: Output,
+}
+
+/// As `capture.recording_content` says it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RecordContent {
+    /// The structure of what was said, without contents: it can be given away.
+    Masked,
+    /// Everything, passwords too.
+    Full,
+}
+
+impl RecordContent {
+    /// Its name in the configuration.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Masked => "masked",
+            Self::Full => "full",
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

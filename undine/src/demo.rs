@@ -141,6 +141,7 @@ async fn build_live(
     if let Some(dir) = &args.save_recording {
         let path = footage::raw_path(dir).display().to_string();
         capture.push(("capture.recording", path.into()));
+        capture.push(("capture.recording_content", "full".into()));
     }
     let appliance = Appliance::build(config(args, dir, receiver, capture)?).await?;
     Ok((appliance, cgroup))

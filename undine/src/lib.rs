@@ -129,6 +129,9 @@ fn flags(args: &Up) -> Vec<(&'static str, toml::Value)> {
     if let Some(path) = &args.record {
         flags.push(("capture.recording", path.display().to_string().into()));
     }
+    if let Some(content) = args.record_content {
+        flags.push(("capture.recording_content", content.name().into()));
+    }
     if let Some(path) = &args.replay {
         flags.push(("capture.replay", path.display().to_string().into()));
     }

@@ -4,8 +4,8 @@
 //! against the bytes that are there, and what does not fit is a [`DecodeError`], never a panic.
 
 use undine_ebpf::{
-    ConnInfo, ConnTotals, Direction, EGRESS, Header, Kind, PAYLOAD_BYTES_MAX, ProcessInfo,
-    TcpEvent, TcpEventKind, TcpStats, TlsInfo,
+    ConnInfo, ConnTotals, Direction, EGRESS, FLAG_TRUNCATED, Header, Kind, PAYLOAD_BYTES_MAX,
+    ProcessInfo, TcpEvent, TcpEventKind, TcpStats, TlsInfo,
     trace::{TEXT_BYTES_MAX, TEXTS_MAX, TraceInfo},
 };
 
@@ -114,6 +114,22 @@ impl<'a> Event<'a> {
             }
         }
     }
+}
+
+/// Leaves the last `bytes` of a data message's payload out: the message says that they were not captured.
+pub(crate) fn leave_out_last(message: &mut Vec<u8>, bytes: usize) {
+    let Ok(Event { mut header, body: Body::Data { flow, payload } }) = Event::decode(message)
+    else {
+        return;
+    };
+    if bytes == 0 {
+        return;
+    }
+    let payload = payload[..payload.len().saturating_sub(bytes)].to_vec();
+    header.captured = u32::try_from(payload.len()).unwrap_or(0);
+    header.flags |= FLAG_TRUNCATED;
+    message.clear();
+    Event { header, body: Body::Data { flow, payload: &payload } }.encode(message);
 }
 
 struct Cursor<'a> {

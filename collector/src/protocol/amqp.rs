@@ -10,6 +10,7 @@
 //! kept, nor are tables.
 
 mod frame;
+pub(super) mod mask;
 mod message;
 mod method;
 

@@ -7,6 +7,7 @@
 
 mod body;
 mod envelope;
+pub(super) mod mask;
 mod segment;
 
 use std::borrow::Cow;

@@ -4,6 +4,7 @@
 //! length before it, and responses come in any order. The further messages of a zone transfer
 //! answer nothing any more and are passed over.
 
+pub(crate) mod mask;
 mod message;
 mod name;
 mod show;

@@ -21,6 +21,7 @@
 
 mod framing;
 mod head;
+pub(super) mod mask;
 pub(super) mod usual_head;
 
 use std::collections::VecDeque;

@@ -27,6 +27,7 @@ mod direction;
 mod frame;
 mod hpack;
 mod huffman;
+pub(super) mod mask;
 mod stream;
 
 use super::dialogue::Side;

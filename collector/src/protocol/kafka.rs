@@ -10,6 +10,7 @@ mod apis;
 mod body;
 mod head;
 mod layout;
+pub(super) mod mask;
 
 use super::dialogue::{Call, Calls, Dialect, Side, Step, Timed};
 use super::gap::Cause;

@@ -10,6 +10,7 @@
 
 mod bson;
 mod json;
+pub(super) mod mask;
 mod message;
 
 use super::dialogue::{Call, Calls, Dialect, Side, Step, Timed};

@@ -6,6 +6,7 @@
 //! `com.twitter.finagle.mux`.
 
 mod frame;
+pub(super) mod mask;
 
 use super::dialogue::{Call, Calls, Dialect, IN_FLIGHT_MAX, Side, Step, Timed};
 use super::gap::Cause;

@@ -12,6 +12,7 @@
 
 mod command;
 mod handshake;
+pub(super) mod mask;
 mod packet;
 mod params;
 mod probe;

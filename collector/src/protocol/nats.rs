@@ -8,6 +8,7 @@
 //! beyond. Where the client goes on in TLS, another protocol is spoken.
 
 mod line;
+pub(super) mod mask;
 
 use super::dialogue::{Call, Calls, Dialect, Side, Step, Timed};
 use super::gap::Cause;

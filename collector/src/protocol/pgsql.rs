@@ -14,6 +14,7 @@
 
 mod awaited;
 mod client;
+pub(super) mod mask;
 mod message;
 mod names;
 mod probe;

@@ -5,6 +5,7 @@
 //! answered once for each channel, so its response is the last of those. Where replies were turned
 //! off (`CLIENT REPLY`) a command is complete without. After `PSYNC` another protocol is spoken.
 
+pub(super) mod mask;
 mod value;
 
 use super::dialogue::{Call, Calls, Dialect, Side, Step, Timed};

@@ -11,6 +11,7 @@
 //! are encrypted. SSL 2 hellos are not read.
 
 mod hello;
+pub(super) mod mask;
 mod names;
 
 use serde_json::{Map, Value};

@@ -2,7 +2,7 @@
 //! [`Place`] is a cgroup and a network namespace, a [`Server`] a program that ends with its value.
 //!
 //! What a server wrote down itself is given by the call that ends it, because a line may be written
-//! after the answer that it is about.
+//! after the answer that it is about. What of it is kept for later is a [`golden`] capture.
 
 mod installed;
 mod place;
@@ -21,6 +21,7 @@ pub mod redis;
 pub mod dnsmasq;
 pub mod brokers;
 pub mod mongodb;
+pub mod golden;
 
 pub use compiled::{WITHOUT_C, compile, compile_go};
 pub use installed::{find, missing, missing_modules, python, skip};

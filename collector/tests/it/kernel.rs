@@ -9,7 +9,7 @@ use tokio::sync::{Mutex, MutexGuard};
 use tokio_util::sync::CancellationToken;
 use undine_collector::{
     Cgroup, Collector, Config, Mode, Object, Programs, Redaction, Scope, ScopeDefault, ScopeGuard,
-    SourceConfig, Target, Tls,
+    SourceConfig, Target, Tls, recording,
 };
 use undine_schema::SystemClock;
 
@@ -61,7 +61,7 @@ pub(crate) fn config(cgroup: &Cgroup, ring_bytes: u32, recording: Option<PathBuf
         conn_stats_interval: Duration::from_secs(1),
         flush_interval: Duration::from_millis(100),
         profiler: None,
-        recording,
+        recording: recording.map(recording::Config::full),
         programs: Programs::Run,
         clock: Arc::new(SystemClock),
     }

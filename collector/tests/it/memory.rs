@@ -1,6 +1,6 @@
 //! A store that keeps batches in memory, and ways to look into them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -32,6 +32,13 @@ impl Append for Memory {
 impl Memory {
     pub(crate) fn set_full(&self, full: bool) {
         *self.full.lock().unwrap() = full;
+    }
+
+    /// What `show` makes of each table, in the order of their names.
+    pub(crate) fn with_tables(&self, show: impl Fn(&str, &[RecordBatch]) -> Vec<String>) -> String {
+        let tables = self.tables.lock().unwrap();
+        let tables: BTreeMap<_, _> = tables.iter().collect();
+        tables.into_iter().flat_map(|(table, batches)| show(table, batches)).collect()
     }
 
     /// Each row of a table as its values in `columns`.

@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use undine_collector::event::{Body, Event, Flow};
-use undine_collector::recording::{Recorder, RecordingHeader};
+use undine_collector::recording::{self, Recorder, RecordingHeader};
 use undine_collector::{BuildError, Config, Mode, Pace, Programs, Redaction, SourceConfig};
 use undine_ebpf::{ConnInfo, EGRESS, Header, Kind};
 use undine_schema::{SystemClock, TimeNs};
 
 use super::memory::Memory;
 
-fn config(path: &Path) -> Config {
+pub(crate) fn config(path: &Path) -> Config {
     Config {
         source: SourceConfig::Replay { path: path.to_owned(), pace: Pace::Fast },
         node: "knot".to_owned(),
@@ -33,9 +33,14 @@ fn config(path: &Path) -> Config {
 
 /// The rows that a recording gives.
 pub(crate) async fn replay(path: &Path) -> Arc<Memory> {
+    replay_as(config(path)).await
+}
+
+/// The rows that a replay gives which is set up so.
+pub(crate) async fn replay_as(config: Config) -> Arc<Memory> {
     let memory = Arc::new(Memory::default());
     let append = Arc::clone(&memory);
-    let collector = config(path).build(append).unwrap();
+    let collector = config.build(append).unwrap();
     let handle = collector.handle();
     let shutdown = CancellationToken::new();
     let test = async {
@@ -51,7 +56,7 @@ pub(crate) async fn replay(path: &Path) -> Arc<Memory> {
 /// Records `count` exchanges of one connection.
 fn record(path: &Path, count: u64) {
     let header = RecordingHeader { wall_minus_mono_ns: 5_000, node: "knot".to_owned() };
-    let mut recorder = Recorder::create(path, &header).unwrap();
+    let mut recorder = Recorder::create(&recording::Config::full(path), &header).unwrap();
     let mut bytes = Vec::new();
     let mut put = |header: Header, body: Body<'_>| {
         bytes.clear();

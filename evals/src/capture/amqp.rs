@@ -8,11 +8,11 @@ use anyhow::{Result, ensure};
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::Asked;
 use crate::report::Report;
 use crate::truth::{self, Conversations, Latency, Resolution, canonical};
-use crate::watch::Watch;
 use undine_testbed::brokers::{self, RABBITMQ_PORT};
-use undine_testbed::python;
+use undine_testbed::{Wire, python};
 
 pub(super) const MODULES: [&str; 1] = ["pika"];
 
@@ -32,11 +32,11 @@ struct Told {
     took: Option<u64>,
 }
 
-pub(super) fn run(requests: u32, report: &mut Report) -> Result<()> {
+pub(super) fn run(asked: &Asked, report: &mut Report) -> Result<()> {
     let (place, dir) = super::home()?;
-    let (seen, told) = Watch::roomy().during(&place.cgroup, || {
+    let (seen, told) = asked.watch("amqp", Wire::Plain).during(&place.cgroup, || {
         let _server = brokers::rabbitmq(&place, dir.path())?;
-        place.run(&python(), &[CLIENT, &RABBITMQ_PORT.to_string(), &requests.to_string()])
+        place.run(&python(), &[CLIENT, &RABBITMQ_PORT.to_string(), &asked.requests.to_string()])
     })?;
     let mut truth = Conversations::default();
     for line in told.lines() {

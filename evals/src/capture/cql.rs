@@ -7,10 +7,10 @@ use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::Asked;
 use crate::report::Report;
 use crate::truth::{self, Conversations, Latency, Resolution};
-use crate::watch::Watch;
-use undine_testbed::{Place, python};
+use undine_testbed::{Place, Wire, python};
 
 pub(super) const PROGRAMS: [&str; 1] = ["cqlsrv"];
 pub(super) const MODULES: [&str; 1] = ["cassandra"];
@@ -32,10 +32,11 @@ struct Told {
     took: Option<u64>,
 }
 
-pub(super) fn run(requests: u32, report: &mut Report) -> Result<()> {
+pub(super) fn run(asked: &Asked, report: &mut Report) -> Result<()> {
     let place = Place::new("undine-evals")?;
-    let (seen, told) = Watch::roomy()
-        .during(&place.cgroup, || place.run(&python(), &[CLIENT, &requests.to_string()]))?;
+    let (seen, told) = asked
+        .watch("cql", Wire::Plain)
+        .during(&place.cgroup, || place.run(&python(), &[CLIENT, &asked.requests.to_string()]))?;
     let mut truth = Conversations::default();
     for line in told.lines() {
         let Told { client, asked, answered, statement, outcome, took } =

@@ -8,11 +8,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
+use super::Asked;
 use crate::report::Report;
 use crate::truth::{self, Conversations, Latency, Resolution};
-use crate::watch::Watch;
-use undine_testbed::Place;
 use undine_testbed::dnsmasq::{Dnsmasq, READY};
+use undine_testbed::{Place, Wire};
 
 pub(super) const PROGRAMS: [&str; 3] = ["dnsmasq", "dig", "dnsperf"];
 
@@ -22,11 +22,11 @@ struct Measured {
     mean: Duration,
 }
 
-pub(super) fn run(requests: u32, report: &mut Report) -> Result<()> {
+pub(super) fn run(asked: &Asked, report: &mut Report) -> Result<()> {
     let dir = tempfile::tempdir()?;
     let place = Place::new("undine-evals")?;
-    let act = || load(&place, dir.path(), requests);
-    let (seen, (truth, measured)) = Watch::roomy().during(&place.cgroup, act)?;
+    let act = || load(&place, dir.path(), asked.requests);
+    let (seen, (truth, measured)) = asked.watch("dns", Wire::Plain).during(&place.cgroup, act)?;
     let columns = [
         "trace_role",
         "local_port",

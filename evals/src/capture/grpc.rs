@@ -8,10 +8,10 @@ use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::Asked;
 use crate::report::Report;
 use crate::truth::{self, Conversations, Latency, Resolution};
-use crate::watch::Watch;
-use undine_testbed::{Server, python, wait_until};
+use undine_testbed::{Server, Wire, python, wait_until};
 
 pub(super) const MODULES: [&str; 1] = ["grpc"];
 
@@ -36,7 +36,7 @@ struct Told {
     took: u64,
 }
 
-pub(super) fn run(requests: u32, report: &mut Report) -> Result<()> {
+pub(super) fn run(asked: &Asked, report: &mut Report) -> Result<()> {
     let (place, dir) = super::home()?;
     let record = dir.path().join("record");
     let act = || {
@@ -46,10 +46,10 @@ pub(super) fn run(requests: u32, report: &mut Report) -> Result<()> {
             "the server",
             || Ok(fs::read_to_string(&record).is_ok_and(|it| !it.is_empty())),
         )?;
-        let took = place.run(&python(), &[PEERS, "call", PORT, &requests.to_string()])?;
+        let took = place.run(&python(), &[PEERS, "call", PORT, &asked.requests.to_string()])?;
         Ok((fs::read_to_string(&record)?, took))
     };
-    let (seen, (told, took)) = Watch::roomy().during(&place.cgroup, act)?;
+    let (seen, (told, took)) = asked.watch("grpc", Wire::Plain).during(&place.cgroup, act)?;
     let truth = told_of(&told, &took)?;
     let mut rows = Conversations::default();
     let columns = [

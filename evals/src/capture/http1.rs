@@ -10,12 +10,13 @@ use arrow::array::AsArray;
 use arrow::datatypes::Int64Type;
 use undine::appliance::question;
 
+use super::Asked;
 use crate::nginx::{ADDRESS, AccessLog, Nginx, Sendfile, Serving, shown};
 use crate::report::Report;
 use crate::stage;
 use crate::truth::{self, Conversations, Latency, Resolution};
-use crate::watch::{Seen, Watch, Watched};
-use undine_testbed::{Place, succeed};
+use crate::watch::{Seen, Watched};
+use undine_testbed::{Place, Wire, succeed};
 
 pub(super) const PROGRAMS: [&str; 1] = ["nginx"];
 
@@ -44,11 +45,12 @@ const VISIBLE_WAIT_MAX: Duration = Duration::from_secs(10);
 /// nginx knows the time in milliseconds, as of when it last asked the kernel for events.
 const RESOLUTION: Resolution = Resolution(Duration::from_millis(1));
 
-pub(super) fn run(requests: u32, report: &mut Report) -> Result<()> {
-    CASES.iter().try_for_each(|case| observe(case, requests, report).context(case.name))
+pub(super) fn run(asked: &Asked, report: &mut Report) -> Result<()> {
+    CASES.iter().try_for_each(|case| observe(case, asked, report).context(case.name))
 }
 
-fn observe(case: &Case, requests: u32, report: &mut Report) -> Result<()> {
+fn observe(case: &Case, asked: &Asked, report: &mut Report) -> Result<()> {
+    let requests = asked.requests;
     let dir = tempfile::tempdir()?;
     let place = Place::new("undine-evals")?;
     let act = |watched: &Watched<'_>| {
@@ -63,8 +65,9 @@ fn observe(case: &Case, requests: u32, report: &mut Report) -> Result<()> {
         let seconds = start.elapsed().as_secs_f64();
         Ok((nginx.stop()?, took, first_row_after, seconds))
     };
-    let (seen, (log, took, first_row_after, seconds)) =
-        Watch::roomy().through(&place.cgroup, |store| store, || Ok(()), act)?;
+    let (seen, (log, took, first_row_after, seconds)) = asked
+        .watch(case.name, Wire::Plain)
+        .through(&place.cgroup, |store| store, || Ok(()), act)?;
     let name = case.name;
     report.figure(format!("{name}_requests_per_s"), f64::from(requests) / seconds);
     report.figure(format!("{name}_first_row_after_ms"), first_row_after.as_secs_f64() * 1e3);

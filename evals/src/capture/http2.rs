@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
+use super::Asked;
 use crate::report::Report;
 use crate::truth::{self, Conversations, Latency, Resolution};
-use crate::watch::Watch;
 use undine_testbed::nghttpd::{Nghttpd, PORT};
 use undine_testbed::{Scene, Wire, succeed, wait_until};
 
@@ -22,13 +22,14 @@ const CONNECTIONS: u32 = 4;
 /// What nghttpd's log rounds a time to, at the beginning and at the end of a stream.
 const RESOLUTION: Resolution = Resolution(Duration::from_millis(1));
 
-pub(super) fn run(wire: Wire, requests: u32, report: &mut Report) -> Result<()> {
+pub(super) fn run(wire: Wire, asked: &Asked, report: &mut Report) -> Result<()> {
     let (place, dir) = super::home()?;
     let scene = Scene { place: &place, folder: dir.path(), wire };
     scene.prepare()?;
     let nghttpd = Nghttpd::start(&scene, &FILES, &["--verbose"])?;
-    let (seen, truth) =
-        Watch::over(wire).during(&place.cgroup, || load(&scene, nghttpd, requests))?;
+    let (seen, truth) = asked
+        .watch(&super::subject("http2", wire), wire)
+        .during(&place.cgroup, || load(&scene, nghttpd, asked.requests))?;
     let mut rows = Conversations::default();
     let columns = [
         "remote_port",

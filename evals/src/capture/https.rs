@@ -12,12 +12,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use super::http1;
+use super::{Asked, http1};
 use crate::client::request;
 use crate::nginx::{ADDRESS, AccessLog, Nginx, Sendfile, Serving};
 use crate::report::Report;
 use crate::truth::{self, Conversations, Latency, Resolution};
-use crate::watch::Watch;
 use undine_testbed::{Scene, WITHOUT_C, Wire, compile_go, missing};
 
 pub(super) const PROGRAMS: [&str; 2] = ["nginx", "curl"];
@@ -84,16 +83,16 @@ static HTTP2: [Client; 4] = [
 ];
 
 /// HTTP/1.1 by each client that is installed.
-pub(super) fn run(requests: u32, report: &mut Report) -> Result<()> {
-    HTTP1.iter().try_for_each(|client| observe(client, requests, report).context(client.name))
+pub(super) fn run(asked: &Asked, report: &mut Report) -> Result<()> {
+    HTTP1.iter().try_for_each(|client| observe(client, asked, report).context(client.name))
 }
 
 /// HTTP/2 by each client that is installed.
-pub(super) fn run_http2(requests: u32, report: &mut Report) -> Result<()> {
-    HTTP2.iter().try_for_each(|client| observe(client, requests, report).context(client.name))
+pub(super) fn run_http2(asked: &Asked, report: &mut Report) -> Result<()> {
+    HTTP2.iter().try_for_each(|client| observe(client, asked, report).context(client.name))
 }
 
-fn observe(client: &Client, requests: u32, report: &mut Report) -> Result<()> {
+fn observe(client: &Client, asked: &Asked, report: &mut Report) -> Result<()> {
     let name = client.name;
     if !missing(&[client.program]).is_empty() {
         report.skip(name, format!("{} not installed", client.program));
@@ -102,7 +101,7 @@ fn observe(client: &Client, requests: u32, report: &mut Report) -> Result<()> {
     let (place, dir) = super::home()?;
     let scene = Scene { place: &place, folder: dir.path(), wire: Wire::Tls };
     scene.prepare()?;
-    let lists = lists(&scene, requests)?;
+    let lists = lists(&scene, asked.requests)?;
     let commands = lists.iter().map(|list| (client.command)(&scene, client.version, list));
     let commands = commands.collect::<Result<Vec<_>>>()?;
     let serving = Serving { sendfile: Sendfile::Off, log: AccessLog::On };
@@ -111,7 +110,7 @@ fn observe(client: &Client, requests: u32, report: &mut Report) -> Result<()> {
         let took = all(commands)?;
         Ok((nginx.stop()?, took))
     };
-    let (seen, (log, took)) = Watch::over(Wire::Tls).during(&place.cgroup, act)?;
+    let (seen, (log, took)) = asked.watch(name, Wire::Tls).during(&place.cgroup, act)?;
     let mut truth = Conversations::default();
     for logged in log {
         let server = logged.latency;

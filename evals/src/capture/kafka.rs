@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
+use super::Asked;
 use crate::report::Report;
 use crate::truth::{self, Conversations, Latency, Resolution};
-use crate::watch::Watch;
-use undine_testbed::{Place, python};
+use undine_testbed::{Place, Wire, python};
 
 pub(super) const MODULES: [&str; 1] = ["confluent_kafka"];
 
@@ -41,10 +41,11 @@ const RESOLUTION: Resolution = Resolution(Duration::from_micros(10));
 /// Rows of connections that ended before the response came.
 const UNANSWERED: u64 = 4;
 
-pub(super) fn run(requests: u32, report: &mut Report) -> Result<()> {
+pub(super) fn run(asked: &Asked, report: &mut Report) -> Result<()> {
     let place = Place::new("undine-evals")?;
-    let (seen, log) = Watch::roomy()
-        .during(&place.cgroup, || place.run(&python(), &[CLIENT, &requests.to_string()]))?;
+    let (seen, log) = asked
+        .watch("kafka", Wire::Plain)
+        .during(&place.cgroup, || place.run(&python(), &[CLIENT, &asked.requests.to_string()]))?;
     let (truth, mut unheard) = logged(&log)?;
     let mut rows = Conversations::default();
     let columns = [

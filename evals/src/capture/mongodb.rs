@@ -7,10 +7,10 @@ use anyhow::{Result, ensure};
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::Asked;
 use crate::report::Report;
 use crate::truth::{self, Conversations, Latency, Resolution, canonical};
-use crate::watch::Watch;
-use undine_testbed::{mongodb, python};
+use undine_testbed::{Wire, mongodb, python};
 
 pub(super) const MODULES: [&str; 1] = ["pymongo"];
 
@@ -31,11 +31,11 @@ struct Told {
     took: Option<u64>,
 }
 
-pub(super) fn run(requests: u32, report: &mut Report) -> Result<()> {
+pub(super) fn run(asked: &Asked, report: &mut Report) -> Result<()> {
     let (place, dir) = super::home()?;
-    let (seen, told) = Watch::roomy().during(&place.cgroup, || {
+    let (seen, told) = asked.watch("mongodb", Wire::Plain).during(&place.cgroup, || {
         let _server = mongodb::start(&place, dir.path())?;
-        place.run(&python(), &[CLIENT, &mongodb::PORT.to_string(), &requests.to_string()])
+        place.run(&python(), &[CLIENT, &mongodb::PORT.to_string(), &asked.requests.to_string()])
     })?;
     let mut truth = Conversations::default();
     for line in told.lines() {

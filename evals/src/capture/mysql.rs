@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
+use super::Asked;
 use crate::report::Report;
 use crate::truth::{self, Conversations, Latency, Resolution};
 use crate::watch::Watch;
@@ -39,13 +40,16 @@ select sleep(0.2);
 select 'after';
 ";
 
-pub(super) fn run(wire: Wire, requests: u32, report: &mut Report) -> Result<()> {
+pub(super) fn run(wire: Wire, asked: &Asked, report: &mut Report) -> Result<()> {
     let (place, dir) = super::home()?;
     let scene = Scene { place: &place, folder: dir.path(), wire };
     scene.prepare()?;
     let server = start(scene)?;
-    let watch = Watch { text_bytes_max: TEXT_BYTES_MAX, ..Watch::over(wire) };
-    let (seen, truth) = watch.during(&place.cgroup, || load(&server, requests))?;
+    let watch = Watch {
+        text_bytes_max: TEXT_BYTES_MAX,
+        ..asked.watch(&super::subject("mysql", wire), wire)
+    };
+    let (seen, truth) = watch.during(&place.cgroup, || load(&server, asked.requests))?;
     let columns = [
         "trace_role",
         "encrypted",

@@ -6,11 +6,11 @@ use anyhow::{Result, ensure};
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::Asked;
 use crate::report::Report;
 use crate::truth::{self, Conversations, Latency, Resolution};
-use crate::watch::Watch;
 use undine_testbed::brokers::{self, NATS_PORT};
-use undine_testbed::{Place, python};
+use undine_testbed::{Place, Wire, python};
 
 pub(super) const PROGRAMS: [&str; 2] = ["nats-server", "python3"];
 
@@ -27,11 +27,11 @@ struct Told {
     took: Option<u64>,
 }
 
-pub(super) fn run(requests: u32, report: &mut Report) -> Result<()> {
+pub(super) fn run(asked: &Asked, report: &mut Report) -> Result<()> {
     let place = Place::new("undine-evals")?;
-    let (seen, told) = Watch::roomy().during(&place.cgroup, || {
+    let (seen, told) = asked.watch("nats", Wire::Plain).during(&place.cgroup, || {
         let _server = brokers::nats(&place)?;
-        place.run(&python(), &[CLIENT, &NATS_PORT.to_string(), &requests.to_string()])
+        place.run(&python(), &[CLIENT, &NATS_PORT.to_string(), &asked.requests.to_string()])
     })?;
     let mut truth = Conversations::default();
     for line in told.lines() {

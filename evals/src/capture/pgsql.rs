@@ -7,9 +7,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
+use super::Asked;
 use crate::report::Report;
 use crate::truth::{self, Conversations, Latency, Resolution};
-use crate::watch::Watch;
 use undine_testbed::postgres::{self, PASSWORD, Postgres, VERSIONS};
 use undine_testbed::{Scene, Wire, python, succeed};
 
@@ -33,14 +33,16 @@ const STATEMENTS: [&str; 11] = [
     "SELECT pg_sleep(0.2)",
 ];
 
-pub(super) fn run(wire: Wire, requests: u32, report: &mut Report) -> Result<()> {
+pub(super) fn run(wire: Wire, asked: &Asked, report: &mut Report) -> Result<()> {
     let programs = postgres::programs(&PROGRAMS);
     let programs = programs.with_context(|| format!("there is no PostgreSQL in {VERSIONS}"))?;
     let (place, dir) = super::home()?;
     let scene = Scene { place: &place, folder: dir.path(), wire };
     scene.prepare()?;
     let server = Postgres::start(scene, &programs, &["log_min_duration_statement=0"])?;
-    let (seen, truth) = Watch::over(wire).during(&place.cgroup, || load(server, requests))?;
+    let (seen, truth) = asked
+        .watch(&super::subject("pgsql", wire), wire)
+        .during(&place.cgroup, || load(server, asked.requests))?;
     let mut rows = Conversations::default();
     let columns =
         ["remote_port", "trace_role", "encrypted", "req_cmd", "req", "resp", "failed", "latency"];

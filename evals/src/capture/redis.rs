@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
+use super::Asked;
 use crate::report::Report;
 use crate::truth::{self, Conversations, Latency, Resolution};
-use crate::watch::Watch;
 use undine_testbed::{Scene, Server, Wire, python, redis, wait_until};
 
 pub(super) const PROGRAMS: [&str; 3] = ["redis-server", "redis-cli", "redis-benchmark"];
@@ -25,12 +25,14 @@ const UNMONITORED: [&str; 2] = ["CONFIG", "SLOWLOG"];
 /// Connections that send marked commands, one after the other.
 const MARKED_CONNECTIONS: u32 = 4;
 
-pub(super) fn run(wire: Wire, requests: u32, report: &mut Report) -> Result<()> {
+pub(super) fn run(wire: Wire, asked: &Asked, report: &mut Report) -> Result<()> {
     let (place, dir) = super::home()?;
     let scene = Scene { place: &place, folder: dir.path(), wire };
     scene.prepare()?;
     let redis = Redis::start(scene)?;
-    let (seen, truth) = Watch::over(wire).during(&place.cgroup, || redis.load(requests))?;
+    let (seen, truth) = asked
+        .watch(&super::subject("redis", wire), wire)
+        .during(&place.cgroup, || redis.load(asked.requests))?;
     let mut rows = Conversations::default();
     let mut wrong_pairs = 0;
     let columns =

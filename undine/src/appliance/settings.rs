@@ -13,7 +13,7 @@ use undine_api::webhook::{self, Format, LinkLocal, Secret};
 use undine_api::{http, otlp_ingest};
 use undine_collector::{
     Handle, Mode, Object, Pace, Placing, Programs, Redaction, Scope, ScopeDefault, ScopeGuard,
-    SourceConfig, Target, Tls, profiler,
+    SourceConfig, Target, Tls, profiler, recording,
 };
 use undine_query::Engine;
 use undine_schema::trace::Tracer;
@@ -197,10 +197,15 @@ pub(super) fn collector(
         conn_stats_interval: capture.conn_stats_interval,
         flush_interval: Duration::from_millis(200),
         profiler: profiler(config),
-        recording: Some(capture.recording.clone()).filter(|path| !path.as_os_str().is_empty()),
+        recording: recording(capture),
         programs: if capture.trace_programs { Programs::Run } else { Programs::Refuse },
         clock: Arc::clone(clock),
     })
+}
+
+fn recording(capture: &Capture) -> Option<recording::Config> {
+    let (path, content) = (capture.recording.clone(), capture.recording_content);
+    (!path.as_os_str().is_empty()).then_some(recording::Config { path, content })
 }
 
 fn profiler(config: &RawConfig) -> Option<profiler::Config> {

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, de};
+use undine_collector::recording::Content;
 use undine_collector::{Mode, ServiceRule};
 
 use super::ByteSize;
@@ -64,6 +65,7 @@ pub(crate) struct Capture {
     pub(crate) conn_stats_interval: Duration,
     pub(crate) services: Vec<ServiceRule>,
     pub(crate) recording: PathBuf,
+    pub(crate) recording_content: Content,
     pub(crate) replay: PathBuf,
 }
 

@@ -3,6 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::super::dialogue::Side;
+use super::super::mask::fields::Fields;
 
 /// Arguments by name.
 pub(super) type Arguments = Map<String, Value>;
@@ -294,6 +295,16 @@ impl Method {
         }
         bytes.is_empty().then_some((method, arguments))
     }
+
+    /// Overwrites what is content in a frame's payload; none where its arguments do not fill it.
+    pub(super) fn mask(payload: &mut Fields<'_>) -> Option<()> {
+        let method = Self::find(payload.0)?;
+        payload.keep(4)?;
+        for argument in method.arguments {
+            argument.mask(payload)?;
+        }
+        payload.0.is_empty().then_some(())
+    }
 }
 
 /// Whether a method with these arguments need not be answered.
@@ -329,6 +340,17 @@ impl Argument {
             arguments.insert(name.to_owned(), value);
         }
         Some(())
+    }
+
+    fn mask(self, payload: &mut Fields<'_>) -> Option<()> {
+        match self {
+            Number16(_) => payload.keep(2).map(drop),
+            Number32(_) => payload.keep(4).map(drop),
+            Number64(_) => payload.keep(8).map(drop),
+            Bits(_) => payload.keep(1).map(drop),
+            Text(_) => payload.fill_vector8(),
+            Block => payload.fill_vector32(),
+        }
     }
 }
 

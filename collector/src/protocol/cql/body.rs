@@ -9,7 +9,7 @@ const REDACTED: &str = "<redacted>";
 /// What stands for a body that is not read.
 const COMPRESSED: &str = "[compressed]";
 /// The options of a connection that are kept.
-const OPTIONS: [&str; 8] = [
+pub(super) const OPTIONS: [&str; 8] = [
     "CQL_VERSION",
     "COMPRESSION",
     "DRIVER_NAME",

@@ -12,7 +12,7 @@ pub(super) const QUESTIONS_MAX: usize = 16;
 /// Most records that are read of a message, over all of its sections.
 pub(super) const RECORDS_MAX: usize = 512;
 /// The number of `OPT`, a record that is about the message.
-const OPT: u16 = 41;
+pub(super) const OPT: u16 = 41;
 
 /// The first bytes of a message.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -56,7 +56,7 @@ impl Header {
     }
 
     /// Whether a message of `len` bytes can begin with this.
-    fn is_plausible(&self, len: usize) -> bool {
+    pub(super) fn is_plausible(&self, len: usize) -> bool {
         let [questions, answers, authorities, additional] = self.counts.map(usize::from);
         let records = answers + authorities + additional;
         let least = HEADER_BYTES + questions * 5 + records * 11;

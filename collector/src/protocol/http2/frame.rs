@@ -1,5 +1,7 @@
 //! The heads of frames, and how a run of them tells that bytes are HTTP/2.
 
+use std::ops::Range;
+
 use super::super::Probe;
 use super::super::dialogue::Side;
 use super::hpack;
@@ -142,6 +144,14 @@ impl Head {
             rest = rest.get(5..)?;
         }
         Some((promised, rest))
+    }
+
+    /// Where the headers are in `payload`.
+    pub(super) fn block(&self, payload: &[u8]) -> Option<Range<usize>> {
+        let (_promised, block) = self.headers(payload)?;
+        let padding = if self.is_padded() { usize::from(*payload.first()?) } else { 0 };
+        let end = payload.len() - padding;
+        Some(end - block.len()..end)
     }
 }
 

@@ -143,7 +143,7 @@ impl Decoder {
 }
 
 /// Takes an integer whose first byte holds `prefix` bits of it.
-fn integer(rest: &mut &[u8], prefix: u8) -> Result<usize, Bad> {
+pub(super) fn integer(rest: &mut &[u8], prefix: u8) -> Result<usize, Bad> {
     let (first, mut tail) = rest.split_first().ok_or(Bad)?;
     let most = (1_usize << prefix) - 1;
     let mut value = usize::from(*first) & most;
@@ -165,6 +165,12 @@ fn integer(rest: &mut &[u8], prefix: u8) -> Result<usize, Bad> {
     }
     *rest = tail;
     Ok(value)
+}
+
+/// The name at a place of the standard's table, or how far behind that the place is.
+pub(super) fn static_name(place: usize) -> Result<&'static str, usize> {
+    let place = place.saturating_sub(1);
+    STATIC.get(place).map(|(name, _)| *name).ok_or(place.saturating_sub(STATIC.len()))
 }
 
 /// Takes a string.

@@ -3,6 +3,7 @@
 //! What is of no interest, above all records, is passed over by its length and need not be there.
 
 use super::super::json::Json;
+use super::super::mask::fill;
 use super::apis::Api;
 use super::layout::{Field, Kind};
 
@@ -24,11 +25,26 @@ pub(super) enum Pace {
     Ended(u64),
 }
 
+/// What a look at the bytes came to of which content is to be overwritten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Masking {
+    /// This many have to be there at once.
+    Need(usize),
+    /// This many are a field, and masked.
+    Took(usize),
+    /// The next so many are content.
+    Pass(u64),
+    /// The message is over.
+    End,
+}
+
 /// A body on its way.
 #[derive(Debug)]
 pub(super) struct Body {
     /// Bytes up to the end of the message.
     left: u64,
+    /// So many of the next are content.
+    passed: u64,
     walk: Option<Walk>,
     /// Bytes of fields that were read.
     fields_bytes: usize,
@@ -60,7 +76,7 @@ impl Body {
 
     /// A body that is not read.
     pub(super) const fn unknown(left: u64, text_bytes_max: usize) -> Self {
-        Self { left, walk: None, fields_bytes: 0, text_bytes_max, is_malformed: false }
+        Self { left, passed: 0, walk: None, fields_bytes: 0, text_bytes_max, is_malformed: false }
     }
 
     /// Bytes up to the end of the message.
@@ -131,6 +147,42 @@ impl Body {
         }
     }
 
+    /// Overwrites what is content in the next field, which `bytes` begin with.
+    pub(super) fn mask(&mut self, bytes: &mut [u8]) -> Masking {
+        if self.passed > 0 {
+            self.left -= self.passed;
+            return Masking::Pass(std::mem::take(&mut self.passed));
+        }
+        loop {
+            let left = usize::try_from(self.left).unwrap_or(usize::MAX);
+            let Some(walk) = self.walk.as_mut().filter(|_| self.fields_bytes < FIELDS_BYTES_MAX)
+            else {
+                return self.mask_rest();
+            };
+            let at_hand = bytes.len().min(left);
+            let (taken, passed) = match walk.next(&bytes[..at_hand]) {
+                Read::Took(0) => continue,
+                Read::Took(taken) => (taken, 0),
+                Read::Need(more) if more <= left => return Masking::Need(more),
+                Read::Pass(head, more) => (head, more),
+                Read::Need(_) | Read::Malformed | Read::End => return self.mask_rest(),
+            };
+            fill(&mut bytes[taken - walk.content..taken]);
+            self.left -= taken as u64;
+            self.passed = passed.min(self.left);
+            self.fields_bytes += taken;
+            return Masking::Took(taken);
+        }
+    }
+
+    /// What is not read is content.
+    fn mask_rest(&mut self) -> Masking {
+        match std::mem::take(&mut self.left) {
+            0 => Masking::End,
+            left => Masking::Pass(left),
+        }
+    }
+
     fn ended(&mut self, taken: usize) -> Pace {
         Pace::Ended(taken as u64 + std::mem::take(&mut self.left))
     }
@@ -188,6 +240,8 @@ struct Walk {
     json: Json,
     has_failed: bool,
     acks: Option<i16>,
+    /// How many of the last bytes of the field that was read last are content.
+    content: usize,
 }
 
 impl Walk {
@@ -207,10 +261,12 @@ impl Walk {
             json: Json::new(text_bytes_max),
             has_failed: false,
             acks: None,
+            content: 0,
         }
     }
 
     fn next(&mut self, bytes: &[u8]) -> Read {
+        self.content = 0;
         match self.expect {
             Expect::TagCount => match uvarint(bytes) {
                 Some(Ok((count, taken))) => {
@@ -289,6 +345,7 @@ impl Walk {
         let Some(bytes) = bytes.get(..size) else { return Read::Need(size) };
         if matches!(kind, Kind::Uuid) {
             self.json.text(name, &uuid(bytes));
+            self.content = size;
             return Read::Took(size);
         }
         let number = signed(bytes);
@@ -343,6 +400,7 @@ impl Walk {
         let end = taken + usize::try_from(size).unwrap_or(usize::MAX);
         let Some(text) = bytes.get(taken..end) else { return Read::Need(end) };
         self.json.text(name, &String::from_utf8_lossy(text));
+        self.content = text.len();
         Read::Took(end)
     }
 

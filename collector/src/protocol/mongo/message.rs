@@ -22,7 +22,7 @@ const FLAGS: u32 = CHECKSUM | MORE_TO_COME | EXHAUST_ALLOWED;
 /// Most lists of documents in a message; commands have at most two.
 const LISTS_MAX: usize = 8;
 /// Longest name of a command.
-const NAME_BYTES_MAX: usize = 64;
+pub(super) const NAME_BYTES_MAX: usize = 64;
 /// What stands for a body that was compressed.
 const COMPRESSED: &str = "[compressed]";
 /// Commands that are secrets, with what answers them.

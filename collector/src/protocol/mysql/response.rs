@@ -12,13 +12,13 @@ use super::command::{Command, Status, code, text_of};
 use super::packet::{CONTINUED_LENGTH, Fields, Message};
 use super::statements::Statements;
 
-const OK: u8 = 0x00;
-const LOCAL_INFILE: u8 = 0xfb;
-const EOF: u8 = 0xfe;
+pub(super) const OK: u8 = 0x00;
+pub(super) const LOCAL_INFILE: u8 = 0xfb;
+pub(super) const EOF: u8 = 0xfe;
 /// First byte of an error.
 pub(super) const ERR: u8 = 0xff;
 /// Bytes of an EOF packet; an OK packet that stands for one has more.
-const EOF_BYTES: u64 = 5;
+pub(super) const EOF_BYTES: u64 = 5;
 /// Fewest bytes of an OK packet.
 const OK_BYTES_MIN: u64 = 7;
 /// Bytes that are needed of everything but rows, definitions and errors.
@@ -313,7 +313,11 @@ fn ending(message: &Message) -> Option<Ending> {
 /// The number of columns of a resultset, and whether their definitions follow: MariaDB says so
 /// after the number where the client remembers them, MySQL's documentation puts it before.
 fn column_count(message: &Message) -> Option<(u64, bool)> {
-    let kept = message.kept.as_slice();
+    columns(&message.kept)
+}
+
+/// The same of a packet's bytes.
+pub(super) fn columns(kept: &[u8]) -> Option<(u64, bool)> {
     let mut fields = Fields(kept);
     if let Some(columns @ 1..) = fields.length_encoded()
         && let [] | [0 | 1] = fields.0

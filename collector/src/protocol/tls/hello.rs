@@ -8,7 +8,7 @@ use super::names;
 /// Most entries that are kept of a list.
 const LIST_MAX: usize = 64;
 /// The random of a `ServerHello` that asks for another `ClientHello` (RFC 8446 §4.1.3).
-const RETRY_RANDOM: [u8; 32] = [
+pub(super) const RETRY_RANDOM: [u8; 32] = [
     0xcf, 0x21, 0xad, 0x74, 0xe5, 0x9a, 0x61, 0x11, 0xbe, 0x1d, 0x8c, 0x02, 0x1e, 0x65, 0xb8, 0x91,
     0xc2, 0xa2, 0x11, 0x16, 0x7a, 0xbb, 0x8c, 0x5e, 0x07, 0x9e, 0x09, 0xe2, 0xc8, 0xa8, 0x33, 0x9c,
 ];
@@ -16,15 +16,15 @@ const RETRY_RANDOM: [u8; 32] = [
 const TLS_1_3: u16 = 0x0304;
 
 /// Numbers of extensions.
-mod extension {
-    pub(super) const SERVER_NAME: u16 = 0;
-    pub(super) const GROUPS: u16 = 10;
-    pub(super) const ALPN: u16 = 16;
-    pub(super) const PRE_SHARED_KEY: u16 = 41;
-    pub(super) const EARLY_DATA: u16 = 42;
-    pub(super) const VERSIONS: u16 = 43;
-    pub(super) const KEY_SHARE: u16 = 51;
-    pub(super) const ENCRYPTED_HELLO: u16 = 0xfe0d;
+pub(super) mod extension {
+    pub(in super::super) const SERVER_NAME: u16 = 0;
+    pub(in super::super) const GROUPS: u16 = 10;
+    pub(in super::super) const ALPN: u16 = 16;
+    pub(in super::super) const PRE_SHARED_KEY: u16 = 41;
+    pub(in super::super) const EARLY_DATA: u16 = 42;
+    pub(in super::super) const VERSIONS: u16 = 43;
+    pub(in super::super) const KEY_SHARE: u16 = 51;
+    pub(in super::super) const ENCRYPTED_HELLO: u16 = 0xfe0d;
 }
 
 /// What a client offers.
