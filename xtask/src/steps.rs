@@ -27,7 +27,7 @@ pub(crate) fn test() -> Vec<Step> {
         Step { name: "deny", minutes_max: 1, check: || deny::check().map(passed) },
         Step { name: "object", minutes_max: 1, check: || bpf::check().map(passed) },
         Step { name: "build", minutes_max: 30, check: build },
-        Step { name: "tests", minutes_max: 8, check: tests },
+        Step { name: "tests", minutes_max: 10, check: tests },
         Step { name: "kernels", minutes_max: 3, check: || kernels::check("5.10") },
         Step { name: "clippy", minutes_max: 6, check: clippy },
         Step { name: "capture", minutes_max: 3, check: capture },
