@@ -183,7 +183,7 @@ fn check(tree: &Tree, known: &Known) -> Result<(), String> {
     tree.write(dir.path());
     let (clock, runtime) = (Arc::new(ManualClock::new(LATER)), &runtime());
     verify(dir.path(), runtime).map_err(|problem| format!("as it is left: {problem}"))?;
-    let config = Config { segments_max: 1, ..config(dir.path(), Arc::clone(&clock)) };
+    let config = Config { segments_max: 2, ..config(dir.path(), Arc::clone(&clock)) };
     let store = config.build().map_err(|error| format!("the store does not open: {error}"))?;
     let ids = ids_in(dir.path(), &store)?;
     if let Some(id) = known.acked.difference(&ids).next() {
