@@ -118,7 +118,7 @@ impl Spool {
 
 /// Whether it is the bucket that failed, and not what it holds that is in the way.
 fn is_of_a_request(error: &io::Error) -> bool {
-    error.get_ref().is_some_and(|cause| cause.is::<object_store::Error>())
+    matches!(error.get_ref(), Some(cause) if cause.is::<object_store::Error>())
 }
 
 /// A lane for every tier, its log unread.
