@@ -40,15 +40,19 @@ enum Fate {
     TakenAndRefused,
 }
 
-/// Of a table's puts those of notes are refused until the client gives up, and once more; others once, of
-/// which commits are taken all the same.
+/// Puts of notes are refused until the client gives up, others once, of which commits are taken all the
+/// same.
 fn fate(key: &str, attempt: usize) -> Fate {
-    let is_probe = key.contains("_undine_probe");
-    let refusals = if key.contains("/notes.Beta/") { ATTEMPTS } else { 1 };
-    match (is_probe || attempt >= refusals, key.contains("/requests/") && key.ends_with(".json")) {
-        (true, _) => Fate::Taken,
-        (false, true) => Fate::TakenAndRefused,
-        (false, false) => Fate::Refused,
+    let refusals = match key {
+        key if key.contains("_undine_probe") => 0,
+        key if key.contains("/notes.Beta/") => ATTEMPTS,
+        _ => 1,
+    };
+    let is_commit_of_requests = key.contains("/requests/") && key.contains("/_delta_log/");
+    match (attempt < refusals, is_commit_of_requests) {
+        (false, _) => Fate::Taken,
+        (true, true) => Fate::TakenAndRefused,
+        (true, false) => Fate::Refused,
     }
 }
 
