@@ -35,8 +35,11 @@ pub(super) struct Catalog {
 }
 
 impl Catalog {
-    /// Reads the log whose files are `commits`.
-    pub(super) async fn read(tables: &Tables, commits: &[ObjectMeta]) -> Result<Self, Unread> {
+    /// Reads the log whose files are `commits`; nothing where its first commit was never made.
+    pub(super) async fn read(
+        tables: &Tables,
+        commits: &[ObjectMeta],
+    ) -> Result<Option<Self>, Unread> {
         let mut catalog = Self::default();
         let mut next = 0;
         let checkpoints = commits.iter().filter_map(|file| {
@@ -86,12 +89,7 @@ impl Catalog {
                 Err(what) => return Err(tables.damaged(path, what).into()),
             }
         }
-        let Some(version) = next.checked_sub(1) else {
-            let path = commits.first().map(|file| file.location.clone()).unwrap_or_default();
-            return Err(tables.damaged(&path, "the log has no version".to_owned()).into());
-        };
-        catalog.version = version;
-        Ok(catalog)
+        Ok(next.checked_sub(1).map(|version| Self { version, ..catalog }))
     }
 
     /// Whether the file that names the newest checkpoint names one that is there.

@@ -144,13 +144,13 @@ impl Tables {
     async fn tier(&self, prefix: Path) -> Result<(Option<TierState>, Vec<Finding>), Failed> {
         let commits = self.files(&prefix.clone().join("_delta_log")).await?;
         let files = self.files(&prefix).await?;
-        if commits.is_empty() {
-            let lost = (!files.is_empty())
-                .then(|| self.damaged(&prefix, format!("{} files have no catalog", files.len())));
-            return Ok((None, lost.into_iter().collect()));
-        }
         let catalog = match Catalog::read(self, &commits).await {
-            Ok(catalog) => catalog,
+            Ok(Some(catalog)) => catalog,
+            Ok(None) => {
+                let lost =
+                    || self.damaged(&prefix, format!("{} files have no catalog", files.len()));
+                return Ok((None, (!files.is_empty()).then(lost).into_iter().collect()));
+            }
             Err(Unread::Damaged(finding)) => return Ok((None, vec![finding])),
             Err(Unread::Failed(failed)) => return Err(failed),
         };

@@ -79,7 +79,7 @@ type Kept = Vec<bool>;
 type Bytes = BTreeMap<usize, Vec<u8>>;
 
 /// Changes of names up to which every subset of them is a state.
-const NAMES_IN_EVERY_SUBSET_MAX: usize = 5;
+const NAMES_IN_EVERY_SUBSET_MAX: usize = 4;
 /// Files with unsynced bytes up to which every mix of their states is one.
 const FILES_IN_EVERY_MIX_MAX: usize = 2;
 

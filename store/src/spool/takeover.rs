@@ -17,7 +17,7 @@ use super::{Figures, Lane, Lanes, Spool};
 use crate::backend::{BucketConfig, BucketError, Folder, Thoroughness};
 use crate::cache::Shelves;
 use crate::config::BuildError;
-use crate::delta::Change;
+use crate::delta::{Change, DeltaError};
 use crate::durable;
 use crate::seal::{Holds, TableTiers};
 
@@ -94,9 +94,15 @@ impl Spool {
                 remove: Vec::new(),
             };
             if let Err(error) = lane.log.commit(&claim, now) {
-                tracing::error!(%error, table = lane.table, "the bucket's log is being written");
+                tracing::error!(%error, table = lane.table, "the bucket's log cannot be taken over");
                 let url = self.config.bucket.url().to_owned();
-                return Err(BucketError::Contested { url, table: lane.table }.into());
+                return Err(match error {
+                    DeltaError::Io { source, .. } if is_of_a_request(&source) => {
+                        BucketError::Away { url, source }
+                    }
+                    _ => BucketError::Contested { url, table: lane.table },
+                }
+                .into());
             }
         }
         Ok(())
@@ -108,6 +114,11 @@ impl Spool {
         let newest = lanes.all.iter().map(|lane| lane.log.last_epoch()).max().unwrap_or(0);
         u16::try_from(newest).unwrap_or(u16::MAX)
     }
+}
+
+/// Whether it is the bucket that failed, and not what it holds that is in the way.
+fn is_of_a_request(error: &io::Error) -> bool {
+    matches!(error.get_ref(), Some(cause) if cause.is::<object_store::Error>())
 }
 
 /// A lane for every tier, its log unread.

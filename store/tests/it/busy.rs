@@ -22,7 +22,7 @@ use object_store::prefix::PrefixStore;
 use object_store::{Error, ObjectStore, ObjectStoreExt, PutMode, PutPayload};
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
-use undine_store::{Bucket, UploadError};
+use undine_store::{Bucket, BucketError, BuildError, UploadError};
 
 use super::bucket::{Node, ids_in};
 
@@ -40,15 +40,19 @@ enum Fate {
     TakenAndRefused,
 }
 
-/// Of a table's puts those of notes are refused until the client gives up, and once more; others once, of
-/// which commits are taken all the same.
+/// Puts of notes are refused until the client gives up, others once, of which commits are taken all the
+/// same.
 fn fate(key: &str, attempt: usize) -> Fate {
-    let is_probe = key.contains("_undine_probe");
-    let refusals = if key.contains("/notes.Beta/") { ATTEMPTS } else { 1 };
-    match (is_probe || attempt >= refusals, key.contains("/requests/") && key.ends_with(".json")) {
-        (true, _) => Fate::Taken,
-        (false, true) => Fate::TakenAndRefused,
-        (false, false) => Fate::Refused,
+    let refusals = match key {
+        key if key.contains("_undine_probe") => 0,
+        key if key.contains("/notes.Beta/") => ATTEMPTS,
+        _ => 1,
+    };
+    let is_commit_of_requests = key.contains("/requests/") && key.contains("/_delta_log/");
+    match (attempt < refusals, is_commit_of_requests) {
+        (false, _) => Fate::Taken,
+        (true, true) => Fate::TakenAndRefused,
+        (true, false) => Fate::Refused,
     }
 }
 
@@ -157,11 +161,13 @@ impl Files {
 
     async fn delete(&self, body: &[u8]) -> object_store::Result<Response> {
         let body = std::str::from_utf8(body).unwrap();
+        let mut deleted = String::new();
         for key in body.split("<Key>").skip(1) {
             let (key, _) = key.split_once("</Key>").unwrap();
             self.objects.delete(&Path::from(key)).await?;
+            deleted += &format!("<Deleted><Key>{key}</Key></Deleted>");
         }
-        Ok("<DeleteResult/>".into_response())
+        Ok(format!("<DeleteResult>{deleted}</DeleteResult>").into_response())
     }
 }
 
@@ -187,7 +193,7 @@ fn a_server_that_is_busy_costs_retries_and_no_row() {
     assert!(child.status.success() && said.contains("1 passed"), "{said}");
     let attempts = server.files.attempts.lock().unwrap().clone();
     let of = |table: &'static str| attempts.iter().filter(move |(key, _)| key.contains(table));
-    assert!(of("/requests/").count() > 12 && of("/notes.Beta/").count() == 3, "{attempts:?}");
+    assert!(of("/requests/").count() > 12 && of("/notes.Beta/").count() == 4, "{attempts:?}");
     // A commit that was taken is put once more by the client, and by nobody else.
     assert!(of("/requests/").all(|(_, &attempts)| attempts == 2), "{attempts:?}");
     assert!(of("/notes.Beta/").all(|(_, &attempts)| attempts == ATTEMPTS + 1), "{attempts:?}");
@@ -219,6 +225,9 @@ fn a_child_that_uploads_to_a_busy_bucket() {
     let stats = store.stats().bucket.unwrap();
     assert_eq!((stats.failure, stats.spooled_files), (None, 0));
     drop(store);
+    // Another disk cannot say that it takes over, and is told why; the next one can.
+    let refused = Node::at(Arc::clone(&bucket), "node-1").config().build().unwrap_err();
+    assert!(matches!(refused, BuildError::Bucket(BucketError::Away { .. })), "{refused:?}");
     let other_disk = Node::at(bucket, "node-1");
     assert_eq!(other_disk.ids(&other_disk.start()), [1, 2, 3]);
 }
