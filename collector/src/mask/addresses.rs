@@ -85,15 +85,12 @@ impl Addresses {
 }
 
 fn v4(number: usize) -> Ipv4Addr {
-    match DOCUMENTATION.get(number / HOSTS) {
-        Some([a, b, c]) => {
-            Ipv4Addr::new(*a, *b, *c, u8::try_from(number % HOSTS + 1).unwrap_or(u8::MAX))
-        }
-        None => {
-            let number = u32::try_from(number - DOCUMENTATION.len() * HOSTS).unwrap_or(0);
-            Ipv4Addr::from(BENCHMARKS + number)
-        }
+    if let Some([a, b, c]) = DOCUMENTATION.get(number / HOSTS) {
+        let host = u8::try_from(number % HOSTS + 1).unwrap_or(u8::MAX);
+        return Ipv4Addr::new(*a, *b, *c, host);
     }
+    let number = u32::try_from(number - DOCUMENTATION.len() * HOSTS).unwrap_or(0);
+    Ipv4Addr::from(BENCHMARKS + number)
 }
 
 fn v6(number: usize) -> Ipv6Addr {

@@ -9,6 +9,9 @@ use crate::protocol::mask::sides::{Outcome, Sides};
 use crate::protocol::mask::{self, Mask};
 use crate::protocol::{ProtocolCode, Verdict, infer};
 
+/// Most bytes that wait to know what is spoken.
+const WAITING_BYTES_MAX: usize = 64 * 1024;
+
 /// Bytes of a message that are not decided.
 #[derive(Clone, Copy, Debug)]
 struct Part {
@@ -16,11 +19,25 @@ struct Part {
     bytes: usize,
 }
 
+/// Bytes of both directions of which it is not known what they are, and how they came.
+#[derive(Debug, Default)]
+struct Waiting {
+    bytes: [Vec<u8>; 2],
+    came: VecDeque<(Flow, usize)>,
+}
+
+impl Waiting {
+    fn push(&mut self, flow: Flow, bytes: &[u8]) {
+        self.bytes[flow.index()].extend_from_slice(bytes);
+        self.came.push_back((flow, bytes.len()));
+    }
+}
+
 /// What is known of how to tell structure from content.
 #[derive(Debug)]
 enum State {
-    /// The protocol is not known yet. The bytes of both directions, and how they came.
-    Undecided { bytes: [Vec<u8>; 2], came: VecDeque<(Flow, usize)>, only: Option<ProtocolCode> },
+    /// The protocol is not known yet, unless it is only asked whether it is this one.
+    Undecided { waiting: Waiting, only: Option<ProtocolCode> },
     /// It is.
     Spoken { sides: Sides, requests: Flow },
     /// Nothing is recorded any more.
@@ -29,7 +46,7 @@ enum State {
 
 impl Default for State {
     fn default() -> Self {
-        Self::Undecided { bytes: Default::default(), came: VecDeque::new(), only: None }
+        Self::Undecided { waiting: Waiting::default(), only: None }
     }
 }
 
@@ -105,11 +122,11 @@ impl Talk {
         if !std::mem::take(&mut self.is_unbound) {
             return;
         }
-        if let (Some((mask, requests)), State::Undecided { bytes, came, .. }) =
+        if let (Some((mask, requests)), State::Undecided { waiting, .. }) =
             (before, &mut self.state)
         {
-            let (bytes, came) = (std::mem::take(bytes), std::mem::take(came));
-            self.speak(Sides::new(mask), requests, bytes, came, addresses, held);
+            let waiting = std::mem::take(waiting);
+            self.speak(Sides::new(mask), requests, waiting, addresses, held);
         } else {
             self.decide(addresses, held);
         }
@@ -131,9 +148,8 @@ impl Talk {
     fn feed(&mut self, flow: Flow, payload: &[u8], addresses: &mut Addresses, held: &mut Held) {
         match &mut self.state {
             State::Lost => self.lose(held),
-            State::Undecided { bytes, came, .. } => {
-                bytes[flow.index()].extend_from_slice(payload);
-                came.push_back((flow, payload.len()));
+            State::Undecided { waiting, .. } => {
+                waiting.push(flow, payload);
                 self.decide(addresses, held);
             }
             State::Spoken { sides, requests } => {
@@ -153,21 +169,23 @@ impl Talk {
 
     /// Finds out what is spoken.
     fn decide(&mut self, addresses: &mut Addresses, held: &mut Held) {
-        let State::Undecided { bytes, came, only } = &mut self.state else { return };
-        match infer(&bytes[0], &bytes[1]) {
+        let State::Undecided { waiting, only } = &mut self.state else { return };
+        let [ingress, egress] = &waiting.bytes;
+        let is_full = ingress.len() + egress.len() > WAITING_BYTES_MAX;
+        match infer(ingress, egress) {
             Verdict::Speaks { code, requests } if only.is_none_or(|only| only == code) => {
-                let (bytes, came) = (std::mem::take(bytes), std::mem::take(came));
+                let waiting = std::mem::take(waiting);
                 match mask::start(code) {
                     Some(mask) => {
-                        self.speak(Sides::new(mask), requests, bytes, came, addresses, held);
+                        self.speak(Sides::new(mask), requests, waiting, addresses, held);
                     }
                     None => self.lose(held),
                 }
             }
-            Verdict::NeedMore => {}
+            Verdict::NeedMore if !is_full => {}
             // It may go on with what was said before TLS.
-            Verdict::Opaque if self.is_unbound => {}
-            Verdict::Speaks { .. } | Verdict::Opaque => self.lose(held),
+            Verdict::Opaque if self.is_unbound && !is_full => {}
+            _ => self.lose(held),
         }
     }
 
@@ -176,11 +194,11 @@ impl Talk {
         &mut self,
         sides: Sides,
         requests: Flow,
-        bytes: [Vec<u8>; 2],
-        came: VecDeque<(Flow, usize)>,
+        waiting: Waiting,
         addresses: &mut Addresses,
         held: &mut Held,
     ) {
+        let Waiting { bytes, came } = waiting;
         self.state = State::Spoken { sides, requests };
         let mut at = [0; 2];
         for (flow, length) in came {
@@ -193,15 +211,12 @@ impl Talk {
     /// Another protocol follows, which is only looked at if it is TLS.
     fn go_over(&mut self, addresses: &mut Addresses, held: &mut Held) {
         let State::Spoken { mut sides, requests } = std::mem::take(&mut self.state) else { return };
-        let waiting = [Flow::Ingress, Flow::Egress]
-            .map(|flow| (flow, sides.take_undecided(side(flow, requests))));
-        self.before_tls = sides.into_tls().map(|mask| (mask, requests));
-        let State::Undecided { bytes, came, only } = &mut self.state else { return };
-        *only = Some(ProtocolCode::Tls);
-        for (flow, undecided) in waiting {
-            came.push_back((flow, undecided.len()));
-            bytes[flow.index()] = undecided;
+        let mut waiting = Waiting::default();
+        for flow in [Flow::Ingress, Flow::Egress] {
+            waiting.push(flow, &sides.take_undecided(side(flow, requests)));
         }
+        self.before_tls = sides.into_tls().map(|mask| (mask, requests));
+        self.state = State::Undecided { waiting, only: Some(ProtocolCode::Tls) };
         self.decide(addresses, held);
     }
 }

@@ -130,7 +130,7 @@ fn structure(rows: &str) -> String {
         let name = line.strip_prefix("  ").and_then(|line| line.split_once(':'));
         name.is_some_and(|(name, _)| CONTENT.contains(&name))
     };
-    rows.lines().filter(|line| !is_content(line)).map(|line| format!("{line}\n")).collect()
+    rows.lines().filter(|line| !is_content(line)).flat_map(|line| [line, "\n"]).collect()
 }
 
 #[tokio::test]
@@ -150,9 +150,9 @@ async fn without_contents_a_capture_gives_the_same_rows_but_for_what_was_said() 
 
 /// Bytes of a word that would give something away.
 const WORD_BYTES: usize = 8;
-/// Such words that are structure: names of headers, and what is kept of their values; how a server says what
-/// was done; names of commands, elements and options; versions.
-const STRUCTURE: [&str; 2] = ["keep-alive", "chunked"];
+/// Such words that are structure, a line each: names of headers, and what is kept of their values; verbs,
+/// names of elements, options and errors that are the protocol's own.
+const STRUCTURE: &str = "structure.txt";
 
 /// The words in texts by which it would be known where they come from, by how they begin.
 fn words<'a>(texts: impl IntoIterator<Item = &'a str>) -> BTreeMap<[u8; WORD_BYTES], String> {
@@ -192,18 +192,21 @@ fn each(recording: &[u8], mut act: impl FnMut(Entry<'_>)) {
 #[tokio::test]
 async fn without_contents_no_word_is_left_that_was_said() {
     let mut leaks = Vec::new();
+    let structure = std::fs::read_to_string(Path::new(FOLDER).join(STRUCTURE)).unwrap();
+    let is_structure = |word: &str| structure.lines().any(|known| known.eq_ignore_ascii_case(word));
     for golden in all() {
         let recording = golden.recording().unwrap();
         let rows = Box::pin(rows(&recording)).await;
         let processes = processes(&recording);
-        let names = processes.iter().flat_map(|facts| [facts.comm.as_str(), &facts.exe]);
+        let names = processes.iter().flat_map(|facts| [facts.comm.as_str(), facts.exe.as_str()]);
         let args = processes.iter().flat_map(|facts| facts.args.iter().map(String::as_str));
         let said = words(contents(&rows).chain(names).chain(args));
-        assert!(said.len() > 3, "{} has words: {said:?}", golden.name());
+        // Labels of the names in that one are shorter; its mask has a test of its own.
+        assert!(!said.is_empty() || golden.name() == "dns", "{} has no words", golden.name());
         let masked = Box::pin(masked(&recording)).await;
         let left: BTreeSet<_> =
-            masked.array_windows::<WORD_BYTES>().filter_map(|start| said.get(start)).collect();
-        let left = left.into_iter().filter(|word| !STRUCTURE.contains(&word.as_str()));
+            masked.windows(WORD_BYTES).filter_map(|start| said.get(start)).collect();
+        let left = left.into_iter().filter(|word| !is_structure(word));
         leaks.extend(left.map(|word| format!("{}: {word}", golden.name())));
     }
     assert!(leaks.is_empty(), "{}", leaks.join("\n"));

@@ -215,10 +215,8 @@ fn mask_status_line(line: &mut [u8]) -> Option<u16> {
     if !version.starts_with(b"HTTP/1.") || !version.ends_with(b" ") {
         return None;
     }
-    match reason {
-        [b' ', reason @ ..] => fill(reason),
-        reason => fill(reason),
-    }
+    let blank = usize::from(reason.starts_with(b" "));
+    fill(&mut reason[blank..]);
     std::str::from_utf8(status).ok()?.parse().ok()
 }
 

@@ -24,26 +24,29 @@ pub(crate) struct KafkaMask {
 }
 
 impl Mask for KafkaMask {
-    fn take(&mut self, side: Side, bytes: &mut [u8], addresses: &mut Addresses) -> Step {
+    fn take(&mut self, side: Side, bytes: &mut [u8], _addresses: &mut Addresses) -> Step {
         if let Some(mut body) = self.bodies[side as usize].take() {
             let step = match body.mask(bytes) {
                 Masking::Need(wanted) => Step::Need(wanted),
                 Masking::Took(taken) => Step::Took(taken),
                 Masking::Pass(content) => Step::Content(content),
-                // The next message.
-                Masking::End => return self.take(side, bytes, addresses),
+                Masking::End => return self.message(side, bytes),
             };
             self.bodies[side as usize] = Some(body);
             return step;
         }
+        self.message(side, bytes)
+    }
+}
+
+impl KafkaMask {
+    fn message(&mut self, side: Side, bytes: &mut [u8]) -> Step {
         match side {
             Side::Client => self.request(bytes),
             Side::Server => self.response(bytes),
         }
     }
-}
 
-impl KafkaMask {
     fn request(&mut self, bytes: &mut [u8]) -> Step {
         let head = match Head::read(bytes) {
             Ok(head) => head,

@@ -58,11 +58,10 @@ pub(crate) fn mask_statement(statement: &mut [u8]) {
     if !VERBS.iter().any(|known| verb.eq_ignore_ascii_case(known.as_bytes())) {
         fill(verb);
     }
-    match rest {
-        // So that it stays a word of its own.
-        [b' ' | b'\t' | b'\n' | b'\r' | b';', rest @ ..] => fill(rest),
-        rest => fill(rest),
-    }
+    // So that it stays a word of its own.
+    let is_kept = |end: &u8| end.is_ascii_whitespace() || *end == b';';
+    let kept = usize::from(rest.first().is_some_and(is_kept));
+    fill(&mut rest[kept..]);
 }
 
 #[cfg(test)]

@@ -118,11 +118,10 @@ impl MysqlMask {
                     None => Phase::Proof { compresses: false },
                 };
             }
-            _ if self.expect == Expect::File => {
-                if header.length == 0 {
-                    self.expect = Expect::Result;
-                }
+            _ if self.expect == Expect::File && header.length == 0 => {
+                self.expect = Expect::Result;
             }
+            _ if self.expect == Expect::File => {}
             Phase::Start | Phase::Commands if header.sequence == 0 => {
                 self.phase = Phase::Commands;
                 self.command(payload)?;
@@ -164,7 +163,7 @@ impl MysqlMask {
                 fill_between_zeros(payload.keep(payload.0.len())?);
             }
             code::BINLOG_DUMP | code::BINLOG_DUMP_GTID | code::TABLE_DUMP => {
-                self.phase = Phase::Over
+                self.phase = Phase::Over;
             }
             _ => {}
         }

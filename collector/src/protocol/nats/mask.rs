@@ -96,9 +96,8 @@ impl NatsMask {
         let (verb, rest) = line.split_at_mut(verb_end);
         match verb.to_ascii_uppercase().as_slice() {
             b"CONNECT" | b"INFO" => mask_options(rest),
-            b"PING" | b"PONG" | b"+OK" | b"" => mask_words(rest, &[]),
             b"-ERR" if rest.trim_ascii() == NOT_FINAL => {}
-            b"-ERR" => mask_words(rest, &[]),
+            b"-ERR" | b"PING" | b"PONG" | b"+OK" | b"" => mask_words(rest, &[]),
             b"SUB" => mask_words(rest, &[Last(1)]),
             b"UNSUB" => mask_words(rest, &[Last(1), Last(2)]),
             b"PUB" => self.message(side, rest, &[Last(1)], 1),

@@ -1,6 +1,7 @@
 //! What of RESP is structure: the marks and lengths of values, the names of commands, what turns replies
 //! on and off, and the words by which what a channel sends is told from replies.
 
+use super::value::NotResp;
 use crate::mask::Addresses;
 use crate::protocol::dialogue::Side;
 use crate::protocol::mask::{Mask, Step, fill, fill_words};
@@ -104,7 +105,7 @@ impl RedisMask {
         let Some((kind, [rest @ .., b'\r'])) = line.split_first_mut() else { return Step::Lost };
         match *kind {
             b'*' | b'~' | b'>' | b'%' | b'|' => {
-                let Some(count) = number(rest) else { return Step::Lost };
+                let Ok(count) = number(rest) else { return Step::Lost };
                 if is_command && is_over {
                     (self.items, self.is_client) = ((count.unwrap_or(0), 0), false);
                 } else {
@@ -113,9 +114,9 @@ impl RedisMask {
                 }
             }
             b'$' | b'!' | b'=' => match number(rest) {
-                None => return Step::Lost,
-                Some(None) => self.item_done(side),
-                Some(Some(length)) => self.expect[side as usize] = Expect::Text(length),
+                Err(NotResp) => return Step::Lost,
+                Ok(None) => self.item_done(side),
+                Ok(Some(length)) => self.expect[side as usize] = Expect::Text(length),
             },
             b'+' | b'-' | b':' | b',' | b'(' | b'_' | b'#' => {
                 mask_simple(*kind, rest);
@@ -165,12 +166,13 @@ impl RedisMask {
     }
 }
 
-/// A length or a count, none for what is not there; nothing where it is no number.
-fn number(digits: &[u8]) -> Option<Option<u64>> {
+/// A length or a count, none for what is not there.
+fn number(digits: &[u8]) -> Result<Option<u64>, NotResp> {
     if digits == b"-1" {
-        return Some(None);
+        return Ok(None);
     }
-    Some(Some(std::str::from_utf8(digits).ok()?.parse().ok()?))
+    let number = std::str::from_utf8(digits).ok().and_then(|digits| digits.parse().ok());
+    number.map(Some).ok_or(NotResp)
 }
 
 fn is_word(text: &[u8]) -> bool {
@@ -186,7 +188,7 @@ fn is_one_of(words: &[&[u8]], text: &[u8]) -> bool {
 
 /// A command as people type it: its name is kept.
 fn mask_inline(line: &mut [u8]) {
-    let end = line.iter().position(|byte| byte.is_ascii_whitespace()).unwrap_or(line.len());
+    let end = line.iter().position(u8::is_ascii_whitespace).unwrap_or(line.len());
     let (name, rest) = line.split_at_mut(end);
     if name.len() as u64 > WORD_BYTES_MAX || !is_word(name) {
         fill(name);
