@@ -36,6 +36,7 @@ mod it {
     mod tls_ending;
     mod tls_events;
     mod tls_boringssl;
+    mod tls_bundled;
     mod tls_go;
     mod tls_hyper;
     mod tls_memory_bio;

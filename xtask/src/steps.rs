@@ -51,6 +51,7 @@ pub(crate) fn full() -> Vec<Step> {
         Step { name: "demo-control", minutes_max: 5, check: demo_control },
         Step { name: "fuzz", minutes_max: 60, check: fuzz::step },
         Step { name: "capture-all", minutes_max: 15, check: || captured(&[]) },
+        Step { name: "newest-go", minutes_max: 5, check: newest_go },
         Step { name: "buckets-fleet", minutes_max: 10, check: buckets::check_fleet },
         Step { name: "buckets-refused", minutes_max: 60, check: buckets::check_refused },
         Step { name: "model", minutes_max: 15, check: model },
@@ -161,6 +162,14 @@ fn capture() -> Result<Outcome> {
 fn captured(args: &[&str]) -> Result<Outcome> {
     let args = [&["capture", "--protocol", PROTOCOLS], args].concat();
     shell::run(python::with_peers(&mut built("evals", &args)?)?).map(passed)
+}
+
+/// TLS of programs that a Go compiled which is newer than Debian's.
+fn newest_go() -> Result<Outcome> {
+    let path = python::path_with_go()?;
+    let tests =
+        ["test", "--release", "--locked", "--workspace", "--test", "it", "--", "it::tls_go"];
+    shell::run(cargo(&tests).env("PATH", path).env("UNDINE_TEST_SERVERS", "required")).map(passed)
 }
 
 /// Bytes by every call that moves any, and shares of the CPU's time.

@@ -74,6 +74,15 @@ pub(crate) struct Finder {
 /// Device and inode of a file, as `stat` has them.
 type Inode = (u64, u64);
 
+/// What of TLS a file may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    /// A program or a TLS library: all that is known here.
+    Any,
+    /// Another library: what is linked into it.
+    Linked,
+}
+
 /// Files that were looked at.
 #[derive(Debug, Default)]
 struct Files {
@@ -135,7 +144,7 @@ impl Finder {
                 let Ok(metadata) = fs::metadata(&path) else { continue };
                 let inode = (metadata.dev(), metadata.ino());
                 if self.files.known.insert(inode) {
-                    self.probe(&path, inode, path.display().to_string());
+                    self.probe(&path, inode, path.display().to_string(), Part::Any);
                 }
             }
         }
@@ -148,13 +157,18 @@ impl Finder {
         let mappings = mappings::parse(&maps);
         for mapping in &mappings {
             let is_program = exe.as_deref() == Some(Path::new(&mapping.name));
-            if !(mapping.is_library() || is_program)
-                || self.files.mapped.contains_key(&mapping.file)
-            {
+            let part = if mapping.is_library() || is_program {
+                Part::Any
+            } else if mapping.is_shared_object() {
+                Part::Linked
+            } else {
+                continue;
+            };
+            if self.files.mapped.contains_key(&mapping.file) {
                 continue;
             }
             if self.files.mapped.len() < FILES_MAX {
-                self.look_at_file(pid, mapping);
+                self.look_at_file(pid, mapping, part);
             } else {
                 self.left_out += 1;
             }
@@ -162,7 +176,7 @@ impl Finder {
         mappings
     }
 
-    fn look_at_file(&mut self, pid: u32, mapping: &Mapping) {
+    fn look_at_file(&mut self, pid: u32, mapping: &Mapping, part: Part) {
         for path in mapping.paths(pid) {
             // A process that has ended meanwhile has none; another may map the same file.
             let Ok(file) = File::open(&path) else { continue };
@@ -172,14 +186,18 @@ impl Finder {
             if self.files.known.insert(inode) {
                 // It stays the same file, also where the process ends now.
                 let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-                self.probe(Path::new(&path), inode, mapping.name.clone());
+                self.probe(Path::new(&path), inode, mapping.name.clone(), part);
             }
             return;
         }
     }
 
-    fn probe(&mut self, path: &Path, inode: Inode, name: String) {
-        let mut library = match Library::read(path, self.placing) {
+    fn probe(&mut self, path: &Path, inode: Inode, name: String, part: Part) {
+        let library = match part {
+            Part::Any => Library::read(path, self.placing),
+            Part::Linked => Ok(Library::read_linked(path, self.placing)),
+        };
+        let mut library = match library {
             Ok(Some(library)) => library,
             Ok(None) => return,
             Err(error) => {

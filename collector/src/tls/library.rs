@@ -5,8 +5,9 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
+use memchr::memmem;
 use object::read::ReadCache;
-use object::{Architecture, Object, ObjectSegment, ObjectSymbol};
+use object::{Architecture, Object, ObjectSection, ObjectSegment, ObjectSymbol};
 use undine_ebpf::load::COOKIE_EGRESS;
 
 use super::go_functions::{self, GoError, GoFunction};
@@ -16,6 +17,8 @@ use super::rustls_functions::{self, RustlsError, RustlsFunction, Work};
 
 /// Most bytes of a function's code that are looked at.
 const CODE_BYTES_MAX: u64 = 128;
+/// Most bytes of symbols' names that are searched before the symbols are walked through.
+const NAMES_BYTES_MAX: u64 = 64 << 20;
 
 /// A function that moves plaintext.
 struct Function {
@@ -164,32 +167,50 @@ impl Library {
         if elf.architecture() != Architecture::X86_64 {
             return Err(LibraryError::Architecture);
         }
-        let mut library = Self::default();
-        let code_of = |name| addresses.get(name).and_then(|address| code(&elf, *address));
-        let random = RANDOM.into_iter().find_map(code_of);
-        library.layout = ObjectLayout::of_code(random, code_of(SERVER));
+        let mut library = Self::of_c(&elf, &addresses, placing);
         library.add_go(&elf, go);
         library.add_rustls(&elf, &rustls);
+        let is_known = Family::ALL.into_iter().any(|family| library.has(family));
+        Ok(is_known.then_some(library))
+    }
+
+    /// As [`read`](Self::read), of a file that is not called as TLS libraries are, into which one in C may be
+    /// linked; `None` also where it cannot be read.
+    pub fn read_linked(path: &Path, placing: Placing) -> Option<Self> {
+        let cache = ReadCache::new(File::open(path).ok()?);
+        let elf = object::File::parse(&cache).ok()?;
+        let addresses = addresses(&elf);
+        if addresses.is_empty() || elf.architecture() != Architecture::X86_64 {
+            return None;
+        }
+        Some(Self::of_c(&elf, &addresses, placing)).filter(|library| library.has(Family::C))
+    }
+
+    /// What functions in C at these addresses are probed by.
+    fn of_c(elf: &Elf<'_>, addresses: &BTreeMap<&'static str, u64>, placing: Placing) -> Self {
+        let mut library = Self::default();
+        let code_of = |name| addresses.get(name).and_then(|address| code(elf, *address));
+        let random = RANDOM.into_iter().find_map(code_of);
+        library.layout = ObjectLayout::of_code(random, code_of(SERVER));
         for function in &FUNCTIONS {
             if let Some(address) = addresses.get(function.name) {
-                let code = |address| placing.looks().then(|| code(&elf, address)).flatten();
+                let code = |address| placing.looks().then(|| code(elf, address)).flatten();
                 let place = placement::of_call(*address, function.count, code);
                 let egress = if function.egress { COOKIE_EGRESS } else { 0 };
-                library.add_call(&elf, function.name, place, egress);
+                library.add_call(elf, function.name, place, egress);
             }
         }
         for name in ENDS {
             if let Some(address) = addresses.get(name) {
-                let code = placing.looks().then(|| code(&elf, *address)).flatten();
+                let code = placing.looks().then(|| code(elf, *address)).flatten();
                 let place = placement::of_entry(*address, code.unwrap_or_default());
-                if let Some(offset) = offset(&elf, place.address) {
+                if let Some(offset) = offset(elf, place.address) {
                     library.manners.insert(name, place.manner);
                     library.ends.push(Site { offset, cookie: 0 });
                 }
             }
         }
-        let is_known = Family::ALL.into_iter().any(|family| library.has(family));
-        Ok(is_known.then_some(library))
+        library
     }
 
     /// Whether it has functions of `family`.
@@ -258,6 +279,9 @@ type Elf<'a> = object::File<'a, &'a ReadCache<File>>;
 /// Addresses of the functions that are known here.
 fn addresses(elf: &Elf<'_>) -> BTreeMap<&'static str, u64> {
     let mut found = BTreeMap::new();
+    if !may_have_functions(elf) {
+        return found;
+    }
     // What is linked into a program may be in the full table only.
     for symbol in elf.dynamic_symbols().chain(elf.symbols()) {
         if symbol.is_undefined() || symbol.address() == 0 {
@@ -275,6 +299,20 @@ fn addresses(elf: &Elf<'_>) -> BTreeMap<&'static str, u64> {
         found.clear();
     }
     found
+}
+
+/// Whether the names of symbols have those of functions that move plaintext in them. To find that none does
+/// takes one look at all of them, and not one at each.
+fn may_have_functions(elf: &Elf<'_>) -> bool {
+    let mut tables =
+        [".dynstr", ".strtab"].into_iter().filter_map(|name| elf.section_by_name(name));
+    tables.any(|table| {
+        if table.size() > NAMES_BYTES_MAX {
+            return true;
+        }
+        let names = table.data().unwrap_or_default();
+        FUNCTIONS.iter().any(|function| memmem::find(names, function.name.as_bytes()).is_some())
+    })
 }
 
 /// The code at an address.
@@ -306,6 +344,27 @@ mod tests {
         assert_eq!(Library::read(&exe, Placing::Best).unwrap(), None);
         let text = Library::read(Path::new("/proc/self/status"), Placing::Best).unwrap_err();
         assert!(matches!(text, LibraryError::Elf(_)), "{text:?}");
+    }
+
+    #[test]
+    #[ignore = "a measurement"]
+    #[expect(clippy::print_stdout, reason = "that is what it is for")]
+    fn what_a_look_at_every_library_of_this_machine_costs() {
+        let folder = Path::new("/usr/lib/x86_64-linux-gnu");
+        let files = std::fs::read_dir(folder).unwrap().flatten().map(|entry| entry.path());
+        let libraries = files.filter(|path| path.display().to_string().contains(".so"));
+        let mut took: Vec<_> = libraries
+            .map(|path| {
+                let start = std::time::Instant::now();
+                let found = Library::read_linked(&path, Placing::Best).is_some();
+                (start.elapsed(), found, path)
+            })
+            .collect();
+        took.sort();
+        let sum: std::time::Duration = took.iter().map(|(took, ..)| *took).sum();
+        println!("{} libraries in {sum:?}; longest {:?}", took.len(), took.last());
+        let found = took.iter().filter(|(_, found, _)| *found).map(|(.., path)| path);
+        println!("with TLS: {:?}", found.collect::<Vec<_>>());
     }
 
     #[test]

@@ -2,6 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+/// What follows the name of a file that is not there any more.
+const DELETED: &str = " (deleted)";
+
 /// A file, wherever it is mounted.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct FileId {
@@ -30,8 +33,18 @@ impl Mapping {
 
     /// Whether it is called as TLS libraries are.
     pub(crate) fn is_library(&self) -> bool {
-        let name = Path::new(&self.name).file_name().and_then(|name| name.to_str());
-        name.is_some_and(is_library_name)
+        self.file_name().is_some_and(is_library_name)
+    }
+
+    /// Whether it is called as any shared library is, such as `libcurl.so.4` or `_wrapper.abi3.so`.
+    pub(crate) fn is_shared_object(&self) -> bool {
+        let name = self.file_name().unwrap_or_default();
+        let name = name.strip_suffix(DELETED).unwrap_or(name);
+        name.ends_with(".so") || name.contains(".so.")
+    }
+
+    fn file_name(&self) -> Option<&str> {
+        Path::new(&self.name).file_name().and_then(|name| name.to_str())
     }
 }
 
@@ -87,6 +100,7 @@ nonsense";
         assert_eq!((found[0].name.as_str(), found[0].is_library()), ("/usr/sbin/nginx", false));
         assert_eq!(found[1].name, "/opt/my libs/libssl.so.3 (deleted)");
         assert!(found[1].is_library());
+        assert!(found[1].is_shared_object() && !found[0].is_shared_object());
         let [mapped, named] = found[1].paths(7);
         assert_eq!(mapped, Path::new("/proc/7/map_files/7f01-7f02"));
         assert!(named.starts_with("/proc/7/root/opt"));
