@@ -160,6 +160,8 @@ struct Inner {
     footers: Arc<Footers>,
     runs: Semaphore,
     since: i64,
+    /// Of the machine; to count them reads files.
+    cpus: i64,
 }
 
 impl Config {
@@ -197,7 +199,9 @@ impl Config {
         let session = session(self.partitions, runtime);
         let (runs, since) = (Semaphore::new(self.runs_max), self.clock.now().get());
         let footers = Arc::default();
-        Ok(Engine { inner: Arc::new(Inner { config: self, session, footers, runs, since }) })
+        let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let cpus = i64::try_from(cpus).unwrap_or(1);
+        Ok(Engine { inner: Arc::new(Inner { config: self, session, footers, runs, since, cpus }) })
     }
 }
 
@@ -387,11 +391,10 @@ impl Engine {
 
     fn environment(&self) -> Environment {
         let config = &self.inner.config;
-        let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         Environment {
             node: config.node.clone(),
             cluster: config.cluster.clone(),
-            cpus: i64::try_from(cpus).unwrap_or(1),
+            cpus: self.inner.cpus,
             profiler_period_ms: config
                 .profiler_period
                 .map(|period| i64::try_from(period.as_millis()).unwrap_or(i64::MAX)),

@@ -36,7 +36,7 @@ use crate::plan::{Fault, Moment, Origin, Planner, has_older, horizon};
 use crate::provider::Read;
 use crate::quantiles;
 use crate::span::Span;
-use summaries::{Summarised, from_summaries};
+use summaries::{Summarised, aggregates, from_summaries};
 
 impl Engine {
     /// Answers one SQL query over what is kept; anything but reading is refused. The answer of `EXPLAIN`
@@ -192,6 +192,9 @@ impl Tables {
 
     /// The query, with summaries in place of rows that are gone.
     fn take_summaries(&self, frame: DataFrame) -> PlanResult<DataFrame> {
+        if !aggregates(frame.logical_plan())? {
+            return Ok(frame);
+        }
         let (state, plan) = frame.into_parts();
         let plan = state.analyzer().execute_and_check(plan, state.config_options(), |_, _| {})?;
         let mut planner = self.planner.lock().unwrap_or_else(PoisonError::into_inner);

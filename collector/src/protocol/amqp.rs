@@ -16,7 +16,7 @@ mod method;
 
 use super::dialogue::{Call, Calls, Dialect, Side, Step, Timed};
 use super::gap::Cause;
-use super::output::Finished;
+use super::output::{Finished, QUALITY_BODY_INCOMPLETE};
 use super::{Probe, ProtocolCode};
 use frame::{CONTENT_HEAD_BYTES, END, GREETING, HEAD_BYTES, Head, Kind, frame_bytes};
 use message::Message;
@@ -60,9 +60,16 @@ pub struct Exchange {
     pub response: Half,
     /// Whether it is about an error.
     pub failed: bool,
+    /// Whether frames of its message were foreseen, and nothing has come after them that shows it.
+    is_incomplete: bool,
 }
 
 impl Exchange {
+    /// What is wrong with its messages, a sum of `QUALITY_…`.
+    pub const fn quality(&self) -> u8 {
+        if self.is_incomplete { QUALITY_BODY_INCOMPLETE } else { 0 }
+    }
+
     /// Whether there is a request with its response.
     pub const fn is_answered(&self) -> bool {
         self.request.class > 0 && self.response.class > 0
@@ -166,10 +173,13 @@ impl Dialect for Amqp {
             }
             Expect::End(_) | Expect::Rest(..) | Expect::Foreseen(_) => return 0,
         }
-        let message = self.messages[side as usize].first();
-        let ahead = message.and_then(|message| message.frames_ahead(self.part_max)).unwrap_or(0);
+        let Some(message) = self.messages[side as usize].first() else { return 0 };
+        let ahead = message.frames_ahead(self.part_max).unwrap_or(0);
         if ahead > 0 {
             self.expect[side as usize] = Expect::Foreseen(ahead);
+            if let Some(call) = calls.keyed(message.key) {
+                call.is_incomplete = true;
+            }
         }
         ahead
     }
@@ -278,7 +288,10 @@ impl Amqp {
                     Side::Server => (Half::default(), half),
                 };
                 let key = told(side, channel);
-                calls.begin(key, Exchange { channel, request, response, failed });
+                calls.begin(
+                    key,
+                    Exchange { channel, request, response, failed, is_incomplete: false },
+                );
                 if method.part == Part::Carries {
                     return self.expect_message(side, channel, key, arguments);
                 }
@@ -383,6 +396,7 @@ impl Amqp {
         let Some(message) = self.messages[side as usize].pop() else { return };
         if let Some(call) = calls.keyed(message.key) {
             carrier(call, side).size += bytes;
+            call.is_incomplete = false;
         }
         calls.finish_keyed(message.key);
     }

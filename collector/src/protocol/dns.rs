@@ -17,9 +17,11 @@ use message::HEADER_BYTES;
 pub use message::{Answer, Data, Header, Message, Question};
 pub use name::Name;
 
-/// Shortest query: a header and a question about the root.
-pub const REQUEST_BYTES_MIN: u64 = 17;
-/// Longest query that tells a connection's protocol: a name of 255 bytes, and some options.
+/// Shortest query: a header. One that is only about cookies asks no question (RFC 7873, section 5.4).
+pub const REQUEST_BYTES_MIN: u64 = HEADER_BYTES as u64;
+/// Shortest query that tells a connection's protocol: a header and a question about the root.
+const FIRST_QUERY_BYTES_MIN: usize = 17;
+/// Longest one: a name of 255 bytes, and some options.
 const FIRST_QUERY_BYTES_MAX: usize = 1024;
 /// [`Lookup::rcode`] where no response came.
 pub const NO_RESPONSE: i32 = -1;
@@ -148,7 +150,7 @@ pub fn probe_request(bytes: &[u8]) -> Probe {
         };
     };
     let length = usize::from(u16::from_be_bytes(*length));
-    if (length as u64) < REQUEST_BYTES_MIN || length > FIRST_QUERY_BYTES_MAX {
+    if !(FIRST_QUERY_BYTES_MIN..=FIRST_QUERY_BYTES_MAX).contains(&length) {
         return Probe::No;
     }
     // Query, nothing but RD, AD and CD; then 1 question, no answers, a few additional records.

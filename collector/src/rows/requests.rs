@@ -211,7 +211,7 @@ impl Rows {
     }
 
     fn amqp_event(&mut self, timed: &Timed<amqp::Exchange>, place: &Place<'_>) {
-        let amqp::Exchange { channel, request, response, failed } = &timed.call;
+        let amqp::Exchange { channel, request, response, failed, .. } = &timed.call;
         let is_answered = timed.call.is_answered();
         let text = |half: &'_ amqp::Half| if half.message.is_empty() { 0 } else { half.size };
         let req_msg = (request.message.as_str(), text(request));
@@ -230,7 +230,7 @@ impl Rows {
             req_size: signed(request.size),
             resp_size: signed(response.size),
             failed: i64::from(*failed),
-            quality: place.quality(timed.quality),
+            quality: place.quality(timed.quality | timed.call.quality()),
         }));
     }
 

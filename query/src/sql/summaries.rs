@@ -48,6 +48,16 @@ impl Summarised {
     }
 }
 
+/// Whether anything in a plan could be over summaries.
+pub(super) fn aggregates(plan: &LogicalPlan) -> PlanResult<bool> {
+    let mut found = false;
+    plan.apply_with_subqueries(|node| {
+        found |= matches!(node, LogicalPlan::Aggregate(_) | LogicalPlan::Distinct(_));
+        Ok(if found { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+    })?;
+    Ok(found)
+}
+
 /// Puts plans over summaries in place of the aggregates that need them.
 pub(super) fn from_summaries(
     plan: LogicalPlan,

@@ -62,10 +62,11 @@ fn close(channel: u16, class: u16, id: u16, code: u16, why: &str) -> Vec<u8> {
 
 fn show(finished: &Finished) -> String {
     let Finished::Amqp(timed) = finished else { return format!("{finished:?}") };
-    let Exchange { channel, request, response, failed } = &timed.call;
+    let Exchange { channel, request, response, failed, .. } = &timed.call;
     let half = |half: &Half| format!("{}.{} {}", half.class, half.method, half.message);
     let failed = if *failed { " failed" } else { "" };
-    format!("{channel}: {} -> {} q{}{failed}", half(request), half(response), timed.quality)
+    let quality = timed.quality | timed.call.quality();
+    format!("{channel}: {} -> {} q{quality}{failed}", half(request), half(response))
 }
 
 fn check(sent: &[Sent], expected: &Expect) {
@@ -239,6 +240,15 @@ fn heads_of_a_messages_frames_are_foreseen() {
     for until in [end + 1, end + 5] {
         assert!(with_a_hole(body + 10, until, true)[0].starts_with("lost 1..="), "{until}");
     }
+}
+
+#[test]
+fn a_message_whose_foreseen_frames_nothing_follows_is_incomplete() {
+    let begun = [publish(1, "k"), message(1, &[b'x'; 30], 8)].concat();
+    let sent = [client(&begun[..begun.len() - 20]), Sent::Hole(Side::Client, 12)];
+    let expected =
+        expect![[r#"1: 60.40 {"exchange":"logs","routing_key":"k","body_size":30} -> 0.0  q5"#]];
+    expected.assert_eq(&hear::<Amqp>(&sent, show).join("\n"));
 }
 
 #[test]
