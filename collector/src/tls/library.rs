@@ -348,7 +348,6 @@ mod tests {
 
     #[test]
     #[ignore = "a measurement"]
-    #[expect(clippy::print_stdout, reason = "that is what it is for")]
     fn what_a_look_at_every_library_of_this_machine_costs() {
         let folder = Path::new("/usr/lib/x86_64-linux-gnu");
         let files = std::fs::read_dir(folder).unwrap().flatten().map(|entry| entry.path());

@@ -40,7 +40,7 @@ impl Mapping {
     pub(crate) fn is_shared_object(&self) -> bool {
         let name = self.file_name().unwrap_or_default();
         let name = name.strip_suffix(DELETED).unwrap_or(name);
-        name.ends_with(".so") || name.contains(".so.")
+        Path::new(name).extension().is_some_and(|end| end == "so") || name.contains(".so.")
     }
 
     fn file_name(&self) -> Option<&str> {

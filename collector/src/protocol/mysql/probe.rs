@@ -16,7 +16,7 @@ const TEXT_BYTES_MAX: usize = 4096;
 /// Bytes of an execution before its values.
 const EXECUTION_BYTES_MIN: usize = 10;
 /// Words that a statement starts with.
-const KEYWORDS: [&str; 56] = [
+const KEYWORDS: [&str; 57] = [
     "alter",
     "analyze",
     "begin",
@@ -70,6 +70,7 @@ const KEYWORDS: [&str; 56] = [
     "truncate",
     "uninstall",
     "unlock",
+    "update",
     "use",
     "values",
     "with",
@@ -259,6 +260,7 @@ mod tests {
             b"\x03-- why\nSHOW TABLES",
             b"\x03\x00\x01SELECT 1",
             "\x03SELECT 'é'".as_bytes(),
+            b"\x03update t set n = 1",
             b"\x16insert into t values (?)",
             b"\x17\x01\0\0\0\0\x01\0\0\0",
             b"\x19\x01\0\0\0",
