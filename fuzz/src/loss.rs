@@ -1,7 +1,7 @@
 //! A conversation with holes in it.
 //!
 //! What must hold of a conversation that a parser reads to its end, and in which no operation that
-//! begins inside a message begins with what looks like one:
+//! begins inside a message begins with what looks like one, or like an answer to what was asked:
 //! * whatever is lost of it (an operation, its beginning or end, several, the first or the last),
 //!   each row is one of those without the loss: its request and response are the same ones;
 //! * how many rows are missing is within the bounds that are told.
@@ -10,11 +10,11 @@ use undine_collector::data_stream::Operation;
 use undine_collector::event::Flow;
 use undine_collector::protocol::gap::{Cause, Start};
 use undine_collector::protocol::output::{Output, QUALITY_BODY_INCOMPLETE};
-use undine_collector::protocol::{ProtocolCode, start};
+use undine_collector::protocol::{Protocol, ProtocolCode, start};
 use undine_collector::{Mode, Redaction};
 
 use crate::mutation::Mutator;
-use crate::script::{Captured, Script, Step};
+use crate::script::{Captured, Script, Side, Step};
 use crate::talk::{Heard, Split, hear_of, times};
 
 /// Most steps of a conversation in which holes are tried.
@@ -67,22 +67,53 @@ fn is_plain(code: ProtocolCode, script: &Script<'_>, whole: &Heard) -> bool {
         && !reuses_a_number(whole)
         && (1..=STEPS_MAX).contains(&script.steps.len())
         && bytes <= BYTES_MAX
-        && script.steps.iter().zip(&whole.begins_message).all(|(step, begins_message)| {
-            step.continued || *begins_message || !looks_like_a_beginning(code, step)
-        })
+        && script.steps.iter().zip(&whole.begins_message).enumerate().all(
+            |(at, (step, begins_message))| {
+                let looks_so = || {
+                    looks_like_a_beginning(code, step)
+                        || looks_like_an_answer(code, step, &script.steps[..at])
+                };
+                step.continued || *begins_message || !looks_so()
+            },
+        )
 }
 
 /// Whether a connection that is joined midway would be read from here on.
 fn looks_like_a_beginning(code: ProtocolCode, step: &Step<'_>) -> bool {
-    let joined = Start::AfterGap { cause: Cause::RingFull, request_bytes: 0 };
-    let full = Redaction { headers: Mode::Full, bodies: Mode::Full };
-    let flows = [Flow::Ingress, Flow::Egress];
-    flows.iter().any(|flow| {
-        let mut parser = start(code, Flow::Ingress, joined);
+    [Flow::Ingress, Flow::Egress].iter().any(|flow| {
+        let mut parser = joined_midway(code);
         let before = parser.is_out_of_step();
-        parser.bytes(*flow, step.bytes, Operation::default(), &mut Output::new(full, 0));
+        parser.bytes(*flow, step.bytes, Operation::default(), &mut output());
         before && !parser.is_out_of_step()
     })
+}
+
+/// Whether this would be taken for an answer to what the other side said before, if nothing else of its own
+/// side were there.
+fn looks_like_an_answer(code: ProtocolCode, step: &Step<'_>, before: &[Step<'_>]) -> bool {
+    let mut parser = joined_midway(code);
+    let mut out = output();
+    for other in before.iter().filter(|other| other.side != step.side) {
+        parser.bytes(flow_of(other), other.bytes, Operation::default(), &mut out);
+    }
+    let waiting = parser.in_flight();
+    parser.bytes(flow_of(step), step.bytes, Operation::default(), &mut out);
+    parser.in_flight() < waiting
+}
+
+fn flow_of(step: &Step<'_>) -> Flow {
+    match step.side {
+        Side::Client => Flow::Ingress,
+        Side::Server => Flow::Egress,
+    }
+}
+
+fn joined_midway(code: ProtocolCode) -> Box<dyn Protocol> {
+    start(code, Flow::Ingress, Start::AfterGap { cause: Cause::RingFull, request_bytes: 0 })
+}
+
+fn output() -> Output {
+    Output::new(Redaction { headers: Mode::Full, bodies: Mode::Full }, 0)
 }
 
 /// Whether a request was sent before the response to one before it was over.
