@@ -19,6 +19,7 @@ mod kafka;
 mod mongodb;
 mod amqp;
 mod cql;
+mod mux;
 mod golden;
 
 use std::path::{Path, PathBuf};
@@ -58,7 +59,7 @@ impl Asked {
     }
 }
 
-static SUBJECTS: [Subject; 17] = [
+static SUBJECTS: [Subject; 18] = [
     Subject { name: "http1", lacks: || missing(&http1::PROGRAMS), run: http1::run },
     Subject { name: "https", lacks: https_lacks, run: https::run },
     Subject {
@@ -104,6 +105,7 @@ static SUBJECTS: [Subject; 17] = [
     Subject { name: "mongodb", lacks: mongodb_lacks, run: mongodb::run },
     Subject { name: "amqp", lacks: amqp_lacks, run: amqp::run },
     Subject { name: "cql", lacks: cql_lacks, run: cql::run },
+    Subject { name: "mux", lacks: || missing(&mux::PROGRAMS), run: mux::run },
 ];
 
 /// What makes the certificates of those that can talk inside TLS.

@@ -198,7 +198,7 @@ impl Histogram {
         }
         let mut before = 0;
         out.reserve(self.dense.len());
-        self.for_each(|key, n| put_bucket(out, &mut before, key, n));
+        self.for_each(&mut |key, n| put_bucket(out, &mut before, key, n));
     }
 
     /// The values of ranks `q * (count - 1)`, counted from 0 and rounded down, for ascending `qs`;
@@ -216,47 +216,46 @@ impl Histogram {
             reason = "a rank needs no more digits than a double has"
         )]
         let ranks = qs.map(|q| (q.clamp(0.0, 1.0) * (count - 1) as f64).floor() as i64);
-        let (mut found, mut at, mut upto, mut last) = ([0.0; N], 0, 0_i64, 0);
-        self.for_each(|key, n| {
-            upto = upto.saturating_add(n);
-            last = key;
-            while at < N && upto > ranks[at] {
-                found[at] = middle_of(key);
-                at += 1;
-            }
-        });
-        found[at..].fill(middle_of(last));
-        Some(found)
+        let mut search = Search { ranks, found: [0.0; N], at: 0, upto: 0, last: 0 };
+        self.for_each(&mut search);
+        Some(search.done())
     }
 
     /// Each bucket and its count, ascending by key.
-    fn for_each(&self, mut each: impl FnMut(i32, i64)) {
+    fn for_each(&self, visit: &mut impl Visit) {
         for (key, n) in buckets(&self.encoded) {
-            each(key, n);
+            visit.bucket(key, n);
         }
         let end = self.base.saturating_add(i32::try_from(self.dense.len()).unwrap_or(i32::MAX));
         let rest = self.rest.buckets();
         let (below, rest) = rest.split_at(rest.partition_point(|&(key, _)| key < self.base));
         let (carried, above) = rest.split_at(rest.partition_point(|&(key, _)| key < end));
         for &(key, n) in below {
-            each(key, n);
+            visit.bucket(key, n);
         }
         let mut carried = carried.iter().copied().peekable();
-        for (key, counters) in (self.base..).step_by(STRIDE).zip(self.dense.chunks(STRIDE)) {
-            // Most counters of a few values are zero.
-            if carried.peek().is_none() && counters.iter().all(|&n| n == 0) {
-                continue;
-            }
-            for (key, &n) in (key..).zip(counters) {
-                let more = carried.next_if(|&(other, _)| other == key).map_or(0, |(_, n)| n);
-                let n = i64::from(n).saturating_add(more);
-                if n > 0 {
-                    each(key, n);
+        let (strides, _) = self.dense.as_chunks();
+        for (key, counters) in (self.base..).step_by(STRIDE).zip(strides) {
+            if carried.peek().is_some() {
+                for (key, &n) in (key..).zip(counters) {
+                    let more = carried.next_if(|&(other, _)| other == key).map_or(0, |(_, n)| n);
+                    let n = i64::from(n).saturating_add(more);
+                    if n > 0 {
+                        visit.bucket(key, n);
+                    }
+                }
+            } else if !visit.passes(counters) {
+                // Most counters of a few values are zero, and which is hard to foresee.
+                let mut held = held(counters);
+                while held != 0 {
+                    let at = held.trailing_zeros();
+                    visit.bucket(key + at.cast_signed(), i64::from(counters[at as usize]));
+                    held &= held - 1;
                 }
             }
         }
         for &(key, n) in above {
-            each(key, n);
+            visit.bucket(key, n);
         }
     }
 
@@ -266,6 +265,66 @@ impl Histogram {
             + size_of_val(self.rest.buckets())
             + self.encoded.len()
     }
+}
+
+/// What is done with buckets, which come ascending by key.
+trait Visit {
+    /// A bucket that counts something.
+    fn bucket(&mut self, key: i32, n: i64);
+
+    /// Whether the buckets of these counters need not be looked at one by one.
+    fn passes(&mut self, _counters: &[u32; STRIDE]) -> bool {
+        false
+    }
+}
+
+impl<F: FnMut(i32, i64)> Visit for F {
+    fn bucket(&mut self, key: i32, n: i64) {
+        self(key, n);
+    }
+}
+
+/// Looks for the values of ascending ranks.
+struct Search<const N: usize> {
+    ranks: [i64; N],
+    found: [f64; N],
+    /// The rank that is looked for.
+    at: usize,
+    /// Values in the buckets so far.
+    upto: i64,
+    last: i32,
+}
+
+impl<const N: usize> Search<N> {
+    fn done(mut self) -> [f64; N] {
+        self.found[self.at..].fill(middle_of(self.last));
+        self.found
+    }
+}
+
+impl<const N: usize> Visit for Search<N> {
+    fn bucket(&mut self, key: i32, n: i64) {
+        self.upto = self.upto.saturating_add(n);
+        self.last = key;
+        while self.at < N && self.upto > self.ranks[self.at] {
+            self.found[self.at] = middle_of(key);
+            self.at += 1;
+        }
+    }
+
+    fn passes(&mut self, counters: &[u32; STRIDE]) -> bool {
+        let upto = self.upto.saturating_add(counters.iter().map(|&n| i64::from(n)).sum());
+        let passes = self.ranks.get(self.at).is_none_or(|&rank| upto <= rank);
+        if passes {
+            self.upto = upto;
+        }
+        passes
+    }
+}
+
+/// One bit for each counter that counts something, the first one's lowest.
+fn held(counters: &[u32; STRIDE]) -> u32 {
+    counters.iter().enumerate().fold(0, |held, (at, &n)| held | u32::from(n > 0) << at)
 }
 
 /// Appends the counts of a sketch that is two lists to `out`, as [`Histogram::encode`] does.
@@ -436,7 +495,7 @@ mod tests {
         let (key, mut bytes) = (key_of(8.0), 0);
         let of = |histogram: &Histogram| {
             let mut found = 0;
-            histogram.for_each(|other, n| found += if other == key { n } else { 0 });
+            histogram.for_each(&mut |other, n: i64| found += if other == key { n } else { 0 });
             found
         };
         let before = of(&histogram);

@@ -151,7 +151,7 @@ fn clippy() -> Result<Outcome> {
 }
 
 /// The protocols of which CI has servers and clients, plain and inside TLS; all but CQL.
-const PROTOCOLS: &str = "http1,http2,grpc,mysql,pgsql,redis,dns,nats,kafka,mongodb,amqp,\
+const PROTOCOLS: &str = "http1,http2,grpc,mysql,pgsql,redis,dns,nats,kafka,mongodb,amqp,mux,\
                          https,http2s,mysql-tls,pgsql-tls,redis-tls";
 
 /// So few requests of each protocol that two cores are done in time.

@@ -21,6 +21,7 @@ pub mod redis;
 pub mod dnsmasq;
 pub mod brokers;
 pub mod mongodb;
+pub mod mux;
 pub mod golden;
 
 pub use compiled::{WITHOUT_C, compile, compile_go};

@@ -1,21 +1,10 @@
 //! A session of Mux as another implementation writes it, between two processes.
 
-use undine_testbed::Server;
+use undine_testbed::mux;
 
 use super::kernel::{alone, may_load};
-use super::place::{Place, are_installed};
+use super::place::are_installed;
 use super::watch::watched;
-
-const PORT: u16 = 14040;
-/// What was written by the codec of the crate `mux` 0.1.1; there is no server of Mux to be installed.
-const SESSION: &str = include_str!("../../src/protocol/mux/tests/session.hex");
-/// Says one end's part of the session, and reads the other's before it goes on.
-const SPEAK: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/mux.py");
-
-fn listen(place: &Place) -> Server {
-    let mut server = place.command("python3");
-    place.serve(server.args([SPEAK, "server", &PORT.to_string(), SESSION]), PORT)
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_exchange_of_twenty_sessions_is_a_row_of_the_server() {
@@ -24,8 +13,8 @@ async fn every_exchange_of_twenty_sessions_is_a_row_of_the_server() {
         return;
     }
     let (memory, ()) = watched("undine-mux", 64, |place| {
-        let _server = listen(place);
-        place.run("python3", &[SPEAK, "client", &PORT.to_string(), SESSION]);
+        let _server = mux::listen(place).unwrap();
+        mux::talk(place, 20).unwrap();
     })
     .await;
     let columns = ["req_type", "dest", "req_size", "resp_size", "failed", "quality", "trace_role"];
