@@ -1,28 +1,26 @@
 //! The collector's thread: reads messages, drives the pipeline, writes rows.
 
+mod work;
+mod status;
+
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
-use undine_ebpf::load::RUNG_PAYLOAD_BYTES;
-use undine_schema::tables::{COLLECTOR_ERRORS, CollectorErrors, ProbeStatus};
-use undine_schema::trace::TraceState;
-use undine_schema::{Clock, TimeNs};
+use undine_schema::Clock;
 
+use self::work::Work;
 use crate::collector::{RunError, Stats};
-use crate::error_log::{ErrorLog, Status};
+use crate::error_log::ErrorLog;
 use crate::event::ProcessKey;
-use crate::kernel::{
-    self, ConnectionState, Control, CostMeter, CostSample, KernelSource, Outcome, ProbeReport,
-};
-use crate::loss::KernelTotals;
+use crate::kernel::{self, CostMeter, CostSample, KernelSource};
 use crate::pipeline::Pipeline;
 use crate::process::{Identity, Seen};
 use crate::profile_link::ProfileLink;
 use crate::profiler::Profiler;
 use crate::recording::{Entry, Recorder, RecordingError};
 use crate::replay::{Progress, Replay};
-use crate::tcp_health::{self, Reasons};
+use crate::tcp_health::Reasons;
 use crate::tls::LibraryReport;
 use crate::tls::finder::{Finder, FinderThread};
 use crate::trace::Tracing;
@@ -87,21 +85,6 @@ pub(crate) struct Reader {
     drained: bool,
 }
 
-/// What messages go through.
-#[derive(Debug)]
-struct Work {
-    pipeline: Pipeline,
-    writer: Writer,
-    recorder: Option<Recorder>,
-    undecodable: u64,
-    errors: Arc<ErrorLog>,
-    error_rows: CollectorErrors,
-    /// Messages for which the ring had no room, as far as told.
-    dropped: u64,
-    /// Operations of which the ring got fewer bytes, by rung.
-    shed: [u64; 3],
-}
-
 impl Reader {
     #[expect(clippy::too_many_arguments, reason = "called in one place, by `Config::build`")]
     pub(crate) fn new(
@@ -119,17 +102,7 @@ impl Reader {
         flush_interval: Duration,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        let error_rows = CollectorErrors::new(0);
-        let mut work = Work {
-            pipeline,
-            writer,
-            recorder,
-            undecodable: 0,
-            errors,
-            error_rows,
-            dropped: 0,
-            shed: [0; 3],
-        };
+        let mut work = Work::new(pipeline, writer, recorder, errors);
         if let Source::Kernel(kernel) = &source {
             work.pipeline.set_tcp_reasons(Reasons::of(kernel.control().reason_names()));
         }
@@ -411,235 +384,6 @@ impl Reader {
             }
         }
     }
-
-    fn write_library_status(&mut self, libraries: &[LibraryReport]) {
-        if libraries.is_empty() {
-            return;
-        }
-        let upid = own_process().map(|own| self.work.pipeline.upid(own)).unwrap_or_default();
-        let now = self.clock.now();
-        for library in libraries {
-            let (status, error) = status_of(&library.outcome);
-            let functions: serde_json::Map<_, _> = library
-                .manners
-                .iter()
-                .map(|(name, manner)| ((*name).to_owned(), manner.name().into()))
-                .collect();
-            let info = serde_json::json!({ "functions": functions });
-            self.work.pipeline.probe_status(&ProbeStatus {
-                time_: now,
-                upid,
-                source_connector: "tls",
-                tracepoint: &format!("uprobe:{}", library.name),
-                status,
-                error,
-                info: &info.to_string(),
-            });
-        }
-    }
-
-    /// Ends tracepoints whose time is over, and writes how they fare.
-    fn write_trace_status(&mut self) {
-        let Some(tracing) = &self.tracing else { return };
-        let now = self.clock.now();
-        let told = tracing.keep_house(now);
-        for (name, calls) in told.lost {
-            let text = format!("what tracepoint {name} saw is not all told");
-            self.work.errors.report("dynamic_trace", Status::Exhausted, &text, calls);
-        }
-        let upid = own_process().map(|own| self.work.pipeline.upid(own)).unwrap_or_default();
-        for change in told.changes {
-            let info = serde_json::json!({
-                "state": change.state.name(),
-                "table": change.table,
-                "expires": change.expires.get(),
-                "calls": change.counts.calls,
-                "rows": change.counts.rows,
-            });
-            let is_failure = change.state == TraceState::Failed;
-            self.work.pipeline.probe_status(&ProbeStatus {
-                time_: now,
-                upid,
-                source_connector: "dynamic_trace",
-                tracepoint: &change.name,
-                status: if is_failure { Status::Unavailable as i64 } else { 0 },
-                error: if is_failure { &change.reason } else { "" },
-                info: &info.to_string(),
-            });
-        }
-    }
-
-    /// Writes how each probe fared, and what it costs where that was measured.
-    fn write_probe_status(&mut self, cost: Option<&CostSample>) {
-        let Source::Kernel(kernel) = &self.source else { return };
-        let control = kernel.control();
-        self.write_probes(control.probes(), cost);
-        if self.trace_told {
-            self.write_probes(&control.trace_reports(), cost);
-        }
-    }
-
-    /// Writes how the programs for traced functions fared, once they are loaded.
-    fn write_trace_programs(&mut self) {
-        let Source::Kernel(kernel) = &self.source else { return };
-        if !self.trace_told {
-            let reports = kernel.control().trace_reports();
-            self.write_probes(&reports, None);
-            self.trace_told = !reports.is_empty();
-        }
-    }
-
-    fn write_probes(&mut self, probes: &[ProbeReport], cost: Option<&CostSample>) {
-        let upid = own_process().map(|own| self.work.pipeline.upid(own)).unwrap_or_default();
-        let now = self.clock.now();
-        for probe in probes {
-            let (status, why) = status_of(&probe.outcome);
-            let error = match (why, probe.remedy.as_str()) {
-                ("", _) => String::new(),
-                (why, "") => why.to_owned(),
-                (why, remedy) => format!("{why}; {remedy}"),
-            };
-            let kind = match status {
-                0 => None,
-                7 => Some(Status::Denied),
-                10 => Some(Status::Unavailable),
-                _ => Some(Status::System),
-            };
-            if cost.is_none()
-                && let Some(kind) = kind
-            {
-                let text = format!("{} is not attached: {error}", probe.attach_point);
-                self.work.errors.report(source_of(probe), kind, &text, 1);
-            }
-            let info = probe_info(probe, cost, self.work.shed);
-            self.work.pipeline.probe_status(&ProbeStatus {
-                time_: now,
-                upid,
-                source_connector: source_of(probe),
-                tracepoint: &probe.attach_point,
-                status,
-                error: &error,
-                info: &info.to_string(),
-            });
-        }
-    }
-}
-
-/// How `probe_status` says how a probe fared: gRPC's number, and why.
-fn status_of(outcome: &Outcome) -> (i64, &str) {
-    match outcome {
-        Outcome::Attached | Outcome::Standby => (0, ""),
-        Outcome::Denied(why) => (7, why),
-        Outcome::Missing(why) => (10, why),
-        Outcome::Refused(why) => (12, why),
-    }
-}
-
-impl Work {
-    fn message(&mut self, message: &[u8]) {
-        if let Err(error) = self.pipeline.message(message) {
-            let text = format!("a kernel message cannot be decoded: {error}");
-            self.errors.report("sockets", Status::Internal, &text, 1);
-            self.undecodable += 1;
-            if self.undecodable.is_power_of_two() {
-                let count = self.undecodable;
-                tracing::error!(%error, count, "a kernel message cannot be decoded");
-            }
-        }
-        if self.recorder.is_some() {
-            for (key, facts) in self.pipeline.take_fresh_facts() {
-                self.record(|recorder| recorder.process(key, &facts));
-            }
-            self.record(|recorder| recorder.message(message));
-        }
-    }
-
-    /// Reads the kernel's counters, and which connections ended without a message.
-    fn kernel(&mut self, control: &Control, mono_now: u64) {
-        if let Some(counters) = told(control.counters()) {
-            let totals = KernelTotals {
-                attempts: counters.attempts,
-                dropped: counters.dropped,
-                dropped_bytes: counters.dropped_bytes,
-                dropped_operations: counters.dropped_operations,
-                operations: counters.operations,
-                operation_bytes: counters.operation_bytes,
-                dropped_datagrams: counters.dropped_datagrams,
-                dropped_datagram_bytes: counters.dropped_datagram_bytes,
-                untold_tcp_events: counters.untold_tcp_events,
-                shed_operations: counters.shed_operations,
-                shed_bytes: counters.shed_bytes,
-                unadmitted_operations: counters.unadmitted_operations,
-                unadmitted_bytes: counters.unadmitted_bytes,
-            };
-            self.pipeline.kernel(totals);
-            self.record(|recorder| recorder.kernel(&totals));
-            self.shed = totals.shed_operations;
-            let dropped = totals.dropped.saturating_sub(self.dropped);
-            self.dropped = totals.dropped;
-            let text = "the ring had no room for messages; data_loss says what is missing";
-            self.errors.report("sockets", Status::Exhausted, text, dropped);
-        }
-        for ConnectionState { conn, totals, .. } in told(control.take_closed()).unwrap_or_default()
-        {
-            self.pipeline.closed(conn, &totals, 0);
-        }
-        for (key, untold) in told(control.take_untold()).unwrap_or_default() {
-            // As a message of its own, so that it is recorded as others are.
-            if let Some(message) = tcp_health::message_of(&key, &untold, mono_now) {
-                self.message(&message);
-            }
-        }
-    }
-
-    fn write(&mut self, now: TimeNs) {
-        let mut batches = self.pipeline.take_rows(now);
-        if !self.error_rows.is_empty() {
-            batches.push((&COLLECTOR_ERRORS, self.error_rows.finish()));
-        }
-        let (pipeline, errors) = (&mut self.pipeline, &self.errors);
-        self.writer.write(batches, &mut |refused| {
-            let text = format!("rows of {} were not stored: {}", refused.table, refused.reason);
-            errors.report("store", Status::Exhausted, &text, refused.rows);
-            pipeline.refused(refused.table, refused.reason, refused.rows);
-        });
-        if self.recorder.is_none() {
-            // Only a recording wants them.
-            self.pipeline.take_fresh_facts();
-        }
-    }
-
-    /// Writes the errors that may be rows now; all of them where nothing follows.
-    fn write_errors(&mut self, now: TimeNs, is_last: bool) {
-        let upid = own_process().map(|own| self.pipeline.upid(own)).unwrap_or_default();
-        let origin = (upid, self.pipeline.node());
-        self.errors.write(&mut self.error_rows, now, origin, is_last);
-    }
-
-    fn give_up(&mut self) {
-        let pipeline = &mut self.pipeline;
-        self.writer.give_up(&mut |refused| {
-            pipeline.refused(refused.table, refused.reason, refused.rows);
-        });
-    }
-
-    /// Says what the recording lacks.
-    fn tell_left_out(&self) {
-        let bytes = self.recorder.as_ref().map_or(0, Recorder::left_out_bytes);
-        if bytes > 0 {
-            tracing::warn!(bytes, "the recording leaves out what may be content for all it knows");
-        }
-    }
-
-    fn record(&mut self, act: impl FnOnce(&mut Recorder) -> Result<(), RecordingError>) {
-        let Some(recorder) = &mut self.recorder else { return };
-        if let Err(error) = act(recorder) {
-            tracing::warn!(%error, "the recording ends here; capture goes on");
-            let text = format!("the recording ends here: {error}");
-            self.errors.report("recording", Status::System, &text, 1);
-            self.recorder = None;
-        }
-    }
 }
 
 fn replayed(pipeline: &mut Pipeline, recorder: &mut Option<Recorder>, entry: Entry<'_>) {
@@ -660,36 +404,6 @@ fn replayed(pipeline: &mut Pipeline, recorder: &mut Option<Recorder>, entry: Ent
         }
         Entry::Process(key, facts) => pipeline.recorded_facts(key, facts),
         Entry::Kernel(totals) => pipeline.kernel(totals),
-    }
-}
-
-/// What `probe_status.info` says of a probe.
-fn probe_info(probe: &ProbeReport, cost: Option<&CostSample>, shed: [u64; 3]) -> serde_json::Value {
-    let standby = matches!(probe.outcome, Outcome::Standby);
-    let mut info = serde_json::json!({ "program": probe.probe, "standby": standby });
-    // Of all hooks together, since they share the ring.
-    if probe.moves_bytes() && shed != [0; 3] {
-        let rungs = RUNG_PAYLOAD_BYTES.iter().zip(shed);
-        let cut = rungs.map(|(bytes, operations)| (bytes.to_string(), operations.into()));
-        info["operations_cut_to_bytes"] = cut.collect::<serde_json::Map<_, _>>().into();
-    }
-    if let Some(sample) = cost
-        && let Some(cost) = sample.programs.get(probe.probe)
-    {
-        info["runs_per_second"] = sample.runs_per_second(cost).into();
-        info["run_ns"] = cost.run_ns().into();
-        info["cpu_ppm"] = sample.cpu_ppm(cost).into();
-    }
-    info
-}
-
-/// Which part of the collector wants a probe.
-fn source_of(probe: &ProbeReport) -> &'static str {
-    match probe.attach_point.split_once(':') {
-        Some(("perf_event", _)) => "profiler",
-        Some(("uprobe", name)) if name.starts_with("trace_") => "dynamic_trace",
-        Some(("uprobe", _)) => "tls",
-        _ => "sockets",
     }
 }
 

@@ -1,12 +1,15 @@
 //! The engine: one object that runs scripts.
 
+mod compile;
+mod run;
+mod below;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::{ArrayRef, AsArray, RecordBatch, StringArray};
-use arrow::compute::cast;
-use arrow::datatypes::{Field, Int64Type, Schema, SchemaRef};
+use arrow::array::AsArray;
+use arrow::datatypes::Int64Type;
 use datafusion::catalog::memory::MemoryCatalogProviderList;
 use datafusion::common::DataFusionError;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
@@ -17,32 +20,31 @@ use datafusion::logical_expr::LogicalPlanBuilder;
 use datafusion::optimizer::Optimizer;
 use datafusion::optimizer::optimize_projections::OptimizeProjections;
 use datafusion::prelude::{SessionConfig, SessionContext};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::Semaphore;
 use tracing::Instrument;
-use undine_schema::column::{PXL_TYPE_KEY, SEMANTIC_TYPE_KEY};
 use undine_schema::trace::{TraceError, Tracer};
-use undine_schema::{Clock, PxlType, SemanticType, TableKind, tables};
+use undine_schema::{Clock, tables};
 use undine_store::Store;
 
-use crate::answer::{Answer, Note, ResultTable, SourceUse, Tier};
+#[cfg(test)]
+pub(crate) use self::compile::COMPILER_STACK_BYTES;
+pub(crate) use self::run::{answer_schema, is_partial};
+
+use self::below::{lists_tables, needs_processes, trace_environment};
+use self::compile::{compile, compile_elsewhere, on_large_stack};
+use self::run::{Run, explanation};
+use crate::answer::Answer;
 use crate::diagnostics::{Diagnostic, Diagnostics, Range};
 use crate::eval::{self, FunctionCall, Mutation, PluginWindow, Program, Sink, Surroundings};
-use crate::expr::TypedKind;
 use crate::footers::Footers;
-use crate::functions::Needs;
 use crate::functions::environment::{self, Environment, Process};
 use crate::grouping;
 use crate::otel::{self, Endpoint, Export};
-use crate::parse::{self, Limits};
-use crate::plan::{Fault, Moment, Origin, Planned, Planner, bare, has_older, horizon};
-use crate::pragma::{self, Pragmas};
-use crate::provider::{Sources, zero_filled};
-use crate::relation::{AggregateKind, Column, Listing, Op, Relation};
+use crate::parse::Limits;
+use crate::plan::{Fault, Moment, Origin, Planner, bare, has_older, horizon};
+use crate::provider::Sources;
 use crate::scripts::{self, BuiltIn};
 use crate::span::Span;
-
-/// Stack of the thread that compiles a script: a tree as deep as a script is long can be dropped.
-pub(crate) const COMPILER_STACK_BYTES: usize = 256 << 20;
 
 /// Processes that scripts can look up by upid.
 const PROCESSES_MAX: usize = 1_000_000;
@@ -487,191 +489,6 @@ impl Engine {
     }
 }
 
-/// One run of one script.
-struct Run<'a> {
-    engine: &'a Engine,
-    source: &'a str,
-    rows_max: usize,
-    planner: Planner,
-    /// How each table was computed, if the script wants to know: its name, what is said and the text.
-    explained: Option<Vec<(String, &'static str, String)>>,
-}
-
-impl Run<'_> {
-    fn error(&self, fault: Fault) -> Error {
-        match fault {
-            Fault::Script(diagnostic) => {
-                Error::Script(Diagnostics::new(self.source, vec![diagnostic]))
-            }
-            Fault::Engine(_) => self.engine.run_error(fault),
-        }
-    }
-
-    async fn table(
-        &mut self,
-        name: String,
-        relation: &Arc<Relation>,
-    ) -> Result<ResultTable, Error> {
-        let lowered = self.planner.lower(relation, None);
-        let Planned { plan, origin } = lowered.map_err(|fault| self.error(fault))?;
-        let Origin { mut notes, sources } = origin;
-        let schema = answer_schema(&relation.columns);
-        // One row more than may be shown tells whether any was cut.
-        let visible: Vec<_> = relation.columns.iter().map(|column| bare(&column.name)).collect();
-        let limited = LogicalPlanBuilder::from(plan)
-            .limit(0, Some(self.rows_max.saturating_add(1)))
-            .and_then(|plan| plan.project(visible))
-            .and_then(LogicalPlanBuilder::build);
-        let plan = limited.map_err(|error| self.error(error.into()))?;
-        if let Some(explained) = &mut self.explained {
-            let text = self.planner.explain(&plan).await;
-            explained.push((
-                name.clone(),
-                "plan",
-                text.map_err(|fault| self.engine.run_error(fault))?,
-            ));
-        }
-        let executed = self.planner.execute(plan).await;
-        let batches = executed.map_err(|fault| self.error(fault))?;
-        let losses = self.planner.losses(&sources).await;
-        notes.extend(losses.map_err(|fault| self.error(fault))?);
-        let mut room = self.rows_max;
-        let mut kept = Vec::with_capacity(batches.len());
-        for batch in batches {
-            let cut = batch.slice(0, batch.num_rows().min(room));
-            if cut.num_rows() < batch.num_rows() {
-                notes.push(Note::RowsCut { rows_max: self.rows_max });
-            }
-            room -= cut.num_rows();
-            if cut.num_rows() > 0 {
-                kept.push(conform(&cut, &schema).map_err(|error| self.error(error.into()))?);
-            }
-        }
-        notes.dedup();
-        if let Some(explained) = &mut self.explained {
-            let reads = sources.iter().map(|source| ("reads", source.to_string()));
-            let known = notes.iter().map(|note| ("note", note.to_string()));
-            let lines = reads.chain(known);
-            explained.extend(lines.map(|(kind, text)| (name.clone(), kind, text)));
-        }
-        let estimates = any_below(relation, |relation| match &relation.op {
-            Op::Aggregate { values, .. } => {
-                values.iter().any(|value| value.kind == AggregateKind::Quantiles)
-            }
-            _ => false,
-        });
-        let exact = !estimates && !is_partial(&sources, &notes);
-        Ok(ResultTable { name, schema, batches: kept, notes, sources, exact })
-    }
-}
-
-/// Whether what was read stands for rows that are not all told apart: what was folded, and summaries
-/// of stacks, which keep those that came most.
-pub(crate) fn is_partial(sources: &[SourceUse], notes: &[Note]) -> bool {
-    let of_stacks = |source: &SourceUse| {
-        let kind = tables::find(source.table).map(|table| table.kind);
-        matches!(source.tier, Tier::Summary { .. }) && kind == Some(TableKind::Stacks)
-    };
-    sources.iter().any(of_stacks) || notes.iter().any(|note| matches!(note, Note::Folded { .. }))
-}
-
-/// The table that says how the others were computed.
-fn explanation(lines: &[(String, &'static str, String)]) -> Result<ResultTable, DataFusionError> {
-    let names = ["table", "kind", "text"].map(|name| Column {
-        name: name.into(),
-        pxl_type: PxlType::String,
-        semantic: SemanticType::None,
-    });
-    let schema = answer_schema(&names);
-    let tables = StringArray::from_iter_values(lines.iter().map(|(table, ..)| table));
-    let kinds = StringArray::from_iter_values(lines.iter().map(|(_, kind, _)| kind));
-    let texts = StringArray::from_iter_values(lines.iter().map(|(.., text)| text));
-    let columns: Vec<ArrayRef> = vec![Arc::new(tables), Arc::new(kinds), Arc::new(texts)];
-    Ok(ResultTable {
-        name: "explain".to_owned(),
-        batches: vec![RecordBatch::try_new(Arc::clone(&schema), columns)?],
-        schema,
-        notes: Vec::new(),
-        sources: Vec::new(),
-        exact: true,
-    })
-}
-
-/// The schema of a result: never null, with type and meaning in each field's metadata.
-pub(crate) fn answer_schema(columns: &[Column]) -> SchemaRef {
-    let fields: Vec<Field> = columns
-        .iter()
-        .map(|column| {
-            Field::new(&*column.name, column.pxl_type.arrow(), false).with_metadata(
-                [
-                    (PXL_TYPE_KEY.to_owned(), column.pxl_type.name().to_owned()),
-                    (SEMANTIC_TYPE_KEY.to_owned(), column.semantic.name().to_owned()),
-                ]
-                .into(),
-            )
-        })
-        .collect();
-    Arc::new(Schema::new(fields))
-}
-
-/// The rows with exactly the answer's types and no nulls.
-fn conform(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, DataFusionError> {
-    let columns = batch
-        .columns()
-        .iter()
-        .zip(schema.fields())
-        .map(|(array, field)| zero_filled(&cast(array, field.data_type())?))
-        .collect::<Result<Vec<_>, DataFusionError>>()?;
-    let rows = arrow::array::RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-    Ok(RecordBatch::try_new_with_options(Arc::clone(schema), columns, &rows)?)
-}
-
-fn compile(
-    source: &str,
-    surroundings: &Surroundings,
-    rows_max: usize,
-) -> Result<(Program, Pragmas), Diagnostics> {
-    let compiled = pragma::read(source, rows_max).and_then(|pragmas| {
-        let script = parse::script(source, surroundings.parse_limits)?;
-        Ok((eval::evaluate(&script, surroundings)?, pragmas))
-    });
-    compiled.map_err(|mistakes| Diagnostics::new(source, mistakes))
-}
-
-async fn compile_elsewhere(
-    source: String,
-    surroundings: Surroundings,
-    rows_max: usize,
-) -> Result<(Program, Pragmas), Error> {
-    let (send, receive) = oneshot::channel();
-    let spawned = std::thread::Builder::new()
-        .name("pxl-compile".to_owned())
-        .stack_size(COMPILER_STACK_BYTES)
-        .spawn(move || {
-            // The run may have been given up meanwhile.
-            drop(send.send(compile(&source, &surroundings, rows_max)));
-        });
-    if spawned.is_err() {
-        return Err(Error::Compiler);
-    }
-    match receive.await {
-        Ok(compiled) => compiled.map_err(Error::Script),
-        Err(_died) => Err(Error::Compiler),
-    }
-}
-
-/// Waits for `work` on a thread with room for deep trees; none if it could not be done.
-fn on_large_stack<T: Send>(work: impl FnOnce() -> T + Send) -> Option<T> {
-    std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new()
-            .name("pxl-compile".to_owned())
-            .stack_size(COMPILER_STACK_BYTES)
-            .spawn_scoped(scope, work)
-            .ok()?;
-        thread.join().ok()
-    })
-}
-
 /// Why a tracer refused, and what to do: read the tables that hold the same `instead`, if any do.
 fn refusal(error: TraceError, instead: Option<&str>, range: Range) -> Diagnostic {
     let tables = instead.map(|tables| format!("Undine keeps this all the time: read {tables}"));
@@ -679,68 +496,4 @@ fn refusal(error: TraceError, instead: Option<&str>, range: Range) -> Diagnostic
     let help: Vec<_> = help.into_iter().flatten().collect();
     let help = (!help.is_empty()).then(|| help.join("; "));
     Diagnostic::new(range, error.reason, "refused").maybe_help(help)
-}
-
-/// What a program needs to know of tracepoints.
-fn trace_environment(environment: &mut Environment, tracer: &dyn Tracer, program: &Program) {
-    for relation in all_below(program.sinks.iter().map(Sink::relation)) {
-        match &relation.op {
-            Op::Traced(traced) => {
-                if let Some(table) = tracer.table(&traced.table) {
-                    environment.traces.insert(traced.table.to_string(), table);
-                }
-            }
-            Op::Listing(Listing::Tracepoints) => environment.tracepoints = tracer.statuses(),
-            Op::Listing(Listing::Tables | Listing::Schemas) => {
-                environment.trace_columns = tracer.tables();
-            }
-            _ => {}
-        }
-    }
-}
-
-/// Whether anything below asks about processes by upid.
-fn needs_processes(root: &Arc<Relation>) -> bool {
-    any_below(root, |relation| {
-        let mut needed = false;
-        let mut check = |expr: &crate::expr::Typed| {
-            expr.walk(&mut |part| {
-                if let TypedKind::Call { overload, .. } = &part.kind {
-                    needed |= overload.needs == Needs::Processes;
-                }
-            });
-        };
-        match &relation.op {
-            Op::Map { exprs, .. } => exprs.iter().for_each(|(_, expr)| check(expr)),
-            Op::Filter { predicate, .. } => check(predicate),
-            _ => {}
-        }
-        needed
-    })
-}
-
-fn lists_tables(root: &Arc<Relation>) -> bool {
-    any_below(root, |relation| matches!(relation.op, Op::Listing(Listing::TableInfo)))
-}
-
-/// Whether `root` or something that it is made of is such a relation.
-fn any_below(root: &Arc<Relation>, is_one: impl Fn(&Relation) -> bool) -> bool {
-    all_below([root]).any(is_one)
-}
-
-/// The `roots` and all that they are made of, each once.
-fn all_below<'a>(
-    roots: impl IntoIterator<Item = &'a Arc<Relation>>,
-) -> impl Iterator<Item = &'a Relation> {
-    let mut seen = std::collections::HashSet::new();
-    let mut stack: Vec<_> = roots.into_iter().collect();
-    std::iter::from_fn(move || {
-        while let Some(relation) = stack.pop() {
-            if seen.insert(relation.id()) {
-                stack.extend(relation.inputs());
-                return Some(&**relation);
-            }
-        }
-        None
-    })
 }

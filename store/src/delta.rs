@@ -5,46 +5,35 @@
 //! finds its number taken by a later life of the node stops writing, and whoever finds a commit of
 //! another program too: what that one meant with our files is for a person to say.
 
-mod checkpoint;
+mod error;
+mod schema;
 mod file_stats;
+mod author;
+mod state;
+mod checkpoint;
+mod garbage;
 
-use std::collections::BTreeMap;
 use std::io;
-use std::path::PathBuf;
-use std::time::Duration;
 
-use arrow::datatypes::{DataType, Schema};
+use arrow::datatypes::Schema;
 use serde_json::{Value, json};
 use undine_schema::path_template::TEMPLATE_VERSION;
 use undine_schema::{Incarnation, Seq, TimeNs};
 
 #[cfg(test)]
 pub(crate) use self::checkpoint::INTERVAL as CHECKPOINT_INTERVAL;
+pub use self::error::DeltaError;
 pub(crate) use self::file_stats::FileStats;
 
+use self::author::Author;
 use self::checkpoint::Checkpoint;
-use crate::backend::{Entry, Folder};
-use crate::durable;
+use self::error::Stop;
+use self::schema::schema_string;
+use self::state::{PROTOCOL, State};
+use crate::backend::Folder;
 
 /// The application id of the time from which a tier is complete.
 const COMPLETE_FROM: &str = "undine/complete_from";
-/// How often old commits are looked for, and in a bucket files that no version names.
-const LOOKED_AT_EVERY: Duration = Duration::from_hours(1);
-
-/// What a reader and a writer must know.
-struct Protocol {
-    reader: u64,
-    writer: u64,
-}
-
-const PROTOCOL: Protocol = Protocol { reader: 1, writer: 2 };
-
-impl Protocol {
-    fn action(&self) -> Value {
-        json!({"minReaderVersion": self.reader, "minWriterVersion": self.writer})
-    }
-}
-
 /// What a commit changes.
 #[derive(Debug)]
 pub(crate) struct Change {
@@ -53,62 +42,6 @@ pub(crate) struct Change {
     pub(crate) complete_from: Option<TimeNs>,
     pub(crate) add: Vec<FileStats>,
     pub(crate) remove: Vec<String>,
-}
-
-/// Why a Delta log cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum DeltaError {
-    /// A file cannot be read or written.
-    #[error("cannot {action} {path}; check that the place can be reached, has room and lets this user write", path = path.display())]
-    Io {
-        /// What was tried.
-        action: &'static str,
-        /// On which path.
-        path: PathBuf,
-        /// The cause.
-        #[source]
-        source: io::Error,
-    },
-    /// A commit does not say what it should.
-    #[error("commit {path} cannot be understood: {what}; restore it from a copy", path = path.display())]
-    Corrupt {
-        /// The commit.
-        path: PathBuf,
-        /// What is wrong with it.
-        what: String,
-    },
-    /// Another writer has taken over.
-    #[error("commit {path} was written by life {epoch} of this node; this one no longer writes", path = path.display())]
-    Fenced {
-        /// The commit.
-        path: PathBuf,
-        /// Whose it is.
-        epoch: u64,
-    },
-    /// Another program has changed the table.
-    #[error("commit {path} was written by {by}, so nothing more is written to this table; undo what it did by deleting that commit and those after it, or move the table's folder away", path = path.display())]
-    Foreign {
-        /// The commit.
-        path: PathBuf,
-        /// Who wrote it, as far as it says.
-        by: String,
-    },
-}
-
-/// Why a log is not written any more.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Stop {
-    Fenced { path: PathBuf, epoch: u64 },
-    Foreign { path: PathBuf, by: String },
-}
-
-impl From<Stop> for DeltaError {
-    fn from(stop: Stop) -> Self {
-        match stop {
-            Stop::Fenced { path, epoch } => Self::Fenced { path, epoch },
-            Stop::Foreign { path, by } => Self::Foreign { path, by },
-        }
-    }
 }
 
 /// The log of one tier, and what its last version says.
@@ -125,22 +58,6 @@ pub(crate) struct DeltaLog {
     commits_collected: Option<TimeNs>,
     orphans_collected: Option<TimeNs>,
     state: State,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    next_version: u64,
-    sealed_to: Seq,
-    complete_from: Option<TimeNs>,
-    files: Vec<FileStats>,
-    /// Files that went, and when.
-    removed: Vec<(String, TimeNs)>,
-    last_epoch: u64,
-    /// The last version's own `metaData`, `txn`s by application and `add`s by path, as they were
-    /// written.
-    meta_data: Option<Value>,
-    txns: BTreeMap<String, Value>,
-    adds: BTreeMap<String, Value>,
 }
 
 impl DeltaLog {
@@ -304,57 +221,6 @@ impl DeltaLog {
             let actions = self.state.actions();
             if let Err(error) = checkpoint::write(&self.log_dir, version, &actions) {
                 tracing::warn!(dir = %self.dir.display(), %error, "a checkpoint cannot be written");
-            }
-        }
-        Ok(())
-    }
-
-    /// Deletes files that went more than `keep` ago, and files older than that which no version has
-    /// ever named.
-    pub(crate) fn collect_garbage(&mut self, now: TimeNs, keep: Duration) -> io::Result<u64> {
-        if self.stopped.is_some() {
-            return Ok(0);
-        }
-        let mut deleted = 0;
-        let (gone, kept): (Vec<_>, Vec<_>) = std::mem::take(&mut self.state.removed)
-            .into_iter()
-            .partition(|(_, at)| now.since(*at) >= keep);
-        self.state.removed = kept;
-        for (name, _) in &gone {
-            deleted += u64::from(self.dir.delete(name)?);
-        }
-        self.collect_commits(now, keep)?;
-        let looked = self.orphans_collected.is_some_and(|at| now.since(at) < LOOKED_AT_EVERY);
-        if looked && self.dir.is_remote() {
-            return Ok(deleted);
-        }
-        self.orphans_collected = Some(now);
-        for Entry { name, changed } in self.dir.list()? {
-            let known = self.state.files.iter().any(|file| file.name == name)
-                || self.state.removed.iter().any(|(removed, _)| *removed == name);
-            let ours = [".parquet", ".tmp"].iter().any(|end| name.ends_with(end));
-            if ours && !known && now.since(changed) >= keep {
-                deleted += u64::from(self.dir.delete(&name)?);
-            }
-        }
-        Ok(deleted)
-    }
-
-    /// Deletes old commits and checkpoints that the newest checkpoint stands for.
-    fn collect_commits(&mut self, now: TimeNs, keep: Duration) -> io::Result<()> {
-        let last = self.state.next_version.saturating_sub(1);
-        let newest = last - last % checkpoint::INTERVAL;
-        let looked = self.commits_collected.is_some_and(|at| now.since(at) < LOOKED_AT_EVERY);
-        if looked || newest == 0 || !checkpoint::is_newest(&self.log_dir, newest)? {
-            return Ok(());
-        }
-        self.commits_collected = Some(now);
-        for Entry { name, changed } in self.log_dir.list()? {
-            let version = name.get(..20).and_then(|digits| digits.parse::<u64>().ok());
-            let goes =
-                durable::is_unfinished(&name) || version.is_some_and(|version| version < newest);
-            if goes && now.since(changed) >= keep {
-                self.log_dir.delete(&name)?;
             }
         }
         Ok(())
@@ -536,107 +402,6 @@ impl DeltaLog {
     }
 }
 
-/// Who wrote a commit.
-struct Author {
-    commit_id: Option<String>,
-    /// Which life of the node, or which other program.
-    epoch: Result<u64, String>,
-}
-
-impl Author {
-    fn of(text: &str, app_id: &str) -> Self {
-        let actions = || text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        let info = actions().map(|action| action["commitInfo"].clone()).find(Value::is_object);
-        let info = info.unwrap_or_default();
-        let others =
-            actions().filter_map(|action| action["txn"]["appId"].as_str().map(str::to_owned));
-        let mut others = others.filter(|id| id != app_id && id != COMPLETE_FROM);
-        let epoch = match (info["writerEpoch"].as_u64(), others.next()) {
-            (Some(epoch), None) => Ok(epoch),
-            (_, Some(other)) => Err(format!("application {other}")),
-            (None, None) => {
-                let engine = info["engineInfo"].as_str().or(info["clientVersion"].as_str());
-                let operation = info["operation"].as_str().unwrap_or("a commit");
-                Err(format!("{} ({operation})", engine.unwrap_or("another program")))
-            }
-        };
-        Self { commit_id: info["commitId"].as_str().map(str::to_owned), epoch }
-    }
-}
-
-impl State {
-    /// Whether the last `metaData` says so.
-    fn is_described_by(&self, schema: &str, configuration: &Value) -> bool {
-        self.meta_data.as_ref().is_some_and(|said| {
-            said["schemaString"] == schema && said["configuration"] == *configuration
-        })
-    }
-
-    /// The actions that give this state, for a checkpoint.
-    fn actions(&self) -> Vec<Value> {
-        let mut actions = vec![json!({"protocol": PROTOCOL.action()})];
-        actions.extend(self.meta_data.iter().map(|action| json!({"metaData": action})));
-        actions.extend(self.txns.values().map(|action| json!({"txn": action})));
-        actions.extend(self.removed.iter().map(|(name, at)| {
-            let at = at.get() / 1_000_000;
-            json!({"remove": {"path": name, "deletionTimestamp": at, "dataChange": false}})
-        }));
-        // In the order in which they came, which is the order in which they are merged.
-        let adds = self.files.iter().filter_map(|file| self.adds.get(&file.name));
-        actions.extend(adds.map(|action| json!({"add": action})));
-        actions
-    }
-
-    fn apply_all(&mut self, text: &str, app_id: &str) -> Result<(), String> {
-        for line in text.lines().filter(|line| !line.is_empty()) {
-            let action: Value = serde_json::from_str(line).map_err(|error| error.to_string())?;
-            self.apply(&action, app_id)?;
-        }
-        Ok(())
-    }
-
-    fn apply(&mut self, action: &Value, app_id: &str) -> Result<(), String> {
-        let Some((kind, action)) = action.as_object().and_then(|object| object.iter().next())
-        else {
-            return Err("an action is no object".to_owned());
-        };
-        match kind.as_str() {
-            "add" => {
-                let file = FileStats::parse(action)?;
-                self.adds.insert(file.name.clone(), action.clone());
-                self.files.push(file);
-            }
-            "remove" => {
-                let name = action["path"].as_str().ok_or("a removal names no path")?;
-                self.adds.remove(name);
-                let at = action["deletionTimestamp"].as_i64().unwrap_or(0);
-                self.files.retain(|file| file.name != name);
-                self.removed.push((name.to_owned(), TimeNs::new(at.saturating_mul(1_000_000))));
-            }
-            "txn" => {
-                let version = action["version"].as_i64().ok_or("a txn has no version")?;
-                let application = action["appId"].as_str().ok_or("a txn has no appId")?;
-                self.txns.insert(application.to_owned(), action.clone());
-                if action["appId"] == app_id {
-                    self.sealed_to = Seq::from_raw(version.cast_unsigned());
-                } else if action["appId"] == COMPLETE_FROM {
-                    self.complete_from = Some(TimeNs::new(version));
-                }
-            }
-            "metaData" => self.meta_data = Some(action.clone()),
-            "commitInfo" => {
-                let epoch = action["writerEpoch"].as_u64().unwrap_or(0);
-                self.last_epoch = self.last_epoch.max(epoch);
-            }
-            "protocol" if action["minReaderVersion"].as_u64() > Some(PROTOCOL.reader) => {
-                return Err("another program has raised the table's reader version".to_owned());
-            }
-            _ => {}
-        }
-        Ok(())
-    }
-}
-
 fn commit_name(version: u64) -> String {
     format!("{version:020}.json")
 }
@@ -655,34 +420,6 @@ fn check(text: &str) -> Result<(), String> {
     if actions == 0 { Err("it is empty".to_owned()) } else { Ok(()) }
 }
 
-/// The schema as Delta writes it: every field may be null, so that a later one can be added.
-fn schema_string(schema: &Schema) -> String {
-    let fields: Vec<_> = schema
-        .fields()
-        .iter()
-        .map(|field| {
-            let delta_type = delta_type(field.data_type());
-            json!({"name": field.name(), "type": delta_type, "nullable": true, "metadata": {}})
-        })
-        .collect();
-    json!({"type": "struct", "fields": fields}).to_string()
-}
-
-fn delta_type(data_type: &DataType) -> Value {
-    match data_type {
-        DataType::Int64 => json!("long"),
-        DataType::Int32 => json!("integer"),
-        DataType::Float64 => json!("double"),
-        DataType::Boolean => json!("boolean"),
-        DataType::Binary => json!("binary"),
-        DataType::Timestamp(..) => json!("timestamp"),
-        DataType::List(item) => json!({
-            "type": "array", "elementType": delta_type(item.data_type()), "containsNull": true,
-        }),
-        _ => json!("string"),
-    }
-}
-
 fn uuid(number: u128) -> String {
     let hex = format!("{number:032x}");
     [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-")
@@ -691,9 +428,10 @@ fn uuid(number: u128) -> String {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::path::Path;
+    use std::path::{Path, PathBuf};
+    use std::time::Duration;
 
-    use arrow::datatypes::Field;
+    use arrow::datatypes::{DataType, Field};
 
     use super::*;
 

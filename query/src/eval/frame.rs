@@ -5,6 +5,7 @@ use std::sync::Arc;
 use undine_schema::PxlType;
 
 use super::arguments::{self, Arguments};
+use super::expressions::column;
 use super::value::{Absent, Frame, Method, Value};
 use super::{Eval, Evaluator, Raised};
 use crate::ast::Name;
@@ -99,7 +100,7 @@ impl Evaluator<'_> {
         range: Range,
     ) -> Eval<Value> {
         match item {
-            Value::Scalar(Scalar { value: Const::Str(name), .. }) => Ok(super::column(name, range)),
+            Value::Scalar(Scalar { value: Const::Str(name), .. }) => Ok(column(name, range)),
             Value::List(_) | Value::Tuple(_) => {
                 let Some(names) = arguments::names(&item, item_range) else {
                     let message = "a projection is a list of column names";
