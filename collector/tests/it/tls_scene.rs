@@ -151,6 +151,10 @@ impl Scene {
             }
         }
         println!("{stats:?}");
+        println!(
+            "lost: {:?}",
+            memory.rows("data_loss", &["reason", "rows_max", "bytes", "detail"])
+        );
         (memory, stats, said)
     }
 }
