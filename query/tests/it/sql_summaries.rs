@@ -55,7 +55,7 @@ const KEPT: [&str; 25] = [
     "SELECT service, quantiles(latency) AS q FROM http_events GROUP BY service",
     "SELECT round(quantile_of(sketch(latency), 0.9)) AS p90 FROM http_events",
     "SELECT DISTINCT service, req_method FROM http_events",
-    "SELECT service FROM http_events GROUP BY service HAVING count(*) > 10 ORDER BY max(latency) DESC LIMIT 2",
+    "SELECT service FROM http_events GROUP BY service HAVING count(*) > 10 ORDER BY max(latency) DESC, service LIMIT 2",
     "WITH slow AS (SELECT service AS s, latency / 1000 AS us, latency FROM http_events WHERE resp_status <> 404) \
      SELECT s, count(*) AS n, max(latency) AS worst FROM slow WHERE s <> 'front' GROUP BY s",
     "SELECT max(n) AS most FROM (SELECT service, count(*) AS n FROM http_events GROUP BY service) AS per",
