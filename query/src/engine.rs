@@ -2,7 +2,7 @@
 
 mod compile;
 mod run;
-mod below;
+mod needs;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -30,8 +30,8 @@ use undine_store::Store;
 pub(crate) use self::compile::COMPILER_STACK_BYTES;
 pub(crate) use self::run::{answer_schema, is_partial};
 
-use self::below::{lists_tables, needs_processes, trace_environment};
 use self::compile::{compile, compile_elsewhere, on_large_stack};
+use self::needs::{lists_tables, needs_processes, trace_environment};
 use self::run::{Run, explanation};
 use crate::answer::Answer;
 use crate::diagnostics::{Diagnostic, Diagnostics, Range};

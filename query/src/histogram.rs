@@ -215,10 +215,12 @@ impl Histogram {
             clippy::cast_possible_truncation,
             reason = "a rank needs no more digits than a double has"
         )]
-        let ranks = qs.map(|q| (q.clamp(0.0, 1.0) * (count - 1) as f64).floor() as i64);
-        let mut search = Search { ranks, found: [0.0; N], at: 0, upto: 0, last: 0 };
+        let rank = |q: f64| (q.clamp(0.0, 1.0) * (count - 1) as f64).floor() as i64;
+        // A double may round the last rank up, to one that no value has.
+        let ranks = qs.map(|q| rank(q).min(count - 1));
+        let mut search = Search { ranks, found: [0.0; N], at: 0, upto: 0 };
         self.for_each(&mut search);
-        Some(search.done())
+        Some(search.found)
     }
 
     /// Each bucket and its count, ascending by key.
@@ -292,20 +294,11 @@ struct Search<const N: usize> {
     at: usize,
     /// Values in the buckets so far.
     upto: i64,
-    last: i32,
-}
-
-impl<const N: usize> Search<N> {
-    fn done(mut self) -> [f64; N] {
-        self.found[self.at..].fill(middle_of(self.last));
-        self.found
-    }
 }
 
 impl<const N: usize> Visit for Search<N> {
     fn bucket(&mut self, key: i32, n: i64) {
         self.upto = self.upto.saturating_add(n);
-        self.last = key;
         while self.at < N && self.upto > self.ranks[self.at] {
             self.found[self.at] = middle_of(key);
             self.at += 1;
@@ -503,6 +496,15 @@ mod tests {
         histogram.add_n(key, i64::from(u32::MAX), &mut bytes);
         (0..10).for_each(|_| histogram.add(8.0, &mut bytes));
         assert_eq!(of(&histogram), before + 2 * i64::from(u32::MAX) + 5);
+    }
+
+    #[test]
+    fn the_last_value_is_found_where_a_double_cannot_count_so_many() {
+        let mut histogram = histogram(values(1000, 6));
+        let (largest, mut bytes) = (histogram.quantiles([1.0]), 0);
+        let base = histogram.base;
+        histogram.add_n(base, (1 << 53) + 4 - 1000, &mut bytes);
+        assert_eq!(histogram.quantiles([1.0]), largest);
     }
 
     #[test]

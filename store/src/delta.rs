@@ -34,6 +34,7 @@ use crate::backend::Folder;
 
 /// The application id of the time from which a tier is complete.
 const COMPLETE_FROM: &str = "undine/complete_from";
+
 /// What a commit changes.
 #[derive(Debug)]
 pub(crate) struct Change {

@@ -10,7 +10,7 @@ use datafusion::logical_expr::LogicalPlanBuilder;
 use undine_schema::column::{PXL_TYPE_KEY, SEMANTIC_TYPE_KEY};
 use undine_schema::{PxlType, SemanticType, TableKind, tables};
 
-use super::below::any_below;
+use super::needs::any_below;
 use super::{Engine, Error};
 use crate::answer::{Note, ResultTable, SourceUse, Tier};
 use crate::diagnostics::Diagnostics;
