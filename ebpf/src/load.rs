@@ -448,6 +448,10 @@ pub const TLS_CALLS_MAX: u32 = 16 * 1024;
 /// what they do next tells again.
 pub const RUSTLS_WORK_MAX: u32 = 4 * 1024;
 
+/// Most addresses at which objects of rustls are known to be; what another one sends waits until it is
+/// written.
+pub const RUSTLS_OBJECTS_MAX: u32 = 16 * 1024;
+
 /// Most goroutines that are in a call of `crypto/tls` at a time, most of them because they wait for
 /// what they will read; calls of further ones are not seen, and counted.
 pub const GO_CALLS_MAX: u32 = 32 * 1024;
@@ -508,7 +512,7 @@ pub struct TlsHelloAt {
     pub conn: u64,
 }
 
-/// Key of the map `TLS_STREAMS`: the library's object for a connection.
+/// Key of the map `TLS_STREAMS`: the library's object for a connection, or what stands for it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct TlsKey {
@@ -538,6 +542,8 @@ pub struct TlsStream {
     pub calls: u64,
     /// Not 0 once that connection has ended; the last of the calls then ends the plaintext.
     pub is_let_go: u64,
+    /// Of rustls: the address at which the object was seen last.
+    pub object: u64,
     /// The calls that move plaintext now, by direction.
     pub progress: [TlsProgress; 2],
 }

@@ -532,6 +532,12 @@ impl Programs {
         self.ebpf.programs().filter_map(of).collect()
     }
 
+    /// Takes the program out of the kernel that sees the end of sockets.
+    #[cfg(test)]
+    pub(super) fn miss_ends(&mut self) {
+        self.unload(OTHERS.iter().find(|probe| probe.name == SOCKET_END).unwrap());
+    }
+
     pub(super) fn detach(&mut self) {
         for hooks in Hooks::LADDER {
             self.unload_hooks(hooks);

@@ -28,6 +28,7 @@ use super::{
 mod datagrams;
 mod flavours;
 mod killed;
+mod missed_ends;
 mod pressure;
 mod returns;
 
@@ -126,6 +127,7 @@ fn plays_a_part() {
             ["many", count, bytes] => {
                 flavours::many(count.parse().unwrap(), bytes.parse().unwrap())
             }
+            ["own", count, bytes] => flavours::own(count.parse().unwrap(), bytes.parse().unwrap()),
             ["datagrams"] => datagrams::all(),
             ["wait"] => {
                 waiting = Some(flavours::Waiting::begin());

@@ -11,10 +11,10 @@ use undine_ebpf::{
     load::{
         ASKERS_MAX, BORN_MAX, CALLERS_MAX, CLOSED_MAX, COUNTERS as COUNTERS_LEN, Connection,
         GO_CALLS_MAX, GONE_MAX, LISTEN_PORTS_MAX, ListenKey, OFFSETS as OFFSETS_LEN, Offset,
-        PORT_WORDS, Pressure, ProcessVerdict, RUSTLS_WORK_MAX, RememberedVerdict, Scratch,
-        Settings, TARGETS_MAX, TLS_CALLS_MAX, TLS_HELLOS_MAX, TLS_LIBRARIES_MAX, TcpBudget,
-        TlsHello, TlsHelloAt, TlsKey, TlsLibrary, TlsStream, UNTOLD_MAX, Untold, UntoldKey,
-        VERDICTS_PER_CPU,
+        PORT_WORDS, Pressure, ProcessVerdict, RUSTLS_OBJECTS_MAX, RUSTLS_WORK_MAX,
+        RememberedVerdict, Scratch, Settings, TARGETS_MAX, TLS_CALLS_MAX, TLS_HELLOS_MAX,
+        TLS_LIBRARIES_MAX, TcpBudget, TlsHello, TlsHelloAt, TlsKey, TlsLibrary, TlsStream,
+        UNTOLD_MAX, Untold, UntoldKey, VERDICTS_PER_CPU,
     },
 };
 
@@ -114,14 +114,20 @@ pub(crate) static GO_CALLS: HashMap<TlsKey, TlsCall> = HashMap::with_max_entries
 #[map]
 pub(crate) static RUSTLS_WORK: LruHashMap<u64, Work> =
     LruHashMap::with_max_entries(RUSTLS_WORK_MAX, 0);
+/// The connection that carries the plaintext of the object of rustls which was seen at an address last. One
+/// that is not known any more is known again when the object receives, or what it sends is written.
+#[map]
+pub(crate) static RUSTLS_OBJECTS: LruHashMap<TlsKey, u64> =
+    LruHashMap::with_max_entries(RUSTLS_OBJECTS_MAX, 0);
 /// TLS handshakes that began.
 #[map]
 pub(crate) static TLS_HELLOS: LruHashMap<TlsHello, TlsHelloAt> =
     LruHashMap::with_max_entries(TLS_HELLOS_MAX, 0);
-/// Plaintexts by the library's object.
+/// Plaintexts by the library's object; of rustls, whose objects move, by their carrier's number with the
+/// bit [`undine_ebpf::PLAINTEXT`] once it is known.
 #[map]
 pub(crate) static TLS_STREAMS: HashMap<TlsKey, TlsStream> = HashMap::with_max_entries(1024, 0);
-/// The object of the plaintext that a connection carries, by the connection's number.
+/// The key of the plaintext that a connection carries, by the connection's number.
 #[map]
 pub(crate) static TLS_CARRIERS: HashMap<u64, TlsKey> = HashMap::with_max_entries(1024, 0);
 /// When watched processes began that ended lately, by their id.

@@ -13,7 +13,10 @@
 //!   is then written. The distance is learnt from the first of these writes in a program.
 //!
 //! A connection is a value that a Rust program may move. So an object's address says something only
-//! until it is read into, written from, or its socket is closed, which is checked each time.
+//! until it is read into, written from, or its socket is closed, which is checked each time. And as another
+//! thread may handshake where the object was, a plaintext has its place in the map under its carrier's
+//! number, which is no address, as soon as that is known. From an address only the way there is remembered
+//! ([`RUSTLS_OBJECTS`]), and it holds where the plaintext was last seen at that address ([`TlsStream::object`]).
 
 use aya_ebpf::{
     EbpfContext,
@@ -34,7 +37,10 @@ use undine_ebpf::{
 
 use super::{
     connection::{Sock, find},
-    maps::{RUSTLS_WORK, TLS_CALLS, TLS_CARRIERS, TLS_LIBRARIES, TLS_STREAMS, add, count},
+    maps::{
+        RUSTLS_OBJECTS, RUSTLS_WORK, TLS_CALLS, TLS_CARRIERS, TLS_LIBRARIES, TLS_STREAMS, add,
+        count,
+    },
     scope::watches,
     task::Current,
     tls_calls::{self, TlsCall, call_key, end, is_record, moved, stream_of},
@@ -174,20 +180,16 @@ pub(crate) extern "C" fn rustls_is_carried(sock: u64, bytes: u64, direction: u64
     let conn = unsafe { (*connection).conn };
     let key = TlsKey { object, tgid: current.tgid, reserved: 0 };
     let mut to_bind = 0;
-    if direction == u64::from(EGRESS)
-        && object != 0
-        && let Some(stream) = TLS_STREAMS.get_ptr_mut(key)
-    {
-        // SAFETY: as above.
-        let carrier = unsafe { (*stream).carrier };
-        if carrier != conn {
+    if direction == u64::from(EGRESS) && object != 0 {
+        let is_unbound = TLS_STREAMS.get_ptr_mut(key).is_some();
+        if is_unbound || is_of_other(&key, conn) {
             if !is_record(bytes) {
                 return 0;
             }
-            if carrier == 0 {
+            if is_unbound {
                 to_bind = object;
             } else {
-                rustls_leaves(object);
+                let _ = RUSTLS_OBJECTS.insert(key, conn, 0);
             }
         }
     }
@@ -200,6 +202,13 @@ pub(crate) extern "C" fn rustls_is_carried(sock: u64, bytes: u64, direction: u64
     to_bind
 }
 
+/// Whether another connection than `conn` is the one of which an object was seen at the address in `key` last.
+#[inline(always)]
+fn is_of_other(key: &TlsKey, conn: u64) -> bool {
+    // SAFETY: one number; whether it is from before or after a change does not matter.
+    unsafe { RUSTLS_OBJECTS.get(key) }.is_some_and(|seen| *seen != conn)
+}
+
 /// Binds the plaintext of `object`, of which so far was not known what carries it, to `sock`. A function of
 /// numbers only, as above.
 #[unsafe(no_mangle)]
@@ -209,24 +218,21 @@ pub(crate) extern "C" fn rustls_binds(sock: u64, object: u64) -> u64 {
     let key = TlsKey { object, tgid: current.tgid, reserved: 0 };
     let Some(connection) = find(Sock(sock)) else { return 0 };
     let Some(stream) = TLS_STREAMS.get_ptr_mut(key) else { return 0 };
-    // SAFETY: a map value.
-    let conn = unsafe { (*connection).conn };
     if goes_on(Sock(sock), connection, &key, stream, current) {
         return 0;
     }
-    end_former(conn, &key);
-    carries(stream, &key, sock, connection);
-    // SAFETY: as above.
+    let Some(stream) = carries(sock, connection, &key, 0, current) else { return 0 };
+    // SAFETY: a map value.
     if unsafe { (*stream).connection.announced } == 0 {
         tls_calls::announce(Sock(sock), stream, connection, current);
     }
     0
 }
 
-/// Whether `stream`, the plaintext of the object in `key`, goes on with what another object of the process
-/// received and sent through `connection`. A connection carries one plaintext, so the program has moved
-/// the object since, as servers do after the handshake, with which a request may have come. Then what
-/// was sent from the new place is said to be of the former plaintext, which is found there from now on.
+/// Whether `stream`, the plaintext of the object at the address in `key`, goes on with what an object of
+/// the process received and sent through `connection` elsewhere. A connection carries one plaintext, so the
+/// program has moved the object since, as servers do after the handshake, with which a request may have
+/// come. Then what was sent from the new place is said to be of the former plaintext.
 #[inline(always)]
 fn goes_on(
     sock: Sock,
@@ -235,18 +241,13 @@ fn goes_on(
     stream: *mut TlsStream,
     current: Current,
 ) -> bool {
-    // SAFETY (of all): map values; the key is copied at once, an entry is never replaced.
+    // SAFETY (of both): map values.
     let conn = unsafe { (*connection).conn };
-    let Some(old) = (unsafe { TLS_CARRIERS.get(conn) }).copied() else { return false };
-    if old == *key || old.tgid != key.tgid {
-        return false;
-    }
-    let Some(former) = TLS_STREAMS.get_ptr_mut(old) else { return false };
+    let Some((_, former)) = carried(conn, key.tgid) else { return false };
     unsafe {
         let all = (&raw mut (*former).connection.totals.directions).cast::<Direction>();
         let new = (&raw const (*stream).connection.totals.directions).cast::<Direction>();
-        let is_known = (*former).carrier == conn && (*former).connection.announced != 0;
-        if !is_known || (*new).operations != 0 {
+        if (*former).connection.announced == 0 || (*new).operations != 0 {
             return false;
         }
         let (all, new) = (all.add(EGRESS as usize), new.add(EGRESS as usize));
@@ -260,42 +261,98 @@ fn goes_on(
         (*all).truncated_bytes += (*new).truncated_bytes;
         (*all).dropped_bytes += (*new).dropped_bytes;
         (*all).dropped_messages += (*new).dropped_messages;
-        let _ = TLS_STREAMS.insert(key, &*former, 0);
     }
-    let _ = TLS_STREAMS.remove(old);
-    let _ = TLS_CARRIERS.insert(conn, key, 0);
+    let _ = TLS_STREAMS.remove(key);
+    is_at(former, conn, key);
     true
 }
 
-/// Another connection's object is where `object` was: the program has moved that one, or ended it. Programs
-/// move an object through one place after the other, such as the stack of the thread that shakes hands. So
-/// its plaintext waits under its carrier's number, which is no address, until something is done on that
-/// connection again. A function of numbers only, as above.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn rustls_leaves(object: u64) -> u64 {
-    let key = TlsKey { object, tgid: Current::get().tgid, reserved: 0 };
-    let Some(stream) = TLS_STREAMS.get_ptr_mut(key) else { return 0 };
-    // SAFETY (of all): map values.
-    let (carrier, sock) = unsafe { ((*stream).carrier, Sock((*stream).sock)) };
-    let is_open = find(sock).is_some_and(|connection| unsafe { (*connection).conn } == carrier);
-    let waiting = TlsKey { object: carrier | PLAINTEXT, ..key };
-    if is_open && TLS_STREAMS.insert(waiting, unsafe { &*stream }, 0).is_ok() {
-        let _ = TLS_STREAMS.remove(key);
-        let _ = TLS_CARRIERS.insert(carrier, waiting, 0);
-    } else {
-        end(&key, stream);
-    }
-    0
+/// The plaintext that connection `conn` carries, and its key, where it is one of the process `tgid`.
+#[inline(always)]
+fn carried(conn: u64, tgid: u32) -> Option<(TlsKey, *mut TlsStream)> {
+    // SAFETY: copied at once; it is replaced only when another process goes on with the connection.
+    let key = unsafe { TLS_CARRIERS.get(conn) }.copied()?;
+    let stream = TLS_STREAMS.get_ptr_mut(key)?;
+    // SAFETY: a map value.
+    (key.tgid == tgid && unsafe { (*stream).carrier } == conn).then_some((key, stream))
 }
 
-/// Ends the plaintext that connection `conn` carried, which was of another object than that in `key`:
-/// the object was elsewhere before, and has begun another plaintext since.
+/// Takes note that the object of `stream`, which connection `conn` carries, is at the address in `key` now.
 #[inline(always)]
-fn end_former(conn: u64, key: &TlsKey) {
-    // SAFETY: copied at once; an entry is never replaced.
+fn is_at(stream: *mut TlsStream, conn: u64, key: &TlsKey) {
+    // SAFETY: a map value, of which only the thread that uses the object changes this; one number.
+    unsafe {
+        (*stream).object = key.object;
+        if RUSTLS_OBJECTS.get(key) != Some(&conn) {
+            let _ = RUSTLS_OBJECTS.insert(key, conn, 0);
+        }
+    }
+}
+
+/// What stands for `object` in the key of its plaintext: its carrier's number, where an object was at this
+/// address last that still `sends`, or whatever it does; otherwise its address. A function of numbers only,
+/// so that the verifier goes through it once, and with a stack of its own.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn rustls_stands_for(object: u64, sends: u64) -> u64 {
+    let tgid = Current::get().tgid;
+    let key = TlsKey { object, tgid, reserved: 0 };
+    // SAFETY: one number; whether it is from before or after a change does not matter.
+    let Some(conn) = (unsafe { RUSTLS_OBJECTS.get(key) }).copied() else { return object };
+    match carried(conn, tgid) {
+        // SAFETY: a map value.
+        Some((key, stream))
+            if unsafe { (*stream).object } == object && (sends == 0 || may_send(stream)) =>
+        {
+            key.object
+        }
+        _ => object,
+    }
+}
+
+/// The plaintext that `connection` carries from now on: that of the object at the address in `key`, of
+/// which nothing may be known yet. `cookie` is that of the probe. `None` where a map is full.
+#[inline(always)]
+fn carries(
+    sock: u64,
+    connection: *mut Connection,
+    key: &TlsKey,
+    cookie: u64,
+    current: Current,
+) -> Option<*mut TlsStream> {
+    // SAFETY: a map value.
+    let conn = unsafe { (*connection).conn };
+    end_former(conn);
+    let own = TlsKey { object: conn | PLAINTEXT, ..*key };
+    if let Some(unbound) = TLS_STREAMS.get_ptr_mut(key) {
+        // SAFETY: a map value.
+        if TLS_STREAMS.insert(own, unsafe { &*unbound }, 0).is_err() {
+            count(Counter::ConnMapFull, 1);
+            return None;
+        }
+        let _ = TLS_STREAMS.remove(key);
+    }
+    let stream = stream_of(&TlsCall::of(own.object, cookie), current)?;
+    // SAFETY: map values.
+    unsafe {
+        (*stream).carrier = conn;
+        (*stream).sock = sock;
+        (*stream).connection.netns = (*connection).netns;
+        (*stream).connection.role = (*connection).role;
+        (*connection).secured = SECURED_KNOWN;
+        (*connection).secured_tgid = own.tgid;
+    }
+    let _ = TLS_CARRIERS.insert(conn, own, 0);
+    is_at(stream, conn, key);
+    Some(stream)
+}
+
+/// Ends the plaintext that connection `conn` carried: the process, or the one that it is a child of, has
+/// begun another since.
+#[inline(always)]
+fn end_former(conn: u64) {
+    // SAFETY: copied at once, as above.
     if let Some(former) = unsafe { TLS_CARRIERS.get(conn) }.copied()
-        && former != *key
         && let Some(stream) = TLS_STREAMS.get_ptr_mut(former)
         // SAFETY: a map value.
         && unsafe { (*stream).carrier } == conn
@@ -304,65 +361,27 @@ fn end_former(conn: u64, key: &TlsKey) {
     }
 }
 
-/// Takes note that `connection` carries `stream`, the plaintext of the object in `key`.
+/// What stands for `object`, which takes plaintext, in the plaintext's key. A thread has just filled it from
+/// the socket that its `work` has, so that connection carries it, wherever the object was before.
 #[inline(always)]
-fn carries(stream: *mut TlsStream, key: &TlsKey, sock: u64, connection: *mut Connection) {
-    // SAFETY: map values.
-    unsafe {
-        let conn = (*connection).conn;
-        (*stream).carrier = conn;
-        (*stream).sock = sock;
-        (*stream).connection.netns = (*connection).netns;
-        (*stream).connection.role = (*connection).role;
-        (*connection).secured = SECURED_KNOWN;
-        (*connection).secured_tgid = key.tgid;
-        let _ = TLS_CARRIERS.insert(conn, key, 0);
-    }
-}
-
-/// The plaintext of `call`, whose object a thread has just filled from the socket that its `work` has:
-/// that of this connection, wherever its object was before.
-#[inline(always)]
-fn received_from(call: &TlsCall, work: *mut Work, current: Current) {
-    let key = TlsKey { object: call.object, tgid: current.tgid, reserved: 0 };
+fn received_by(object: u64, work: *mut Work, cookie: u64, current: Current) -> u64 {
     // SAFETY: a map value that only the thread itself changes.
     let Work { buffer, conn, sock, direction, .. } = unsafe { *work };
-    let near = buffer.wrapping_sub(call.object).wrapping_add(CONNECTION_BYTES_MAX);
+    let near = buffer.wrapping_sub(object).wrapping_add(CONNECTION_BYTES_MAX);
     if conn == 0 || direction != u64::from(INGRESS) || near >= 2 * CONNECTION_BYTES_MAX {
-        return;
+        return rustls_stands_for(object, 0);
     }
-    if let Some(stream) = TLS_STREAMS.get_ptr_mut(key) {
+    let key = TlsKey { object, tgid: current.tgid, reserved: 0 };
+    if let Some((own, stream)) = carried(conn, current.tgid) {
+        is_at(stream, conn, &key);
+        return own.object;
+    }
+    let is_carried = find(Sock(sock)).is_some_and(|connection| {
         // SAFETY: a map value.
-        let carrier = unsafe { (*stream).carrier };
-        if carrier == conn {
-            return;
-        }
-        if carrier != 0 {
-            rustls_leaves(call.object);
-        }
-    }
-    let Some(connection) = find(Sock(sock)) else { return };
-    // SAFETY: map values; copied at once.
-    unsafe {
-        if (*connection).conn != conn {
-            return;
-        }
-        // The object was elsewhere before: its plaintext goes on.
-        if let Some(old) = TLS_CARRIERS.get(conn).copied()
-            && old.object != key.object
-            && old.tgid == key.tgid
-            && let Some(stream) = TLS_STREAMS.get_ptr_mut(old)
-            && (*stream).carrier == conn
-            && TLS_STREAMS.insert(key, &*stream, 0).is_ok()
-        {
-            let _ = TLS_STREAMS.remove(old);
-            let _ = TLS_CARRIERS.insert(conn, key, 0);
-            return;
-        }
-    }
-    if let Some(stream) = stream_of(call, current) {
-        carries(stream, &key, sock, connection);
-    }
+        let is_same = unsafe { (*connection).conn } == conn;
+        is_same && carries(sock, connection, &key, cookie, current).is_some()
+    });
+    if is_carried { conn | PLAINTEXT } else { object }
 }
 
 /// `take_received_plaintext` begins: the object, and the address of where the plaintext is, in three
@@ -391,10 +410,10 @@ pub(crate) fn rustls_receive(ctx: ProbeContext) -> u32 {
     }
     let Some(work) = work() else { return 0 };
     let cookie = cookie | COOKIE_WATCHED;
-    let call = TlsCall { object, buffer, wanted: len, written: 0, stack: 0, cookie, carrier: 0 };
-    received_from(&call, work, current);
     // SAFETY: a map value that only the thread itself changes.
     unsafe { (*work).plain = object };
+    let object = received_by(object, work, cookie, current);
+    let call = TlsCall { buffer, wanted: len, ..TlsCall::of(object, cookie) };
     moved(&call, len, current);
     0
 }
@@ -424,17 +443,14 @@ pub(crate) fn rustls_send_enter(ctx: ProbeContext) -> u32 {
     let cookie = cookie | COOKIE_WATCHED | COOKIE_RUST;
     // No stack: nothing is done on a socket in this call.
     let call = if pieces == 0 {
-        TlsCall { object, buffer: second, wanted: third, written: 0, stack: 0, cookie, carrier: 0 }
+        TlsCall { buffer: second, wanted: third, ..TlsCall::of(object, cookie) }
     } else {
-        let (wanted, cookie) = (fourth.wrapping_sub(third), cookie | COOKIE_PIECES);
         TlsCall {
-            object,
             buffer: pieces,
-            wanted,
+            wanted: fourth.wrapping_sub(third),
             written: third,
             stack: second & 0xff,
-            cookie,
-            carrier: 0,
+            ..TlsCall::of(object, cookie | COOKIE_PIECES)
         }
     };
     if TLS_CALLS.insert(call_key(bpf_get_current_pid_tgid()), call, 0).is_err() {
@@ -458,7 +474,7 @@ pub(crate) fn rustls_send_exit(ctx: RetProbeContext) -> u32 {
     if object == 0 || cookie & COOKIE_RUST == 0 || len == 0 || len > wanted {
         return 0;
     }
-    end_of_other(object);
+    let object = rustls_stands_for(object, 1);
     if cookie & COOKIE_PIECES == 0 {
         // SAFETY: as above.
         send_piece(object, cookie, unsafe { (*entry).buffer }, len);
@@ -478,28 +494,11 @@ pub(crate) fn rustls_send_exit(ctx: RetProbeContext) -> u32 {
     0
 }
 
-/// Ends the plaintext of `object` where another connection's object was there. A function of numbers
-/// only, so that the verifier goes through it once, and with a stack of its own.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn end_of_other(object: u64) -> u64 {
-    let key = TlsKey { object, tgid: Current::get().tgid, reserved: 0 };
-    if let Some(stream) = TLS_STREAMS.get_ptr_mut(key)
-        && !may_send(stream)
-    {
-        end(&key, stream);
-    }
-    0
-}
-
-/// Whether what carries `stream` still sends, or is not known.
+/// Whether what carries `stream` still sends.
 #[inline(always)]
 fn may_send(stream: *mut TlsStream) -> bool {
     // SAFETY: a map value.
     let (carrier, sock) = unsafe { ((*stream).carrier, Sock((*stream).sock)) };
-    if carrier == 0 {
-        return true;
-    }
     let Some(connection) = find(sock) else { return false };
     // SAFETY: as above.
     let is_same = unsafe { (*connection).conn == carrier };
@@ -547,7 +546,7 @@ unsafe extern "C" fn step(_index: u32, pieces: *mut Pieces) -> i64 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn send_piece(object: u64, cookie: u64, buffer: u64, len: u64) -> u64 {
-    let call = TlsCall { object, buffer, wanted: len, written: 0, stack: 0, cookie, carrier: 0 };
+    let call = TlsCall { buffer, wanted: len, ..TlsCall::of(object, cookie) };
     moved(&call, len, Current::get());
     0
 }
@@ -560,8 +559,7 @@ extern "C" fn lose(object: u64, cookie: u64, len: u64) -> u64 {
     count(Counter::OperationBytes, len);
     count(Counter::TlsBytes, len);
     count(Counter::DroppedBytes, len);
-    let call = TlsCall { object, buffer: 0, wanted: len, written: 0, stack: 0, cookie, carrier: 0 };
-    let Some(stream) = stream_of(&call, Current::get()) else { return 0 };
+    let Some(stream) = stream_of(&TlsCall::of(object, cookie), Current::get()) else { return 0 };
     // SAFETY: `stream` is a map value; the index is inside the array.
     unsafe {
         let directions = (&raw mut (*stream).connection.totals.directions).cast::<Direction>();

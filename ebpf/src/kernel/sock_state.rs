@@ -33,6 +33,12 @@ pub(crate) fn inet_sock_set_state(ctx: RawTracePointContext) -> i32 {
     }
     if before == TCP_SYN_RECV && after == TCP_ESTABLISHED {
         let sock = Sock(ctx.arg(0));
+        // Nobody has accepted it, so this is of another socket, which was here before and whose end was not seen.
+        if !sock.has_file()
+            && let Some(connection) = find(sock)
+        {
+            retire(sock, connection);
+        }
         if sock.role(sock.netns()) == ROLE_SERVER {
             let _ = BORN.insert(sock.0, 1, 0);
         }

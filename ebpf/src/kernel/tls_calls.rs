@@ -56,6 +56,14 @@ pub(crate) struct TlsCall {
     pub(crate) carrier: u64,
 }
 
+impl TlsCall {
+    /// One of `object` that has nothing yet.
+    #[inline(always)]
+    pub(crate) fn of(object: u64, cookie: u64) -> Self {
+        Self { object, buffer: 0, wanted: 0, written: 0, stack: 0, cookie, carrier: 0 }
+    }
+}
+
 /// Kind of a record that has plaintext, or from TLS 1.3 on anything that is encrypted.
 const APPLICATION_DATA: u8 = 23;
 /// Index of the stack pointer in `struct pt_regs` of x86-64.

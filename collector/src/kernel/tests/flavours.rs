@@ -6,8 +6,9 @@
 #![expect(clippy::cast_ptr_alignment, reason = "the queue of io_uring is a page of its own")]
 
 use std::{
-    io, mem,
-    net::{TcpListener, TcpStream},
+    io::{self, Read, Write},
+    mem,
+    net::{Ipv4Addr, TcpListener, TcpStream},
     os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
     ptr,
 };
@@ -284,6 +285,34 @@ pub(super) fn many(count: u64, bytes: usize) -> Vec<u64> {
     vec![pair.sent, pair.operations[0], pair.operations[1]]
 }
 
+/// `count` operations of `bytes` bytes each way on a socket that is connected to itself: it sent a SYN and
+/// received one, as where both ends connect (RFC 9293, 3.5).
+pub(super) fn own(count: u64, bytes: usize) -> Vec<u64> {
+    let mut socket = TcpStream::from(unsafe {
+        OwnedFd::from_raw_fd(libc::socket(libc::AF_INET, libc::SOCK_STREAM, 0))
+    });
+    let fd = socket.as_raw_fd();
+    let mut addr: libc::sockaddr_in = unsafe { mem::zeroed() };
+    let mut len = libc::socklen_t::try_from(size_of_val(&addr)).unwrap();
+    addr.sin_family = libc::sa_family_t::try_from(libc::AF_INET).unwrap();
+    addr.sin_addr.s_addr = u32::from(Ipv4Addr::LOCALHOST).to_be();
+    unsafe {
+        let at = (&raw mut addr).cast();
+        ok(libc::bind(fd, at, len) as isize);
+        ok(libc::getsockname(fd, at, &raw mut len) as isize);
+        ok(libc::connect(fd, at, len) as isize);
+    }
+    let mut room = vec![0; bytes];
+    for at in 0..count {
+        let first = at * bytes as u64;
+        let next: Vec<_> = (first..).take(bytes).map(byte_at).collect();
+        socket.write_all(&next).unwrap();
+        socket.read_exact(&mut room).unwrap();
+        assert_eq!(room, next);
+    }
+    vec![count * bytes as u64]
+}
+
 /// A thread that waits to receive.
 pub(super) struct Waiting {
     out: TcpStream,
@@ -299,7 +328,7 @@ impl Waiting {
             // SAFETY: no preconditions.
             say.send(unsafe { libc::gettid() }).unwrap();
             let mut room = [0; 100];
-            io::Read::read(&mut into, &mut room).unwrap()
+            into.read(&mut room).unwrap()
         });
         let task = format!("/proc/self/task/{}/stat", hear.recv().unwrap());
         let sleeps = || std::fs::read_to_string(&task).unwrap().contains(") S ");
@@ -312,7 +341,7 @@ impl Waiting {
 
     /// Sends what it waits for, and says how many bytes came.
     pub(super) fn end(mut self) -> u64 {
-        io::Write::write_all(&mut self.out, &[7; 10]).unwrap();
+        self.out.write_all(&[7; 10]).unwrap();
         self.thread.join().unwrap() as u64
     }
 }
