@@ -399,8 +399,11 @@ pub enum Counter {
     UnadmittedOperations = 20,
     /// Their bytes; they are dropped bytes too.
     UnadmittedBytes = 21,
+    /// Connections whose end was not seen and of which that turned out when a socket was accepted at the
+    /// same place in the kernel's memory.
+    MissedEnds = 22,
     /// How many counters there are.
-    Count = 22,
+    Count = 23,
 }
 
 #[cfg(test)]

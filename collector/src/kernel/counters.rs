@@ -49,6 +49,8 @@ pub struct Counters {
     pub unadmitted_operations: u64,
     /// Their bytes, among the dropped bytes.
     pub unadmitted_bytes: u64,
+    /// Connections whose end was not seen, as a socket accepted at the place of theirs has shown.
+    pub missed_ends: u64,
 }
 
 /// Names for metrics, in the order of [`Counters::values`].
@@ -75,6 +77,7 @@ pub(super) const NAMES: [&str; load::COUNTERS] = [
     "shed_bytes",
     "unadmitted_operations",
     "unadmitted_bytes",
+    "missed_ends",
 ];
 
 impl Counters {
@@ -108,6 +111,7 @@ impl Counters {
             self.shed_bytes,
             self.unadmitted_operations,
             self.unadmitted_bytes,
+            self.missed_ends,
         ]
     }
 
@@ -139,6 +143,7 @@ impl Counters {
             shed_bytes: of(Counter::ShedBytes),
             unadmitted_operations: of(Counter::UnadmittedOperations),
             unadmitted_bytes: of(Counter::UnadmittedBytes),
+            missed_ends: of(Counter::MissedEnds),
         }
     }
 }

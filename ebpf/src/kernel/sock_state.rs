@@ -4,11 +4,14 @@
 //! in scope has admitted.
 
 use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
-use undine_ebpf::load::{Connection, ListenKey, SCRATCH_PER_CPU};
+use undine_ebpf::{
+    Counter,
+    load::{Connection, ListenKey, SCRATCH_PER_CPU},
+};
 
 use super::{
     connection::{ROLE_SERVER, Sock, admit, find, retire},
-    maps::{BORN, LISTEN_PORTS, LISTENERS, SCRATCH, SETTINGS, add},
+    maps::{BORN, LISTEN_PORTS, LISTENERS, SCRATCH, SETTINGS, add, count},
     ring,
     scope::watches,
     task::Current,
@@ -37,6 +40,7 @@ pub(crate) fn inet_sock_set_state(ctx: RawTracePointContext) -> i32 {
         if !sock.has_file()
             && let Some(connection) = find(sock)
         {
+            count(Counter::MissedEnds, 1);
             retire(sock, connection);
         }
         if sock.role(sock.netns()) == ROLE_SERVER {
