@@ -1,18 +1,28 @@
-//! Programs that do the least that programs on the tracepoints of sockets could do, beside which what
-//! Undine's own cost can be judged: how much of that is the kernel's price for any program.
+//! Programs that do the least that programs on the tracepoints of sockets and on functions of TLS libraries could
+//! do, beside which Undine's own cost can be judged: how much of that is the kernel's price for any program.
 
-use std::{collections::BTreeMap, fmt, io};
+use std::{collections::BTreeMap, fmt, io, path::Path};
 
 use aya::{
     Ebpf, EbpfLoader,
     maps::{MapData, RingBuf},
-    programs::{ProgramError, RawTracePoint},
+    programs::{
+        Program, ProgramError, RawTracePoint, UProbe,
+        uprobe::{UProbeAttachLocation, UProbeScope},
+    },
 };
 
 use super::{
     BuildError, Cgroup, OffsetsError, ProgramCost, cgroups, cost, object, offsets,
     programs::{self, SOCKET_LENGTH},
 };
+use crate::tls::{
+    Placing,
+    library::{Library, LibraryError},
+};
+
+/// Bytes of a ring that is not used: as few as the kernel takes.
+const NO_RING_BYTES: u32 = 4096;
 
 /// What the programs do with an operation of the cgroup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +55,12 @@ pub enum FloorError {
     /// The object or its ring was refused.
     #[error(transparent)]
     Object(#[from] BuildError),
+    /// The library is not one whose calls can be probed.
+    #[error("cannot look into the library {0}")]
+    Library(std::path::PathBuf, #[source] LibraryError),
+    /// It has no functions that move plaintext.
+    #[error("the file {0} is no TLS library; name one, as libssl.so.3")]
+    NoLibrary(std::path::PathBuf),
     /// The kernel does not take the program; it needs 6.3.
     #[error("the program {0} cannot be attached; it needs Linux 6.3")]
     Program(&'static str, #[source] ProgramError),
@@ -69,6 +85,32 @@ impl Floor {
     /// # Errors
     /// Where the kernel refuses it.
     pub fn build(work: Work, cgroup: &Cgroup, ring_bytes: u32) -> Result<Self, FloorError> {
+        let mut floor = Self::load(cgroup, ring_bytes)?;
+        let name = work.program();
+        floor.on_sockets(name).map_err(|cause| FloorError::Program(name, cause))?;
+        Ok(floor)
+    }
+
+    /// Attaches programs that do nothing for the processes in `cgroup` itself where calls of the TLS library at
+    /// `path` begin and where they return, as Undine's are.
+    ///
+    /// # Errors
+    /// Where the kernel refuses it, or it is no TLS library.
+    pub fn of_calls(path: &Path, cgroup: &Cgroup) -> Result<Self, FloorError> {
+        let library = Library::read(path, Placing::Best)
+            .map_err(|cause| FloorError::Library(path.to_path_buf(), cause))?
+            .filter(|library| !library.calls.is_empty())
+            .ok_or_else(|| FloorError::NoLibrary(path.to_path_buf()))?;
+        let mut floor = Self::load(cgroup, NO_RING_BYTES)?;
+        for name in ["floor_exit", "floor_enter"] {
+            floor
+                .on_calls(name, path, &library)
+                .map_err(|cause| FloorError::Program(name, cause))?;
+        }
+        Ok(floor)
+    }
+
+    fn load(cgroup: &Cgroup, ring_bytes: u32) -> Result<Self, FloorError> {
         let path = cgroup.path();
         let cgroup =
             cgroups::id(path).map_err(|cause| FloorError::Cgroup(path.to_path_buf(), cause))?;
@@ -80,9 +122,33 @@ impl Floor {
             .load(object::usual())
             .map_err(|cause| BuildError::Load(Box::new(cause)))?;
         let ring = programs::take(&mut ebpf, "RING")?;
-        let name = work.program();
-        attach(&mut ebpf, name).map_err(|cause| FloorError::Program(name, cause))?;
         Ok(Self { ebpf, ring })
+    }
+
+    /// Loads the program and puts it on both tracepoints.
+    fn on_sockets(&mut self, name: &str) -> Result<(), ProgramError> {
+        let program: &mut RawTracePoint = self.program(name)?.try_into()?;
+        program.load()?;
+        for probe in &SOCKET_LENGTH {
+            program.attach(probe.name)?;
+        }
+        Ok(())
+    }
+
+    /// Loads the program and puts it on the calls of the `library` at `path`.
+    fn on_calls(&mut self, name: &str, path: &Path, library: &Library) -> Result<(), ProgramError> {
+        let program: &mut UProbe = self.program(name)?.try_into()?;
+        program.load()?;
+        for site in &library.calls {
+            let at = UProbeAttachLocation::AbsoluteOffset(site.offset);
+            program.attach(at, path, UProbeScope::AllProcesses)?;
+        }
+        Ok(())
+    }
+
+    fn program(&mut self, name: &str) -> Result<&mut Program, ProgramError> {
+        let missing = || ProgramError::InvalidName { name: name.to_owned() };
+        self.ebpf.program_mut(name).ok_or_else(missing)
     }
 
     /// Takes the copies out of the ring; how many there were.
@@ -105,15 +171,4 @@ impl Floor {
         let totals = || -> BTreeMap<String, ProgramCost> { cost::run_totals(&self.ebpf) };
         cost::during(totals, act)
     }
-}
-
-/// Loads the program and puts it on both tracepoints.
-fn attach(ebpf: &mut Ebpf, name: &str) -> Result<(), ProgramError> {
-    let missing = || ProgramError::InvalidName { name: name.to_owned() };
-    let program: &mut RawTracePoint = ebpf.program_mut(name).ok_or_else(missing)?.try_into()?;
-    program.load()?;
-    for probe in &SOCKET_LENGTH {
-        program.attach(probe.name)?;
-    }
-    Ok(())
 }

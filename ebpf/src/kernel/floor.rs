@@ -1,12 +1,14 @@
-//! The least that programs on the tracepoints of [`super::socket_length`] could do, for measuring what
-//! Undine does beyond that. Both look at nothing but processes in one cgroup, and nothing of a capture
-//! is here: no connection, no order of messages, no account of what was left out.
+//! The least that programs on the tracepoints of [`super::socket_length`] and on functions of TLS libraries
+//! could do, for measuring what Undine does beyond that. They look at nothing but processes in one cgroup, and
+//! nothing of a capture is here: no connection, no order of messages, no account of what was left out.
 
 use core::ptr::{addr_of, read_volatile};
 
 use aya_ebpf::{
-    bindings::BPF_RB_NO_WAKEUP, helpers::generated::bpf_probe_read_user, macros::raw_tracepoint,
-    programs::RawTracePointContext,
+    bindings::BPF_RB_NO_WAKEUP,
+    helpers::generated::bpf_probe_read_user,
+    macros::{raw_tracepoint, uprobe, uretprobe},
+    programs::{ProbeContext, RawTracePointContext, RetProbeContext},
 };
 
 use super::{
@@ -35,6 +37,18 @@ fn concerns(current: Current) -> bool {
 #[raw_tracepoint]
 pub(crate) fn floor_empty(_ctx: RawTracePointContext) -> i32 {
     i32::from(concerns(Current::get()))
+}
+
+/// Sees whom a call of a library concerns, and does nothing.
+#[uprobe]
+pub(crate) fn floor_enter(_ctx: ProbeContext) -> u32 {
+    u32::from(concerns(Current::get()))
+}
+
+/// The same where the call returns.
+#[uretprobe]
+pub(crate) fn floor_exit(_ctx: RetProbeContext) -> u32 {
+    u32::from(concerns(Current::get()))
 }
 
 /// Copies the bytes of an operation from the process into the ring: those of its first two runs, less

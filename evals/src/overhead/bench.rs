@@ -213,6 +213,18 @@ impl Bench {
         Ok(Window { exchange_ns, ..measured }.with_cost(&cost, load.requests))
     }
 
+    /// A window with programs that do nothing where calls of the server's TLS library begin and return.
+    pub(super) fn floor_of_calls(&self, load: Load) -> Result<Window> {
+        let library = self.dir.path().join("lib/libssl.so.3");
+        let floor = Floor::of_calls(&library, &self.place.cgroup)?;
+        let measured = self.measure(load)?;
+        let (cost, loaded) = floor.cost_during(|| self.send(load))?;
+        loaded?;
+        let window = measured.with_cost(&cost, load.requests);
+        ensure!(window.runs >= 2.0, "{:.1} runs for a request", window.runs);
+        Ok(window)
+    }
+
     fn measure(&self, load: Load) -> Result<Window> {
         let cpu = Cpu::of_process(self.nginx.id())?;
         let took = self.send(load)?;

@@ -4,6 +4,7 @@
 //! | part | figure |
 //! |---|---|
 //! | hooks on sockets, which see what is encrypted | `bytes_only` − `unwatched` |
+//! | any programs on these probes, though they do nothing | `empty` − `unwatched` |
 //! | probes of the library's functions, and rows of what they tell | `watched` − `bytes_only` |
 //! | the programs, with the kernel's own clock around them | `programs_us` = runs × time of a run |
 //!
@@ -28,6 +29,8 @@ enum Watching {
     Nothing,
     /// No library is probed: bytes on the wire are counted.
     BytesOnly,
+    /// By programs on the library's functions that see whom a call concerns, and do nothing.
+    Empty,
     /// With probes placed so.
     Read(Placing),
     /// As Undine does, and nobody reads what the programs send.
@@ -35,18 +38,20 @@ enum Watching {
 }
 
 impl Watching {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::Nothing,
         Self::Read(Placing::Best),
         Self::Read(Placing::Classic),
         Self::BytesOnly,
         Self::Unread,
+        Self::Empty,
     ];
 
     const fn name(self) -> &'static str {
         match self {
             Self::Nothing => "unwatched",
             Self::BytesOnly => "bytes_only",
+            Self::Empty => "empty",
             Self::Read(Placing::Best) => "watched",
             Self::Read(Placing::Classic) => "classic",
             Self::Unread => "unread",
@@ -57,6 +62,7 @@ impl Watching {
         match self {
             Self::Nothing => bench.unwatched(load),
             Self::BytesOnly => bench.watched(Hooks::SocketLength, Tls::Leave, load),
+            Self::Empty => bench.floor_of_calls(load),
             Self::Read(placing) => bench.watched(Hooks::SocketLength, Tls::Read(placing), load),
             Self::Unread => bench.uncollected(Messages::Unread, Tls::Read(Placing::Best), load),
         }
@@ -86,7 +92,7 @@ fn judge(report: &mut Report, best: &[Window]) -> Result<()> {
             report.figure(format!("tls_{name}_programs_us"), window.programs_us);
         }
         let rows = match watching {
-            Watching::Nothing | Watching::Unread => continue,
+            Watching::Nothing | Watching::Unread | Watching::Empty => continue,
             Watching::BytesOnly => 0,
             Watching::Read(_) => window.requests,
         };
@@ -95,14 +101,17 @@ fn judge(report: &mut Report, best: &[Window]) -> Result<()> {
         report.same(format!("tls, {name}: messages lost"), window.lost, 0);
         report.same(format!("tls, {name}: plaintexts that are not bound"), window.unbound, 0);
     }
-    let [unwatched, watched, classic, bytes_only, unread] = best else {
+    let [unwatched, watched, classic, bytes_only, unread, empty] = best else {
         bail!("{} kinds of windows", best.len());
     };
     let more = |window: &Window| window.server_us - unwatched.server_us;
     report.figure("tls_cost_us", more(watched));
     report.figure("tls_cost_classic_us", more(classic));
     report.figure("tls_cost_bytes_only_us", more(bytes_only));
-    report.figure("tls_cost_of_probes_us", watched.server_us - bytes_only.server_us);
+    report.figure("tls_cost_empty_us", more(empty));
+    let of_probes = watched.server_us - bytes_only.server_us;
+    report.figure("tls_cost_of_probes_us", of_probes);
+    report.figure("tls_cost_of_probes_by_empty", of_probes / more(empty));
     report.figure("tls_cost_of_programs_and_ring_us", more(unread));
     let cost = more(watched);
     let name = "a TLS request costs the server more, in us";
