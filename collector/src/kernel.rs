@@ -484,6 +484,3 @@ pub(crate) fn wall_minus_boot_ns() -> i64 {
 
 /// Version of the kernel messages that this binary understands.
 pub const ABI_VERSION: u32 = undine_ebpf::ABI_VERSION;
-
-/// Kernel counter names for metrics, in the order of [`Counters::values`].
-pub const COUNTER_NAMES: [&str; load::COUNTERS] = counters::NAMES;

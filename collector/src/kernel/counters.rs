@@ -53,66 +53,10 @@ pub struct Counters {
     pub missed_ends: u64,
 }
 
-/// Names for metrics, in the order of [`Counters::values`].
-pub(super) const NAMES: [&str; load::COUNTERS] = [
-    "attempts",
-    "dropped",
-    "dropped_bytes",
-    "operations",
-    "operation_bytes",
-    "dropped_operations",
-    "out_of_scope",
-    "peeks",
-    "faults",
-    "conn_map_full",
-    "dropped_datagrams",
-    "dropped_datagram_bytes",
-    "tls_operations",
-    "tls_bytes",
-    "elided_bytes",
-    "untold_tcp_events",
-    "shortened_operations",
-    "head_operations",
-    "bare_operations",
-    "shed_bytes",
-    "unadmitted_operations",
-    "unadmitted_bytes",
-    "missed_ends",
-];
-
 impl Counters {
     /// Messages that are or were in the ring.
     pub fn emitted(&self) -> u64 {
         self.attempts.saturating_sub(self.dropped)
-    }
-
-    /// All counters, in the order of [`Counter`].
-    pub fn values(&self) -> [u64; load::COUNTERS] {
-        [
-            self.attempts,
-            self.dropped,
-            self.dropped_bytes,
-            self.operations,
-            self.operation_bytes,
-            self.dropped_operations,
-            self.out_of_scope,
-            self.peeks,
-            self.faults,
-            self.conn_map_full,
-            self.dropped_datagrams,
-            self.dropped_datagram_bytes,
-            self.tls_operations,
-            self.tls_bytes,
-            self.elided_bytes,
-            self.untold_tcp_events,
-            self.shed_operations[0],
-            self.shed_operations[1],
-            self.shed_operations[2],
-            self.shed_bytes,
-            self.unadmitted_operations,
-            self.unadmitted_bytes,
-            self.missed_ends,
-        ]
     }
 
     /// From values in the order of [`Counter`].

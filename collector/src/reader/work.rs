@@ -25,6 +25,8 @@ pub(super) struct Work {
     error_rows: CollectorErrors,
     /// Messages for which the ring had no room, as far as told.
     dropped: u64,
+    /// Ends of sockets that were missed, as far as told.
+    missed_ends: u64,
     /// Operations of which the ring got fewer bytes, by rung.
     pub(super) shed: [u64; 3],
 }
@@ -44,6 +46,7 @@ impl Work {
             errors,
             error_rows: CollectorErrors::new(0),
             dropped: 0,
+            missed_ends: 0,
             shed: [0; 3],
         }
     }
@@ -91,6 +94,11 @@ impl Work {
             self.dropped = totals.dropped;
             let text = "the ring had no room for messages; data_loss says what is missing";
             self.errors.report("sockets", Status::Exhausted, text, dropped);
+            let missed = counters.missed_ends.saturating_sub(self.missed_ends);
+            self.missed_ends = counters.missed_ends;
+            let text = "the kernel did not tell that a socket was closed; its connection ended when another socket \
+                        was accepted at its place";
+            self.errors.report("sockets", Status::System, text, missed);
         }
         for ConnectionState { conn, totals, .. } in told(control.take_closed()).unwrap_or_default()
         {
