@@ -34,8 +34,6 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::time::{Duration, Instant};
 
-use undine_ebpf::profile::FRAMES_MAX;
-
 use crate::event::ProcessKey;
 use crate::kernel::{ProfileConfig, ProfileSource, ProfileTotals, Sample, SampledStack};
 use fold::{LOST, Named};
@@ -198,7 +196,7 @@ impl Profiler {
             SampledStack::None => {}
             SampledStack::Lost => named.user.push(Arc::from(LOST)),
             SampledStack::Frames(frames) => {
-                named.is_truncated = frames.len() >= FRAMES_MAX;
+                named.is_truncated = frames.len() >= self.source.frames_max();
                 named.user = self.name_user(process, &frames);
             }
             SampledStack::Copy(stack) => {

@@ -249,7 +249,7 @@ impl Reader {
         let now = self.clock.now();
         let Some(profile) = &self.profile else { return };
         while let Some(batch) = profile.next(Duration::ZERO) {
-            self.work.pipeline.stacks(&batch, now);
+            self.work.stacks(&batch, now);
         }
     }
 
@@ -270,7 +270,7 @@ impl Reader {
                 }
                 continue;
             };
-            self.work.pipeline.stacks(&batch, self.clock.now());
+            self.work.stacks(&batch, self.clock.now());
             if batch.answers.is_some_and(|answered| answered >= asked) {
                 return true;
             }

@@ -3,8 +3,6 @@
 
 use std::{borrow::Cow, io};
 
-use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
-
 use aya::{
     programs::ProgramType,
     sys::{BpfHelper, is_helper_supported},
@@ -53,37 +51,6 @@ pub(super) fn has_loop() -> bool {
             KernelVersion::current().is_ok_and(|version| version >= BPF_LOOP)
         },
     )
-}
-
-/// Makes the maps for stacks in `elf` plain arrays, which the kernel takes however short its stacks are
-/// (`kernel.perf_event_max_stack`). The program that uses them is then refused, and no other.
-pub(super) fn without_stacks(elf: &mut [u8]) {
-    for at in definitions(elf, &["STACKS_A", "STACKS_B"]) {
-        // The first and the third word of a map's definition, `struct bpf_map_def`.
-        for (word, value) in [(0, MAP_TYPE_ARRAY), (2, WORD_BYTES)] {
-            if let Some(place) = elf.get_mut(at + 4 * word..at + 4 * word + 4) {
-                place.copy_from_slice(&value.to_le_bytes());
-            }
-        }
-    }
-}
-
-/// `BPF_MAP_TYPE_ARRAY`.
-const MAP_TYPE_ARRAY: u32 = 2;
-
-/// Bytes of a value, of which the kernel wants at least some.
-const WORD_BYTES: u32 = 8;
-
-/// Where in `elf` the definitions of maps are.
-fn definitions(elf: &[u8], names: &[&str]) -> Vec<usize> {
-    let Ok(file) = object::File::parse(elf) else { return Vec::new() };
-    let place = |symbol: object::Symbol<'_, '_>| {
-        symbol.name().ok().filter(|name| names.contains(name))?;
-        let section = file.section_by_index(symbol.section_index()?).ok()?;
-        let (begin, _) = section.file_range()?;
-        usize::try_from(begin + symbol.address()).ok()
-    };
-    file.symbols().filter_map(place).collect()
 }
 
 #[repr(C, align(64))]

@@ -16,7 +16,7 @@ use std::{
 
 use aya::{
     Ebpf,
-    maps::{Array, HashMap, MapData, MapError, PerCpuArray, RingBuf, StackTraceMap},
+    maps::{Array, HashMap, MapData, MapError, PerCpuArray, RingBuf},
     programs::{
         PerfEvent, ProgramError,
         perf_event::{PerfEventConfig, PerfEventScope, SamplePolicy, SoftwareEvent},
@@ -24,8 +24,8 @@ use aya::{
     util::KernelVersion,
 };
 use undine_ebpf::profile::{
-    self, FRAME_POINTERS_MAX, FRAMES_MAX, NO_STACK, STACK_COPY_HEAD_BYTES, SampleKey, StackCopy,
-    Totals,
+    self, FRAME_POINTERS_MAX, FRAMES_MAX, Frames, NO_STACK, STACK, STACK_COPY_HEAD_BYTES,
+    SampleKey, StackCopy, Totals,
 };
 
 use super::{
@@ -133,9 +133,9 @@ pub struct ProfileTotals {
     pub copied: u64,
     /// Samples in scope that are lost, since there were too many different ones.
     pub map_full: u64,
-    /// Stacks that are lost because another had their slot; their samples are not.
-    pub collisions: u64,
-    /// Stacks that the kernel did not keep for another reason; their samples are not lost.
+    /// Stacks that are lost, since there were too many different ones; their samples are not.
+    pub stacks_full: u64,
+    /// Stacks that the kernel could not walk; their samples are not lost.
     pub refused: u64,
     /// Copies that were not made for want of room; their samples were counted by stacks.
     pub copies_dropped: u64,
@@ -144,7 +144,7 @@ pub struct ProfileTotals {
 /// One of the two halves.
 struct Half {
     samples: HashMap<MapData, Plain<SampleKey>, u64>,
-    stacks: StackTraceMap<MapData>,
+    stacks: HashMap<MapData, u64, Plain<Frames>>,
 }
 
 /// The only reader of the samples.
@@ -157,13 +157,14 @@ pub struct ProfileSource {
     /// The half that is in use.
     half: u32,
     frame_pointers_len: u32,
+    frames_max: usize,
     /// Copies that came with a half that is still in use.
     early: Vec<RawCopy>,
 }
 
 struct RawCopy {
     process: ProcessKey,
-    kernel_stack: i32,
+    kernel_stack: u64,
     half: u32,
     stack: StackBytes,
 }
@@ -187,30 +188,14 @@ impl Sizes {
     pub(super) fn of(config: Option<&ProfileConfig>, cpus: u32) -> Self {
         let Some(config) = config else { return Self { stacks: 1, ring_bytes: 4096 } };
         let samples = config.frequency_hz.saturating_mul(cpus);
-        // Two seconds of samples with two stacks each, in a table that is half empty, so that few
-        // of them want the same slot.
-        let roomy = samples.saturating_mul(8).max(1024);
+        // Two seconds of samples with two stacks each.
+        let roomy = samples.saturating_mul(4).max(1024);
         let stacks = config.stacks_max.unwrap_or(roomy).clamp(1, STACKS_MAX);
         let message = u32::try_from(size_of::<StackCopy>() + 8).unwrap_or(u32::MAX);
         let bytes = samples.saturating_mul(message).min(COPY_RING_BYTES_MAX);
         let ring_bytes = bytes.next_power_of_two().clamp(COPY_RING_BYTES_MIN, COPY_RING_BYTES_MAX);
-        Self { stacks: stacks.next_power_of_two().min(STACKS_MAX), ring_bytes }
+        Self { stacks, ring_bytes }
     }
-}
-
-/// That the kernel makes no maps for stacks of [`FRAMES_MAX`] frames, where it says so; then the
-/// program and its maps are left out.
-pub(super) fn too_few_frames() -> Option<ProbeReport> {
-    let limit = std::fs::read_to_string("/proc/sys/kernel/perf_event_max_stack").ok()?;
-    too_few(limit.trim().parse().ok()?)
-}
-
-fn too_few(frames: usize) -> Option<ProbeReport> {
-    let why = format!("kernel.perf_event_max_stack is {frames}");
-    (frames < FRAMES_MAX).then(|| ProbeReport {
-        remedy: format!("set it to at least {FRAMES_MAX}, its default; there are no CPU profiles"),
-        ..report(Outcome::Missing(why))
-    })
 }
 
 /// Takes the maps of the program out of the object.
@@ -227,6 +212,7 @@ pub(super) fn source(ebpf: &mut Ebpf) -> Result<ProfileSource, BuildError> {
         copies: take(ebpf, "STACK_COPIES")?,
         half: 0,
         frame_pointers_len: 0,
+        frames_max: frames_max(),
         early: Vec::new(),
     })
 }
@@ -308,11 +294,16 @@ impl ProfileSource {
             sum.counted += cpu.counted;
             sum.copied += cpu.copied;
             sum.map_full += cpu.map_full;
-            sum.collisions += cpu.collisions;
+            sum.stacks_full += cpu.stacks_full;
             sum.refused += cpu.refused;
             sum.copies_dropped += cpu.copies_dropped;
         }
         Ok(sum)
+    }
+
+    /// How many frames of a stack the kernel follows at most; there may be further ones.
+    pub const fn frames_max(&self) -> usize {
+        self.frames_max
     }
 
     /// Follows the frame pointers of `process` from now on, instead of copying its stacks. Gives
@@ -390,20 +381,21 @@ impl ProfileSource {
     fn stack(
         &self,
         half: u32,
-        id: i32,
-        known: &mut Memory<u32, Arc<[u64]>>,
+        key: u64,
+        known: &mut Memory<u64, Arc<[u64]>>,
     ) -> Result<SampledStack, ControlError> {
-        if id == NO_STACK {
-            return Ok(SampledStack::None);
+        if key & STACK == 0 {
+            let is_none = key == NO_STACK;
+            return Ok(if is_none { SampledStack::None } else { SampledStack::Lost });
         }
-        let Ok(id) = u32::try_from(id) else { return Ok(SampledStack::Lost) };
-        if let Some(frames) = known.get(&id) {
+        if let Some(frames) = known.get(&key) {
             return Ok(SampledStack::Frames(Arc::clone(frames)));
         }
-        match self.halves[half as usize].stacks.get(&id, 0) {
-            Ok(trace) => {
-                let frames: Arc<[u64]> = trace.frames().iter().map(|frame| frame.ip).collect();
-                known.insert(id, Arc::clone(&frames));
+        match self.halves[half as usize].stacks.get(&key, 0) {
+            Ok(Plain(frames)) => {
+                let len = frames.iter().rposition(|frame| *frame != 0).map_or(0, |last| last + 1);
+                let frames: Arc<[u64]> = Arc::from(&frames[..len]);
+                known.insert(key, Arc::clone(&frames));
                 Ok(SampledStack::Frames(frames))
             }
             Err(MapError::KeyNotFound) => Ok(SampledStack::Lost),
@@ -413,9 +405,9 @@ impl ProfileSource {
 
     fn forget_stacks(&mut self, half: u32) -> Result<(), ControlError> {
         let stacks = &mut self.halves[half as usize].stacks;
-        let ids = stacks.stack_ids().collect::<Result<Vec<_>, _>>().map_err(unusable("STACKS"))?;
-        for id in ids {
-            gone(stacks.remove(&id), "STACKS")?;
+        let keys = stacks.keys().collect::<Result<Vec<_>, _>>().map_err(unusable("STACKS"))?;
+        for key in keys {
+            gone(stacks.remove(&key), "STACKS")?;
         }
         Ok(())
     }
@@ -453,13 +445,19 @@ impl RawCopy {
         let head: &[u8; STACK_COPY_HEAD_BYTES] = message.first_chunk()?;
         let u32_at = |at: usize| Some(u32::from_le_bytes(*head.get(at..)?.first_chunk()?));
         let u64_at = |at: usize| Some(u64::from_le_bytes(*head.get(at..)?.first_chunk()?));
-        let process = ProcessKey { start_ns: u64_at(0)?, tgid: u32_at(8)? };
-        let kernel_stack = u32_at(12)?.cast_signed();
-        let (half, len) = (u32_at(16)?, u32_at(20)? as usize);
+        let process = ProcessKey { start_ns: u64_at(0)?, tgid: u32_at(16)? };
+        let (kernel_stack, half) = (u64_at(8)?, u32_at(20)?);
+        let len = usize::try_from(u64_at(24)?).ok()?;
         let bytes = message.get(STACK_COPY_HEAD_BYTES..)?.get(..len)?.to_vec();
-        let stack = StackBytes { ip: u64_at(24)?, sp: u64_at(32)?, fp: u64_at(40)?, bytes };
+        let stack = StackBytes { ip: u64_at(32)?, sp: u64_at(40)?, fp: u64_at(48)?, bytes };
         Some(Self { process, kernel_stack, half, stack })
     }
+}
+
+/// How many frames the kernel follows; it does not let that change as long as the program is loaded.
+fn frames_max() -> usize {
+    let limit = std::fs::read_to_string("/proc/sys/kernel/perf_event_max_stack").ok();
+    limit.and_then(|limit| limit.trim().parse().ok()).unwrap_or(FRAMES_MAX).min(FRAMES_MAX)
 }
 
 /// The CPUs of this machine, counted as the kernel does for its maps.
@@ -480,9 +478,9 @@ mod tests {
             (sizes.stacks, sizes.ring_bytes)
         };
         assert_eq!(of(49, None, 2), (1024, 2 << 20));
-        assert_eq!(of(49, None, 64), (32 * 1024, COPY_RING_BYTES_MAX));
+        assert_eq!(of(49, None, 64), (12_544, COPY_RING_BYTES_MAX));
         assert_eq!(of(1000, None, 512), (STACKS_MAX, COPY_RING_BYTES_MAX));
-        assert_eq!(of(1, Some(3), 1), (4, COPY_RING_BYTES_MIN));
+        assert_eq!(of(1, Some(3), 1), (3, COPY_RING_BYTES_MIN));
         let off = Sizes::of(None, 64);
         assert_eq!((off.stacks, off.ring_bytes), (1, 4096));
     }
@@ -490,11 +488,11 @@ mod tests {
     #[test]
     fn a_copy_that_says_more_than_it_holds_is_none() {
         let mut message = vec![0; STACK_COPY_HEAD_BYTES + 16];
-        message[8] = 7;
-        message[20] = 16;
+        message[16] = 7;
+        message[24] = 16;
         let copy = RawCopy::decode(&message).unwrap();
         assert_eq!((copy.process.tgid, copy.stack.bytes.len()), (7, 16));
-        message[20] = 17;
+        message[24] = 17;
         assert!(RawCopy::decode(&message).is_none());
         assert!(RawCopy::decode(&message[..STACK_COPY_HEAD_BYTES - 1]).is_none());
     }

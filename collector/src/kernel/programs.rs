@@ -241,14 +241,9 @@ pub(super) fn load(config: &Config) -> Result<Loaded, BuildError> {
     let profile = match &config.profile {
         None => None,
         Some(wanted) => {
-            if let Some(report) = profile::too_few_frames() {
-                probes.push(report);
-                None
-            } else {
-                let source = profile::source(&mut programs.ebpf)?;
-                probes.push(profile::attach(&mut programs.ebpf, wanted));
-                Some(source)
-            }
+            let source = profile::source(&mut programs.ebpf)?;
+            probes.push(profile::attach(&mut programs.ebpf, wanted));
+            Some(source)
         }
     };
     Ok(Loaded { ring, programs, probes, hooks, reason_names, profile })
@@ -296,8 +291,7 @@ pub(super) fn try_all(object: Object) -> Result<(Programs, Vec<ProbeReport>), Bu
             programs.load(probe).map_or_else(|error| outcome_of(&error), |()| Outcome::Standby);
         reports.push(report(probe, outcome));
     }
-    let frames = profile::too_few_frames();
-    reports.push(frames.unwrap_or_else(|| profile::try_load(&mut programs.ebpf)));
+    reports.push(profile::try_load(&mut programs.ebpf));
     let best = hook_ladder::rungs(&reports).into_iter().find(|rung| rung.refusal.is_none());
     programs.load_tls(&mut reports, best.is_some_and(|rung| rung.hooks.see_calls()));
     // Otherwise they are loaded when the first function is traced.
@@ -314,10 +308,7 @@ fn load_object(config: &Config) -> Result<(Programs, RingBuf<MapData>, ReasonNam
     let resets_have_reasons = u32::from(layout.resets_have_reasons);
     let own_tgid = std::process::id();
     let wakeup_bytes = u64::from(config.ring_bytes / 4);
-    let mut elf = config.object.bytes();
-    if profile::too_few_frames().is_some() {
-        object::without_stacks(elf.to_mut());
-    }
+    let elf = config.object.bytes();
     let cpus = profile::cpus().map_err(BuildError::Wait)?;
     let look_bytes = u64::from(config.ring_bytes / LOOKS_PER_RING / cpus.max(1));
     let of_ring = |sixteenths: u64| u64::from(config.ring_bytes) / 16 * sixteenths;

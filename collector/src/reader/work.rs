@@ -10,6 +10,7 @@ use crate::error_log::{ErrorLog, Status};
 use crate::kernel::{ConnectionState, Control};
 use crate::loss::KernelTotals;
 use crate::pipeline::Pipeline;
+use crate::profiler::Batch;
 use crate::recording::{Recorder, RecordingError};
 use crate::tcp_health;
 use crate::writer::Writer;
@@ -49,6 +50,22 @@ impl Work {
             missed_ends: 0,
             shed: [0; 3],
         }
+    }
+
+    /// Takes what the profiler hands over, and tells of stacks that it does not have as they were.
+    pub(super) fn stacks(&mut self, batch: &Batch, now: TimeNs) {
+        let (known, kernel) = (self.pipeline.profile_counts().kernel, &batch.counts.kernel);
+        let unkept = kernel.stacks_full.saturating_sub(known.stacks_full);
+        let text = "there were too many different stacks; samples have [lost] in place of theirs";
+        self.errors.report("profiler", Status::Exhausted, text, unkept);
+        let refused = kernel.refused.saturating_sub(known.refused);
+        let text = "the kernel could not walk a stack; samples have [lost] in its place";
+        self.errors.report("profiler", Status::System, text, refused);
+        let uncopied = kernel.copies_dropped.saturating_sub(known.copies_dropped);
+        let text =
+            "the ring had no room for copies of stacks; frame pointers were followed instead";
+        self.errors.report("profiler", Status::Exhausted, text, uncopied);
+        self.pipeline.stacks(batch, now);
     }
 
     pub(super) fn message(&mut self, message: &[u8]) {

@@ -25,8 +25,8 @@ const SAMPLES_OFF_MAX: f64 = 0.1;
 /// Samples by folded stack.
 pub type Stacks = BTreeMap<String, u64>;
 
-/// Compiles it with `flags` into `folder`. It is told `shares`, `kernel` or `deep`, and for how many
-/// seconds of CPU time.
+/// Compiles it with `flags` into `folder`. It is told `shares`, `kernel`, `deep` or `depths`, and for how
+/// many seconds of CPU time.
 pub fn build(flags: &[&str], folder: &Path) -> Result<PathBuf> {
     compile("spin", &[&["-fno-optimize-sibling-calls"], flags].concat(), folder)
 }

@@ -40,6 +40,7 @@ struct Profile {
     rows: Vec<(u32, String, u64)>,
     stats: Stats,
     losses: Vec<Vec<String>>,
+    errors: Vec<Vec<String>>,
     /// Services and nodes of all rows.
     places: BTreeSet<Vec<String>>,
 }
@@ -113,10 +114,11 @@ async fn profiled_at<T>(
     });
     let rows = rows.collect();
     let losses = memory.rows("data_loss", &["source_table", "reason", "rows_max"]);
+    let errors = memory.rows("collector_errors", &["source_connector", "status"]);
     let places = memory.rows("stack_traces.beta", &["service", "node"]).into_iter().collect();
     shutdown.cancel();
     running.join_all().await.into_iter().collect::<Result<(), _>>().unwrap();
-    (Profile { rows, stats, losses, places }, said)
+    (Profile { rows, stats, losses, errors, places }, said)
 }
 
 fn start(command: &mut Command, arguments: &[&str]) -> Program {
@@ -132,7 +134,7 @@ fn check_shares(profile: &Profile, pid: u32, said: &str) {
     let truth = Shares::read(said).unwrap();
     for finding in truth.judge(&profile.of(pid), FREQUENCY_HZ) {
         println!("{finding:?}");
-        assert!(finding.is_right, "{finding:?}");
+        assert!(finding.is_right, "{finding:?} {:#?}", profile.of(pid));
     }
 }
 
@@ -226,10 +228,32 @@ async fn samples_for_which_the_kernel_has_no_room_are_counted() {
     profile.check_sums();
     let kernel = &profile.stats.profile.kernel;
     println!("{kernel:?}");
-    assert!(kernel.map_full > 0 && kernel.counted > 0);
+    assert!(kernel.map_full > 0 && kernel.counted > 0 && kernel.stacks_full > 0);
     let told: u64 = profile.losses.iter().map(|row| row[2].parse::<u64>().unwrap()).sum();
     assert_eq!(told, kernel.map_full, "{:?}", profile.losses);
     assert!(profile.losses.iter().all(|row| row[..2] == ["stack_traces.beta", "map_full"]));
+    assert!(profile.errors.contains(&["profiler", "11"].map(str::to_owned).to_vec()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_stack_is_known_as_long_as_there_is_room() {
+    let _alone = alone().await;
+    if !may_load() || !are_installed(&["cc"]) {
+        return;
+    }
+    let built = Built::with(&FRAME_POINTERS);
+    // Forty and a few: in a table with one place for each, as the kernel's own, some would want the same.
+    let (profile, (pid, _)) = profiled(Some(128), |cgroup| {
+        finish(start(&mut cgroup.command(&built.path), &["depths", "3"]))
+    })
+    .await;
+    profile.check_sums();
+    let stacks = profile.of(pid);
+    let lost: Vec<_> = stacks.keys().filter(|stack| stack.contains("[lost]")).collect();
+    assert_eq!(lost, Vec::<&String>::new(), "{:?}", profile.stats.profile);
+    let depth = |stack: &String| stack.split(';').filter(|frame| *frame == "descend").count();
+    let depths: BTreeSet<_> = stacks.keys().map(depth).collect();
+    assert!((1..=40).all(|depth| depths.contains(&depth)), "{depths:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

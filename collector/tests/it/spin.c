@@ -3,6 +3,7 @@
 //   spin shares SECONDS   three functions at about 60, 30 and 10 of a hundred
 //   spin kernel SECONDS   the kernel fills a buffer
 //   spin deep SECONDS     a recursion of 40 frames
+//   spin depths SECONDS   recursions of 1 to 40 frames, in turn
 
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -80,6 +81,13 @@ APART long descend(int left, double seconds) {
     return descend(left - 1, seconds) + room[0];
 }
 
+APART void descend_to_all(double seconds) {
+    double end = cpu_seconds() + seconds;
+    for (int left = 0; cpu_seconds() < end; left = (left + 1) % 40)
+        sink += descend(left, 0.001);
+    puts("done");
+}
+
 int main(int count, char **arguments) {
     if (count != 3)
         return 2;
@@ -90,5 +98,7 @@ int main(int count, char **arguments) {
         ask_kernel(seconds);
     else if (!strcmp(arguments[1], "deep"))
         printf("%ld\n", descend(40, seconds));
+    else if (!strcmp(arguments[1], "depths"))
+        descend_to_all(seconds);
     return 0;
 }

@@ -4,14 +4,14 @@ use core::ptr::addr_of_mut;
 
 use aya_ebpf::{
     bindings::{BPF_F_USER_STACK, BPF_RB_NO_WAKEUP},
-    helpers::generated::bpf_probe_read_user,
+    helpers::generated::{bpf_get_stack, bpf_probe_read_user},
     macros::{map, perf_event},
-    maps::{Array, HashMap, PerCpuArray, RingBuf, StackTrace},
-    programs::{PerfEventContext, tracing::StackIdContext as _},
+    maps::{Array, HashMap, PerCpuArray, RingBuf},
+    programs::PerfEventContext,
 };
 use undine_ebpf::profile::{
-    Control, FRAME_POINTERS_MAX, NO_STACK, PAGE_BYTES, STACK_COLLIDED, STACK_REFUSED, SampleKey,
-    StackCopy, Totals,
+    Control, FRAME_POINTERS_MAX, FRAMES_MAX, Frames, NO_STACK, PAGE_BYTES, STACK, STACK_REFUSED,
+    STACK_UNKEPT, SampleKey, StackCopy, Totals,
 };
 
 use super::{maps::add, scope::watches, task::Current};
@@ -23,9 +23,12 @@ static SAMPLES_A: HashMap<SampleKey, u64> = HashMap::with_max_entries(1024, 0);
 static SAMPLES_B: HashMap<SampleKey, u64> = HashMap::with_max_entries(1024, 0);
 /// The stacks that they name.
 #[map]
-static STACKS_A: StackTrace = StackTrace::with_max_entries(1024, 0);
+static STACKS_A: HashMap<u64, Frames> = HashMap::with_max_entries(1024, 0);
 #[map]
-static STACKS_B: StackTrace = StackTrace::with_max_entries(1024, 0);
+static STACKS_B: HashMap<u64, Frames> = HashMap::with_max_entries(1024, 0);
+/// Room for the frames of a stack, of each CPU.
+#[map]
+static FRAMES: PerCpuArray<Frames> = PerCpuArray::with_max_entries(1, 0);
 /// The only [`Control`].
 #[map]
 static PROFILE_CONTROL: Array<Control> = Array::with_max_entries(1, 0);
@@ -39,8 +42,7 @@ static FRAME_POINTERS: HashMap<u32, u64> = HashMap::with_max_entries(FRAME_POINT
 #[map]
 static STACK_COPIES: RingBuf = RingBuf::with_byte_size(64 * 1024, 0);
 
-const EFAULT: i32 = -14;
-const EEXIST: i32 = -17;
+const EFAULT: i64 = -14;
 /// Flag of a map's insertion: only where there is no such key.
 const BPF_NOEXIST: u64 = 1;
 /// Pages of a stack that are read after the one that its pointer is in.
@@ -101,7 +103,7 @@ fn take(ctx: &PerfEventContext, current: Current, totals: *mut Totals) {
         unsafe { (*totals).copies_dropped += 1 };
     }
     let user_stack = stack(ctx, half, u64::from(BPF_F_USER_STACK), totals);
-    let key = SampleKey { process_start_ns, tgid, user_stack, kernel_stack, reserved: 0 };
+    let key = SampleKey { process_start_ns, user_stack, kernel_stack, tgid, reserved: 0 };
     let is_counted = if half == 0 { count(&SAMPLES_A, &key) } else { count(&SAMPLES_B, &key) };
     // SAFETY: as above.
     unsafe {
@@ -113,31 +115,53 @@ fn take(ctx: &PerfEventContext, current: Current, totals: *mut Totals) {
     }
 }
 
-/// The id of the stack of one side.
+/// Keeps the stack of one side. Gives its key.
 #[inline(always)]
-fn stack(ctx: &PerfEventContext, half: u32, flags: u64, totals: *mut Totals) -> i32 {
-    let found = if half == 0 {
-        ctx.get_stackid(&STACKS_A, flags)
-    } else {
-        ctx.get_stackid(&STACKS_B, flags)
-    };
-    match found {
-        Ok(id) => id as i32,
-        // Nothing to walk: the process is ending and its memory is gone.
-        Err(EFAULT) => NO_STACK,
-        Err(error) => {
-            // SAFETY: see `cpu_sample`.
-            unsafe {
-                if error == EEXIST {
-                    (*totals).collisions += 1;
-                    STACK_COLLIDED
-                } else {
-                    (*totals).refused += 1;
-                    STACK_REFUSED
-                }
-            }
-        }
+fn stack(ctx: &PerfEventContext, half: u32, flags: u64, totals: *mut Totals) -> u64 {
+    let Some(frames) = FRAMES.get_ptr_mut(0) else { return NO_STACK };
+    // SAFETY: the context of this kind of program, and room of this CPU, all of which the kernel writes.
+    let bytes =
+        unsafe { bpf_get_stack(ctx.ctx.cast(), frames.cast(), size_of::<Frames>() as u32, flags) };
+    // Nothing to walk: the process is ending and its memory is gone.
+    if bytes == EFAULT {
+        return NO_STACK;
     }
+    if bytes < 0 {
+        // SAFETY: see `cpu_sample`.
+        unsafe { (*totals).refused += 1 };
+        return STACK_REFUSED;
+    }
+    // SAFETY: as above; nothing else writes there.
+    let frames = unsafe { &*frames };
+    let key = key_of(frames, bytes as usize / size_of::<u64>());
+    let is_kept =
+        if half == 0 { keep(&STACKS_A, key, frames) } else { keep(&STACKS_B, key, frames) };
+    if is_kept {
+        return key;
+    }
+    // SAFETY: see `cpu_sample`.
+    unsafe { (*totals).stacks_full += 1 };
+    STACK_UNKEPT
+}
+
+/// A number for the first `len` of `frames`: one multiplication for each, as in `FxHash`.
+#[inline(always)]
+fn key_of(frames: &Frames, len: usize) -> u64 {
+    let (mut key, mut at) = (0_u64, 0);
+    while at < FRAMES_MAX && at < len {
+        key = (key.rotate_left(5) ^ frames[at]).wrapping_mul(0x517c_c1b7_2722_0a95);
+        at += 1;
+    }
+    key | STACK
+}
+
+/// Keeps `frames` where they are not kept yet. Gives whether there was room.
+#[inline(always)]
+fn keep(stacks: &HashMap<u64, Frames>, key: u64, frames: &Frames) -> bool {
+    stacks.get_ptr(key).is_some()
+        || stacks.insert(key, frames, BPF_NOEXIST).is_ok()
+        // Another CPU was faster, or there is no room.
+        || stacks.get_ptr(key).is_some()
 }
 
 /// Counts a sample. Gives whether there was room.
@@ -162,7 +186,7 @@ fn count(samples: &HashMap<SampleKey, u64>, key: &SampleKey) -> bool {
 
 /// Sends a copy of the user stack. Gives whether there was room.
 #[inline(always)]
-fn copy(current: Current, process_start_ns: u64, kernel_stack: i32, half: u32) -> bool {
+fn copy(current: Current, process_start_ns: u64, kernel_stack: u64, half: u32) -> bool {
     let registers = current.user_registers();
     if registers.is_null() {
         return false;
@@ -198,7 +222,7 @@ fn copy(current: Current, process_start_ns: u64, kernel_stack: i32, half: u32) -
                 page += 1;
             }
         }
-        (*message).len = len as u32;
+        (*message).len = len;
     }
     room.submit(u64::from(BPF_RB_NO_WAKEUP));
     true

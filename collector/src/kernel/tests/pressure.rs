@@ -91,19 +91,3 @@ fn a_verdict_is_not_remembered_past_a_change_of_targets_or_cgroup() {
     moves("with it", true);
     program.end();
 }
-
-#[test]
-fn too_short_stacks_cost_the_profiler_and_nothing_else() {
-    let Some(_turn) = turn() else { return };
-    let outcomes = |object: Object| -> BTreeMap<_, _> {
-        let reports = super::super::programs::probe_report_of(object).unwrap();
-        reports.into_iter().map(|report| (report.probe, report.outcome)).collect()
-    };
-    let mut elf = Object::Fitting.bytes().into_owned();
-    object::without_stacks(&mut elf);
-    let (mut usual, mut without) = (outcomes(Object::Fitting), outcomes(Object::Given(elf)));
-    let profiler = without.remove("cpu_sample").unwrap();
-    assert!(!matches!(profiler, Outcome::Attached | Outcome::Standby), "{profiler:?}");
-    usual.remove("cpu_sample").unwrap();
-    assert_eq!(without, usual);
-}
