@@ -464,6 +464,11 @@ impl Control {
         self.programs().run_totals()
     }
 
+    /// How often the kernel left out each program that is loaded, as far as it says.
+    pub(crate) fn skipped_runs(&self) -> BTreeMap<String, u64> {
+        self.programs().skipped_runs()
+    }
+
     /// Detaches all programs. Messages that are in the ring and all counters stay readable, so
     /// that the owner can drain.
     pub fn detach(&self) {

@@ -3,6 +3,7 @@
 mod work;
 mod status;
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -78,6 +79,8 @@ pub(crate) struct Reader {
     stats: Arc<Mutex<Stats>>,
     cost: Arc<Mutex<CostSample>>,
     meter: CostMeter,
+    /// How often the kernel left programs out, as far as told.
+    skipped_runs: BTreeMap<String, u64>,
     /// Whether it was told how the programs for traced functions fared, which are loaded late.
     trace_told: bool,
     flush_interval: Duration,
@@ -118,6 +121,7 @@ impl Reader {
             stats,
             cost,
             meter: CostMeter::default(),
+            skipped_runs: BTreeMap::new(),
             trace_told: false,
             flush_interval,
             clock,
@@ -304,6 +308,7 @@ impl Reader {
             for connection in &open {
                 work.pipeline.reconcile(connection.conn, &connection.totals);
             }
+            self.tell_skipped_runs(&control);
         } else {
             while matches!(self.source, Source::Replay(_)) && began.elapsed() < DRAIN_TIME_MAX {
                 if let Err(error) = self.read() {
@@ -360,6 +365,7 @@ impl Reader {
             let control = kernel.control();
             self.work.kernel(&control, mono_now(self.clock.as_ref()));
             if let Some(sample) = self.meter.tick(&control) {
+                self.tell_skipped_runs(&control);
                 self.write_probe_status(Some(&sample));
                 *self.cost.lock().unwrap_or_else(PoisonError::into_inner) = sample;
             }

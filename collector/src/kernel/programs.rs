@@ -513,6 +513,11 @@ impl Programs {
         cost::run_totals(&self.ebpf)
     }
 
+    /// How often the kernel left out each program that is loaded, as far as it says.
+    pub(super) fn skipped_runs(&self) -> BTreeMap<String, u64> {
+        cost::skipped_runs(&self.ebpf)
+    }
+
     /// How many instructions the verifier went through for each program that is loaded, with every
     /// repetition; empty before Linux 5.16, which does not tell.
     #[cfg(test)]

@@ -666,6 +666,9 @@ fn what_the_programs_cost_is_measured_now_and_then() {
     println!("{cost:?} over {:?}", sample.over);
     assert!(cost.runs >= 100 && !cost.time.is_zero(), "{sample:?}");
     assert!(cost.time < sample.over * 64, "{sample:?}");
+    if KernelVersion::current().unwrap() >= KernelVersion::new(5, 12, 0) {
+        assert_eq!(control.skipped_runs().get(sends), Some(&0), "no interrupt leads there");
+    }
     let idle = std::iter::from_fn(|| Some(meter.tick(&control))).take(29);
     assert!(idle.into_iter().all(|sample| sample.is_none()));
     assert_eq!(meter.tick(&control), None, "the next begins");

@@ -6,7 +6,7 @@ use undine_schema::trace::TraceState;
 
 use super::{Reader, Source, own_process};
 use crate::error_log::Status;
-use crate::kernel::{CostSample, Outcome, ProbeReport};
+use crate::kernel::{Control, CostSample, Outcome, ProbeReport};
 use crate::tls::LibraryReport;
 
 impl Reader {
@@ -67,6 +67,21 @@ impl Reader {
         }
     }
 
+    /// Tells how often the kernel left programs out, as far as that was not told.
+    pub(super) fn tell_skipped_runs(&mut self, control: &Control) {
+        let skipped = control.skipped_runs();
+        for probe in control.probes() {
+            let total = skipped.get(probe.probe).copied().unwrap_or_default();
+            let told = self.skipped_runs.insert(probe.probe.to_owned(), total).unwrap_or_default();
+            let text = format!(
+                "an interrupt came to {} while {} ran there, which the kernel then left out",
+                probe.attach_point, probe.probe
+            );
+            let runs = total.saturating_sub(told);
+            self.work.errors.report(source_of(probe), Status::System, &text, runs);
+        }
+    }
+
     /// Writes how each probe fared, and what it costs where that was measured.
     pub(super) fn write_probe_status(&mut self, cost: Option<&CostSample>) {
         let Source::Kernel(kernel) = &self.source else { return };
@@ -109,7 +124,11 @@ impl Reader {
                 let text = format!("{} is not attached: {error}", probe.attach_point);
                 self.work.errors.report(source_of(probe), kind, &text, 1);
             }
-            let info = probe_info(probe, cost, self.work.shed);
+            let mut info = probe_info(probe, cost, self.work.shed);
+            let skipped = self.skipped_runs.get(probe.probe).filter(|runs| **runs > 0);
+            if let Some(runs) = skipped {
+                info["skipped_runs"] = (*runs).into();
+            }
             self.work.pipeline.probe_status(&ProbeStatus {
                 time_: now,
                 upid,

@@ -17,7 +17,8 @@ crate::table! {
         /// Why it is not attached, and what to do.
         error: Text,
         /// Further facts as a JSON object: `program`, `standby`, and where they were measured
-        /// `runs_per_second`, `run_ns` (mean nanoseconds of a run) and `cpu_ppm` (millionths of a CPU).
+        /// `runs_per_second`, `run_ns` (mean nanoseconds of a run) and `cpu_ppm` (millionths of a CPU);
+        /// `skipped_runs` where the kernel left the program out because the CPU was in it.
         info: Text,
     }
 }
